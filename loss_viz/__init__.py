@@ -1,0 +1,58 @@
+"""See why a training run behaves as it does.
+
+    import loss_viz as lv
+
+    run = lv.train("x^3")            # record a run
+    land = lv.landscape(run)         # the loss around it, from local planes along it
+    lv.fidelity(land)                # how far the picture is from the run
+    lv.surface_figure(land)          # the surface, the trajectory and the ball
+
+Names are imported when they are first used, so that `import loss_viz` is instant and drawing libraries are loaded
+only by those who draw.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .animation import animate as animate
+    from .diagnostics import Fidelity as Fidelity
+    from .diagnostics import fidelity as fidelity
+    from .figures import contour_figure as contour_figure
+    from .figures import loss_curve_figure as loss_curve_figure
+    from .figures import surface_figure as surface_figure
+    from .landscapes import Landscape as Landscape
+    from .landscapes import landscape as landscape
+    from .tasks import Task as Task
+    from .training import train as train
+    from .trajectory import Run as Run
+
+_ROOMS = {
+    "train": "training",
+    "Task": "tasks",
+    "Run": "trajectory",
+    "landscape": "landscapes",
+    "Landscape": "landscapes",
+    "fidelity": "diagnostics",
+    "Fidelity": "diagnostics",
+    "surface_figure": "figures",
+    "contour_figure": "figures",
+    "loss_curve_figure": "figures",
+    "animate": "animation",
+}
+
+__all__ = list(_ROOMS)  # noqa: PLE0604
+__version__ = version("loss_viz")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'loss_viz' has no attribute {name!r}; it offers {', '.join(_ROOMS)}")
+    value = getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,93 @@
+"""The ball rolls: the surface figure with frames, a play button and a slider over the steps."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+from .drawing import INK, ball_traces, fit_scale
+from .figures import surface_figure
+from .landscapes import Landscape
+from .planes import choose_anchors
+
+BALL = [2, 3]  # the stem and the ball among the traces of `surface_figure`
+
+
+def animate(
+    landscape: Landscape, *, n_frames: int = 80, log: bool = False, height: int = 640, duration: int = 60
+) -> go.Figure:
+    """The surface figure in which the ball rolls along the run.
+
+    The frames are spread like the anchors, half by arc length and half by time, so that the ball rests on the
+    plateau for as long as the run did and its fast falls can still be followed. It always stands at the true loss.
+
+    Args:
+        landscape: what to draw.
+        n_frames: at most so many; at least 2.
+        log: draw the loss on a logarithmic axis.
+        height: of the figure, in pixels.
+        duration: of a frame, in milliseconds.
+
+    Returns:
+        A Plotly figure with one frame for each chosen step, a play and a pause button, and a slider.
+
+    Raises:
+        ValueError: fewer than two frames, or `log=True` with a loss that is not positive.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> run = lv.train("x^2", steps=60, progress=False)
+        >>> figure = animate(lv.landscape(run, resolution=9, progress=False), n_frames=10)
+        >>> [frame.name for frame in figure.frames][:3], figure.frames[-1].name
+        (['0', '2', '5'], '60')
+    """
+    if n_frames < 2:
+        raise ValueError(f"`n_frames` must be at least 2, got {n_frames}. Use 80.")
+    scale = fit_scale([landscape], log=log)
+    rows = choose_anchors(landscape.run.weights, n_frames)
+    steps = landscape.run.step[rows]
+    figure = surface_figure(landscape, step=int(steps[0]), log=log, height=height)
+    figure.frames = [
+        go.Frame(name=str(step), data=ball_traces(landscape, scale, int(row)), traces=BALL)
+        for row, step in zip(rows, steps, strict=True)
+    ]
+    return figure.update_layout(
+        updatemenus=[_buttons(duration)], sliders=[_slider(steps)], margin={"l": 0, "r": 0, "t": 56, "b": 8}
+    )
+
+
+def _move(*, duration: int) -> dict:
+    # A 3D scene is only drawn anew when it is told so; without a transition the ball never leaves the true loss.
+    return {"frame": {"duration": duration, "redraw": True}, "transition": {"duration": 0}, "mode": "immediate"}
+
+
+def _buttons(duration: int) -> dict:
+    play = {"label": "▶ Play", "method": "animate", "args": [None, _move(duration=duration) | {"fromcurrent": True}]}
+    pause = {"label": "❚❚ Pause", "method": "animate", "args": [[None], _move(duration=0)]}
+    return {
+        "type": "buttons",
+        "direction": "left",
+        "showactive": False,
+        "x": 0.01,
+        "y": 0,
+        "xanchor": "left",
+        "yanchor": "top",
+        "pad": {"t": 28},
+        "buttons": [play, pause],
+    }
+
+
+def _slider(steps: np.ndarray) -> dict:
+    moves = [
+        {"label": str(step), "method": "animate", "args": [[str(step)], _move(duration=0)]} for step in steps.tolist()
+    ]
+    return {
+        "active": 0,
+        "x": 0.2,
+        "len": 0.78,
+        "y": 0,
+        "pad": {"t": 4},
+        "currentvalue": {"prefix": "step ", "xanchor": "left", "font": {"color": INK}},
+        "ticklen": 0,
+        "minorticklen": 0,
+        "font": {"color": "rgba(0,0,0,0)"},
+        "steps": moves,
+    }

@@ -1,0 +1,206 @@
+"""The landscape of a run: one surface over the PC plane that passes through the run's own losses."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.spatial import KDTree
+from tqdm.auto import tqdm
+
+from .blend import blend
+from .kernels import MAX_WIDTH, Kernel, fit_kernel
+from .planes import Planes, choose_anchors, global_plane, local_planes, parallel_planes
+from .projection import Projection, fit_projection
+from .trajectory import Run
+
+PLANES = ("local", "parallel", "global", "final")
+MARGIN = 0.3
+MIN_AXIS = 0.1  # of the diagonal: a straight run still gets a picture with two sides
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """Loss over the PC plane of a run, beside what is known about its truth. All arrays are read-only.
+
+    What it does not show: off the path there is no ground truth, for every net that projects to a point is a
+    candidate for it. Where the path passes over itself at different losses the surface can show only one of them.
+    And local planes hold almost nothing of the steepest direction of the loss: the valley's walls are not in it.
+
+    Attributes:
+        run: what the landscape is of.
+        x: `(n_x,)`, coordinates along PC1, in units of weights.
+        y: `(n_y,)`, coordinates along PC2.
+        loss: `(n_y, n_x)`, blended heights; row = PC2, column = PC1, as `plotly.graph_objects.Surface` takes it.
+        support: `(n_y, n_x)`, exp(-d² / (2 (0.03 diag)²)) for the distance d to the path: near 0 the surface
+            extrapolates.
+        path: `(n_steps, 2)`, the run on the plane.
+        path_loss: `(n_steps,)`, its true losses.
+        path_height: `(n_steps,)`, the surface under it; `fidelity` compares the two.
+        off_plane: `(n_steps,)`, distance of the run from the PC plane, in units of weights.
+        explained_variance_ratio: `(2,)`; it does not measure fidelity.
+        anchors: `(n_anchors,)`, rows of the run whose planes were blended.
+        plane: which planes.
+        k: stride of velocity and acceleration, in recorded steps.
+        sigma: bandwidth as it was asked for.
+        sigma_absolute: `(n_anchors,)`, kernel widths on the path, in units of weights.
+        n_evaluations: losses computed for it.
+    """
+
+    run: Run
+    projection: Projection
+    planes: Planes
+    kernel: Kernel
+    x: Float[np.ndarray, " n_x"]
+    y: Float[np.ndarray, " n_y"]
+    loss: Float[np.ndarray, "n_y n_x"]
+    support: Float[np.ndarray, "n_y n_x"]
+    path_height: Float[np.ndarray, " n_steps"]
+    anchors: Int[np.ndarray, " n_anchors"]
+    plane: str
+    k: int
+    sigma: float | str
+    n_evaluations: int
+
+    def __post_init__(self) -> None:
+        for array in (self.x, self.y, self.loss, self.support, self.path_height, self.anchors):
+            array.setflags(write=False)
+
+    def __repr__(self) -> str:
+        size = f"{len(self.x)} x {len(self.y)}"
+        return f"Landscape({self.plane} planes, {size}, k={self.k}, sigma={self.sigma!r}, of {self.run!r})"
+
+    @property
+    def path(self) -> Float[np.ndarray, "n_steps 2"]:
+        """The run on the plane."""
+        return self.projection.path
+
+    @property
+    def path_loss(self) -> Float[np.ndarray, " n_steps"]:
+        """The run's true losses."""
+        return self.run.loss
+
+    @property
+    def off_plane(self) -> Float[np.ndarray, " n_steps"]:
+        """Distance of the run from the PC plane, in units of weights."""
+        return self.projection.off_plane
+
+    @property
+    def explained_variance_ratio(self) -> Float[np.ndarray, " 2"]:
+        """Shares of the variance of the weights along PC1 and PC2."""
+        return self.projection.explained_variance_ratio
+
+    @property
+    def sigma_absolute(self) -> Float[np.ndarray, " n_anchors"]:
+        """Kernel widths on the path, in units of weights; all equal for a fixed `sigma`."""
+        return self.kernel.width
+
+    def at(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
+        """Blended heights `(n,)` at any `points` `(n, 2)` of the plane."""
+        return blend(points, self.planes, self.kernel, self.run.objective, tqdm(disable=True))[0]
+
+
+def landscape(
+    run: Run,
+    *,
+    k: int = 5,
+    sigma: float | str = "auto",
+    resolution: int | tuple[int, int] = 61,
+    plane: str = "local",
+    n_anchors: int | None = 200,
+    progress: bool = True,
+) -> Landscape:
+    """Blend the losses on planes along the run into one surface over its PC plane.
+
+    S(q) = sum_t w_t(q) L(theta_t(q)), within 1 % of the sum over all anchors at every point. After Liu, "Loss
+    landscape visualization 1 - Seeing sticky plateau" (2026); the equations are in `loss_viz.planes` (theta) and
+    `loss_viz.kernels` (w).
+
+    Args:
+        run: from `train`.
+        k: stride of velocity and acceleration, in recorded steps; larger values smooth a jittery run.
+        sigma: `"auto"`: kernels as narrow as the anchors allow on the path and wider away from it; or a fraction
+            of the path's diagonal on the plane (the post's was about 0.06), the same everywhere.
+        resolution: points along each axis, or a pair `(n_x, n_y)`.
+        plane: `"local"`, spanned by velocity and acceleration; `"parallel"`, the PC plane carried to each anchor;
+            or one plane without a blend, for comparison: `"global"`, the PC plane itself, or `"final"`, the same
+            through the last weights, as most tools draw it.
+        n_anchors: at most so many steps carry planes; `None` takes every recorded step.
+        progress: show a progress bar when the work takes more than a second.
+
+    Returns:
+        The landscape. The grid spans the path and 30 % more on each side.
+
+    Raises:
+        ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> run = lv.train("x^2", steps=60, progress=False)
+        >>> land = landscape(run, resolution=(9, 7), progress=False)
+        >>> land.loss.shape
+        (7, 9)
+        >>> bool(np.abs(land.path_height / land.path_loss - 1).max() < 0.05)
+        True
+    """
+    projection = fit_projection(run.weights)
+    anchors, planes = _place_planes(run, projection, plane=plane, k=k, n_anchors=n_anchors)
+    kernel = fit_kernel(planes.position, sigma, diagonal=projection.diagonal)
+    x, y = _lay_grid(projection, resolution)
+    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    points = np.concatenate([projection.path, grid])
+    with tqdm(total=0, desc="landscape", unit="loss", delay=1, leave=False, disable=not progress) as bar:
+        heights, n_evaluations = blend(points, planes, kernel, run.objective, bar)
+    path_height, loss = np.split(heights, [len(run)])
+    return Landscape(
+        run=run,
+        projection=projection,
+        planes=planes,
+        kernel=kernel,
+        x=x,
+        y=y,
+        loss=loss.reshape(len(y), len(x)),
+        support=_measure_support(grid, projection).reshape(len(y), len(x)),
+        path_height=path_height,
+        anchors=anchors,
+        plane=plane,
+        k=k,
+        sigma=sigma,
+        n_evaluations=n_evaluations,
+    )
+
+
+def _place_planes(
+    run: Run, projection: Projection, *, plane: str, k: int, n_anchors: int | None
+) -> tuple[Int[np.ndarray, " n_anchors"], Planes]:
+    if plane == "global":
+        return np.arange(0), global_plane(run.weights, projection)
+    if plane == "final":
+        last = np.array([len(run) - 1])
+        return last, parallel_planes(run.weights, projection, last)
+    anchors = choose_anchors(run.weights, n_anchors)
+    if plane == "parallel":
+        return anchors, parallel_planes(run.weights, projection, anchors)
+    if plane == "local":
+        return anchors, local_planes(run.weights, projection, anchors, k=k)
+    raise ValueError(f"`plane` must be one of {', '.join(PLANES)}; got {plane!r}. 'local' is the default.")
+
+
+def _lay_grid(
+    projection: Projection, resolution: int | tuple[int, int]
+) -> tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]:
+    sizes = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+    if len(sizes) != 2 or min(sizes) < 2:
+        raise ValueError(
+            f"`resolution` must be a whole number of at least 2, or a pair (n_x, n_y) of them; got {resolution}. "
+            "Use 61."
+        )
+    low, high = projection.bounds
+    centre = (low + high) / 2
+    reach = np.maximum(high - low, MIN_AXIS * projection.diagonal) * (0.5 + MARGIN)
+    x, y = (np.linspace(centre[i] - reach[i], centre[i] + reach[i], sizes[i]) for i in range(2))
+    return x, y
+
+
+def _measure_support(points: Float[np.ndarray, "n 2"], projection: Projection) -> Float[np.ndarray, " n"]:
+    distance, _ = KDTree(projection.path).query(points)
+    return np.exp(-0.5 * (distance / (MAX_WIDTH * projection.diagonal)) ** 2)

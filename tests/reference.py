@@ -1,0 +1,87 @@
+"""The method once more, slow and obvious: one point, one step, one loss at a time, in float64."""
+
+import numpy as np
+import torch
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+
+def loss_at(model, loss_fn, weights):
+    """The loss of the model itself, with its weights replaced for the moment."""
+    kept = parameters_to_vector(model.parameters()).detach().clone()
+    vector_to_parameters(torch.as_tensor(np.array(weights), dtype=kept.dtype), model.parameters())
+    with torch.no_grad():
+        loss = loss_fn(model).item()
+    vector_to_parameters(kept, model.parameters())
+    return loss
+
+
+def principal_plane(weights):
+    """Mean, the two leading right singular vectors, and the shares of the variance, from a dense SVD."""
+    mean = weights.mean(axis=0)
+    _, values, vectors = np.linalg.svd(weights - mean, full_matrices=False)
+    components = vectors[:2].copy()
+    for row in components:
+        if row[np.abs(row).argmax()] < 0:
+            row *= -1
+    return mean, components, values[:2] ** 2 / (values**2).sum()
+
+
+def local_basis(weights, t, k):
+    """Velocity and acceleration at step t, made orthonormal by hand; a missing direction is left out."""
+    if t >= 2 * k:
+        velocity = weights[t] - weights[t - k]
+        acceleration = weights[t] - 2 * weights[t - k] + weights[t - 2 * k]
+    else:
+        start = min(t, len(weights) - 1 - 2 * k)
+        velocity = weights[start + k] - weights[start]
+        acceleration = weights[start + 2 * k] - 2 * weights[start + k] + weights[start]
+    basis = []
+    for vector in (velocity, acceleration):
+        rest = vector.copy()
+        for earlier in basis:
+            rest -= (rest @ earlier) * earlier
+        if np.linalg.norm(rest) > 1e-6 * np.linalg.norm(vector):
+            basis.append(rest / np.linalg.norm(rest))
+    return basis
+
+
+def lift(weights, components, path, t, k, point, plane):
+    """Where the step's plane is evaluated for a point of the picture."""
+    carried = components.T @ (point - path[t])
+    if plane == "parallel":
+        return weights[t] + carried
+    theta = weights[t].copy()
+    for direction in local_basis(weights, t, k):
+        theta += (direction @ carried) * direction
+    return theta
+
+
+def kernel_weights(point, path, anchors, sigma):
+    """The weight of each anchor at one point, summing to 1; logarithms, so that nothing underflows."""
+    diagonal = np.linalg.norm(path.max(axis=0) - path.min(axis=0))
+    distance = [np.linalg.norm(point - path[t]) for t in anchors]
+    logs = []
+    for j, t in enumerate(anchors):
+        if sigma == "auto":
+            neighbours = [anchors[i] for i in (j - 1, j + 1) if 0 <= i < len(anchors)]
+            spacing = min(np.linalg.norm(path[t] - path[other]) for other in neighbours)
+            narrow = min(max(0.35 * spacing, 1e-5 * diagonal), 0.03 * diagonal)
+            width = np.sqrt(narrow**2 + (0.25 * min(distance)) ** 2)
+            logs.append(-2 * np.log(width) - distance[j] ** 2 / (2 * width**2))
+        else:
+            logs.append(-(distance[j] ** 2) / (2 * (sigma * diagonal) ** 2))
+    weights = np.exp(np.array(logs) - max(logs))
+    return weights / weights.sum()
+
+
+def blended_height(run, point, anchors, *, k, sigma, plane):
+    """The full sum over all anchors at one point of the picture."""
+    weights = np.array(run.weights, dtype=float)
+    mean, components, _ = principal_plane(weights)
+    path = np.array([components @ (row - mean) for row in weights])
+    shares = kernel_weights(point, path, anchors, sigma)
+    losses = [
+        loss_at(run.model, run.objective.loss_fn, lift(weights, components, path, t, k, point, plane))
+        for t in anchors
+    ]
+    return float(shares @ losses)

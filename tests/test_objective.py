@@ -1,0 +1,113 @@
+import copy
+
+import numpy as np
+import pytest
+import reference
+import torch
+from torch import nn
+
+from loss_viz.objective import CHUNK_BYTES, Objective
+
+
+def build(dtype=torch.float64):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).to(dtype)
+        x, y = torch.randn(11, 3, dtype=dtype), torch.randn(11, 2, dtype=dtype)
+    return model, lambda m: nn.functional.mse_loss(m(x), y)
+
+
+def test_equals_the_model_itself_row_by_row():
+    model, loss_fn = build()
+    weights = np.random.default_rng(1).normal(size=(23, 32))
+    expected = [reference.loss_at(model, loss_fn, row) for row in weights]
+    np.testing.assert_allclose(Objective(model, loss_fn)(weights), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 23, 1000])
+def test_does_not_depend_on_the_chunk(chunk_size):
+    model, loss_fn = build()
+    weights = np.random.default_rng(2).normal(size=(23, 32))
+    objective = Objective(model, loss_fn)
+    expected = objective(weights)
+    objective.chunk_size = chunk_size
+    np.testing.assert_allclose(objective(weights), expected, rtol=1e-13)
+
+
+def test_chunks_fit_the_budget_of_the_largest_tensor():
+    model, _ = build(torch.float32)
+    x = torch.zeros(1000, 3)
+    objective = Objective(model, lambda m: m(x).square().mean())
+    assert objective.chunk_size == CHUNK_BYTES // (1000 * 5 * 4)
+
+
+def test_leaves_the_model_as_it_is():
+    model, loss_fn = build()
+    model.train()
+    model[0].bias.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    rng = torch.get_rng_state()
+    objective = Objective(model, loss_fn)
+    objective(np.zeros((4, objective.n_params)))
+    with pytest.raises(ValueError, match="must have shape"):
+        objective(np.zeros((4, 3)))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training
+    assert not model[0].bias.requires_grad
+    assert model[2].bias.grad is None
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_frozen_parameters_stay_out_of_the_vector():
+    model, loss_fn = build()
+    model[0].weight.requires_grad_(False)
+    objective = Objective(model, loss_fn)
+    assert objective.n_params == 5 + 10 + 2
+    trainable = torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
+    assert objective(trainable.numpy()[None])[0] == pytest.approx(loss_fn(model).item(), rel=1e-13)
+
+
+def test_the_model_may_go_on_training_afterwards():
+    model, loss_fn = build()
+    objective = Objective(model, loss_fn)
+    weights = np.random.default_rng(3).normal(size=(4, 32))
+    before = objective(weights)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    np.testing.assert_array_equal(objective(weights), before)
+
+
+def test_a_model_that_cannot_be_batched_is_evaluated_one_at_a_time():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(torch.tensor([2.0]))
+
+        def forward(self):
+            return self.a.sum() if self.a.item() > 0 else -3 * self.a.sum()
+
+    with pytest.warns(RuntimeWarning, match=r"vmap cannot batch this model .* one at a time"):
+        objective = Objective(Branching(), lambda m: m())
+    assert objective(np.array([[1.0], [-1.0], [4.0]])).tolist() == [1.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "error", "cause", "repair"),
+    [
+        (lambda m: m(torch.ones(4, 3)), ValueError, "got a tensor of shape (4, 2)", "for example with .mean()"),
+        (lambda m: 0.5, TypeError, "must return a scalar tensor, got float", "without .item()"),
+        (lambda m: m(torch.rand(4, 3)).mean(), ValueError, "must give the same loss twice", "fixed set of data"),
+    ],
+)
+def test_a_loss_that_is_none_is_refused(loss_fn, error, cause, repair):
+    with pytest.raises(error) as caught:
+        Objective(build(torch.float32)[0], loss_fn)
+    assert cause in str(caught.value)
+    assert repair in str(caught.value)
+
+
+def test_a_frozen_model_is_refused():
+    model, loss_fn = build()
+    with pytest.raises(ValueError, match="at least one parameter with requires_grad=True"):
+        Objective(model.requires_grad_(False), loss_fn)

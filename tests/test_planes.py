@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import reference
+
+from loss_viz.planes import choose_anchors, global_plane, local_planes, parallel_planes
+from loss_viz.projection import fit_projection
+
+RNG = np.random.default_rng(1)
+WEIGHTS = np.cumsum(RNG.normal(size=(41, 6)), axis=0)
+
+
+@pytest.mark.parametrize("k", [1, 3, 7, 20])
+def test_bases_are_velocity_and_acceleration_made_orthonormal_by_hand(k):
+    anchors = np.arange(41)
+    planes = local_planes(WEIGHTS, fit_projection(WEIGHTS), anchors, k=k)
+    for t in anchors:
+        np.testing.assert_allclose(planes.basis[t], reference.local_basis(WEIGHTS, t, k), atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 4, 10])
+def test_the_plane_goes_through_three_points_of_the_run(k):
+    planes = local_planes(WEIGHTS, fit_projection(WEIGHTS), np.arange(41), k=k)
+    for t in range(41):
+        side = -1 if t >= 2 * k else 1
+        for other in (t + side * k, t + 2 * side * k):
+            away = WEIGHTS[other] - WEIGHTS[t]
+            inside = planes.basis[t].T @ (planes.basis[t] @ away)
+            np.testing.assert_allclose(inside, away, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["local", "parallel"])
+def test_lift_carries_the_displacement_to_the_plane(kind):
+    projection = fit_projection(WEIGHTS)
+    anchors = np.array([0, 5, 11, 40])
+    planes = (
+        local_planes(WEIGHTS, projection, anchors, k=3)
+        if kind == "local"
+        else parallel_planes(WEIGHTS, projection, anchors)
+    )
+    points = RNG.normal(size=(9, 2))
+    index = np.array([0, 1, 2, 3, 3, 2, 1, 0, 2])
+    lifted = planes.lift(index, points)
+    for i, point in enumerate(points):
+        expected = reference.lift(
+            WEIGHTS, projection.components, projection.path, anchors[index[i]], 3, point, kind
+        )
+        np.testing.assert_allclose(lifted[i], expected, atol=1e-12)
+
+
+def test_a_plane_is_exact_where_it_is_attached():
+    projection = fit_projection(WEIGHTS)
+    anchors = np.array([2, 30])
+    for planes in (local_planes(WEIGHTS, projection, anchors, k=2), parallel_planes(WEIGHTS, projection, anchors)):
+        assert np.array_equal(planes.lift(np.array([0, 1]), projection.path[anchors]), WEIGHTS[anchors])
+
+
+def test_the_global_plane_is_the_projection_itself():
+    projection = fit_projection(WEIGHTS)
+    points = RNG.normal(size=(5, 2))
+    lifted = global_plane(WEIGHTS, projection).lift(np.zeros(5, dtype=int), points)
+    np.testing.assert_allclose(lifted, projection.lift(points), atol=1e-12)
+
+
+def test_a_straight_run_has_lines_and_a_standing_one_points():
+    line = np.outer(np.arange(9.0), [1.0, 2.0, 2.0])
+    planes = local_planes(line, fit_projection(line), np.arange(9), k=2)
+    np.testing.assert_allclose(planes.basis[:, 0], np.tile([1 / 3, 2 / 3, 2 / 3], (9, 1)), atol=1e-12)
+    assert not planes.basis[:, 1].any()
+
+    braking = np.outer(np.arange(9.0) ** 0.5, [1.0, 2.0, 2.0])
+    assert not local_planes(braking, fit_projection(braking), np.arange(9), k=2).basis[:, 1].any()
+
+    standing = np.full((9, 3), 0.7)
+    planes = local_planes(standing, fit_projection(standing), np.arange(9), k=2)
+    assert not planes.basis.any()
+    assert np.array_equal(planes.lift(np.array([4]), np.array([[3.0, -1.0]]))[0], standing[4])
+
+
+def test_acceleration_alone_spans_a_line_where_the_velocity_vanishes():
+    there_and_back = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    planes = local_planes(there_and_back, fit_projection(there_and_back), np.array([3]), k=1)
+    assert not planes.basis[0, 0].any()
+    np.testing.assert_allclose(np.abs(planes.basis[0, 1]), [1.0, 0.0], atol=1e-12)
+
+
+def test_anchors_are_even_in_half_arc_length_and_half_time():
+    # 300 small steps, then 100 that are 9 times as long: three quarters of the arc in a quarter of the time.
+    lengths = np.append(np.ones(300), 9 * np.ones(100))
+    weights = np.append(0, np.cumsum(lengths))[:, None] * np.array([[3.0, 4.0]]) / 5
+    anchors = choose_anchors(weights, 81)
+    assert anchors[0] == 0
+    assert anchors[-1] == 400
+    assert len(anchors) == 81
+    assert np.count_nonzero(anchors <= 300) == pytest.approx(81 * (0.25 + 0.75) / 2, abs=1.5)
+    spread = (np.append(0, np.cumsum(lengths)) / lengths.sum() + np.linspace(0, 1, 401)) / 2
+    np.testing.assert_allclose(np.diff(spread[anchors]), 1 / 80, atol=0.5 / 80)
+
+
+def test_anchors_are_each_step_once_where_there_are_enough():
+    assert choose_anchors(WEIGHTS, None).tolist() == list(range(41))
+    anchors = choose_anchors(WEIGHTS, 1000)
+    assert anchors.tolist() == sorted(set(anchors.tolist()))
+    assert len(anchors) == 41
+    assert choose_anchors(np.full((9, 2), 1.0), 3).tolist() == [0, 4, 8]
+    with pytest.raises(ValueError, match="`n_anchors` must be at least 2, got 1"):
+        choose_anchors(WEIGHTS, 1)
+
+
+@pytest.mark.parametrize(
+    ("k", "cause", "repair"),
+    [
+        (0, "`k` must be a whole number of at least 1, got 0", "Use 5"),
+        (21, "`k`=21 needs at least 2k + 1 = 43 recorded steps, the run has 41", "`k` of at most 20"),
+    ],
+)
+def test_a_stride_that_does_not_fit_is_refused(k, cause, repair):
+    with pytest.raises(ValueError, match=".") as error:
+        local_planes(WEIGHTS, fit_projection(WEIGHTS), np.arange(41), k=k)
+    assert cause in str(error.value)
+    assert repair in str(error.value)

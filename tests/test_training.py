@@ -1,0 +1,197 @@
+from functools import partial
+
+import numpy as np
+import pytest
+import reference
+import torch
+
+import loss_viz as lv
+from loss_viz.tasks import build_task
+
+LEVELS = {"x^2": 0.09249, "x^3": 0.02424, "sin(3x)": 0.17118}
+
+
+def dwell(loss, level):
+    """Steps from the first loss within a quarter of the level to the first below 0.7 of it."""
+    return int(np.argmax(loss < 0.7 * level) - np.argmax(loss <= 1.25 * level))
+
+
+def test_rows_are_the_loss_at_the_recorded_weights(run):
+    for t in (0, 1, 30, 60):
+        assert reference.loss_at(run.model, run.objective.loss_fn, run.weights[t]) == pytest.approx(
+            run.loss[t], rel=1e-12
+        )
+    assert np.array_equal(run.step, np.arange(61))
+    final = torch.cat([p.detach().reshape(-1) for p in run.model.parameters()])
+    assert np.array_equal(run.weights[-1], final.numpy())
+
+
+def test_is_plain_full_batch_adam():
+    """The same loop by hand, from the same initialization, passes through the same weights."""
+    run = lv.train("sin(3x)", steps=25, dtype=torch.float64, progress=False)
+    model = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1)).double()
+    torch.nn.utils.vector_to_parameters(torch.tensor(run.weights[0]), model.parameters())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    x = torch.linspace(-1, 1, 100, dtype=torch.float64)[:, None]
+    for t in range(25):
+        loss = ((model(x) - torch.sin(3 * x)) ** 2).mean()
+        assert loss.item() == pytest.approx(run.loss[t], rel=1e-10)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        weights = torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy()
+        np.testing.assert_allclose(run.weights[t + 1], weights, rtol=1e-9, atol=1e-12)
+
+
+def test_initialization_is_the_one_of_the_seed():
+    torch.manual_seed(7)
+    layers = torch.nn.Linear(1, 8), torch.nn.Linear(8, 1)
+    expected = torch.cat([p.detach().reshape(-1) for layer in layers for p in layer.parameters()])
+    run = lv.train("x", steps=1, seed=7, progress=False)
+    assert np.array_equal(run.weights[0], expected.numpy())
+
+
+def test_same_seed_same_bytes_and_global_state_untouched():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    runs = [lv.train("x^2", steps=40, seed=seed, progress=False) for seed in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert runs[0].weights.tobytes() == runs[1].weights.tobytes()
+    assert runs[0].weights.tobytes() != runs[2].weights.tobytes()
+
+
+def test_the_last_step_is_recorded_when_thinned():
+    full = lv.train("x^3", steps=23, progress=False)
+    thin = lv.train("x^3", steps=23, every=10, progress=False)
+    assert thin.step.tolist() == [0, 10, 20, 23]
+    assert np.array_equal(thin.weights, full.weights[thin.step])
+    assert np.array_equal(thin.loss, full.loss[thin.step])
+
+
+@pytest.mark.parametrize("activation", ["tanh", "silu", "relu", "gelu", torch.nn.ELU])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adam", "adamw", "sgd", torch.optim.RMSprop, torch.optim.LBFGS, partial(torch.optim.Adagrad, lr=0.1)],
+)
+def test_every_activation_and_optimizer_learns(activation, optimizer):
+    run = lv.train("x", steps=30, activation=activation, optimizer=optimizer, depth=2, progress=False)
+    assert run.loss[-1] < 0.9 * run.loss[0]
+    assert run.objective.n_params == 8 + 8 + 64 + 8 + 8 + 1
+
+
+def test_callable_target_is_the_formula():
+    by_name = lv.train("sin(3x)", steps=5, progress=False)
+    by_function = lv.train(lambda x: torch.sin(3 * x), steps=5, progress=False)
+    np.testing.assert_allclose(by_function.loss, by_name.loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("degree_and_target", [(0, "x^2"), (1, "x^3"), (1, "sin(3x)")])
+def test_plateau_levels_are_the_best_constant_and_the_best_line(degree_and_target, post_runs):
+    degree, target = degree_and_target
+    continuum = {"x^2": 4 / 45, "x^3": 4 / 175, "sin(3x)": 0.1648}[target]
+
+    def level(n):
+        task = build_task(target, n_points=n, dtype=torch.float64)
+        x, y = task.x.numpy().ravel(), task.y.numpy().ravel()
+        return np.mean((np.polyval(np.polyfit(x, y, degree), x) - y) ** 2)
+
+    assert level(100_000) == pytest.approx(continuum, rel=1e-3)
+    assert level(100) == pytest.approx(LEVELS[target], rel=1e-3)
+    loss = post_runs[target].loss
+    near = (loss < 1.25 * LEVELS[target]) & (loss > 0.7 * LEVELS[target])
+    assert np.median(loss[near]) == pytest.approx(LEVELS[target], rel=0.08)
+
+
+@pytest.mark.parametrize(("target", "post"), [("x^2", 76), ("x^3", 1038), ("sin(3x)", 672)])
+def test_defaults_dwell_on_the_plateau_as_the_post_does(target, post, post_runs):
+    assert dwell(post_runs[target].loss, LEVELS[target]) == pytest.approx(post, rel=0.2)
+
+
+@pytest.mark.parametrize(("target", "post"), [("x", 0.0031), ("x^2", 1.71e-4), ("x^3", 7.19e-5), ("sin(3x)", 1.7e-4)])
+def test_defaults_end_within_a_factor_of_three_of_the_post(target, post, post_runs):
+    loss = post_runs[target].loss
+    assert len(loss) == {"x": 201, "x^2": 501}.get(target, 2001)
+    assert 1 / 3 < loss[-1] / post < 3
+
+
+@pytest.mark.parametrize(("target", "least"), [("x^2", 40), ("x^3", 200), ("sin(3x)", 200)])
+def test_robust_preset_sticks(target, least):
+    loss = lv.train(target, preset="robust", progress=False).loss
+    assert dwell(loss, LEVELS[target]) >= least
+
+
+def test_a_diverging_run_is_kept_up_to_the_last_finite_step():
+    with pytest.warns(RuntimeWarning, match=r"The loss became (inf|nan) at step \d+; .* Lower `lr`"):
+        run = lv.train("x^3", optimizer="sgd", lr=5.0, steps=500, progress=False)
+    assert 2 < len(run) < 500
+    assert np.isfinite(run.loss).all()
+    assert np.isfinite(run.weights).all()
+    assert f"kept up to step {run.step[-1]}" in run.note
+    assert all(p.isfinite().all() for p in run.model.parameters())
+
+
+def test_the_last_finite_step_survives_thinning():
+    with pytest.warns(RuntimeWarning, match="kept up to step"):
+        full = lv.train("x^3", optimizer="sgd", lr=5.0, steps=500, progress=False)
+    with pytest.warns(RuntimeWarning, match="kept up to step"):
+        thin = lv.train("x^3", optimizer="sgd", lr=5.0, steps=500, every=1000, progress=False)
+    assert thin.step.tolist() == [0, full.step[-1]]
+
+
+def test_an_interrupted_run_is_kept():
+    calls = []
+
+    class Interrupting(torch.optim.SGD):
+        def step(self, closure):
+            calls.append(1)
+            if len(calls) == 12:
+                raise KeyboardInterrupt
+            return super().step(closure)
+
+    with pytest.warns(RuntimeWarning, match="Training was interrupted; the run is kept up to step 10 of 50"):
+        run = lv.train("x", steps=50, optimizer=Interrupting, progress=False)
+    assert run.step[-1] == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause", "repair"),
+    [
+        ({"target": "sin(3y)"}, "the name 'y' is not known", 'Type one like "x^2"'),
+        ({"target": "import os"}, "the name 'import' is not known", 'Type one like "x^2"'),
+        ({"target": ""}, "it is empty", 'Type one like "x^2"'),
+        ({"target": "sqrt(x)"}, "it is nan at x = -1", "defined there"),
+        ({"target": "1/(x-1)"}, "it is inf at x = 1", "defined there"),
+        ({"target": lambda x: x[:3]}, "it gave shape (3,)", "shaped as its argument"),
+        ({"steps": 0}, "`steps` must be at least 1, got 0", "200 to 2000"),
+        ({"every": 0}, "`every` must be at least 1, got 0", "every step is recorded"),
+        ({"width": 0}, "`width` must be at least 1, got 0", "width 8"),
+        ({"depth": 0}, "`depth` must be at least 1, got 0", "depth 1"),
+        ({"n_points": 1}, "`n_points` must be at least 2, got 1", "Use 100"),
+        ({"lr": 0.0}, "`lr` must be a positive number, got 0.0", "0.01"),
+        ({"lr": float("nan")}, "`lr` must be a positive number, got nan", "0.01"),
+        ({"preset": "best"}, "`preset` must be one of post, robust; got 'best'", "default"),
+        ({"activation": "swish"}, "`activation` must be one of tanh, silu, relu, gelu", "torch.nn.ELU"),
+        ({"optimizer": "sdg"}, "`optimizer` must be one of adam, adamw, sgd", "torch.optim.RMSprop"),
+        ({"optimizer": partial(torch.optim.SGD, lr=0.1), "lr": 0.1}, "`lr` = 0.1 has no effect", "Leave `lr` out"),
+        ({"target": "1e30"}, "finite before training", "smaller values"),
+    ],
+)
+def test_bad_input_is_refused_with_cause_and_repair(arguments, cause, repair):
+    with pytest.raises(ValueError, match=".") as error:
+        lv.train(**({"target": "x", "progress": False} | arguments))
+    assert cause in str(error.value)
+    assert repair in str(error.value)
+
+
+def test_an_optimizer_function_must_return_an_optimizer():
+    with pytest.raises(TypeError, match="it returned list"):
+        lv.train("x", optimizer=lambda parameters: list(parameters), progress=False)
+
+
+def test_progress_bar_shows_after_a_second(capsys):
+    lv.train("x^3", width=64, steps=8000)
+    assert "training on x^3" in capsys.readouterr().err
+    lv.train("x", steps=10)
+    assert capsys.readouterr().err == ""
+
+
