@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .figures import surface_figure as surface_figure
     from .landscapes import Landscape as Landscape
     from .landscapes import landscape as landscape
+    from .objective import Objective as Objective
     from .tasks import Task as Task
     from .training import train as train
     from .trajectory import Run as Run
@@ -32,6 +33,7 @@ _ROOMS = {
     "train": "training",
     "Task": "tasks",
     "Run": "trajectory",
+    "Objective": "objective",
     "landscape": "landscapes",
     "Landscape": "landscapes",
     "fidelity": "diagnostics",
@@ -42,7 +44,7 @@ _ROOMS = {
     "animate": "animation",
 }
 
-__all__ = list(_ROOMS)  # noqa: PLE0604
+__all__ = list(_ROOMS)
 __version__ = version("loss_viz")
 
 

@@ -42,9 +42,7 @@ class Fidelity:
         return float(self.factor[0])
 
     def __repr__(self) -> str:
-        return (
-            f"Fidelity(median={self.median:.3f}, p90={self.p90:.3f}, max={self.max:.3f}, start={self.start:.3f})"
-        )
+        return f"Fidelity(median={self.median:.3f}, p90={self.p90:.3f}, max={self.max:.3f}, start={self.start:.3f})"
 
 
 def fidelity(landscape: Landscape) -> Fidelity:

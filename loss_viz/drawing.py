@@ -199,12 +199,13 @@ def paleness(landscape: Landscape) -> Float[np.ndarray, "n_y n_x"]:
     return PALEST * (1 - landscape.support ** (1 / FADE_ROOT))
 
 
-def camera(landscape: Landscape, scale: Scale) -> dict[str, Any]:
+def camera(landscape: Landscape, scale: Scale, *, distance: float) -> dict[str, Any]:
     """The corner of the box from which the surface rises away from the eye, so that its walls hide nothing."""
     heights = np.nan_to_num(scale.fraction(landscape.loss))
     along_x = (heights * np.linspace(-1, 1, len(landscape.x))).sum()
     along_y = (heights * np.linspace(-1, 1, len(landscape.y))[:, None]).sum()
     eye = {"x": -1.2 if along_x > 0 else 1.2, "y": -1.35 if along_y > 0 else 1.35, "z": 0.95}
+    eye = {axis: distance * place for axis, place in eye.items()}
     return {"eye": eye, "center": {"x": 0, "y": 0, "z": -0.12}}
 
 
@@ -214,7 +215,9 @@ def caption(landscape: Landscape) -> str:
     settings = {"local": f", k = {landscape.k}, σ = {landscape.sigma}", "parallel": f", σ = {landscape.sigma}"}
     target = f"{landscape.run.task.name}, " if landscape.run.task else ""
     planes = "planes" if landscape.plane in settings else "plane"
-    median, p90, start = (f"×{factor:.2f}" if factor < 10 else f"×{factor:.3g}" for factor in (fit.median, fit.p90, fit.start))
+    median, p90, start = (
+        f"×{factor:.2f}" if factor < 10 else f"×{factor:.3g}" for factor in (fit.median, fit.p90, fit.start)
+    )
     return (
         f"<b>{target}{landscape.plane} {planes}</b>{settings.get(landscape.plane, '')}<br>"
         f"<span style='font-size:12px'>error under the path: median {median}, p90 {p90}, start {start}</span>"

@@ -1,10 +1,10 @@
 """Formulas in x as a person types them, read by a small grammar and never by Python's `eval`.
 
-    sum     = product (("+" | "-") product)*
-    product = factor (("*" | "/") factor | factor that starts with a letter or "(")*
-    factor  = ("+" | "-") factor | power
-    power   = atom (("^" | "**") factor)?
-    atom    = number | "x" | "pi" | "e" | name "(" sum ("," sum)* ")" | "(" sum ")"
+sum     = product (("+" | "-") product)*
+product = factor (("*" | "/") factor | factor that starts with a letter or "(")*
+factor  = ("+" | "-") factor | power
+power   = atom (("^" | "**") factor)?
+atom    = number | "x" | "pi" | "e" | name "(" sum ("," sum)* ")" | "(" sum ")"
 """
 
 import math
@@ -63,6 +63,8 @@ TOKEN = re.compile(
 
 
 class Token(NamedTuple):
+    """A word of the grammar: a number, name, sign or stranger, and where it stands."""
+
     kind: str
     text: str
     position: int

@@ -40,9 +40,7 @@ PLAIN_AXIS = {
 BALL_MARKER = {"size": 13, "color": BALL_COLOR, "line": {"color": "white", "width": 2}}
 
 
-def surface_figure(
-    *landscapes: Landscape, step: int | None = None, log: bool = False, height: int = 560
-) -> go.Figure:
+def surface_figure(*landscapes: Landscape, step: int | None = None, log: bool = False, height: int = 560) -> go.Figure:
     """The landscape as a surface, with the trajectory and the ball on it.
 
     The red line and the ball stand at the run's **true** losses, wherever the surface is; the thin stem from there
@@ -102,16 +100,14 @@ def surface_figure(
         zaxis=PLAIN_AXIS,
         aspectmode="manual",
         aspectratio=BOX,
-        camera=camera(landscapes[-1], scale),
+        camera=camera(landscapes[-1], scale, distance=1.0 if n == 1 else 1.15),
         uirevision="keep",
     )
     figure.update_scenes(zaxis=scale.axis())
     return figure.update_layout(layout(height), margin={"l": 0, "r": 0, "t": 56, "b": 8})
 
 
-def contour_figure(
-    landscape: Landscape, *, step: int | None = None, log: bool = True, height: int = 520
-) -> go.Figure:
+def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool = True, height: int = 520) -> go.Figure:
     """The same landscape from above: contours of the loss, the path and the ball; paler where it extrapolates.
 
     Args:

@@ -43,9 +43,7 @@ class Kernel:
         return weights / weights.sum(axis=1, keepdims=True)
 
 
-def fit_kernel(
-    centers: Float[np.ndarray, "n_planes 2"], sigma: float | str, *, diagonal: float
-) -> Kernel:
+def fit_kernel(centers: Float[np.ndarray, "n_planes 2"], sigma: float | str, *, diagonal: float) -> Kernel:
     """The kernels for a bandwidth.
 
     Args:

@@ -130,7 +130,9 @@ class Objective:
 
     def _loss_at(self, weights: Tensor) -> Tensor:
         parts = weights.split(self._sizes)
-        state = {name: part.reshape(p.shape).to(p.dtype) for (name, p), part in zip(self._parameters, parts)}
+        state = {
+            name: part.reshape(p.shape).to(p.dtype) for (name, p), part in zip(self._parameters, parts, strict=True)
+        }
         return functional_call(self._module, state, ())
 
 

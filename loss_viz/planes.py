@@ -107,9 +107,7 @@ def local_planes(
     basis = _orthonormalize(
         (near - here) * side[:, None], far - 2 * near + here, min_length=MIN_LENGTH * projection.diagonal
     )
-    return Planes(
-        weights[anchors], projection.path[anchors], basis.astype(weights.dtype), projection.components
-    )
+    return Planes(weights[anchors], projection.path[anchors], basis.astype(weights.dtype), projection.components)
 
 
 def parallel_planes(

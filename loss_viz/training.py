@@ -151,20 +151,18 @@ def build_optimizer(
     return optimizer(model.parameters(), lr=default_lr if lr is None else lr)
 
 
-def _descend(
-    model: nn.Module, task: Task, optimizer: Optimizer, *, steps: int, every: int, progress: bool
-) -> Run:
+def _descend(model: nn.Module, task: Task, optimizer: Optimizer, *, steps: int, every: int, progress: bool) -> Run:
     """Take `steps` updates; every row is the weights before an update and the loss at just those weights."""
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}. The post trains 200 to 2000 steps.")
     if every < 1:
         raise ValueError(f"`every` must be at least 1, got {every}. With 1 every step is recorded.")
 
-    def closure() -> Tensor:
+    def closure() -> float:
         optimizer.zero_grad()
         loss = task.loss(model)
         loss.backward()
-        return loss
+        return loss.item()
 
     rows: list[tuple[int, Tensor, float]] = []
     note = ""
@@ -173,7 +171,7 @@ def _descend(
             for t in range(steps + 1):
                 weights = flatten_parameters(model)
                 # A closure serves every optimizer, L-BFGS too; what step() returns is the loss before the update.
-                loss = (optimizer.step(closure) if t < steps else task.loss(model)).item()
+                loss = optimizer.step(closure) if t < steps else task.loss(model).item()
                 if not (math.isfinite(loss) and weights.isfinite().all()):
                     note = _note_divergence(loss, t)
                     break
@@ -189,11 +187,10 @@ def _descend(
     if note:
         vector_to_parameters(rows[-1][1], model.parameters())
         warnings.warn(note, RuntimeWarning, stacklevel=3)
-    step, weights, losses = zip(*rows)
     return Run(
-        weights=torch.stack(weights).numpy(),
-        loss=np.array(losses),
-        step=np.array(step),
+        weights=torch.stack([weights for _, weights, _ in rows]).numpy(),
+        loss=np.array([loss for _, _, loss in rows]),
+        step=np.array([t for t, _, _ in rows]),
         objective=Objective(model, task.loss),
         task=task,
         note=note,
@@ -202,9 +199,7 @@ def _descend(
 
 def _note_divergence(loss: float, step: int) -> str:
     if step == 0:
-        raise ValueError(
-            f"The loss must be finite before training, it is {loss}. Choose a target with smaller values."
-        )
+        raise ValueError(f"The loss must be finite before training, it is {loss}. Choose a target with smaller values.")
     return (
         f"The loss became {loss} at step {step}; the run is kept up to step {step - 1}. "
         "Lower `lr` to train on without diverging."

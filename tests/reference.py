@@ -81,7 +81,6 @@ def blended_height(run, point, anchors, *, k, sigma, plane):
     path = np.array([components @ (row - mean) for row in weights])
     shares = kernel_weights(point, path, anchors, sigma)
     losses = [
-        loss_at(run.model, run.objective.loss_fn, lift(weights, components, path, t, k, point, plane))
-        for t in anchors
+        loss_at(run.model, run.objective.loss_fn, lift(weights, components, path, t, k, point, plane)) for t in anchors
     ]
     return float(shares @ losses)

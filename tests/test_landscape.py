@@ -1,5 +1,6 @@
 import copy
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -46,9 +47,7 @@ def heights_at(run, points, **settings):
 @pytest.mark.parametrize("plane", ["local", "parallel"])
 @pytest.mark.parametrize("n_anchors", [9, None])
 def test_every_cell_is_within_one_percent_of_the_full_sum(run, sigma, plane, n_anchors):
-    land = lv.landscape(
-        run, k=3, sigma=sigma, resolution=(5, 3), plane=plane, n_anchors=n_anchors, progress=False
-    )
+    land = lv.landscape(run, k=3, sigma=sigma, resolution=(5, 3), plane=plane, n_anchors=n_anchors, progress=False)
     assert land.loss.shape == (3, 5)
     anchors = choose_anchors(run.weights, n_anchors)
     assert np.array_equal(land.anchors, anchors)
@@ -57,9 +56,7 @@ def test_every_cell_is_within_one_percent_of_the_full_sum(run, sigma, plane, n_a
         expected = reference.blended_height(run, point, anchors.tolist(), k=3, sigma=sigma, plane=plane)
         assert land.loss[row, column] == pytest.approx(expected, rel=0.01)
     for t in (0, 17, 60):
-        expected = reference.blended_height(
-            run, land.path[t], anchors.tolist(), k=3, sigma=sigma, plane=plane
-        )
+        expected = reference.blended_height(run, land.path[t], anchors.tolist(), k=3, sigma=sigma, plane=plane)
         assert land.path_height[t] == pytest.approx(expected, rel=0.01)
 
 
@@ -280,9 +277,8 @@ def test_k_at_its_bounds(run, k):
     ],
 )
 def test_bad_input_is_refused_with_cause_and_repair(run, arguments, cause, repair):
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=re.escape(cause)) as error:
         lv.landscape(run, progress=False, **arguments)
-    assert cause in str(error.value)
     assert repair in str(error.value)
 
 

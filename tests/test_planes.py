@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import reference
@@ -41,9 +43,7 @@ def test_lift_carries_the_displacement_to_the_plane(kind):
     index = np.array([0, 1, 2, 3, 3, 2, 1, 0, 2])
     lifted = planes.lift(index, points)
     for i, point in enumerate(points):
-        expected = reference.lift(
-            WEIGHTS, projection.components, projection.path, anchors[index[i]], 3, point, kind
-        )
+        expected = reference.lift(WEIGHTS, projection.components, projection.path, anchors[index[i]], 3, point, kind)
         np.testing.assert_allclose(lifted[i], expected, atol=1e-12)
 
 
@@ -114,7 +114,6 @@ def test_anchors_are_each_step_once_where_there_are_enough():
     ],
 )
 def test_a_stride_that_does_not_fit_is_refused(k, cause, repair):
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=re.escape(cause)) as error:
         local_planes(WEIGHTS, fit_projection(WEIGHTS), np.arange(41), k=k)
-    assert cause in str(error.value)
     assert repair in str(error.value)

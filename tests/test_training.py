@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import numpy as np
@@ -177,9 +178,8 @@ def test_an_interrupted_run_is_kept():
     ],
 )
 def test_bad_input_is_refused_with_cause_and_repair(arguments, cause, repair):
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=re.escape(cause)) as error:
         lv.train(**({"target": "x", "progress": False} | arguments))
-    assert cause in str(error.value)
     assert repair in str(error.value)
 
 
@@ -193,5 +193,3 @@ def test_progress_bar_shows_after_a_second(capsys):
     assert "training on x^3" in capsys.readouterr().err
     lv.train("x", steps=10)
     assert capsys.readouterr().err == ""
-
-

@@ -1,0 +1,183 @@
+import json
+import re
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+import loss_viz as lv
+from loss_viz.drawing import LINE_LIFT, PALEST, fit_scale
+
+
+@pytest.fixture(scope="module")
+def land(run):
+    return lv.landscape(run, resolution=(7, 5), progress=False)
+
+
+def trace(figure, name):
+    return next(t for t in figure.data if t.name == name)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_surface_is_the_landscape_vertex_by_vertex(land, log):
+    mesh = trace(lv.surface_figure(land, log=log), "surface")
+    for row in range(5):
+        for column in range(7):
+            vertex = row * 7 + column
+            assert mesh.x[vertex] == land.x[column]
+            assert mesh.y[vertex] == land.y[row]
+            assert mesh.z[vertex] == land.loss[row, column]
+
+
+def test_the_triangles_cover_every_cell_once(land):
+    mesh = trace(lv.surface_figure(land), "surface")
+    corners = np.stack([mesh.i, mesh.j, mesh.k], axis=1)
+    assert len(corners) == 2 * 6 * 4
+    x, y = np.asarray(mesh.x)[corners], np.asarray(mesh.y)[corners]
+    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+    np.testing.assert_allclose(area, (land.x[1] - land.x[0]) * (land.y[1] - land.y[0]), rtol=1e-9)
+    assert len({tuple(sorted(triangle)) for triangle in corners.tolist()}) == 48
+
+
+def test_colours_are_viridis_by_loss_and_paler_without_support(land):
+    mesh = trace(lv.surface_figure(land), "surface")
+    rgb = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in mesh.vertexcolor])
+    pale = PALEST * (1 - land.support.ravel() ** (1 / 16))
+    assert pale.max() > 0.6
+    assert pale.min() < 0.1
+    lowest = land.loss.ravel().argmin()
+    if land.path_loss.min() < land.loss.min():
+        lowest = None
+    yellow, purple = np.array([253, 231, 37]), np.array([68, 1, 84])
+    highest = land.loss.ravel().argmax()
+    np.testing.assert_allclose(rgb[highest], yellow * (1 - pale[highest]) + 255 * pale[highest], atol=2)
+    assert lowest is None or np.abs(rgb[lowest] - (purple * (1 - pale[lowest]) + 255 * pale[lowest])).max() <= 2
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_path_and_ball_stand_at_true_losses(land, log):
+    figure = lv.surface_figure(land, step=13, log=log)
+    scale = fit_scale([land], log=log)
+    units = np.log10 if log else np.asarray
+    length = scale.high - scale.low
+    path = trace(figure, "trajectory")
+    assert np.array_equal(np.column_stack([path.x, path.y]), land.path)
+    np.testing.assert_allclose(units(path.z) - units(land.path_loss), LINE_LIFT * length, rtol=1e-6)
+    np.testing.assert_array_equal(
+        path.customdata, np.column_stack([land.run.step, land.path_loss, land.path_height, land.off_plane])
+    )
+    ball = trace(figure, "ball")
+    assert min(ball.z) == pytest.approx(land.path_loss[13], rel=1e-12)  # it rests there
+    assert np.mean(ball.x) == pytest.approx(land.path[13, 0])
+    assert np.mean(ball.y) == pytest.approx(land.path[13, 1])
+    assert f"true loss {land.path_loss[13]:.4g}" in ball.hovertemplate
+    stem = trace(figure, "error")
+    assert stem.z[0] == land.path_loss[13]
+    assert stem.z[1] == land.path_height[13]
+
+
+def test_the_picture_says_how_far_it_is_from_the_run(land):
+    fit = lv.fidelity(land)
+    text = lv.surface_figure(land).layout.annotations[0].text
+    assert f"median ×{fit.median:.2f}, p90 ×{fit.p90:.2f}, start ×{fit.start:.2f}" in text
+    assert text in lv.contour_figure(land).layout.title.text
+    scene = lv.surface_figure(land).layout.scene
+    assert scene.xaxis.title.text == f"PC1 ({land.explained_variance_ratio[0]:.1%})"
+
+
+def test_side_by_side_on_one_scale(run, land):
+    other = lv.landscape(run, plane="global", resolution=4, progress=False)
+    figure = lv.surface_figure(land, other)
+    assert figure.layout.scene.zaxis.range == figure.layout.scene2.zaxis.range
+    assert figure.layout.scene.camera == figure.layout.scene2.camera
+    assert [t.scene for t in figure.data if t.name == "surface"] == ["scene", "scene2"]
+    low, high = figure.layout.scene.zaxis.range
+    for one in (land, other):
+        assert low < one.loss.min()
+        assert high > one.loss.max()
+
+
+def test_contours_have_the_same_orientation(land):
+    figure = lv.contour_figure(land, log=False, step=5)
+    contour = trace(figure, "surface")
+    assert np.array_equal(contour.z, land.loss)
+    assert np.array_equal(contour.x, land.x)
+    assert np.array_equal(contour.y, land.y)
+    np.testing.assert_allclose(trace(lv.contour_figure(land), "surface").z, np.log10(land.loss))
+    assert trace(figure, "ball").x[0] == land.path[5, 0]
+    assert np.array_equal(trace(figure, "trajectory").x, land.path[:, 0])
+
+
+def test_loss_curves(run):
+    other = lv.train("x^2", steps=7, progress=False)
+    figure = lv.loss_curve_figure(run, other, step=4)
+    assert [t.name for t in figure.data] == ["x^3", "x^3, step 4", "x^2", "x^2, step 4"]
+    assert np.array_equal(figure.data[0].y, run.loss)
+    assert np.array_equal(figure.data[2].x, other.step)
+    assert figure.data[3].y[0] == other.loss[4]
+
+
+def test_the_ball_rolls_along_the_run(land):
+    figure = lv.animate(land, n_frames=9)
+    assert figure.frames[0].name == "0"
+    assert figure.frames[-1].name == "60"
+    assert len(figure.frames) == 9
+    names = [figure.data[i].name for i in figure.frames[0].traces]
+    assert names == ["error", "ball"]
+    for frame in figure.frames:
+        step = int(frame.name)
+        assert min(frame.data[1].z) == pytest.approx(land.path_loss[step])
+        assert frame.data[0].z[1] == land.path_height[step]
+    steps = figure.layout.sliders[0].steps
+    assert [step.args[0][0] for step in steps] == [frame.name for frame in figure.frames]
+    assert {button.label for button in figure.layout.updatemenus[0].buttons} == {"▶ Play", "❚❚ Pause"}
+
+
+def test_cells_whose_loss_is_not_finite_stay_open(land):
+    loss = land.loss.copy()
+    loss[2, 3] = np.inf
+    mesh = trace(lv.surface_figure(replace_loss(land, loss)), "surface")
+    assert 2 * 7 + 3 not in {*mesh.i, *mesh.j, *mesh.k}
+    assert len(mesh.i) == 48 - 6
+
+
+def replace_loss(land, loss):
+    from dataclasses import replace
+
+    return replace(land, loss=loss)
+
+
+def all_figures(land):
+    return [
+        lv.surface_figure(land),
+        lv.contour_figure(land),
+        lv.loss_curve_figure(land.run),
+        lv.animate(land, n_frames=3),
+    ]
+
+
+def test_figures_are_plain_and_round_trip(land):
+    for figure in all_figures(land):
+        assert type(figure) is go.Figure
+        assert json.loads(figure.to_json())["layout"]["modebar"]["remove"] == ["sendChartToCloud"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "cause", "repair"),
+    [
+        (lambda land: lv.surface_figure(), "needs at least one landscape", "`loss_viz.landscape`"),
+        (lambda land: lv.loss_curve_figure(), "needs at least one run", "`loss_viz.train`"),
+        (lambda land: lv.surface_figure(land, step=61), "from 0 to 60; got 61", "None is the last one"),
+        (lambda land: lv.contour_figure(land, step=-1), "from 0 to 60; got -1", "None is the last one"),
+        (lambda land: lv.animate(land, n_frames=1), "`n_frames` must be at least 2, got 1", "Use 80"),
+        (
+            lambda land: lv.surface_figure(replace_loss(land, land.loss - 1), log=True),
+            "A logarithmic axis needs losses above 0, the smallest is -",
+            "Pass log=False",
+        ),
+    ],
+)
+def test_bad_input_is_refused_with_cause_and_repair(land, draw, cause, repair):
+    with pytest.raises(ValueError, match=re.escape(cause)) as error:
+        draw(land)
+    assert repair in str(error.value)

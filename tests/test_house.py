@@ -1,0 +1,96 @@
+"""The house: imports point one way, and its front door opens at once."""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import loss_viz
+
+ROOMS = Path(loss_viz.__file__).parent
+
+# Each room and the rooms it may enter. A room is listed after all of them: no import points forward.
+MAY_IMPORT = {
+    "expression": set(),
+    "objective": set(),
+    "projection": set(),
+    "tasks": {"expression"},
+    "trajectory": {"objective", "tasks"},
+    "training": {"objective", "tasks", "trajectory"},
+    "planes": {"projection"},
+    "kernels": set(),
+    "blend": {"kernels", "objective", "planes"},
+    "landscapes": {"blend", "kernels", "planes", "projection", "trajectory"},
+    "diagnostics": {"landscapes"},
+    "drawing": {"diagnostics", "landscapes", "trajectory"},
+    "figures": {"drawing", "landscapes", "trajectory"},
+    "animation": {"drawing", "figures", "landscapes", "planes"},
+}
+DRAWING_ROOMS = {"drawing", "figures", "animation"}
+DRAWING_LIBRARIES = {"plotly", "ipywidgets", "anywidget"}
+
+
+def imports(room):
+    tree = ast.parse((ROOMS / f"{room}.py").read_text(encoding="utf-8"))
+    own, foreign = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            own.add(node.module)
+        elif isinstance(node, ast.ImportFrom):
+            foreign.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            foreign |= {alias.name.split(".")[0] for alias in node.names}
+    return own, foreign
+
+
+def test_every_room_is_listed_behind_those_it_enters():
+    rooms = {module.name for module in pkgutil.iter_modules([str(ROOMS)])}
+    assert rooms == set(MAY_IMPORT)
+    seen = set()
+    for room, entered in MAY_IMPORT.items():
+        assert entered <= seen
+        seen.add(room)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_point_one_way(room):
+    own, foreign = imports(room)
+    assert own <= MAY_IMPORT[room]
+    if room not in DRAWING_ROOMS:
+        assert not foreign & DRAWING_LIBRARIES
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_rooms_are_small(room):
+    assert len((ROOMS / f"{room}.py").read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def loaded_after(statement):
+    code = f"import sys\n{statement}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_import_is_instant_and_numerics_load_no_drawing_library():
+    assert not loaded_after("import loss_viz") & (DRAWING_LIBRARIES | {"torch", "sklearn", "numpy"})
+    computing = "import loss_viz as lv\nr = lv.train('x', steps=20)\nlv.fidelity(lv.landscape(r, resolution=3))"
+    loaded = loaded_after(computing)
+    assert "torch" in loaded
+    assert not loaded & {"plotly", "anywidget"}
+
+
+def test_the_door_lists_what_it_opens():
+    for name in loss_viz.__all__:
+        value = getattr(loss_viz, name)
+        room = importlib.import_module(f"loss_viz.{loss_viz._ROOMS[name]}")
+        assert value is getattr(room, name)
+        assert value.__doc__
+        assert name in dir(loss_viz)
+    tree = ast.parse((ROOMS / "__init__.py").read_text(encoding="utf-8"))
+    typed = {alias.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(loss_viz.__all__) <= typed
+    with pytest.raises(AttributeError, match="has no attribute 'explorer'; it offers train"):
+        loss_viz.explorer  # noqa: B018
