@@ -1,7 +1,7 @@
+"""Runs that many tests share. loss_viz is imported late: jaxtyping must hook its import first."""
+
 import pytest
 import torch
-
-import loss_viz as lv
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -12,15 +12,21 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def run():
     """A short run in float64 that falls onto the plateau of x^3 and stays there."""
+    import loss_viz as lv
+
     return lv.train("x^3", steps=60, dtype=torch.float64, progress=False)
 
 
 @pytest.fixture(scope="session")
 def post_runs():
     """The four runs of the post, at the defaults."""
+    import loss_viz as lv
+
     return {target: lv.train(target, progress=False) for target in ("x", "x^2", "x^3", "sin(3x)")}
 
 
 @pytest.fixture(scope="session")
 def post_landscapes(post_runs):
+    import loss_viz as lv
+
     return {target: lv.landscape(run, progress=False) for target, run in post_runs.items()}
