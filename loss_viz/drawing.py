@@ -35,7 +35,7 @@ LOG_AXIS = {"type": "log", "dtick": 1, "exponentformat": "power"}
 
 PATH_HOVER = (
     "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<br>surface %{customdata[2]:.4g}"
-    "<br>off the plane by %{customdata[3]:.3g}<extra></extra>"
+    "<br>PC1 %{x:.3g}, PC2 %{y:.3g}, off the plane by %{customdata[3]:.3g}<extra></extra>"
 )
 
 
@@ -177,7 +177,7 @@ def ball_traces(landscape: Landscape, scale: Scale, row: int) -> list[go.Scatter
         color=BALL_COLOR,
         lighting={"ambient": 0.65, "diffuse": 0.6, "specular": 0.3, "roughness": 0.4},
         hovertemplate=f"step {step:.0f}<br>true loss {true:.4g}<br>surface {height:.4g}"
-        f"<br>off the plane by {off_plane:.3g}<extra></extra>",
+        f"<br>PC1 {x:.3g}, PC2 {y:.3g}, off the plane by {off_plane:.3g}<extra></extra>",
     )
     return [stem, ball]
 

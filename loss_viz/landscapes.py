@@ -94,8 +94,14 @@ class Landscape:
         """Kernel widths on the path, in units of weights; all equal for a fixed `sigma`."""
         return self.kernel.width
 
-    def at(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
-        """Blended heights `(n,)` at any `points` `(n, 2)` of the plane."""
+    def at(self, points: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, " n"]:
+        """Blended heights `(n,)` at any `points` `(n, 2)` of the plane.
+
+        Raises:
+            ValueError: points of another shape.
+        """
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise ValueError(f"`points` must have shape (n, 2), got {points.shape}. For one point pass point[None].")
         return blend(points, self.planes, self.kernel, self.run.objective, tqdm(disable=True))[0]
 
 
@@ -188,8 +194,8 @@ def _place_planes(
 def _lay_grid(
     projection: Projection, resolution: int | tuple[int, int]
 ) -> tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]:
-    sizes = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
-    if len(sizes) != 2 or min(sizes) < 2:
+    sizes = np.resize(resolution, 2)
+    if np.shape(resolution) not in ((), (2,)) or sizes.dtype.kind != "i" or sizes.min() < 2:
         raise ValueError(
             f"`resolution` must be a whole number of at least 2, or a pair (n_x, n_y) of them; got {resolution}. "
             "Use 61."

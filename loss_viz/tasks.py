@@ -28,6 +28,11 @@ class Task:
         name: the target as it was typed, or the name of the callable.
         x: inputs `(n_points, 1)`.
         y: targets `(n_points, 1)`.
+
+    Example:
+        >>> task = build_task("x^2", n_points=3)
+        >>> task.loss(nn.Identity())
+        tensor(1.3333)
     """
 
     name: str
@@ -49,6 +54,7 @@ def build_task(target: Target, *, n_points: int = 100, dtype: torch.dtype = torc
 
     Raises:
         ValueError: no formula, a wrong number of values, or values that are not finite.
+        TypeError: neither a text nor a function.
 
     Example:
         >>> build_task("x^2", n_points=3).y.ravel()
@@ -59,6 +65,8 @@ def build_task(target: Target, *, n_points: int = 100, dtype: torch.dtype = torc
     # The grid is laid in float64 so that both precisions learn the same function.
     x = torch.linspace(-1, 1, n_points, dtype=torch.float64).to(dtype)
     name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
+    if not (isinstance(target, str) or callable(target)):
+        raise TypeError(f'`target` must be a formula such as "x^3" or a function of a tensor, got {target!r}.')
     function = parse_expression(target) if isinstance(target, str) else target
     y = torch.as_tensor(function(x), dtype=dtype).detach()
     if y.shape != x.shape:

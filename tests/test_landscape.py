@@ -282,6 +282,12 @@ def test_bad_input_is_refused_with_cause_and_repair(run, arguments, cause, repai
     assert repair in str(error.value)
 
 
+def test_points_of_another_shape_are_refused(run):
+    land = lv.landscape(run, resolution=2, progress=False)
+    with pytest.raises(ValueError, match=re.escape("must have shape (n, 2), got (2,). For one point pass point[None]")):
+        land.at(np.zeros(2))
+
+
 def test_a_run_must_hold_together(run):
     with pytest.raises(ValueError, match="one loss and one step for each row"):
         Run(run.weights, run.loss[:-1], run.step, run.objective)
