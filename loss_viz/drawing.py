@@ -31,7 +31,6 @@ LINE_LIFT = 0.006
 BALL_RADIUS = 0.03
 BOX = {"x": 1.15, "y": 1.15, "z": 0.75}
 LIGHT = {"ambient": 0.8, "diffuse": 0.45, "specular": 0.08, "roughness": 0.9, "fresnel": 0.05}
-LOG_AXIS = {"type": "log", "dtick": 1, "exponentformat": "power"}
 
 PATH_HOVER = (
     "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<br>surface %{customdata[2]:.4g}"
@@ -66,15 +65,25 @@ class Scale:
         """Plotly's words for the axis, with room for the ball."""
         room = BALL_RADIUS * (self.high - self.low)
         axis = {"title": {"text": "loss"}, "range": [self.low - room, self.high + 2 * room]}
-        return axis | (LOG_AXIS if self.log else {})
+        return axis | (log_axis(self.high - self.low) if self.log else {})
 
     def colorbar(self) -> dict[str, Any]:
         """Plotly's words for the colour bar, ticked in losses."""
         bar = {"title": {"text": "loss"}, "thickness": 12, "len": 0.7, "outlinewidth": 0}
         if not self.log:
             return bar
-        ticks = list(range(int(np.ceil(self.low)), int(np.floor(self.high)) + 1))
-        return bar | {"tickvals": ticks, "ticktext": [f"10<sup>{tick}</sup>" for tick in ticks]}
+        every = log_axis(self.high - self.low).get("dtick", 1)
+        ticks = np.arange(np.ceil(self.low), np.floor(self.high) + 1, every).tolist()
+        if len(ticks) > 1:
+            return bar | {"tickvals": ticks, "ticktext": [f"10<sup>{tick:.0f}</sup>" for tick in ticks]}
+        ticks = np.linspace(self.low, self.high, 5).tolist()
+        return bar | {"tickvals": ticks, "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
+
+
+def log_axis(decades: float) -> dict[str, Any]:
+    """Plotly's words for a logarithmic axis: ticks at powers of ten, at most about eight, where there are two."""
+    axis: dict[str, Any] = {"type": "log", "exponentformat": "power"}
+    return axis | ({"dtick": int(np.ceil(decades / 8))} if decades >= 2 else {})
 
 
 def fit_scale(landscapes: Sequence[Landscape], *, log: bool) -> Scale:
@@ -201,7 +210,7 @@ def paleness(landscape: Landscape) -> Float[np.ndarray, "n_y n_x"]:
 
 def camera(landscape: Landscape, scale: Scale, *, distance: float) -> dict[str, Any]:
     """The corner of the box from which the surface rises away from the eye, so that its walls hide nothing."""
-    heights = np.nan_to_num(scale.fraction(landscape.loss))
+    heights = np.nan_to_num(scale.fraction(landscape.loss)).clip(0, 1)
     along_x = (heights * np.linspace(-1, 1, len(landscape.x))).sum()
     along_y = (heights * np.linspace(-1, 1, len(landscape.y))[:, None]).sum()
     eye = {"x": -1.2 if along_x > 0 else 1.2, "y": -1.35 if along_y > 0 else 1.35, "z": 0.95}

@@ -1,5 +1,6 @@
 """The window: landscapes and runs as Plotly figures, returned and never shown."""
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -8,7 +9,6 @@ from .drawing import (
     BOX,
     COLORSCALE,
     GRID,
-    LOG_AXIS,
     PATH_COLOR,
     PATH_HOVER,
     ball_traces,
@@ -18,6 +18,7 @@ from .drawing import (
     find_row,
     fit_scale,
     layout,
+    log_axis,
     paleness,
     path_details,
     path_trace,
@@ -203,8 +204,9 @@ def loss_curve_figure(*runs: Run, step: int | None = None, log: bool = True, hei
     """
     if not runs:
         raise ValueError("`loss_curve_figure` needs at least one run. Pass what `loss_viz.train` returns.")
+    low, high = min(run.loss.min() for run in runs), max(run.loss.max() for run in runs)
     if log:
-        require_positive(min(run.loss.min() for run in runs))
+        require_positive(low)
     figure = go.Figure()
     for run, color in zip(runs, pick_colors(len(runs)), strict=True):
         name = run.task.name if run.task else "run"
@@ -225,6 +227,5 @@ def loss_curve_figure(*runs: Run, step: int | None = None, log: bool = True, hei
             )
     figure.update_layout(layout(height), showlegend=len(runs) > 1, margin={"t": 24, "r": 16})
     figure.update_xaxes(title={"text": "step"}, gridcolor=GRID, zeroline=False)
-    return figure.update_yaxes(
-        title={"text": "training loss"}, gridcolor=GRID, zeroline=False, **(LOG_AXIS if log else {})
-    )
+    axis = log_axis(np.log10(high / low)) if log else {}
+    return figure.update_yaxes(title={"text": "training loss"}, gridcolor=GRID, zeroline=False, **axis)

@@ -98,10 +98,12 @@ class Landscape:
         """Blended heights `(n,)` at any `points` `(n, 2)` of the plane.
 
         Raises:
-            ValueError: points of another shape.
+            ValueError: points of another shape, or not finite.
         """
         if points.ndim != 2 or points.shape[1] != 2:
             raise ValueError(f"`points` must have shape (n, 2), got {points.shape}. For one point pass point[None].")
+        if not np.isfinite(points).all():
+            raise ValueError("`points` must be finite, some are nan or inf. Leave those rows out.")
         return blend(points, self.planes, self.kernel, self.run.objective, tqdm(disable=True))[0]
 
 

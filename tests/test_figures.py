@@ -120,6 +120,18 @@ def test_loss_curves(run):
     assert figure.data[3].y[0] == other.loss[4]
 
 
+def test_logarithmic_axes_are_ticked_whatever_their_span(run):
+    narrow = lv.landscape(run, resolution=3, plane="final", progress=False)
+    for low, high in ((0.2, 0.5), (1e-4, 3.0), (1e-6, 1e30)):
+        loss = np.linspace(low, high, 9).reshape(3, 3)
+        scale = fit_scale([replace_loss(narrow, loss)], log=True)
+        bar = scale.colorbar()
+        assert 2 <= len(bar["tickvals"]) == len(bar["ticktext"])
+        assert scale.low <= bar["tickvals"][0] < bar["tickvals"][-1] <= scale.high
+        dtick = scale.axis().get("dtick")
+        assert dtick is None or 2 <= (scale.high - scale.low) / dtick <= 10
+
+
 def test_the_ball_rolls_along_the_run(land):
     figure = lv.animate(land, n_frames=9)
     assert figure.frames[0].name == "0"

@@ -286,6 +286,8 @@ def test_points_of_another_shape_are_refused(run):
     land = lv.landscape(run, resolution=2, progress=False)
     with pytest.raises(ValueError, match=re.escape("must have shape (n, 2), got (2,). For one point pass point[None]")):
         land.at(np.zeros(2))
+    with pytest.raises(ValueError, match="must be finite"):
+        land.at(np.array([[0.0, np.nan]]))
 
 
 def test_a_run_must_hold_together(run):
