@@ -69,13 +69,24 @@ def test_frozen_parameters_stay_out_of_the_vector():
 
 def test_the_model_may_go_on_training_afterwards():
     model, loss_fn = build()
+    model[2].bias.requires_grad_(False)  # not in the vector, and yet the loss must not follow it
     objective = Objective(model, loss_fn)
-    weights = np.random.default_rng(3).normal(size=(4, 32))
+    weights = np.random.default_rng(3).normal(size=(4, 30))
     before = objective(weights)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
     np.testing.assert_array_equal(objective(weights), before)
+
+
+def test_running_statistics_of_the_model_stay_as_they_are():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    x = torch.linspace(-1, 1, 30).reshape(10, 3)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.warns(RuntimeWarning, match="one at a time"):  # training mode writes to them in place
+        objective = Objective(model, lambda m: m(x).square().mean())
+    objective(np.ones((3, objective.n_params), dtype=np.float32))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_a_model_that_cannot_be_batched_is_evaluated_one_at_a_time():
