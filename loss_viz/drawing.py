@@ -166,7 +166,6 @@ def ball_traces(landscape: Landscape, scale: Scale, row: int) -> list[go.Scatter
     """The stem from the true loss at `row` to the surface, and the ball that rests on the true loss."""
     x, y = landscape.path[row]
     true, height = landscape.path_loss[row], landscape.path_height[row]
-    step, _, _, off_plane = path_details(landscape)[row]
     sphere = _build_sphere()
     stem = go.Scatter3d(
         name="error",
@@ -185,8 +184,8 @@ def ball_traces(landscape: Landscape, scale: Scale, row: int) -> list[go.Scatter
         alphahull=0,
         color=BALL_COLOR,
         lighting={"ambient": 0.65, "diffuse": 0.6, "specular": 0.3, "roughness": 0.4},
-        hovertemplate=f"step {step:.0f}<br>true loss {true:.4g}<br>surface {height:.4g}"
-        f"<br>PC1 {x:.3g}, PC2 {y:.3g}, off the plane by {off_plane:.3g}<extra></extra>",
+        hovertemplate=f"step {landscape.run.step[row]}<br>true loss {true:.4g}<br>surface {height:.4g}"
+        f"<br>PC1 {x:.3g}, PC2 {y:.3g}, off the plane by {landscape.off_plane[row]:.3g}<extra></extra>",
     )
     return [stem, ball]
 

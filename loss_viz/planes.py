@@ -68,9 +68,8 @@ def choose_anchors(
     if n_anchors < 2:
         raise ValueError(f"`n_anchors` must be at least 2, got {n_anchors}. Use 200, or None for every step.")
     lengths = np.linalg.norm(np.diff(weights, axis=0).astype(np.float64), axis=1)
-    arc = np.append(0, np.cumsum(lengths)) / (lengths.sum() or 1.0)
-    spread = arc / arc[-1] if arc[-1] else arc
-    spread = (spread + np.linspace(0, 1, n_steps)) / 2
+    arc = np.append(0, np.cumsum(lengths))
+    spread = (arc / (arc[-1] or 1.0) + np.linspace(0, 1, n_steps)) / 2
     even = np.linspace(0, spread[-1], n_anchors)
     return np.unique(np.rint(np.interp(even, spread, np.arange(n_steps))).astype(int))
 
