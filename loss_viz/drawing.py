@@ -58,8 +58,8 @@ class Scale:
         return 10**drawn if self.log else drawn
 
     def fraction(self, loss: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-        """Position on the axis, from 0 to 1."""
-        return (self.draw(loss) - self.low) / (self.high - self.low)
+        """Position on the axis for colours and camera, from 0 to 1; a loss that is not finite stands at its end."""
+        return np.nan_to_num((self.draw(loss) - self.low) / (self.high - self.low)).clip(0, 1)
 
     def axis(self) -> dict[str, Any]:
         """Plotly's words for the axis, with room for the ball."""
@@ -131,7 +131,7 @@ def surface_trace(landscape: Landscape, scale: Scale) -> go.Mesh3d:
     x, y = np.meshgrid(landscape.x, landscape.y)
     triangles = _triangulate(*landscape.loss.shape)
     triangles = triangles[np.isfinite(landscape.loss.ravel()[triangles]).all(axis=1)]
-    rgb = _lookup_colors()[np.rint(255 * np.nan_to_num(scale.fraction(landscape.loss), nan=0.0).clip(0, 1)).astype(int)]
+    rgb = _lookup_colors()[np.rint(255 * scale.fraction(landscape.loss)).astype(int)]
     pale = paleness(landscape)[..., None]
     rgb = np.rint(rgb * (1 - pale) + 255 * pale).astype(int).reshape(-1, 3)
     return go.Mesh3d(
@@ -209,7 +209,7 @@ def paleness(landscape: Landscape) -> Float[np.ndarray, "n_y n_x"]:
 
 def camera(landscape: Landscape, scale: Scale, *, distance: float) -> dict[str, Any]:
     """The corner of the box from which the surface rises away from the eye, so that its walls hide nothing."""
-    heights = np.nan_to_num(scale.fraction(landscape.loss)).clip(0, 1)
+    heights = scale.fraction(landscape.loss)
     along_x = (heights * np.linspace(-1, 1, len(landscape.x))).sum()
     along_y = (heights * np.linspace(-1, 1, len(landscape.y))[:, None]).sum()
     eye = {"x": -1.2 if along_x > 0 else 1.2, "y": -1.35 if along_y > 0 else 1.35, "z": 0.95}

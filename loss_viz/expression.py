@@ -3,7 +3,7 @@
 sum     = product (("+" | "-") product)*
 product = factor (("*" | "/") factor | factor that starts with a letter or "(")*
 factor  = ("+" | "-") factor | power
-power   = atom (("^" | "**") factor)?
+power   = atom ("^" factor)?
 atom    = number | "x" | "pi" | "e" | name "(" sum ("," sum)* ")" | "(" sum ")"
 """
 
@@ -52,36 +52,47 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 }
 TWO_ARGUMENTS = {"min", "max"}
 
-# What people paste from a paper or type on a phone, in the grammar's own signs.
-SPELLINGS = str.maketrans({"−": "-", "·": "*", "×": "*", "÷": "/", "π": "pi", "²": "^2", "³": "^3"})
+# What people paste from a paper, type on a phone or bring from Python, in the grammar's own signs.
+SPELLINGS = {"**": "^", "−": "-", "·": "*", "×": "*", "÷": "/", "π": "pi", "²": "^2", "³": "^3"}
 
 TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
     r"|(?P<name>[A-Za-z]+(?:(?<=log)(?:10|2))?)"
-    r"|(?P<sign>\*\*|[-+*/^(),])|(?P<stranger>\S))"
+    r"|(?P<sign>[-+*/^(),])|(?P<stranger>\S))"
 )
 
 
 class Token(NamedTuple):
-    """A word of the grammar: a number, name, sign or stranger, and where it stands."""
+    """A word of the grammar: a number, name, sign or stranger."""
 
     kind: str
     text: str
-    position: int
+
+
+def spell(text: str) -> str:
+    """The formula in the grammar's own signs, so that one formula has one spelling.
+
+    Example:
+        >>> spell("2·x² − x**3")
+        '2*x^2 - x^3'
+    """
+    for other, own in SPELLINGS.items():
+        text = text.replace(other, own)
+    return text
 
 
 def parse_expression(text: str) -> Formula:
     """Read a formula in x and return it as a function of a tensor, applied entry by entry.
 
     Args:
-        text: for example `"sin(3x)"`, `"2x^3 - x"`, `"exp(-x^2)"`, `"x² + |...|"` written `"x² + abs(x)"`.
-            Multiplication signs may be left out; `^` and `**` are powers.
+        text: for example `"sin(3x)"`, `"2x^3 - x"`, `"exp(-x^2)"` or `"x² + abs(x)"`. Multiplication signs may be
+            left out; `^` and `**` are powers.
 
     Returns:
         A function from x `(...)` to values of the same shape.
 
     Raises:
-        ValueError: the text is no formula in x; the message says where and how to repair it.
+        ValueError: the text is no formula in x; the message says what is wrong and how to repair it.
 
     Example:
         >>> parse_expression("2x^3 - x")(torch.tensor([1.0, 2.0]))
@@ -99,12 +110,9 @@ class _Parser:
             self._refuse("it is empty")
         if len(text) > MAX_LENGTH:
             self._refuse(f"it has {len(text)} characters and at most {MAX_LENGTH} are read")
-        spelled = text.translate(SPELLINGS)
-        self.tokens = [
-            Token(match.lastgroup or "", match.group(match.lastgroup or 0), match.start(match.lastgroup or 0))
-            for match in TOKEN.finditer(spelled)
-        ]
-        self.tokens.append(Token("end", "", len(spelled)))
+        matches = TOKEN.finditer(spell(text))
+        self.tokens = [Token(kind, match[kind]) for match in matches if (kind := match.lastgroup)]
+        self.tokens.append(Token("end", ""))
         self.next = 0
         self.depth = 0
 
@@ -143,7 +151,7 @@ class _Parser:
 
     def _power(self) -> Formula:
         base = self._atom()
-        if not self._take("^", "**"):
+        if not self._take("^"):
             return base
         self.depth += 1
         if self.depth > MAX_DEPTH:

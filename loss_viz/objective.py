@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 LossFn = Callable[[nn.Module], Tensor]
 
-# One chunk's largest tensor then stays in a core's cache. Measured on 1-8-1, 1-64-1 and 1-64-64-1 nets:
-# within 20 % of the best chunk on each, while 16 times as much is 2 to 5 times slower.
+# One chunk's largest tensor then stays in a core's cache. Measured on 1-8-1, 1-64-1 and 1-64-64-1 nets: within 20
+# to 40 % of the best chunk on each; a single vector, or many times as much, is several times slower.
 CHUNK_BYTES = 2**21
 MAX_CHUNK = 4096
 
@@ -123,7 +123,7 @@ class Objective:
             f"torch.func.vmap cannot batch this model ({reason}); weight vectors are evaluated one at a time, "
             "which is slower and just as right.",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
         self.chunk_size = 1
         return lambda chunk: self._loss_at(chunk[0])[None]
@@ -160,5 +160,5 @@ class _LargestTensor(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         sizes = [t.numel() * t.element_size() for t in tree_leaves(result) if isinstance(t, Tensor)]
-        self.n_bytes = max(self.n_bytes, *sizes, 1)
+        self.n_bytes = max([self.n_bytes, *sizes])
         return result

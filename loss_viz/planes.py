@@ -3,8 +3,8 @@
 Liu, "Loss landscape visualization 1 - Seeing sticky plateau" (2026): the run does not lie on the PC plane, so
 the loss is taken from planes through true points of the run, each spanned by velocity and acceleration there.
 The post leaves open how a point of the picture becomes a point of such a plane. Here it is the point of the local
-plane closest to the same displacement carried to W[t]: theta_t(q) = W[t] + E Eᵀ Cᵀ (q - p[t]). No inverse is taken,
-so nothing blows up where a local plane stands steeply on the picture.
+plane closest to the same displacement carried to W[t]: theta_t(q) = W[t] + Eᵀ E Cᵀ (q - p[t]). No inverse is taken,
+so nothing blows up where a local plane stands steeply on the picture. (E and C hold their axes as rows.)
 """
 
 from dataclasses import dataclass

@@ -64,10 +64,12 @@ def build_task(target: Target, *, n_points: int = 100, dtype: torch.dtype = torc
         raise ValueError(f"`n_points` must be at least 2, got {n_points}. Use 100, as the post does.")
     # The grid is laid in float64 so that both precisions learn the same function.
     x = torch.linspace(-1, 1, n_points, dtype=torch.float64).to(dtype)
-    name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
-    if not (isinstance(target, str) or callable(target)):
+    if isinstance(target, str):
+        name, function = target, parse_expression(target)
+    elif callable(target):
+        name, function = getattr(target, "__name__", type(target).__name__), target
+    else:
         raise TypeError(f'`target` must be a formula such as "x^3" or a function of a tensor, got {target!r}.')
-    function = parse_expression(target) if isinstance(target, str) else target
     y = torch.as_tensor(function(x), dtype=dtype).detach()
     if y.shape != x.shape:
         raise ValueError(

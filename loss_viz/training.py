@@ -14,6 +14,7 @@ from torch.nn.utils import vector_to_parameters
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
+from .expression import spell
 from .objective import Objective, flatten_parameters
 from .tasks import Target, Task, build_mlp, build_task
 from .trajectory import Run
@@ -97,7 +98,7 @@ def train(
         raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}; got {preset!r}. 'post' is the default.")
     defaults = PRESETS[preset]
     task = build_task(target, n_points=n_points, dtype=dtype)
-    plain_name = task.name.replace(" ", "").replace("**", "^")
+    plain_name = spell(task.name).replace(" ", "")
     if seed is None:
         seed = POST_SEEDS.get(plain_name, defaults.seed) if preset == "post" else defaults.seed
     model = build_mlp(

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "projection": set(),
     "tasks": {"expression"},
     "trajectory": {"objective", "tasks"},
-    "training": {"objective", "tasks", "trajectory"},
+    "training": {"expression", "objective", "tasks", "trajectory"},
     "planes": {"projection"},
     "kernels": set(),
     "blend": {"kernels", "objective", "planes"},

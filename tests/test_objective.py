@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -101,6 +103,18 @@ def test_a_model_that_cannot_be_batched_is_evaluated_one_at_a_time():
     with pytest.warns(RuntimeWarning, match=r"vmap cannot batch this model .* one at a time"):
         objective = Objective(Branching(), lambda m: m())
     assert objective(np.array([[1.0], [-1.0], [4.0]])).tolist() == [1.0, 3.0, 4.0]
+
+
+def test_the_warning_points_at_the_line_of_the_caller(tmp_path):
+    """In a process of its own: under pytest the shape checks stand between the caller and the class."""
+    script = tmp_path / "theirs.py"
+    script.write_text(
+        "import torch, loss_viz as lv\n"
+        "model = torch.nn.Linear(1, 1)\n"
+        "lv.Objective(model, lambda m: m.weight.sum() * (1 if m.weight.sum().item() else 2))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert f"{script}:3: RuntimeWarning: torch.func.vmap cannot batch this model" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,13 @@ def test_every_activation_and_optimizer_learns(activation, optimizer):
     assert run.objective.n_params == 8 + 8 + 64 + 8 + 8 + 1
 
 
+@pytest.mark.parametrize("spelling", ["x**2", "x ^ 2", "x²"])
+def test_one_formula_is_one_task_however_it_is_spelled(spelling):
+    run = lv.train(spelling, progress=False)
+    assert run.weights.tobytes() == lv.train("x^2", progress=False).weights.tobytes()
+    assert len(run) == 501
+
+
 def test_callable_target_is_the_formula():
     by_name = lv.train("sin(3x)", steps=5, progress=False)
     by_function = lv.train(lambda x: torch.sin(3 * x), steps=5, progress=False)
