@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .landscapes import Landscape as Landscape
     from .landscapes import landscape as landscape
     from .objective import Objective as Objective
+    from .plateaus import Plateau as Plateau
+    from .plateaus import find_plateaus as find_plateaus
     from .tasks import Task as Task
     from .training import train as train
     from .trajectory import Run as Run
@@ -38,6 +40,8 @@ _ROOMS = {
     "Landscape": "landscapes",
     "fidelity": "diagnostics",
     "Fidelity": "diagnostics",
+    "find_plateaus": "plateaus",
+    "Plateau": "plateaus",
     "surface_figure": "figures",
     "contour_figure": "figures",
     "loss_curve_figure": "figures",

@@ -9,9 +9,11 @@ the weights alone is not enough: losses differ by a factor of 1e5 within one pic
 1e-3 was measured to be wrong by up to 55 %.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .kernels import Kernel
 from .objective import Objective
@@ -24,54 +26,127 @@ MAX_LOSS = 1e300  # stands for inf where terms are bounded, so that a weight of 
 
 PAIRS_PER_BLOCK = 2**22  # 32 MiB for each array over points and planes
 LIFT_BYTES = 2**24
+CHUNKS_PER_UPDATE = 8  # the bar hears of so many chunks at a time: a few hundredths of a second
 
 
-def blend(
-    points: Float[np.ndarray, "n 2"], planes: Planes, kernel: Kernel, objective: Objective, bar: tqdm
-) -> tuple[Float[np.ndarray, " n"], int]:
-    """Blended heights at `points`, and how many losses were evaluated for them.
+class Sweep:
+    """Losses of planes at points of the picture: evaluated when a kernel first needs them, and kept for the next.
+
+    What is kept changes how long a blend takes and never what it gives: every call asks for the same pairs of point
+    and plane as the first one with that kernel would.
 
     Args:
         points: `(n, 2)` on the picture.
         planes: `n_planes` of them.
-        kernel: their weights.
         objective: the loss.
-        bar: told of every evaluation that is asked for (`total`) and done (`update`).
 
-    Returns:
-        Heights `(n,)` in float64, within 1 % of the sum over all planes; and the number of evaluations.
+    Example:
+        >>> import loss_viz as lv
+        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=5, progress=False)
+        >>> sweep = Sweep(land.path, land.planes, land.run.objective)
+        >>> heights, _ = sweep.blend(land.kernel, tqdm(disable=True))
+        >>> n_evaluated = len(sweep)
+        >>> again, _ = sweep.blend(land.kernel, tqdm(disable=True))
+        >>> len(sweep) == n_evaluated, bool((again == heights).all())
+        (True, True)
     """
-    heights = np.empty(len(points))
-    bounds, n_evaluations = _bound_losses(points, planes, objective, bar)
-    rows = max(1, PAIRS_PER_BLOCK // len(planes))
-    for start in range(0, len(points), rows):
-        block = slice(start, start + rows)
-        heights[block], n_pairs = _blend_block(points[block], planes, kernel, objective, bounds, bar)
-        n_evaluations += n_pairs
-    return heights, n_evaluations
 
+    def __init__(self, points: Float[np.ndarray, "n 2"], planes: Planes, objective: Objective) -> None:
+        self.points = points
+        self.planes = planes
+        self.objective = objective
+        self._keys = np.empty(0, dtype=np.int64)  # point * n_planes + plane, in increasing order
+        self._losses = np.empty(0)
+        self._bounds: Float[np.ndarray, " n_planes"] | None = None
 
-def _blend_block(
-    points: Float[np.ndarray, "n 2"],
-    planes: Planes,
-    kernel: Kernel,
-    objective: Objective,
-    bounds: Float[np.ndarray, " n_planes"],
-    bar: tqdm,
-) -> tuple[Float[np.ndarray, " n"], int]:
-    shares = kernel.shares(points)
-    losses = np.zeros_like(shares)
-    done = np.zeros(shares.shape, dtype=bool)
-    needed = shares >= shares.max(axis=1, keepdims=True) / 100
-    while needed.any():
-        i, j = np.nonzero(needed)
-        losses[i, j] = _evaluate(planes, j, points[i], objective, bar)
-        done |= needed
-        np.maximum.at(bounds, j, BOUND_FACTOR * _magnitude(losses[i, j]))
-        total = np.einsum("nt,nt->n", shares, losses)  # what is not evaluated counts as zero in it
-        heights = total / np.einsum("nt,nt->n", shares, done)
-        needed = _matter(shares, np.maximum(bounds, _magnitude(heights)[:, None]), np.abs(total)) & ~done
-    return heights, int(done.sum())
+    def __len__(self) -> int:
+        """Number of losses evaluated so far, those that only served as bounds left out."""
+        return len(self._keys)
+
+    def blend(
+        self, kernel: Kernel, bar: tqdm, rows: Int[np.ndarray, " n_rows"] | None = None
+    ) -> tuple[Float[np.ndarray, " n_rows"], int]:
+        """Blended heights, and how many losses they rest on.
+
+        Args:
+            kernel: the weights of the planes.
+            bar: told of every evaluation that is asked for (`total`) and done (`update`); what it raises ends the
+                work, and what was evaluated until then is kept.
+            rows: the points that are wanted, in increasing order; all of them by default.
+
+        Returns:
+            Heights `(n_rows,)` in float64, within 1 % of the sum over all planes; and the number of evaluations.
+        """
+        rows = np.arange(len(self.points)) if rows is None else rows
+        bounds, n_evaluations = self._bound_losses(bar)
+        heights = np.empty(len(rows))
+        n_rows = max(1, PAIRS_PER_BLOCK // len(self.planes))
+        for start in range(0, len(rows), n_rows):
+            block = slice(start, start + n_rows)
+            heights[block], n_pairs = self._blend_block(rows[block], kernel, bounds, bar)
+            n_evaluations += n_pairs
+        return heights, n_evaluations
+
+    def _blend_block(
+        self, rows: Int[np.ndarray, " n"], kernel: Kernel, bounds: Float[np.ndarray, " n_planes"], bar: tqdm
+    ) -> tuple[Float[np.ndarray, " n"], int]:
+        shares = kernel.shares(self.points[rows])
+        losses = np.zeros_like(shares)
+        done = np.zeros(shares.shape, dtype=bool)
+        needed = shares >= shares.max(axis=1, keepdims=True) / 100
+        while needed.any():
+            i, j = np.nonzero(needed)
+            losses[i, j] = self._look_up(rows[i], j, bar)
+            done |= needed
+            np.maximum.at(bounds, j, BOUND_FACTOR * _magnitude(losses[i, j]))
+            total = np.einsum("nt,nt->n", shares, losses)  # what is not evaluated counts as zero in it
+            heights = total / np.einsum("nt,nt->n", shares, done)
+            needed = _matter(shares, np.maximum(bounds, _magnitude(heights)[:, None]), np.abs(total)) & ~done
+        return heights, int(done.sum())
+
+    def _bound_losses(self, bar: tqdm) -> tuple[Float[np.ndarray, " n_planes"], int]:
+        """A bound on each plane's losses within the bounding box of the points, from a lattice over that box."""
+        n_planes = len(self.planes)
+        if n_planes == 1:
+            return np.zeros(1), 0  # its share is 1 everywhere: there is nothing to leave out
+        low, high = self.points.min(axis=0), self.points.max(axis=0)
+        axes = [np.unique(np.linspace(low[i], high[i], BOUND_LATTICE)) for i in range(2)]
+        lattice = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
+        if self._bounds is None:
+            index = np.repeat(np.arange(n_planes), len(lattice))
+            losses = np.concatenate(list(self._evaluate(index, np.tile(lattice, (n_planes, 1)), bar)))
+            self._bounds = BOUND_FACTOR * _magnitude(losses.reshape(n_planes, -1)).max(axis=1)
+        return self._bounds.copy(), n_planes * len(lattice)
+
+    def _look_up(self, rows: Int[np.ndarray, " n"], index: Int[np.ndarray, " n"], bar: tqdm) -> Float[np.ndarray, " n"]:
+        """Losses of plane `index[i]` at point `rows[i]`; those that were not kept are evaluated first."""
+        keys = rows * len(self.planes) + index
+        new = keys[np.append(self._keys, -1)[np.searchsorted(self._keys, keys)] != keys]
+        parts: list[Float[np.ndarray, " n_part"]] = []
+        try:
+            points = self.points[new // len(self.planes)]
+            parts.extend(self._evaluate(new % len(self.planes), points, bar))
+        finally:
+            self._keep(new, np.concatenate([np.empty(0), *parts]))
+        return self._losses[np.searchsorted(self._keys, keys)]
+
+    def _keep(self, keys: Int[np.ndarray, " n"], losses: Float[np.ndarray, " n_evaluated"]) -> None:
+        keys = keys[: len(losses)]
+        places = np.searchsorted(self._keys, keys)
+        self._keys = np.insert(self._keys, places, keys)
+        self._losses = np.insert(self._losses, places, losses)
+
+    def _evaluate(
+        self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"], bar: tqdm
+    ) -> Iterator[Float[np.ndarray, " n_part"]]:
+        """Losses of plane `index[i]` for `points[i]`, lifted a bounded number at a time."""
+        bar.total = (bar.total or 0) + len(index)
+        chunk = self.objective.chunk_size
+        n_rows = max(chunk, min(CHUNKS_PER_UPDATE * chunk, LIFT_BYTES // (3 * self.planes.origin[0].nbytes)))
+        for start in range(0, len(index), n_rows):
+            part = slice(start, start + n_rows)
+            yield self.objective(self.planes.lift(index[part], points[part]))
+            bar.update(len(index[part]))
 
 
 def _matter(
@@ -87,33 +162,5 @@ def _matter(
     return (terms >= smallest_kept) & (n_dropped < terms.shape[1]) & (shares > 0)
 
 
-def _bound_losses(
-    points: Float[np.ndarray, "n 2"], planes: Planes, objective: Objective, bar: tqdm
-) -> tuple[Float[np.ndarray, " n_planes"], int]:
-    """A bound on each plane's losses within the bounding box of `points`, from a lattice over that box."""
-    if len(planes) == 1:
-        return np.zeros(1), 0  # its share is 1 everywhere: there is nothing to leave out
-    low, high = points.min(axis=0), points.max(axis=0)
-    axes = [np.unique(np.linspace(low[i], high[i], BOUND_LATTICE)) for i in range(2)]
-    lattice = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
-    index = np.repeat(np.arange(len(planes)), len(lattice))
-    losses = _evaluate(planes, index, np.tile(lattice, (len(planes), 1)), objective, bar)
-    return BOUND_FACTOR * _magnitude(losses.reshape(len(planes), -1)).max(axis=1), len(losses)
-
-
 def _magnitude(losses: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     return np.nan_to_num(np.abs(losses), nan=MAX_LOSS, posinf=MAX_LOSS)
-
-
-def _evaluate(
-    planes: Planes, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"], objective: Objective, bar: tqdm
-) -> Float[np.ndarray, " n"]:
-    """Losses of plane `index[i]` for `points[i]`, lifted a bounded number at a time."""
-    bar.total = (bar.total or 0) + len(index)
-    losses = np.empty(len(index))
-    rows = max(objective.chunk_size, LIFT_BYTES // (3 * planes.origin[0].nbytes))
-    for start in range(0, len(index), rows):
-        part = slice(start, start + rows)
-        losses[part] = objective(planes.lift(index[part], points[part]))
-        bar.update(len(losses[part]))
-    return losses

@@ -4,18 +4,40 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial import KDTree
-from tqdm.auto import tqdm
+from tqdm import tqdm
+from tqdm.auto import tqdm as progress_bar
 
-from .blend import blend
-from .kernels import MAX_WIDTH, Kernel, fit_kernel
-from .planes import Planes, choose_anchors, global_plane, local_planes, parallel_planes
+from .blend import Sweep
+from .kernels import Kernel, fit_kernel
+from .planes import Planes
 from .projection import Projection, fit_projection
+from .surveys import Survey, survey
 from .trajectory import Run
 
-PLANES = ("local", "parallel", "global", "final")
-MARGIN = 0.3
-MIN_AXIS = 0.1  # of the diagonal: a straight run still gets a picture with two sides
+PREVIEW_SIZE = 21  # points along each axis of a preview
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """Blended heights over a grid, without the path under them. All arrays are read-only.
+
+    Attributes:
+        x: `(n_x,)`, coordinates along PC1, in units of weights.
+        y: `(n_y,)`, coordinates along PC2.
+        loss: `(n_y, n_x)`, row = PC2, column = PC1.
+        support: `(n_y, n_x)`, near 0 where the surface extrapolates.
+        n_evaluations: losses on which it rests.
+    """
+
+    x: Float[np.ndarray, " n_x"]
+    y: Float[np.ndarray, " n_y"]
+    loss: Float[np.ndarray, "n_y n_x"]
+    support: Float[np.ndarray, "n_y n_x"]
+    n_evaluations: int
+
+    def __post_init__(self) -> None:
+        for array in (self.x, self.y, self.loss, self.support):
+            array.setflags(write=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +126,7 @@ class Landscape:
             raise ValueError(f"`points` must have shape (n, 2), got {points.shape}. For one point pass point[None].")
         if not np.isfinite(points).all():
             raise ValueError("`points` must be finite, some are nan or inf. Leave those rows out.")
-        return blend(points, self.planes, self.kernel, self.run.objective, tqdm(disable=True))[0]
+        return Sweep(points, self.planes, self.run.objective).blend(self.kernel, tqdm(disable=True))[0]
 
 
 def landscape(
@@ -150,65 +172,52 @@ def landscape(
         >>> bool(np.abs(land.path_height / land.path_loss - 1).max() < 0.05)
         True
     """
-    projection = fit_projection(run.weights)
-    anchors, planes = _place_planes(run, projection, plane=plane, k=k, n_anchors=n_anchors)
-    kernel = fit_kernel(planes.position, sigma, diagonal=projection.diagonal)
-    x, y = _lay_grid(projection, resolution)
-    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    points = np.concatenate([projection.path, grid])
-    with tqdm(total=0, desc="landscape", unit="loss", delay=1, leave=False, disable=not progress) as bar:
-        heights, n_evaluations = blend(points, planes, kernel, run.objective, bar)
-    path_height, loss = np.split(heights, [len(run)])
+    with progress_bar(total=0, desc="landscape", unit="loss", delay=1, leave=False, disable=not progress) as bar:
+        projection = fit_projection(run.weights)
+        around = survey(run, projection, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
+        return blend_path(around, blend_surface(around, sigma, bar), sigma, bar)
+
+
+def blend_surface(around: Survey, sigma: float | str, bar: tqdm, *, preview: bool = False) -> Surface:
+    """The heights over the grid of a survey, or over an even choice of its rows and columns for a quick look.
+
+    Raises:
+        ValueError: a `sigma` out of its range.
+    """
+    n_y, n_x = len(around.y), len(around.x)
+    i, j = (_spread(n, PREVIEW_SIZE if preview else n) for n in (n_y, n_x))
+    rows = (i[:, None] * n_x + j).ravel()
+    heights, n_evaluations = around.grid.blend(_fit_kernel(around, sigma), bar, rows)
+    support = around.support[np.ix_(i, j)]
+    return Surface(around.x[j], around.y[i], heights.reshape(len(i), len(j)), support, n_evaluations)
+
+
+def blend_path(around: Survey, surface: Surface, sigma: float | str, bar: tqdm) -> Landscape:
+    """The landscape of a survey: a surface of it, completed by the heights under the run."""
+    kernel = _fit_kernel(around, sigma)
+    path_height, n_evaluations = around.path.blend(kernel, bar)
     return Landscape(
-        run=run,
-        projection=projection,
-        planes=planes,
+        run=around.run,
+        projection=around.projection,
+        planes=around.planes,
         kernel=kernel,
-        x=x,
-        y=y,
-        loss=loss.reshape(len(y), len(x)),
-        support=_measure_support(grid, projection).reshape(len(y), len(x)),
+        x=surface.x,
+        y=surface.y,
+        loss=surface.loss,
+        support=surface.support,
         path_height=path_height,
-        anchors=anchors,
-        plane=plane,
-        k=k,
+        anchors=around.anchors,
+        plane=around.plane,
+        k=around.k,
         sigma=sigma,
-        n_evaluations=n_evaluations,
+        n_evaluations=surface.n_evaluations + n_evaluations,
     )
 
 
-def _place_planes(
-    run: Run, projection: Projection, *, plane: str, k: int, n_anchors: int | None
-) -> tuple[Int[np.ndarray, " n_anchors"], Planes]:
-    if plane == "global":
-        return np.arange(0), global_plane(run.weights, projection)
-    if plane == "final":
-        last = np.array([len(run) - 1])
-        return last, parallel_planes(run.weights, projection, last)
-    anchors = choose_anchors(run.weights, n_anchors)
-    if plane == "parallel":
-        return anchors, parallel_planes(run.weights, projection, anchors)
-    if plane == "local":
-        return anchors, local_planes(run.weights, projection, anchors, k=k)
-    raise ValueError(f"`plane` must be one of {', '.join(PLANES)}; got {plane!r}. 'local' is the default.")
+def _fit_kernel(around: Survey, sigma: float | str) -> Kernel:
+    return fit_kernel(around.planes.position, sigma, diagonal=around.projection.diagonal)
 
 
-def _lay_grid(
-    projection: Projection, resolution: int | tuple[int, int]
-) -> tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]:
-    sizes = np.resize(resolution, 2)
-    if np.shape(resolution) not in ((), (2,)) or sizes.dtype.kind != "i" or sizes.min() < 2:
-        raise ValueError(
-            f"`resolution` must be a whole number of at least 2, or a pair (n_x, n_y) of them; got {resolution}. "
-            "Use 61."
-        )
-    low, high = projection.bounds
-    centre = (low + high) / 2
-    reach = np.maximum(high - low, MIN_AXIS * projection.diagonal) * (0.5 + MARGIN)
-    x, y = (np.linspace(centre[i] - reach[i], centre[i] + reach[i], sizes[i]) for i in range(2))
-    return x, y
-
-
-def _measure_support(points: Float[np.ndarray, "n 2"], projection: Projection) -> Float[np.ndarray, " n"]:
-    distance, _ = KDTree(projection.path).query(points)
-    return np.exp(-0.5 * (distance / (MAX_WIDTH * projection.diagonal)) ** 2)
+def _spread(n: int, size: int) -> Int[np.ndarray, " size"]:
+    """At most `size` of `n` places, even, the first and the last among them."""
+    return np.unique(np.rint(np.linspace(0, n - 1, min(n, size))).astype(int))

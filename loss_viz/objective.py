@@ -63,7 +63,7 @@ class Objective:
         weights = flatten_parameters(model)
         self.n_params = weights.numel()
         self._module = _LossModule(copy.deepcopy(model), loss_fn)
-        self._parameters = [(name, p) for name, p in self._module.named_parameters() if p.requires_grad]
+        self._parameters = [(name, p) for name, p in self._module.model.named_parameters() if p.requires_grad]
         self._sizes = [p.numel() for _, p in self._parameters]
         self._lock = threading.Lock()  # functional_call swaps parameters inside the one private copy
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -86,6 +86,13 @@ class Objective:
                 chunk = torch.tensor(weights[rows], dtype=first.dtype, device=first.device)
                 losses[rows] = self._evaluate(chunk).double().cpu().numpy()
         return losses
+
+    def predict(self, weights: Float[np.ndarray, " n_params"], x: Tensor) -> Tensor:
+        """What the model answers at inputs `x` with the weights `(n_params,)` in place of its own."""
+        first = self._parameters[0][1]
+        with self._lock, torch.no_grad():
+            state = self._split(torch.tensor(weights, dtype=first.dtype, device=first.device))
+            return functional_call(self._module.model, state, (x,))
 
     def _probe(self) -> tuple[Tensor, int]:
         """The loss of the model as it stands, and the bytes of the largest tensor on the way to it."""
@@ -129,11 +136,15 @@ class Objective:
         return lambda chunk: self._loss_at(chunk[0])[None]
 
     def _loss_at(self, weights: Tensor) -> Tensor:
+        state = {f"model.{name}": part for name, part in self._split(weights).items()}
+        return functional_call(self._module, state, ())
+
+    def _split(self, weights: Tensor) -> dict[str, Tensor]:
+        """The parameters of the model, by name, that a weight vector stands for."""
         parts = weights.split(self._sizes)
-        state = {
+        return {
             name: part.reshape(p.shape).to(p.dtype) for (name, p), part in zip(self._parameters, parts, strict=True)
         }
-        return functional_call(self._module, state, ())
 
 
 class _LossModule(nn.Module):

@@ -34,11 +34,17 @@ class Preset(NamedTuple):
     width: int
     lr: float
     seed: int
+    steps: int
 
 
 # "post" is the look-alike of the post's four curves (dwell on the plateau 76 / 988 / 574 steps against its
 # 76 / 1038 / 672), "robust" the net on which x^3 and sin(3x) stick for every seed.
-PRESETS = MappingProxyType({"post": Preset(width=8, lr=0.01, seed=52), "robust": Preset(width=64, lr=0.001, seed=0)})
+PRESETS = MappingProxyType(
+    {
+        "post": Preset(width=8, lr=0.01, seed=52, steps=2000),
+        "robust": Preset(width=64, lr=0.001, seed=0, steps=2000),
+    }
+)
 POST_SEEDS = MappingProxyType({"x^2": 56})
 POST_STEPS = MappingProxyType({"x": 200, "x^2": 500})
 
@@ -94,28 +100,100 @@ def train(
         >>> bool(run.loss[-1] < 0.03 < run.loss[0])
         True
     """
+    training = prepare_training(
+        target,
+        preset=preset,
+        steps=steps,
+        lr=lr,
+        width=width,
+        depth=depth,
+        activation=activation,
+        optimizer=optimizer,
+        n_points=n_points,
+        seed=seed,
+        every=every,
+        dtype=dtype,
+    )
+    description = f"training on {training.task.name}"
+    with tqdm(total=training.steps, desc=description, delay=1, leave=False, disable=not progress) as bar:
+
+        def show(step: int, loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
+            bar.update(step - bar.n)
+
+        run = descend(training, on_step=show)
+    if run.note:
+        warnings.warn(run.note, RuntimeWarning, stacklevel=2)
+    return run
+
+
+class Training(NamedTuple):
+    """All that a training needs, checked and built; `descend` carries it out, once."""
+
+    model: nn.Module
+    task: Task
+    optimizer: Optimizer
+    steps: int
+    every: int
+
+
+def fill_in(target: Target, preset: str = "post") -> Preset:
+    """What `train` takes where nothing is said.
+
+    Raises:
+        ValueError: an unknown preset.
+
+    Example:
+        >>> fill_in("x²")
+        Preset(width=8, lr=0.01, seed=56, steps=500)
+    """
     if preset not in PRESETS:
         raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}; got {preset!r}. 'post' is the default.")
-    defaults = PRESETS[preset]
+    chosen = PRESETS[preset]
+    name = spell(target).replace(" ", "") if isinstance(target, str) else ""
+    if preset == "post":
+        chosen = chosen._replace(seed=POST_SEEDS.get(name, chosen.seed))
+    return chosen._replace(steps=POST_STEPS.get(name, chosen.steps))
+
+
+def prepare_training(
+    target: Target,
+    *,
+    preset: str = "post",
+    steps: int | None = None,
+    lr: float | None = None,
+    width: int | None = None,
+    depth: int = 1,
+    activation: str | Callable[[], nn.Module] = "silu",
+    optimizer: str | OptimizerFactory = "adam",
+    n_points: int = 100,
+    seed: int | None = None,
+    every: int = 1,
+    dtype: torch.dtype = torch.float32,
+) -> Training:
+    """Check the arguments of `train` and build what they describe; nothing is trained yet.
+
+    Raises:
+        ValueError, TypeError: as `train` does.
+    """
+    defaults = fill_in(target, preset)
     task = build_task(target, n_points=n_points, dtype=dtype)
-    plain_name = spell(task.name).replace(" ", "")
-    if seed is None:
-        seed = POST_SEEDS.get(plain_name, defaults.seed) if preset == "post" else defaults.seed
+    steps = defaults.steps if steps is None else steps
+    for name, count, advice in (
+        ("steps", steps, "The post trains 200 to 2000 steps."),
+        ("every", every, "With 1 every step is recorded."),
+    ):
+        if count < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {count}. {advice}")
     model = build_mlp(
         width=defaults.width if width is None else width,
         depth=depth,
         activation=activation,
         dtype=dtype,
-        seed=seed,
+        seed=defaults.seed if seed is None else seed,
     )
-    return _descend(
-        model,
-        task,
-        build_optimizer(optimizer, model, lr=lr, default_lr=defaults.lr),
-        steps=POST_STEPS.get(plain_name, 2000) if steps is None else steps,
-        every=every,
-        progress=progress,
-    )
+    built = build_optimizer(optimizer, model, lr=lr, default_lr=defaults.lr)
+    return Training(model, task, built, steps, every)
 
 
 def build_optimizer(
@@ -152,12 +230,18 @@ def build_optimizer(
     return optimizer(model.parameters(), lr=default_lr if lr is None else lr)
 
 
-def _descend(model: nn.Module, task: Task, optimizer: Optimizer, *, steps: int, every: int, progress: bool) -> Run:
-    """Take `steps` updates; every row is the weights before an update and the loss at just those weights."""
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1, got {steps}. The post trains 200 to 2000 steps.")
-    if every < 1:
-        raise ValueError(f"`every` must be at least 1, got {every}. With 1 every step is recorded.")
+def descend(training: Training, *, on_step: Callable[[int, float], object]) -> Run:
+    """Take the updates; every row is the weights before an update and the loss at just those weights.
+
+    Args:
+        training: from `prepare_training`; its model is trained in place.
+        on_step: called with each step and its loss. A `KeyboardInterrupt`, raised there or sent to the kernel, ends
+            training with the run so far; anything else that it raises is passed on.
+
+    Raises:
+        ValueError: the loss is not finite at the very first step.
+    """
+    model, task, optimizer, steps, every = training
 
     def closure() -> float:
         optimizer.zero_grad()
@@ -167,27 +251,24 @@ def _descend(model: nn.Module, task: Task, optimizer: Optimizer, *, steps: int, 
 
     rows: list[tuple[int, Tensor, float]] = []
     note = ""
-    with tqdm(total=steps, desc=f"training on {task.name}", delay=1, leave=False, disable=not progress) as bar:
-        try:
-            for t in range(steps + 1):
-                weights = flatten_parameters(model)
-                # A closure serves every optimizer, L-BFGS too; what step() returns is the loss before the update.
-                loss = optimizer.step(closure) if t < steps else task.loss(model).item()
-                if not (math.isfinite(loss) and weights.isfinite().all()):
-                    note = _note_divergence(loss, t)
-                    break
-                if rows and rows[-1][0] % every:
-                    rows.pop()  # it was only kept in case it should be the last
-                rows.append((t, weights, loss))
-                bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
-                bar.update(t < steps)
-        except KeyboardInterrupt:
-            if not rows:
-                raise
-            note = f"Training was interrupted; the run is kept up to step {rows[-1][0]} of {steps}."
+    try:
+        for t in range(steps + 1):
+            weights = flatten_parameters(model)
+            # A closure serves every optimizer, L-BFGS too; what step() returns is the loss before the update.
+            loss = optimizer.step(closure) if t < steps else task.loss(model).item()
+            if not (math.isfinite(loss) and weights.isfinite().all()):
+                note = _note_divergence(loss, t)
+                break
+            if rows and rows[-1][0] % every:
+                rows.pop()  # it was only kept in case it should be the last
+            rows.append((t, weights, loss))
+            on_step(t, loss)
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        note = f"Training was interrupted; the run is kept up to step {rows[-1][0]} of {steps}."
     if note:
         vector_to_parameters(rows[-1][1], model.parameters())
-        warnings.warn(note, RuntimeWarning, stacklevel=3)
     return Run(
         weights=torch.stack([weights for _, weights, _ in rows]).numpy(),
         loss=np.array([loss for _, _, loss in rows]),

@@ -65,6 +65,18 @@ class Run:
         ends = f"loss {self.loss[0]:.3g} -> {self.loss[-1]:.3g}"
         return f"Run({name}{len(self)} steps of {self.objective.n_params} weights, {ends})"
 
+    def predict(self, row: int) -> Float[np.ndarray, " n_points"]:
+        """What the network answers at the points of its task, with the weights of one recorded row.
+
+        Raises:
+            ValueError: the run has no task, so that its inputs are not known.
+        """
+        if self.task is None:
+            raise ValueError(
+                "`predict` needs a run of a built-in task; this one has none. Call `run.objective.predict`."
+            )
+        return self.objective.predict(self.weights[row], self.task.x).ravel().double().cpu().numpy()
+
     @property
     def model(self) -> nn.Module:
         """The network that was trained, with its final weights."""

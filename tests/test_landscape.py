@@ -10,7 +10,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 import loss_viz as lv
-from loss_viz.blend import blend
+from loss_viz.blend import Sweep
 from loss_viz.kernels import fit_kernel
 from loss_viz.objective import Objective
 from loss_viz.planes import choose_anchors, local_planes, parallel_planes
@@ -111,7 +111,7 @@ def test_one_local_plane_sees_the_coordinates_that_lie_in_it(curve):
     objective = Objective(Vector(6), lambda m: torch.tensor(axis) @ m.w)
     points = np.random.default_rng(0).normal(size=(8, 2))
     kernel = fit_kernel(planes.position, "auto", diagonal=projection.diagonal)
-    heights, _ = blend(points, planes, kernel, objective, tqdm(disable=True))
+    heights, _ = Sweep(points, planes, objective).blend(kernel, tqdm(disable=True))
     expected = axis @ curve[20] + (points - projection.path[20]) @ projection.components @ axis
     np.testing.assert_allclose(heights, expected, rtol=1e-12)
 
@@ -142,7 +142,7 @@ def test_centre_identity(run):
             parallel_planes(run.weights, projection, np.array([t])),
         ):
             kernel = fit_kernel(planes.position, 0.06, diagonal=projection.diagonal)
-            height, _ = blend(projection.path[[t]], planes, kernel, run.objective, tqdm(disable=True))
+            height, _ = Sweep(projection.path[[t]], planes, run.objective).blend(kernel, tqdm(disable=True))
             assert height[0] == pytest.approx(run.loss[t], rel=1e-12)
 
 

@@ -26,6 +26,19 @@ def test_equals_the_model_itself_row_by_row():
     np.testing.assert_allclose(Objective(model, loss_fn)(weights), expected, rtol=1e-13)
 
 
+def test_predicts_what_the_model_would_answer():
+    model, loss_fn = build()
+    model[0].bias.requires_grad_(False)
+    objective = Objective(model, loss_fn)
+    weights = np.random.default_rng(1).normal(size=27)
+    x = torch.linspace(0, 1, 12, dtype=torch.float64).reshape(4, 3)
+    answer = objective.predict(weights, x)
+    other = copy.deepcopy(model)
+    trainable = [p for p in other.parameters() if p.requires_grad]
+    torch.nn.utils.vector_to_parameters(torch.tensor(weights), trainable)
+    torch.testing.assert_close(answer, other(x).detach(), rtol=1e-13, atol=0)
+
+
 @pytest.mark.parametrize("chunk_size", [1, 7, 23, 1000])
 def test_does_not_depend_on_the_chunk(chunk_size):
     model, loss_fn = build()

@@ -8,6 +8,7 @@ import torch
 
 import loss_viz as lv
 from loss_viz.tasks import build_task
+from loss_viz.training import descend, prepare_training
 
 LEVELS = {"x^2": 0.09249, "x^3": 0.02424, "sin(3x)": 0.17118}
 
@@ -164,6 +165,37 @@ def test_an_interrupted_run_is_kept():
         run = lv.train("x", steps=50, optimizer=Interrupting, progress=False)
     assert run.step[-1] == 10
     assert np.array_equal(run.weights[-1], weights_of(run.model))
+
+
+def test_the_listener_hears_every_step_and_can_end_the_run():
+    heard = []
+
+    def listen(step, loss):
+        heard.append((step, loss))
+        if step == 7:
+            raise KeyboardInterrupt
+
+    run = descend(prepare_training("x", steps=50), on_step=listen)
+    assert heard == list(zip(run.step.tolist(), run.loss.tolist(), strict=True))
+    assert run.note == "Training was interrupted; the run is kept up to step 7 of 50."
+    whole = lv.train("x", steps=50, progress=False)
+    assert np.array_equal(run.weights, whole.weights[:8])
+
+    def fail(step, loss):
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        descend(prepare_training("x", steps=50), on_step=fail)
+
+
+def test_a_run_predicts_with_the_weights_of_a_row(post_runs):
+    run = post_runs["x^3"]
+    for row in (0, 500, 2000):
+        answer = run.predict(row)
+        assert np.mean((answer - run.task.y.numpy().ravel()) ** 2) == pytest.approx(run.loss[row], rel=1e-5)
+    foreign = lv.Run(run.weights, run.loss, run.step, run.objective)
+    with pytest.raises(ValueError, match="`predict` needs a run of a built-in task"):
+        foreign.predict(0)
 
 
 @pytest.mark.parametrize(

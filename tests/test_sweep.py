@@ -1,0 +1,105 @@
+"""Losses that are kept from one blend to the next change its cost, and not one number."""
+
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from loss_viz.kernels import fit_kernel
+from loss_viz.landscapes import blend_path, blend_surface
+from loss_viz.projection import fit_projection
+from loss_viz.surveys import survey
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAfter(tqdm):
+    """A bar that ends the work once so many losses are done."""
+
+    def __init__(self, n_allowed):
+        super().__init__(disable=True)
+        self.n_allowed = n_allowed
+
+    def update(self, n=1):
+        self.n_allowed -= n
+        if self.n_allowed < 0:
+            raise Stop
+
+
+@pytest.fixture
+def around(run):
+    return survey(run, fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
+
+
+@pytest.fixture
+def silent():
+    return tqdm(disable=True)
+
+
+def count_evaluations(objective, monkeypatch):
+    counts = []
+    evaluate = objective._evaluate
+    monkeypatch.setattr(objective, "_evaluate", lambda chunk: counts.append(len(chunk)) or evaluate(chunk))
+    return counts
+
+
+def test_a_second_kernel_evaluates_only_what_the_first_left_out(run, around, silent, monkeypatch):
+    counts = count_evaluations(run.objective, monkeypatch)
+    blend_surface(around, 0.05, silent)
+    first = sum(counts)
+    counts.clear()
+    blend_surface(around, 0.05, silent)
+    assert not counts
+    blend_surface(around, 0.06, silent)
+    assert 0 < sum(counts) < first / 4
+
+
+def test_what_was_kept_changes_no_number(run, around, silent):
+    for sigma in ("auto", 0.2, 0.003, 0.06):
+        blend_surface(around, sigma, silent)
+    fresh = survey(run, fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
+    for sigma in ("auto", 0.06):
+        kept, new = (blend_path(a, blend_surface(a, sigma, silent), sigma, silent) for a in (around, fresh))
+        np.testing.assert_allclose(kept.loss, new.loss, rtol=1e-12)
+        np.testing.assert_allclose(kept.path_height, new.path_height, rtol=1e-12)
+        assert kept.n_evaluations == new.n_evaluations
+
+
+def test_the_preview_is_a_choice_of_the_grid_and_its_losses_serve_it(run, around, silent, monkeypatch):
+    preview = blend_surface(around, "auto", silent, preview=True)
+    assert preview.loss.shape == (9, 21)
+    counts = count_evaluations(run.objective, monkeypatch)
+    whole = blend_surface(around, "auto", silent)
+    i, j = np.searchsorted(whole.y, preview.y), np.searchsorted(whole.x, preview.x)
+    assert {0, 22} <= set(j.tolist())
+    assert np.array_equal(whole.x[j], preview.x)
+    assert np.array_equal(whole.y[i], preview.y)
+    np.testing.assert_allclose(preview.loss, whole.loss[np.ix_(i, j)], rtol=0.01)
+    assert np.array_equal(preview.support, whole.support[np.ix_(i, j)])
+    assert sum(counts) < preview.n_evaluations / 3
+
+
+@pytest.mark.parametrize("n_allowed", [0, 700, 2000, 5000])
+def test_work_that_is_stopped_keeps_what_it_has(run, around, silent, monkeypatch, n_allowed):
+    monkeypatch.setattr(run.objective, "chunk_size", 50)
+    whole = survey(run, fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
+    expected = blend_surface(whole, 0.06, silent)
+    with pytest.raises(Stop):
+        blend_surface(around, 0.06, StopAfter(n_allowed))
+    n_kept = len(around.grid)
+    assert n_kept >= n_allowed - 61 * 25
+    assert n_kept < len(whole.grid)
+    counts = count_evaluations(run.objective, monkeypatch)
+    heights = blend_surface(around, 0.06, silent).loss
+    np.testing.assert_allclose(heights, expected.loss, rtol=1e-12)
+    assert sum(counts) - 61 * 25 <= len(whole.grid) - n_kept
+
+
+def test_every_kept_loss_is_the_loss_of_its_pair(run, around, silent):
+    for sigma in (0.01, 0.1, 0.03):
+        around.grid.blend(fit_kernel(around.planes.position, sigma, diagonal=around.projection.diagonal), silent)
+    keys, losses = around.grid._keys, around.grid._losses
+    assert (np.diff(keys) > 0).all()
+    i, j = np.divmod(keys, len(around.planes))
+    np.testing.assert_allclose(losses, run.objective(around.planes.lift(j, around.grid.points[i])), rtol=1e-12)
