@@ -3,10 +3,11 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from .drawing import INK, ball_traces, fit_scale
+from .drawing import INK, ball_traces
 from .figures import surface_figure
 from .landscapes import Landscape
 from .planes import choose_anchors
+from .scales import fit_scale
 
 BALL = [2, 3]  # the stem and the ball among the traces of `surface_figure`
 
@@ -41,7 +42,7 @@ def animate(
     """
     if n_frames < 2:
         raise ValueError(f"`n_frames` must be at least 2, got {n_frames}. Use 80.")
-    scale = fit_scale([landscape], log=log)
+    scale = fit_scale([landscape.loss, landscape.path_loss], log=log)
     rows = choose_anchors(landscape.run.weights, n_frames)
     steps = landscape.run.step[rows]
     figure = surface_figure(landscape, step=int(steps[0]), log=log, height=height)

@@ -1,7 +1,5 @@
 """Where to put the ink: scales, colours and the traces from which figures are made."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -11,7 +9,9 @@ from jaxtyping import Float, Int
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 from .diagnostics import fidelity
-from .landscapes import Landscape
+from .landscapes import Landscape, Surface
+from .projection import Projection
+from .scales import BALL_RADIUS, LINE_LIFT, Scale
 from .trajectory import Run
 
 COLORSCALE = "Viridis"
@@ -26,86 +26,25 @@ FONT = {"family": "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif", "size
 PALEST = 0.65
 FADE_ROOT = 16
 
-# In shares of the loss axis: the line lies on the surface instead of half inside it, the ball rests on its point.
-LINE_LIFT = 0.006
-BALL_RADIUS = 0.03
 BOX = {"x": 1.15, "y": 1.15, "z": 0.75}
 LIGHT = {"ambient": 0.8, "diffuse": 0.45, "specular": 0.08, "roughness": 0.9, "fresnel": 0.05}
 
+SURFACE_HOVER = "PC1 %{x:.3g}, PC2 %{y:.3g}<br>surface %{z:.4g}<extra></extra>"
 PATH_HOVER = (
     "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<br>surface %{customdata[2]:.4g}"
     "<br>PC1 %{x:.3g}, PC2 %{y:.3g}, off the plane by %{customdata[3]:.3g}<extra></extra>"
 )
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The loss axis: its ends in drawn units, which are log10 of the loss where it is logarithmic."""
-
-    low: float
-    high: float
-    log: bool
-
-    def draw(self, loss: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-        """Drawn units of a loss."""
-        return np.log10(loss) if self.log else loss
-
-    def lift(
-        self, loss: Float[np.ndarray, "*shape"], share: float | Float[np.ndarray, "*shape"]
-    ) -> Float[np.ndarray, "*shape"]:
-        """The loss that stands higher on the axis by a share of its length."""
-        drawn = self.draw(loss) + share * (self.high - self.low)
-        return 10**drawn if self.log else drawn
-
-    def fraction(self, loss: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-        """Position on the axis for colours and camera, from 0 to 1; a loss that is not finite stands at its end."""
-        return np.nan_to_num((self.draw(loss) - self.low) / (self.high - self.low)).clip(0, 1)
-
-    def axis(self) -> dict[str, Any]:
-        """Plotly's words for the axis, with room for the ball."""
-        room = BALL_RADIUS * (self.high - self.low)
-        axis = {"title": {"text": "loss"}, "range": [self.low - room, self.high + 2 * room]}
-        return axis | (log_axis(self.high - self.low) if self.log else {})
-
-    def colorbar(self) -> dict[str, Any]:
-        """Plotly's words for the colour bar, ticked in losses."""
-        bar = {"title": {"text": "loss"}, "thickness": 12, "len": 0.7, "outlinewidth": 0}
-        if not self.log:
-            return bar
-        every = log_axis(self.high - self.low).get("dtick", 1)
-        ticks = np.arange(np.ceil(self.low), np.floor(self.high) + 1, every).tolist()
-        if len(ticks) > 1:
-            return bar | {"tickvals": ticks, "ticktext": [f"10<sup>{tick:.0f}</sup>" for tick in ticks]}
-        ticks = np.linspace(self.low, self.high, 5).tolist()
-        return bar | {"tickvals": ticks, "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
-
-
-def log_axis(decades: float) -> dict[str, Any]:
-    """Plotly's words for a logarithmic axis: ticks at powers of ten, at most about eight, where there are two."""
-    axis: dict[str, Any] = {"type": "log", "exponentformat": "power"}
-    return axis | ({"dtick": int(np.ceil(decades / 8))} if decades >= 2 else {})
-
-
-def fit_scale(landscapes: Sequence[Landscape], *, log: bool) -> Scale:
-    """The loss axis on which all of `landscapes` and their runs fit; losses that are not finite are left out."""
-    losses = np.concatenate([np.append(land.loss.ravel(), land.path_loss) for land in landscapes])
-    losses = losses[np.isfinite(losses)]
-    if log:
-        require_positive(losses.min())
-    low, high = (float(np.log10(end) if log else end) for end in (losses.min(), losses.max()))
-    return Scale(low, high if high > low else low + 1.0, log)
-
-
-def require_positive(loss: float) -> None:
-    """Refuse a logarithmic axis for a loss that has no logarithm.
-
-    Raises:
-        ValueError: the loss is zero or below.
-    """
-    if loss <= 0:
-        raise ValueError(
-            f"A logarithmic axis needs losses above 0, the smallest is {loss:.4g}. Pass log=False for a linear one."
-        )
+SURFACE = {"name": "surface", "lighting": LIGHT, "hovertemplate": SURFACE_HOVER}
+PATH = {"name": "trajectory", "mode": "lines", "line": {"color": PATH_COLOR, "width": 7}, "hovertemplate": PATH_HOVER}
+STEM = {"name": "error", "mode": "lines", "line": {"color": INK, "width": 4}, "hoverinfo": "skip"}
+BALL = {
+    "name": "ball",
+    "alphahull": 0,
+    "color": BALL_COLOR,
+    "lighting": {"ambient": 0.65, "diffuse": 0.6, "specular": 0.3, "roughness": 0.4},
+}
 
 
 def find_row(run: Run, step: int | None) -> int:
@@ -125,69 +64,72 @@ def find_row(run: Run, step: int | None) -> int:
 def surface_trace(landscape: Landscape, scale: Scale) -> go.Mesh3d:
     """The surface, coloured by loss and paler where it extrapolates.
 
-    A mesh, because `go.Surface` has one colour value a vertex and cannot fade by a second one. Cells with a corner
-    whose loss is not finite are left open.
+    A mesh, because `go.Surface` has one colour value a vertex and cannot fade by a second one.
     """
-    x, y = np.meshgrid(landscape.x, landscape.y)
-    triangles = _triangulate(*landscape.loss.shape)
-    triangles = triangles[np.isfinite(landscape.loss.ravel()[triangles]).all(axis=1)]
-    rgb = _lookup_colors()[np.rint(255 * scale.fraction(landscape.loss)).astype(int)]
-    pale = paleness(landscape)[..., None]
-    rgb = np.rint(rgb * (1 - pale) + 255 * pale).astype(int).reshape(-1, 3)
-    return go.Mesh3d(
-        name="surface",
-        x=x.ravel(),
-        y=y.ravel(),
-        z=landscape.loss.ravel(),
-        i=triangles[:, 0],
-        j=triangles[:, 1],
-        k=triangles[:, 2],
-        vertexcolor=[f"#{r:02x}{g:02x}{b:02x}" for r, g, b in rgb.tolist()],
-        lighting=LIGHT,
-        hovertemplate="PC1 %{x:.3g}, PC2 %{y:.3g}<br>surface %{z:.4g}<extra></extra>",
-    )
+    arrays = surface_arrays(landscape, scale)
+    rgba = arrays.pop("rgba") / 255
+    on_white = np.rint(255 * (rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:])).astype(int)
+    return go.Mesh3d(SURFACE, **arrays, vertexcolor=[f"#{r:02x}{g:02x}{b:02x}" for r, g, b in on_white.tolist()])
+
+
+def surface_arrays(surface: Surface | Landscape, scale: Scale) -> dict[str, np.ndarray]:
+    """Vertices, triangles and colours of the mesh.
+
+    The fourth colour value tells how much of the colour is left over the paper, from 255 on the path to pale far
+    from it. Cells with a corner whose loss is not finite are left open.
+    """
+    x, y = np.meshgrid(surface.x, surface.y)
+    triangles = _triangulate(*surface.loss.shape)
+    triangles = triangles[np.isfinite(surface.loss.ravel()[triangles]).all(axis=1)]
+    rgb = _lookup_colors()[np.rint(255 * scale.fraction(surface.loss)).astype(int)]
+    rgba = np.concatenate([rgb, 255 * (1 - paleness(surface)[..., None])], axis=-1)
+    corners = {axis: triangles[:, i] for i, axis in enumerate("ijk")}
+    rgba = np.rint(rgba).astype(np.uint8).reshape(-1, 4)
+    return {"x": x.ravel(), "y": y.ravel(), "z": surface.loss.ravel(), **corners, "rgba": rgba}
 
 
 def path_trace(landscape: Landscape, scale: Scale) -> go.Scatter3d:
     """The run at its true losses, raised by `LINE_LIFT` of the axis; the hover shows the true ones."""
-    return go.Scatter3d(
-        name="trajectory",
-        x=landscape.path[:, 0],
-        y=landscape.path[:, 1],
-        z=scale.lift(landscape.path_loss, LINE_LIFT),
-        mode="lines",
-        line={"color": PATH_COLOR, "width": 7},
-        customdata=path_details(landscape),
-        hovertemplate=PATH_HOVER,
-    )
+    return go.Scatter3d(PATH, **path_arrays(landscape.run, landscape.projection, landscape.path_height, scale))
+
+
+def path_arrays(
+    run: Run, projection: Projection, height: Float[np.ndarray, " n_steps"], scale: Scale
+) -> dict[str, np.ndarray]:
+    """The line of the run over the plane, and what its hover tells."""
+    details = np.column_stack([run.step, run.loss, height, projection.off_plane])
+    x, y = projection.path.T
+    return {"x": x, "y": y, "z": scale.lift(run.loss, LINE_LIFT), "customdata": details}
 
 
 def ball_traces(landscape: Landscape, scale: Scale, row: int) -> list[go.Scatter3d | go.Mesh3d]:
     """The stem from the true loss at `row` to the surface, and the ball that rests on the true loss."""
     x, y = landscape.path[row]
     true, height = landscape.path_loss[row], landscape.path_height[row]
+    hover = (
+        f"step {landscape.run.step[row]}<br>true loss {true:.4g}<br>surface {height:.4g}"
+        f"<br>PC1 {x:.3g}, PC2 {y:.3g}, off the plane by {landscape.off_plane[row]:.3g}<extra></extra>"
+    )
+    extent = np.array([np.ptp(landscape.x), np.ptp(landscape.y)])
+    return [
+        go.Scatter3d(STEM, **stem_arrays(landscape.path[row], true, height)),
+        go.Mesh3d(BALL, **ball_arrays(landscape.path[row], true, extent, scale), hovertemplate=hover),
+    ]
+
+
+def stem_arrays(point: Float[np.ndarray, " 2"], true: float, height: float) -> dict[str, np.ndarray]:
+    """From the true loss over a point of the picture to the surface there: the error, seen."""
+    return {"x": point[[0, 0]], "y": point[[1, 1]], "z": np.array([true, height])}
+
+
+def ball_arrays(
+    point: Float[np.ndarray, " 2"], true: float, extent: Float[np.ndarray, " 2"], scale: Scale
+) -> dict[str, np.ndarray]:
+    """A sphere that rests on the true loss over a point of a picture that is `extent` wide and deep."""
     sphere = _build_sphere()
-    stem = go.Scatter3d(
-        name="error",
-        x=[x, x],
-        y=[y, y],
-        z=[true, height],
-        mode="lines",
-        line={"color": INK, "width": 4},
-        hoverinfo="skip",
-    )
-    ball = go.Mesh3d(
-        name="ball",
-        x=x + BALL_RADIUS * BOX["z"] / BOX["x"] * np.ptp(landscape.x) * sphere[:, 0],
-        y=y + BALL_RADIUS * BOX["z"] / BOX["y"] * np.ptp(landscape.y) * sphere[:, 1],
-        z=scale.lift(np.full(len(sphere), true), BALL_RADIUS * (1 + sphere[:, 2])),
-        alphahull=0,
-        color=BALL_COLOR,
-        lighting={"ambient": 0.65, "diffuse": 0.6, "specular": 0.3, "roughness": 0.4},
-        hovertemplate=f"step {landscape.run.step[row]}<br>true loss {true:.4g}<br>surface {height:.4g}"
-        f"<br>PC1 {x:.3g}, PC2 {y:.3g}, off the plane by {landscape.off_plane[row]:.3g}<extra></extra>",
-    )
-    return [stem, ball]
+    radius = BALL_RADIUS * BOX["z"] * extent / [BOX["x"], BOX["y"]]
+    x, y = (point + radius * sphere[:, :2]).T
+    return {"x": x, "y": y, "z": scale.lift(np.full(len(sphere), true), BALL_RADIUS * (1 + sphere[:, 2]))}
 
 
 def colorbar_trace(scale: Scale) -> go.Scatter3d:
@@ -197,17 +139,12 @@ def colorbar_trace(scale: Scale) -> go.Scatter3d:
     return go.Scatter3d(name="loss", x=[None], y=[None], z=[None], mode="markers", marker=marker, hoverinfo="skip")
 
 
-def path_details(landscape: Landscape) -> Float[np.ndarray, "n_steps 4"]:
-    """Step, true loss, height of the surface and distance off the plane, for the hover."""
-    return np.column_stack([landscape.run.step, landscape.path_loss, landscape.path_height, landscape.off_plane])
+def paleness(surface: Surface | Landscape) -> Float[np.ndarray, "n_y n_x"]:
+    """How far each point is painted towards the paper, from 0 on the path to `PALEST` far from it."""
+    return PALEST * (1 - surface.support ** (1 / FADE_ROOT))
 
 
-def paleness(landscape: Landscape) -> Float[np.ndarray, "n_y n_x"]:
-    """How far each point is painted towards white, from 0 on the path to `PALEST` far from it."""
-    return PALEST * (1 - landscape.support ** (1 / FADE_ROOT))
-
-
-def camera(landscape: Landscape, scale: Scale, *, distance: float) -> dict[str, Any]:
+def camera(landscape: Surface | Landscape, scale: Scale, *, distance: float) -> dict[str, Any]:
     """The corner of the box from which the surface rises away from the eye, so that its walls hide nothing."""
     heights = scale.fraction(landscape.loss)
     along_x = (heights * np.linspace(-1, 1, len(landscape.x))).sum()

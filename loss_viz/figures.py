@@ -16,18 +16,16 @@ from .drawing import (
     caption,
     colorbar_trace,
     find_row,
-    fit_scale,
     layout,
-    log_axis,
     paleness,
-    path_details,
+    path_arrays,
     path_trace,
     pc_title,
     pick_colors,
-    require_positive,
     surface_trace,
 )
 from .landscapes import Landscape
+from .scales import fit_scale, log_axis, require_positive
 from .trajectory import Run
 
 PLAIN_AXIS = {
@@ -71,7 +69,7 @@ def surface_figure(*landscapes: Landscape, step: int | None = None, log: bool = 
     """
     if not landscapes:
         raise ValueError("`surface_figure` needs at least one landscape. Pass what `loss_viz.landscape` returns.")
-    scale = fit_scale(landscapes, log=log)
+    scale = fit_scale([loss for land in landscapes for loss in (land.loss, land.path_loss)], log=log)
     n = len(landscapes)
     figure = make_subplots(cols=n, specs=[[{"type": "scene"}] * n], horizontal_spacing=0.01)
     for column, land in enumerate(landscapes, start=1):
@@ -127,10 +125,10 @@ def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         >>> [trace.name for trace in figure.data]
         ['surface', 'extrapolated', 'trajectory', 'ball']
     """
-    scale = fit_scale([landscape], log=log)
+    scale = fit_scale([landscape.loss, landscape.path_loss], log=log)
     row = find_row(landscape.run, step)
     x, y = landscape.path.T
-    details = path_details(landscape)
+    details = path_arrays(landscape.run, landscape.projection, landscape.path_height, scale)["customdata"]
     grid = {"x": landscape.x, "y": landscape.y}
     figure = go.Figure()
     figure.add_contour(

@@ -8,7 +8,8 @@ import pytest
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 import loss_viz as lv
-from loss_viz.drawing import LINE_LIFT, PALEST, fit_scale
+from loss_viz.drawing import PALEST
+from loss_viz.scales import LINE_LIFT, fit_scale
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_colours_are_viridis_by_loss_and_paler_without_support(land):
     pale = PALEST * (1 - land.support.ravel() ** (1 / 16))
     assert pale.max() > 0.6
     assert pale.min() < 0.1
-    scale = fit_scale([land], log=False)
+    scale = fit_scale([land.loss, land.path_loss], log=False)
     shares = (land.loss.ravel() - scale.low) / (scale.high - scale.low)
     viridis = np.array([unlabel_rgb(color) for color in sample_colorscale("Viridis", shares.tolist())])
     np.testing.assert_allclose(rgb, viridis * (1 - pale[:, None]) + 255 * pale[:, None], atol=2)
@@ -62,7 +63,7 @@ def test_colours_are_viridis_by_loss_and_paler_without_support(land):
 @pytest.mark.parametrize("log", [False, True])
 def test_path_and_ball_stand_at_true_losses(land, log):
     figure = lv.surface_figure(land, step=13, log=log)
-    scale = fit_scale([land], log=log)
+    scale = fit_scale([land.loss, land.path_loss], log=log)
     units = np.log10 if log else np.asarray
     length = scale.high - scale.low
     path = trace(figure, "trajectory")
@@ -129,7 +130,7 @@ def test_logarithmic_axes_are_ticked_whatever_their_span(run):
     narrow = lv.landscape(run, resolution=3, plane="final", progress=False)
     for low, high in ((0.2, 0.5), (1e-4, 3.0), (1e-6, 1e30)):
         loss = np.linspace(low, high, 9).reshape(3, 3)
-        scale = fit_scale([replace_loss(narrow, loss)], log=True)
+        scale = fit_scale([replace_loss(narrow, loss).loss], log=True)
         bar = scale.colorbar()
         assert 2 <= len(bar["tickvals"]) == len(bar["ticktext"])
         assert scale.low <= bar["tickvals"][0] < bar["tickvals"][-1] <= scale.high
@@ -190,7 +191,7 @@ def test_figures_are_plain_and_round_trip(land):
         (lambda land: lv.animate(land, n_frames=1), "`n_frames` must be at least 2, got 1", "Use 80"),
         (
             lambda land: lv.surface_figure(replace_loss(land, land.loss - 1), log=True),
-            "A logarithmic axis needs losses above 0, the smallest is -",
+            "`log`=True needs losses above 0, the smallest is -",
             "Pass log=False",
         ),
     ],

@@ -28,9 +28,10 @@ MAY_IMPORT = {
     "surveys": {"blend", "kernels", "planes", "projection", "trajectory"},
     "landscapes": {"blend", "kernels", "planes", "projection", "surveys", "trajectory"},
     "diagnostics": {"landscapes"},
-    "drawing": {"diagnostics", "landscapes", "trajectory"},
-    "figures": {"drawing", "landscapes", "trajectory"},
-    "animation": {"drawing", "figures", "landscapes", "planes"},
+    "scales": set(),
+    "drawing": {"diagnostics", "landscapes", "projection", "scales", "trajectory"},
+    "figures": {"drawing", "landscapes", "scales", "trajectory"},
+    "animation": {"drawing", "figures", "landscapes", "planes", "scales"},
 }
 DRAWING_ROOMS = {"drawing", "figures", "animation"}
 DRAWING_LIBRARIES = {"plotly", "ipywidgets", "anywidget"}
