@@ -6,6 +6,7 @@
     land = lv.landscape(run)         # the loss around it, from local planes along it
     lv.fidelity(land)                # how far the picture is from the run
     lv.surface_figure(land)          # the surface, the trajectory and the ball
+    lv.Explorer("x^3")               # all of it in a panel: slide, and see
 
 Names are imported when they are first used, so that `import loss_viz` is instant and drawing libraries are loaded
 only by those who draw.
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .animation import animate as animate
     from .diagnostics import Fidelity as Fidelity
     from .diagnostics import fidelity as fidelity
+    from .explorer import Explorer as Explorer
     from .figures import contour_figure as contour_figure
     from .figures import loss_curve_figure as loss_curve_figure
     from .figures import surface_figure as surface_figure
@@ -46,6 +48,7 @@ _ROOMS = {
     "contour_figure": "figures",
     "loss_curve_figure": "figures",
     "animate": "animation",
+    "Explorer": "explorer",
 }
 
 __all__ = list(_ROOMS)

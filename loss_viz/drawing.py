@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from plotly.colors import sample_colorscale, unlabel_rgb
+from scipy.spatial import ConvexHull
 
 from .diagnostics import fidelity
 from .landscapes import Landscape, Surface
@@ -41,7 +42,6 @@ PATH = {"name": "trajectory", "mode": "lines", "line": {"color": PATH_COLOR, "wi
 STEM = {"name": "error", "mode": "lines", "line": {"color": INK, "width": 4}, "hoverinfo": "skip"}
 BALL = {
     "name": "ball",
-    "alphahull": 0,
     "color": BALL_COLOR,
     "lighting": {"ambient": 0.65, "diffuse": 0.6, "specular": 0.3, "roughness": 0.4},
 }
@@ -83,9 +83,8 @@ def surface_arrays(surface: Surface | Landscape, scale: Scale) -> dict[str, np.n
     triangles = triangles[np.isfinite(surface.loss.ravel()[triangles]).all(axis=1)]
     rgb = _lookup_colors()[np.rint(255 * scale.fraction(surface.loss)).astype(int)]
     rgba = np.concatenate([rgb, 255 * (1 - paleness(surface)[..., None])], axis=-1)
-    corners = {axis: triangles[:, i] for i, axis in enumerate("ijk")}
     rgba = np.rint(rgba).astype(np.uint8).reshape(-1, 4)
-    return {"x": x.ravel(), "y": y.ravel(), "z": surface.loss.ravel(), **corners, "rgba": rgba}
+    return {"x": x.ravel(), "y": y.ravel(), "z": surface.loss.ravel(), **_corners(triangles), "rgba": rgba}
 
 
 def path_trace(landscape: Landscape, scale: Scale) -> go.Scatter3d:
@@ -126,10 +125,11 @@ def ball_arrays(
     point: Float[np.ndarray, " 2"], true: float, extent: Float[np.ndarray, " 2"], scale: Scale
 ) -> dict[str, np.ndarray]:
     """A sphere that rests on the true loss over a point of a picture that is `extent` wide and deep."""
-    sphere = _build_sphere()
+    sphere, triangles = _build_sphere()
     radius = BALL_RADIUS * BOX["z"] * extent / [BOX["x"], BOX["y"]]
     x, y = (point + radius * sphere[:, :2]).T
-    return {"x": x, "y": y, "z": scale.lift(np.full(len(sphere), true), BALL_RADIUS * (1 + sphere[:, 2]))}
+    z = scale.lift(np.full(len(sphere), true), BALL_RADIUS * (1 + sphere[:, 2]))
+    return {"x": x, "y": y, "z": z, **_corners(triangles)}
 
 
 def colorbar_trace(scale: Scale) -> go.Scatter3d:
@@ -204,9 +204,14 @@ def _triangulate(n_rows: int, n_columns: int) -> Int[np.ndarray, "n_triangles 3"
     return np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
 
 
+def _corners(triangles: Int[np.ndarray, "n_triangles 3"]) -> dict[str, np.ndarray]:
+    return {axis: triangles[:, i] for i, axis in enumerate("ijk")}
+
+
 @cache
-def _build_sphere() -> Float[np.ndarray, "n 3"]:
-    """Points of a unit sphere, poles first and last."""
+def _build_sphere() -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "n_triangles 3"]]:
+    """Points of a unit sphere, and the triangles of its hull."""
     polar, around = np.meshgrid(np.linspace(0, np.pi, 11)[1:-1], np.linspace(0, 2 * np.pi, 18, endpoint=False))
     ring = np.stack([np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar)], axis=-1)
-    return np.concatenate([[[0.0, 0.0, -1.0]], ring.reshape(-1, 3), [[0.0, 0.0, 1.0]]])
+    points = np.concatenate([[[0.0, 0.0, -1.0]], ring.reshape(-1, 3), [[0.0, 0.0, 1.0]]])
+    return points, ConvexHull(points).simplices

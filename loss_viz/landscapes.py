@@ -14,7 +14,7 @@ from .projection import Projection, fit_projection
 from .surveys import Survey, survey
 from .trajectory import Run
 
-PREVIEW_SIZE = 21  # points along each axis of a preview
+PREVIEW_SIZE = 17  # points along each axis of a preview
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,7 +68,7 @@ def test_what_was_kept_changes_no_number(run, around, silent):
 
 def test_the_preview_is_a_choice_of_the_grid_and_its_losses_serve_it(run, around, silent, monkeypatch):
     preview = blend_surface(around, "auto", silent, preview=True)
-    assert preview.loss.shape == (9, 21)
+    assert preview.loss.shape == (9, 17)
     counts = count_evaluations(run.objective, monkeypatch)
     whole = blend_surface(around, "auto", silent)
     i, j = np.searchsorted(whole.y, preview.y), np.searchsorted(whole.x, preview.x)

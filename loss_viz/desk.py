@@ -1,0 +1,228 @@
+"""The panel's furniture: controls in groups, the picture beside them, and the places where words appear."""
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+
+from .controls import FORMULAS, OWN, POST_SIGMA, build_controls
+from .picture import Picture
+from .settings import TRAINING, VIEW
+
+FIELDS = ("width", "depth", "activation", "optimizer", "lr", "steps", "seed")
+PLAIN = ("target", *FIELDS, "plane", "k", "resolution", "loss_axis", "step")  # the control's value is the setting's
+
+
+class Notice(widgets.HTML):
+    """A line of words that takes no room while it is empty."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(layout={"display": "none"})
+        self.add_class(f"lossviz-{kind}")
+
+    def say(self, text: str) -> None:
+        """Show a text, or nothing."""
+        self.value = f"<div>{escape(text)}</div>" if text else ""
+        self.layout.display = None if text else "none"
+
+
+class Desk:
+    """All widgets of a panel. It knows no settings: it tells what was moved, and shows what it is told.
+
+    Args:
+        picture: the views.
+        trains: whether there is something to train, or only a run to be looked at.
+        on_change: called with the name of a setting, or "preset", and the value that was chosen.
+        on_press: called with the name of the button: "train", "stop" or "code".
+
+    Attributes:
+        controls: the controls by name.
+        box: what is displayed.
+    """
+
+    def __init__(
+        self,
+        picture: Picture,
+        *,
+        trains: bool,
+        on_change: Callable[[str, Any], object],
+        on_press: Callable[[str], object],
+    ) -> None:
+        self.picture = picture
+        self.controls = build_controls()
+        self._on_change = on_change
+        self._lock = threading.RLock()  # handlers run in the kernel's threads, and words come from the worker's
+        self._writing = False
+        self._sigma_place = math.log10(POST_SIGMA)
+        self._errors = {name: Notice("error") for name in TRAINING + VIEW}
+        self._note = Notice("note")
+        self._figures, self._status = widgets.HTML("<dl></dl>"), widgets.HTML()
+        self._progress = widgets.FloatProgress(min=0.0, max=1.0)
+        self._code = widgets.Textarea(layout={"display": "none", "width": "auto", "height": "110px"})
+        named = {"figures": self._figures, "status": self._status, "progress": self._progress, "code": self._code}
+        for name, widget in named.items():
+            widget.add_class(f"lossviz-{name}")
+        self.box = _box(widgets.VBox, "desk", self._arrange(trains=trains), self._status, self._code)
+        self._listen(on_press)
+
+    def write(self, name: str, value: Any) -> None:
+        """Let a control show the value of its setting, and take back what was said against it."""
+        with self._quietly():
+            self._write(name, value)
+            self.complain(name, "")
+
+    def name_preset(self, name: str) -> None:
+        """Show which preset the settings of the network are, or that they are none."""
+        with self._quietly():
+            self.controls["preset"].value = name
+
+    def set_steps(self, first: int, last: int) -> None:
+        """The steps between which the ball can roll, and a stride that takes it through in a quarter of a minute."""
+        with self._quietly():
+            for control in (self.controls["step"], self.controls["play"]):
+                control.max = max(control.min, last)
+                control.min, control.max = first, last
+            self.controls["play"].step = max(1, (last - first) // 100)
+
+    def complain(self, name: str, text: str) -> None:
+        """Say beside a control what is wrong with it; an empty text takes it back."""
+        self._errors[name].say(text)
+        mark = self.controls[name].add_class if text else self.controls[name].remove_class
+        mark("lossviz-wrong")
+
+    def say(self, text: str, *, bad: bool = False, details: str = "") -> None:
+        """Show a line of words at the foot of the panel, with details to be opened."""
+        more = f"<details><summary>details</summary><pre>{escape(details)}</pre></details>" if details else ""
+        self._status.value = f"<div class='{'lossviz-bad' if bad else 'lossviz-good'}'>{escape(text)}{more}</div>"
+
+    def show_work(self, share: float | None) -> None:
+        """Show how much is done, from 0 to 1; None when nothing is under way."""
+        self._progress.value = share or 0.0
+        self._progress.layout.visibility = "hidden" if share is None else "visible"
+        self.controls["stop"].disabled = share is None
+
+    def show_figures(self, html: str) -> None:
+        """Show the line of figures."""
+        self._figures.value = html
+
+    def show_code(self, text: str) -> None:
+        """Show lines of Python, put them on the clipboard, or put them away again."""
+        hidden = self._code.layout.display == "none"
+        self._code.value = text
+        self._code.layout.display = None if hidden else "none"
+        if hidden:
+            self.picture.copy_text(text)
+
+    def explain_sigma(self, text: str) -> None:
+        """Say what the kernel's width is in units of weights."""
+        self._note.say(text)
+
+    def close(self) -> None:
+        """Remove every widget."""
+        for widget in _walk(self.box):
+            widget.close()
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Change controls without telling of it: the change comes from the settings."""
+        with self._lock:
+            before, self._writing = self._writing, True
+            try:
+                yield
+            finally:
+                self._writing = before
+
+    def _write(self, name: str, value: Any) -> None:
+        control = self.controls[name]
+        if name == "sigma":
+            self.controls["auto"].value = value == "auto"
+            if value != "auto":
+                control.min = min(control.min, math.floor(math.log10(value)))
+                control.max = max(control.max, math.ceil(math.log10(value)))
+                self._sigma_place = math.log10(value)
+                control.value = value
+            return
+        if value is None:
+            return
+        if isinstance(control, widgets.IntSlider):
+            control.min, control.max = min(control.min, value), max(control.max, value)
+        control.value = value
+        if name == "step":
+            self.controls["play"].value = value
+        if name == "target":
+            self.controls["choice"].value = value if value in FORMULAS else OWN
+
+    def _listen(self, on_press: Callable[[str], object]) -> None:
+        def tell(name: str, translate: Callable[[Any], Any] = lambda value: value) -> Callable[[Any], None]:
+            def handle(change: Any) -> None:
+                with self._lock:
+                    if not self._writing:
+                        self._on_change(name, translate(change["new"]))
+
+            return handle
+
+        for name in PLAIN:
+            self.controls[name].observe(tell(name), "value")
+        self.controls["sigma"].observe(self._hear_sigma, "value")
+        self.controls["auto"].observe(tell("sigma", lambda on: "auto" if on else self._slider_sigma), "value")
+        self.controls["post"].on_click(lambda _: self._on_change("sigma", POST_SIGMA))
+        self.controls["preset"].observe(tell("preset"), "value")
+        self.controls["choice"].observe(
+            tell("target", lambda choice: self.controls["target"].value if choice == OWN else choice), "value"
+        )
+        self.controls["play"].observe(tell("step"), "value")
+        for name in ("train", "stop", "code"):
+            self.controls[name].on_click(lambda _, name=name: on_press(name))
+
+    @property
+    def _slider_sigma(self) -> float:
+        return float(f"{self.controls['sigma'].value:.3g}")
+
+    def _hear_sigma(self, change: Any) -> None:
+        """The page moves a slider to the nearest place that it has and says so; that is no choice of the user's."""
+        decades = math.log10(change["new"])
+        with self._lock:
+            moved = abs(decades - self._sigma_place) > change["owner"].step * 0.51
+            if moved and not self._writing:
+                self._sigma_place = decades
+                self._on_change("sigma", self._slider_sigma)
+
+    def _arrange(self, *, trains: bool) -> widgets.Box:
+        c = self.controls
+
+        def group(title: str, *rows: Any, of: Iterable[str]) -> widgets.Box:
+            heading = widgets.HTML(f"<b>{title}</b>")
+            heading.add_class("lossviz-title")
+            return _box(widgets.VBox, "group", heading, *rows, *(self._errors[name] for name in of))
+
+        work = (_box(widgets.HBox, "buttons", *((c["train"],) if trains else ()), c["stop"]), self._progress)
+        fields = _box(widgets.Box, "fields", *(c[name] for name in FIELDS))
+        landscape = group(
+            "Landscape",
+            *(c["plane"], c["k"], c["sigma"]),
+            _box(widgets.HBox, "buttons", c["auto"], c["post"]),
+            *(self._note, c["resolution"], c["loss_axis"], _box(widgets.HBox, "buttons", c["code"])),
+            of=("plane", "k", "sigma", "resolution", "loss_axis"),
+        )
+        target = group("Target", c["choice"], c["target"], of=["target"])
+        network = group("Network", c["preset"], fields, *work, of=FIELDS)
+        side = (target, network, landscape) if trains else (landscape, group("Work", *work, of=[]))
+        time = _box(widgets.HBox, "time", c["play"], c["step"])
+        main = _box(widgets.VBox, "main", self._figures, self.picture, time, self._errors["step"])
+        return _box(widgets.Box, "body", _box(widgets.VBox, "side", *side), main)
+
+
+def _box(kind: type[widgets.Box], name: str, *children: Any) -> widgets.Box:
+    box = kind(children)
+    box.add_class(f"lossviz-{name}")
+    return box
+
+
+def _walk(widget: Any) -> Iterable[Any]:
+    for child in getattr(widget, "children", ()):
+        yield from _walk(child)
+    yield widget

@@ -1,0 +1,273 @@
+"""The panel: slide, and see it at once."""
+
+import re
+import traceback
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import plotly.graph_objects as go
+import traitlets
+from traitlets import TraitError
+
+from .cells import replace_previous
+from .controls import OWN
+from .desk import Desk
+from .figures import surface_figure
+from .landscapes import Landscape
+from .panes import curve_pane, fit_pane, surface_pane
+from .picture import Picture
+from .settings import TRAINING, VIEW, check_setting, write_code
+from .stages import Stages
+from .studio import Studio
+from .training import PRESETS, fill_in
+from .trajectory import Run
+
+NAMES = TRAINING + VIEW
+NUMBERS = {"k": 5, "resolution": 61, "width": 8, "depth": 1, "steps": 2000, "seed": 52}
+WORDS = {"target": "x^3", "plane": "local", "activation": "silu", "optimizer": "adam", "loss_axis": "linear"}
+CLICK_REACH = 0.08  # of the path's diagonal: a click on the surface so near to the path means the path
+
+
+class Explorer(widgets.VBox):
+    """A panel that trains, draws the landscape and follows every control at once.
+
+    Each setting is a trait: set it in code, or move its control. Work runs beside the kernel's main thread, the
+    latest setting wins, and what is on screen belongs to the settings or says that it is being updated.
+
+    Args:
+        target: a formula in x, trained on here; or a `Run` of your own, whose landscape is explored.
+        settings: any of `width`, `depth`, `activation`, `optimizer`, `lr`, `steps`, `seed` (as for `train`), `k`,
+            `sigma`, `resolution`, `plane` (as for `landscape`), `step` and `loss_axis`, `"linear"` or `"log"`.
+
+    Raises:
+        TypeError: another kind of target, or a setting that does not exist.
+        traitlets.TraitError: a setting that may not take its value.
+
+    Example:
+        >>> explorer = Explorer("x^2", steps=60, resolution=9)
+        >>> explorer.wait()
+        True
+        >>> explorer.k = 3
+        >>> explorer.wait(), explorer.landscape.k
+        (True, 3)
+        >>> explorer
+        Explorer(target='x^2', k=3, sigma='auto', resolution=9, plane='local', step=60)
+        >>> explorer.close()
+    """
+
+    k, resolution, width, depth, steps, seed = (traitlets.Int(value) for value in NUMBERS.values())
+    target, plane, activation, optimizer, loss_axis = (traitlets.Unicode(value) for value in WORDS.values())
+    lr = traitlets.Float(PRESETS["post"].lr)
+    sigma = traitlets.Union([traitlets.Float(), traitlets.Unicode()], default_value="auto")
+    step = traitlets.Int(None, allow_none=True)
+
+    def __init__(self, target: str | Run = "x^3", **settings: Any) -> None:
+        run = target if isinstance(target, Run) else None
+        if not isinstance(target, str | Run):
+            raise TypeError(
+                f"`target` must be a formula in x or a Run, got {type(target).__name__}. "
+                "For a function pass lv.Explorer(lv.train(function))."
+            )
+        takes = VIEW if run else NAMES[1:]
+        if unknown := sorted(set(settings) - set(takes)):
+            raise TypeError(f"`Explorer` has no setting {', '.join(unknown)}. It takes {', '.join(takes)}.")
+        super().__init__()
+        self._source = run
+        self._last: int | None = None  # step of the run on screen
+        self._names = takes if run else NAMES
+        if isinstance(target, str):
+            settings = {"target": target, **fill_in(target)._asdict(), **settings}
+        for name, value in settings.items():
+            setattr(self, name, value)
+        panes = {"surface": surface_pane(), "curve": curve_pane()}
+        if run is None or run.task:
+            panes["fit"] = fit_pane()
+        self.picture = Picture(**panes)
+        self.desk = Desk(self.picture, trains=run is None, on_change=self._take, on_press=self._press)
+        self._studio = Studio(self.picture, self, Stages(run), step=self.step)
+        for name in self._names:
+            self.desk.write(name, getattr(self, name))
+        self._name_preset()
+        self.children = (self.desk.box,)
+        self.add_class("lossviz")
+        self.picture.on_click(self._click)
+        self.observe(self._follow_target, "target")
+        self.observe(self._change, self._names)
+        replace_previous(self)
+        self._ask()
+
+    def __repr__(self) -> str:
+        shown = [name for name in ("target", *VIEW[:5]) if name in self._names]
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        return f"Explorer({values})" if self._source is None else f"Explorer({self._source!r}, {values})"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings as plain values; `Explorer(**explorer.settings)` draws the same picture.
+
+        For a run of your own it is `Explorer(run, **explorer.settings)`. After a training that ended early `steps` is
+        the number of steps that it took.
+        """
+        values = self._read()
+        run = None if self._source else self._studio.stages.find_run(values)
+        return values | ({"steps": max(1, int(run.step[-1]))} if run is not None and run.note else {})
+
+    @property
+    def run(self) -> Run | None:
+        """The run on screen; None before there is one."""
+        return self._studio.run
+
+    @property
+    def landscape(self) -> Landscape | None:
+        """The landscape on screen; None until one is complete."""
+        return self._studio.frame.landscape if self._studio.frame else None
+
+    @property
+    def figure(self) -> go.Figure:
+        """The surface on screen as a Plotly figure of its own.
+
+        Raises:
+            ValueError: there is none yet.
+        """
+        if self.landscape is None:
+            raise ValueError("There is no landscape to draw yet. Call explorer.wait() first.")
+        return surface_figure(self.landscape, step=self.step, log=self.loss_axis == "log")
+
+    @property
+    def code(self) -> str:
+        """The Python lines that draw this picture without the panel."""
+        return write_code(self.settings)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until what was asked for is drawn; False if it takes longer than `timeout` seconds, or cannot be."""
+        finished = self._studio.worker.wait(timeout)
+        self.picture.wait_shown()
+        return finished and not self.picture.state
+
+    def close(self) -> None:
+        """End the work and remove the panel from the page."""
+        self._studio.worker.close()
+        self.desk.close()
+        super().close()
+
+    @traitlets.validate(*NAMES)
+    def _check(self, proposal: Any) -> Any:
+        name, value = proposal["trait"].name, proposal["value"]
+        if value is None or self._source:
+            return value
+        try:
+            return check_setting(name, value)
+        except ValueError as error:
+            raise TraitError(str(error)) from None
+
+    def _read(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._names}
+
+    def _ask(self, *, anew: bool = False) -> None:
+        self.desk.say("updating")
+        self.desk.show_work(0.0)
+        self._studio.ask(self._read(), anew=anew)
+
+    def _change(self, change: Any) -> None:
+        """A setting has changed, in code or by its control."""
+        if change["name"] == "step":
+            self._studio.roll(change["new"])
+            self.desk.write("step", change["new"])
+            return
+        self.desk.write(change["name"], change["new"])
+        if change["name"] in TRAINING:
+            self._name_preset()
+        self._ask()
+
+    def _take(self, name: str, value: Any) -> None:
+        """A control was moved: its setting takes the value, or says beside the control why it may not."""
+        if name == "preset":
+            values = fill_in(self.target, value)._asdict() if value in PRESETS else {}
+            for setting, preset in values.items():
+                setattr(self, setting, preset)
+            return
+        try:
+            setattr(self, name, value)
+            self.desk.complain(name, "")
+        except TraitError as error:
+            self.desk.complain(name, str(error))
+
+    def _press(self, button: str) -> None:
+        if button == "train":
+            self._ask(anew=True)
+        elif button == "stop":
+            self._studio.stop()
+        else:
+            self.desk.show_code(self.code)
+
+    def _follow_target(self, change: Any) -> None:
+        """Steps and seed that were those of the preset for the last target become those for the new one."""
+        for preset in PRESETS:
+            old, new = fill_in(change["old"], preset), fill_in(change["new"], preset)
+            for name in ("steps", "seed"):
+                if (self.width, self.lr) == (old.width, old.lr) and getattr(self, name) == getattr(old, name):
+                    setattr(self, name, getattr(new, name))
+
+    def _name_preset(self) -> None:
+        if self._source is None:
+            now = {name: getattr(self, name) for name in ("width", "lr", "seed", "steps")}
+            matches = [name for name in PRESETS if fill_in(self.target, name)._asdict() == now]
+            self.desk.name_preset(matches[0] if matches and self._is_plain() else OWN)
+
+    def _is_plain(self) -> bool:
+        return (self.depth, self.activation, self.optimizer) == (1, "silu", "adam")
+
+    def _click(self, point: dict[str, Any]) -> None:
+        run, frame = self._studio.run, self._studio.frame
+        if run is None or frame is None or point["pane"] == "fit":
+            return
+        row = point["index"]
+        if point["trace"] in ("surface", "ball"):
+            projection = frame.projection
+            distance = np.linalg.norm(projection.path - [point["x"], point["y"]], axis=1)
+            row = int(distance.argmin())
+            if distance[row] > CLICK_REACH * projection.diagonal:
+                return
+        self.step = int(run.step[row])
+
+    def hear_progress(self, words: str, share: float) -> None:
+        """Of the work: how far it is."""
+        self.desk.say(words)
+        self.desk.show_work(share)
+
+    def hear_run(self, run: Run) -> int:
+        """Of another run: the ball stays at its step, or at the end if it was there."""
+        first, last = int(run.step[0]), int(run.step[-1])
+        self.desk.set_steps(first, last)
+        follows = self.step is None or self.step == self._last
+        self._last = last
+        step = last if self.step is None or follows else int(np.clip(self.step, first, last))
+        if step != self.step:
+            self.step = step
+        return step
+
+    def hear_figures(self, html: str) -> None:
+        """Of the figures at the ball's place."""
+        self.desk.show_figures(html)
+
+    def hear_end(self, words: str) -> None:
+        """Of a picture that is complete, or work that was stopped."""
+        self.desk.show_work(None)
+        self.desk.say(words)
+        if self.landscape is not None:
+            widths = self.landscape.sigma_absolute
+            narrow, wide = f"{widths.min():.2g}", f"{widths.max():.2g}"
+            self.desk.explain_sigma(f"= {narrow if narrow == wide else f'{narrow} to {wide}'} in units of weights")
+
+    def hear_error(self, error: Exception) -> None:
+        """Of what cannot be drawn: said beside the control whose name the error gives, and the last picture stays."""
+        self.desk.show_work(None)
+        named = re.search(r"`(\w+)`", str(error))
+        name = {"log": "loss_axis"}.get(named[1], named[1]) if named else ""
+        if isinstance(error, ValueError) and name in self._names:
+            self.desk.complain(name, str(error))
+            self.desk.say(f"{name} cannot be so: see beside it. The picture is that of the settings before.", bad=True)
+        else:
+            details = "".join(traceback.format_exception(error))
+            self.desk.say(f"{type(error).__name__}: {error}", bad=True, details=details)

@@ -1,0 +1,210 @@
+// The view of `Picture`: Plotly figures side by side. Arrays come as binary buffers, one part for each trace, and only
+// the newest state is drawn. Nothing is computed here but what belongs to the page: its theme, its width, its pointer.
+const Plotly = module.exports;
+
+const ARRAYS = { float32: Float32Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
+const THEMES = {
+  light: { ink: "#22303c", grid: "#dfe5ea" },
+  dark: { ink: "#d7dfe6", grid: "#46525c" },
+};
+const CONFIG = { displaylogo: false, showSendToCloud: false, toImageButtonOptions: { filename: "loss_viz", scale: 2 } };
+const STILL = 4; // pixels: a press that moves less is a click, more is a turn of the camera
+
+function decode(value) {
+  if (!(value && value.data instanceof DataView)) return value;
+  const { dtype, shape, data } = value;
+  const flat = new ARRAYS[dtype](data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength));
+  if (shape.length < 2) return flat;
+  return Array.from({ length: shape[0] }, (_, i) => flat.subarray(i * shape[1], (i + 1) * shape[1]));
+}
+
+function readTheme(el) {
+  let rgb = [255, 255, 255];
+  for (let node = el; node; node = node.parentElement) {
+    const numbers = getComputedStyle(node).backgroundColor.match(/[\d.]+/g) || [0, 0, 0, 0]; // none outside the page
+    const [r, g, b, alpha = 1] = numbers.map(Number);
+    if (alpha > 0) {
+      rgb = [r, g, b];
+      break;
+    }
+  }
+  const dark = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] < 128;
+  return { paper: rgb, dark, ...THEMES[dark ? "dark" : "light"] };
+}
+
+// Colours laid over the paper; the fourth value of each says how much of the colour is left.
+function mix(rgba, paper) {
+  return rgba.map(([r, g, b, a]) => {
+    const over = (value, i) => Math.round((value * a + paper[i] * (255 - a)) / 255);
+    return `rgb(${over(r, 0)},${over(g, 1)},${over(b, 2)})`;
+  });
+}
+
+class Pane {
+  constructor(model, el, name, onRelease) {
+    Object.assign(this, { model, name, held: false, seen: {}, laid: {}, paint: {} });
+    this.gd = el.appendChild(document.createElement("div"));
+    this.gd.className = `lossviz-pane lossviz-pane-${name}`;
+    const { data, layout } = JSON.parse(JSON.stringify(model.get("panes")[name]));
+    this.parts = [...data.map((trace) => `${name}_${trace.name}`), `${name}_layout`];
+    this.inked = data.map((trace) => trace.meta === "ink");
+    this.ready = Plotly.newPlot(this.gd, data, layout, CONFIG).then(() => {
+      this.gd.on("plotly_click", (event) => this.hit(event.points[0]));
+    });
+    this.press = (event) => Object.assign(this, { held: true, at: [event.clientX, event.clientY], found: null });
+    this.release = (event) => {
+      if (!this.held) return;
+      const moved = Math.hypot(event.clientX - this.at[0], event.clientY - this.at[1]);
+      Object.assign(this, { held: false, still: moved < STILL });
+      this.keepCamera();
+      if (this.found && this.still) this.tell(this.found);
+      onRelease();
+    };
+    this.gd.addEventListener("pointerdown", this.press, true);
+    for (const type of ["pointerup", "pointercancel"]) window.addEventListener(type, this.release, true);
+  }
+
+  // In 3D Plotly finds the point when the button goes down, before it is known whether a turn follows; in 2D after it.
+  hit(point) {
+    const found = { pane: this.name, trace: point.data.name, index: point.pointNumber, x: point.x, y: point.y };
+    if (this.held) this.found = found;
+    else if (this.still) this.tell(found);
+  }
+
+  tell(found) {
+    this.found = null;
+    this.model.send({ kind: "click", ...found });
+  }
+
+  // Plotly notes a turn only when the button is released over its canvas; without this the next redraw undoes it.
+  keepCamera() {
+    const scene = this.gd._fullLayout && this.gd._fullLayout.scene && this.gd._fullLayout.scene._scene;
+    if (scene) scene.saveLayout(this.gd.layout);
+  }
+
+  themeEdits(theme) {
+    const layout = { "font.color": theme.ink };
+    for (const key of Object.keys(this.gd._fullLayout)) {
+      if (/^[xy]axis$/.test(key)) layout[`${key}.gridcolor`] = theme.grid;
+      if (key === "scene") for (const axis of ["xaxis", "yaxis", "zaxis"]) layout[`scene.${axis}.gridcolor`] = theme.grid;
+    }
+    return layout;
+  }
+
+  // Only what is new: a camera or a range that was set once belongs to the user from then on.
+  changeLayout(layout, values) {
+    for (const [key, value] of Object.entries(values)) {
+      if (JSON.stringify(this.laid[key]) === JSON.stringify(value)) continue;
+      this.laid[key] = layout[key] = value;
+    }
+  }
+
+  async draw(theme) {
+    await this.ready;
+    if (this.held) return false;
+    const { gd, model } = this;
+    const traces = {};
+    const layout = {};
+    const edit = (i, key, value) => ((traces[key] = traces[key] || Array(gd.data.length).fill(undefined))[i] = value);
+    this.parts.forEach((part, i) => {
+      const values = model.get(part);
+      if (this.seen[part] === values) return;
+      this.seen[part] = values;
+      if (i === gd.data.length) return this.changeLayout(layout, values);
+      for (const [key, value] of Object.entries(values)) {
+        if (key === "rgba") this.paint[i] = decode(value);
+        else edit(i, key, decode(value));
+      }
+      if (this.paint[i]) edit(i, "vertexcolor", mix(this.paint[i], theme.paper));
+    });
+    if (this.theme !== theme) {
+      this.theme = theme;
+      Object.assign(layout, this.themeEdits(theme));
+      for (const i of Object.keys(this.paint)) edit(i, "vertexcolor", mix(this.paint[i], theme.paper));
+      this.inked.forEach((inked, i) => inked && edit(i, "line.color", theme.ink));
+    }
+    if (!Object.keys(traces).length && !Object.keys(layout).length) return false;
+    this.keepCamera();
+    await Plotly.update(gd, traces, layout, [...gd.data.keys()]);
+    return true;
+  }
+
+  resize() {
+    if (this.gd._fullLayout && this.gd.clientWidth) Plotly.Plots.resize(this.gd);
+  }
+
+  close() {
+    for (const type of ["pointerup", "pointercancel"]) window.removeEventListener(type, this.release, true);
+    Plotly.purge(this.gd);
+  }
+}
+
+function render({ model, el }) {
+  el.classList.add("lossviz-picture");
+  const badge = el.appendChild(document.createElement("div"));
+  badge.className = "lossviz-badge";
+  let dirty = false;
+  let drawing = false;
+  let closed = false;
+  let theme = readTheme(el);
+  const panes = Object.keys(model.get("panes")).map((name) => new Pane(model, el, name, () => ask()));
+
+  const ask = async () => {
+    dirty = true;
+    if (drawing) return;
+    drawing = true;
+    while (dirty && !closed) {
+      dirty = false;
+      const serial = model.get("serial");
+      for (const pane of panes) {
+        if (await pane.draw(theme)) await new Promise((go) => setTimeout(go)); // let the page show it before the next
+      }
+      model.send({ kind: "shown", serial });
+    }
+    drawing = false;
+  };
+  const showState = () => {
+    badge.textContent = model.get("state");
+    el.classList.toggle("lossviz-stale", Boolean(model.get("state")));
+    el.setAttribute("aria-busy", String(Boolean(model.get("state"))));
+  };
+  const showSummary = () => el.setAttribute("aria-label", model.get("summary"));
+  const retheme = () => {
+    const now = readTheme(el);
+    if (String(now.paper) === String(theme.paper)) return;
+    theme = now;
+    ask();
+  };
+  const copy = (message) => {
+    if (message.kind === "copy" && navigator.clipboard) navigator.clipboard.writeText(message.text).catch(() => {});
+  };
+
+  el.setAttribute("role", "figure");
+  showState();
+  showSummary();
+  model.on("change:serial", ask);
+  model.on("change:state", showState);
+  model.on("change:summary", showSummary);
+  model.on("msg:custom", copy);
+  const sizes = new ResizeObserver(() => {
+    retheme(); // before it is in the page its background is not known
+    panes.forEach((pane) => pane.resize());
+  });
+  sizes.observe(el);
+  const looks = new MutationObserver(() => requestAnimationFrame(retheme));
+  for (const node of [document.documentElement, document.body]) looks.observe(node, { attributes: true });
+  ask();
+
+  return () => {
+    closed = true;
+    sizes.disconnect();
+    looks.disconnect();
+    model.off("change:serial", ask);
+    model.off("change:state", showState);
+    model.off("change:summary", showSummary);
+    model.off("msg:custom", copy);
+    panes.forEach((pane) => pane.close());
+  };
+}
+
+export default { render };

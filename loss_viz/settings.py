@@ -1,0 +1,87 @@
+"""What can be set in the panel: the values that are allowed, and the Python lines that stand for them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .kernels import fit_kernel
+from .surveys import PLANES
+from .tasks import ACTIVATIONS, build_task
+from .training import OPTIMIZERS
+
+TRAINING = ("target", "width", "depth", "activation", "optimizer", "lr", "steps", "seed")
+VIEW = ("k", "sigma", "resolution", "plane", "step", "loss_axis")
+
+CHOICES = {
+    "plane": PLANES,
+    "activation": tuple(ACTIVATIONS),
+    "optimizer": tuple(OPTIMIZERS),
+    "loss_axis": ("linear", "log"),
+}
+RANGES = {
+    "k": (1, 10_000, "5"),
+    "resolution": (2, 301, "61"),
+    "width": (1, 1024, "8, as the post does"),
+    "depth": (1, 12, "1, as the post does"),
+    "steps": (1, 100_000, "2000, as the post does"),
+    "seed": (0, 2**32 - 1, "52"),
+    "step": (0, 2**53, "0 for the start"),
+}
+
+
+def check_setting(name: str, value: Any) -> Any:
+    """The value, if the setting `name` may take it.
+
+    Raises:
+        ValueError: it may not; the message says what must hold, what came, and how to repair it.
+
+    Example:
+        >>> check_setting("k", 5)
+        5
+        >>> check_setting("plane", "locl")
+        Traceback (most recent call last):
+        ValueError: `plane` must be one of local, parallel, global, final; got 'locl'. Choose one of them.
+    """
+    if name == "target":
+        build_task(value)
+    elif name == "sigma":
+        fit_kernel(np.zeros((1, 2)), value, diagonal=1.0)
+    elif name == "lr":
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"`lr` must be a positive number, got {value}. The post uses 0.01.")
+    elif name in CHOICES:
+        if value not in CHOICES[name]:
+            choices = ", ".join(CHOICES[name])
+            raise ValueError(f"`{name}` must be one of {choices}; got {value!r}. Choose one of them.")
+    else:
+        low, high, advice = RANGES[name]
+        if not low <= value <= high:
+            raise ValueError(f"`{name}` must be a whole number from {low} to {high}, got {value}. Use {advice}.")
+    return value
+
+
+def write_code(settings: Mapping[str, Any]) -> str:
+    """The Python lines that draw, without the panel, what it shows with these settings.
+
+    Settings without a target stand for a run of the user's own, which the lines call `run`.
+
+    Example:
+        >>> print(write_code({"k": 3, "sigma": "auto", "resolution": 61, "plane": "local", "step": 9,
+        ...                   "loss_axis": "log"}))
+        import loss_viz as lv
+        <BLANKLINE>
+        land = lv.landscape(run, k=3, sigma='auto', resolution=61, plane='local')
+        lv.surface_figure(land, step=9, log=True)
+    """
+    lines = ["import loss_viz as lv", ""]
+    if "target" in settings:
+        lines.append(f"run = lv.train({settings['target']!r}, {_spell_out(settings, TRAINING[1:])})")
+    lines.append(f"land = lv.landscape(run, {_spell_out(settings, VIEW[:4])})")
+    lines.append(f"lv.surface_figure(land, step={settings['step']}, log={settings['loss_axis'] == 'log'})")
+    return "\n".join(lines)
+
+
+def _spell_out(settings: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name}={settings[name]!r}" for name in names)

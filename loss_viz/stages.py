@@ -1,0 +1,104 @@
+"""From settings to a landscape, stage by stage; each stage is made again only when a setting that it reads changes."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+from .landscapes import Landscape, Surface, blend_path, blend_surface
+from .projection import Projection, fit_projection
+from .settings import TRAINING
+from .surveys import Survey, survey
+from .training import Training, descend, prepare_training
+from .trajectory import Run
+
+N_KEPT = 4
+MAX_BYTES = 2**30
+
+Settings = Mapping[str, Any]
+
+
+class Stages:
+    """The last few results of every stage, so that to go back is as quick as to stay.
+
+    Args:
+        run: where it is given nothing is ever trained.
+    """
+
+    def __init__(self, run: Run | None = None) -> None:
+        self._own = run
+        self._kept: dict[str, OrderedDict[Hashable, Any]] = {}
+
+    def find_run(self, settings: Settings) -> Run | None:
+        """The run of these settings, if it is known."""
+        return self._own or self._kept.get("run", OrderedDict()).get(_key_training(settings))
+
+    def train(self, training: Training, settings: Settings, on_step: Callable[[int, float], object]) -> Run:
+        """Train anew what `prepare` made of the settings. A run that was ended early is not kept."""
+        run = descend(training, on_step=on_step)
+        if run.step[-1] == settings["steps"]:
+            self._keep("run", _key_training(settings), run)
+        return run
+
+    def project(self, run: Run) -> Projection:
+        """The PC plane of a run."""
+        return self._recall("projection", run, lambda: fit_projection(run.weights))
+
+    def survey(self, run: Run, settings: Settings) -> Survey:
+        """Planes and grid; what was evaluated on them is kept with it, for every sigma."""
+        chosen = {name: settings[name] for name in ("k", "plane", "resolution")}
+        key = (run, *chosen.values())
+        return self._recall("survey", key, lambda: survey(run, self.project(run), **chosen))
+
+    def blend_surface(self, around: Survey, settings: Settings, bar: tqdm) -> Surface:
+        """The heights over the grid."""
+        sigma = settings["sigma"]
+        return self._recall("surface", (around, sigma), lambda: blend_surface(around, sigma, bar))
+
+    def blend_path(self, around: Survey, settings: Settings, bar: tqdm) -> Landscape:
+        """The whole landscape."""
+        sigma = settings["sigma"]
+        surface = self.blend_surface(around, settings, bar)
+        return self._recall("landscape", (around, sigma), lambda: blend_path(around, surface, sigma, bar))
+
+    def knows_surface(self, around: Survey, settings: Settings) -> bool:
+        """Whether the surface needs no work."""
+        return (around, settings["sigma"]) in self._kept.get("surface", {})
+
+    def _recall(self, stage: str, key: Hashable, make: Callable[[], Any]) -> Any:
+        kept = self._kept.setdefault(stage, OrderedDict())
+        if key in kept:
+            kept.move_to_end(key)
+            return kept[key]
+        return self._keep(stage, key, make())
+
+    def _keep(self, stage: str, key: Hashable, value: Any) -> Any:
+        kept = self._kept.setdefault(stage, OrderedDict())
+        kept[key] = value
+        kept.move_to_end(key)
+        while len(kept) > N_KEPT:
+            kept.popitem(last=False)
+        return value
+
+
+def prepare(settings: Settings) -> Training:
+    """Check and build the training that the settings describe.
+
+    Raises:
+        ValueError: a value that cannot be, or a run that would not fit in memory.
+    """
+    chosen = {name: settings[name] for name in TRAINING if name != "target"}
+    training = prepare_training(settings["target"], **chosen)
+    n_params = sum(parameter.numel() for parameter in training.model.parameters())
+    n_bytes = 4 * n_params * (training.steps + 1)
+    if n_bytes > MAX_BYTES:
+        raise ValueError(
+            f"`steps` times the number of weights must stay below {MAX_BYTES // 4:,}, got {training.steps:,} x "
+            f"{n_params:,}. Take fewer, or record fewer with lv.train(..., every=10) and pass the run."
+        )
+    return training
+
+
+def _key_training(settings: Settings) -> tuple[Hashable, ...]:
+    return tuple(settings[name] for name in TRAINING)
