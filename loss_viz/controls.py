@@ -24,7 +24,7 @@ HINTS = {
     "activation": "What each hidden unit does with its input.",
     "optimizer": "The rule that updates the weights; sgd has momentum 0.9.",
     "lr": "Learning rate: the size of an update.",
-    "steps": "Number of updates.",
+    "steps": "Number of updates to the weights.",
     "seed": "Start of the random numbers from which the first weights are drawn.",
     "train": "Train anew with these settings and watch the loss fall.",
     "stop": "End the work under way; a run is kept up to the step that it has reached.",
@@ -73,12 +73,11 @@ def build_controls() -> dict[str, Any]:
         "auto": widgets.ToggleButton(description="auto σ"),
         "post": widgets.Button(description=f"post's {POST_SIGMA}"),
         "resolution": widgets.IntSlider(min=11, max=121, description="grid", **slider),
-        "loss_axis": widgets.ToggleButtons(options=CHOICES["loss_axis"], description="loss", style=SHORT),
+        "loss_axis": widgets.Dropdown(options=CHOICES["loss_axis"], description="loss", style=SHORT),
         "code": widgets.Button(description="Copy code", icon="copy"),
         "play": widgets.Play(interval=150),
         "step": widgets.IntSlider(min=0, max=1, description="step", **slider),
     }
-    built["loss_axis"].style.button_width = "auto"
     for name, control in built.items():
         # ipywidgets 7, as Colab has it, calls the tooltip of a described control by another name.
         modern = control.has_trait("tooltip")

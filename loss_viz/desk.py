@@ -223,6 +223,9 @@ def _box(kind: type[widgets.Box], name: str, *children: Any) -> widgets.Box:
 
 
 def _walk(widget: Any) -> Iterable[Any]:
-    for child in getattr(widget, "children", ()):
-        yield from _walk(child)
+    """A widget and all that hangs on it, its looks included."""
+    hanging = (*getattr(widget, "children", ()), getattr(widget, "style", None), getattr(widget, "layout", None))
+    for child in hanging:
+        if child is not None:
+            yield from _walk(child)
     yield widget

@@ -61,25 +61,36 @@ class Explorer(widgets.VBox):
     lr = traitlets.Float(PRESETS["post"].lr)
     sigma = traitlets.Union([traitlets.Float(), traitlets.Unicode()], default_value="auto")
     step = traitlets.Int(None, allow_none=True)
+    _opened = False
 
     def __init__(self, target: str | Run = "x^3", **settings: Any) -> None:
-        run = target if isinstance(target, Run) else None
+        super().__init__()
+        try:
+            self._open(target, settings)
+        except BaseException:
+            self.close()  # a panel that cannot be shall not stay behind as half of one
+            raise
+
+    def _open(self, target: str | Run, settings: dict[str, Any]) -> None:
         if not isinstance(target, str | Run):
             raise TypeError(
                 f"`target` must be a formula in x or a Run, got {type(target).__name__}. "
                 "For a function pass lv.Explorer(lv.train(function))."
             )
-        takes = VIEW if run else NAMES[1:]
-        if unknown := sorted(set(settings) - set(takes)):
-            raise TypeError(f"`Explorer` has no setting {', '.join(unknown)}. It takes {', '.join(takes)}.")
-        super().__init__()
+        run = target if isinstance(target, Run) else None
         self._source = run
         self._last: int | None = None  # step of the run on screen
-        self._names = takes if run else NAMES
+        self._names = VIEW if run else NAMES
         if isinstance(target, str):
-            settings = {"target": target, **fill_in(target)._asdict(), **settings}
+            settings = {"target": target, **settings}
+        if unknown := sorted(set(settings) - set(self._names)):
+            raise TypeError(f"`Explorer` has no setting {', '.join(unknown)}. It takes {', '.join(self._names)}.")
         for name, value in settings.items():
             setattr(self, name, value)
+        if run is None:
+            for name, value in fill_in(self.target)._asdict().items():
+                if name not in settings:
+                    setattr(self, name, value)
         panes = {"surface": surface_pane(), "curve": curve_pane()}
         if run is None or run.task:
             panes["fit"] = fit_pane()
@@ -91,6 +102,7 @@ class Explorer(widgets.VBox):
         self._name_preset()
         self.children = (self.desk.box,)
         self.add_class("lossviz")
+        self._opened = True
         self.picture.on_click(self._click)
         self.observe(self._follow_target, "target")
         self.observe(self._change, self._names)
@@ -147,8 +159,11 @@ class Explorer(widgets.VBox):
 
     def close(self) -> None:
         """End the work and remove the panel from the page."""
-        self._studio.worker.close()
-        self.desk.close()
+        if self._opened:
+            self._studio.worker.close()
+            self.desk.close()
+        if self.layout is not None:
+            self.layout.close()
         super().close()
 
     @traitlets.validate(*NAMES)

@@ -100,7 +100,7 @@ class Meter(tqdm):
         self._report = report
         self._reported = time.monotonic()
 
-    def update(self, n: float | None = 1) -> None:
+    def update(self, n: int | None = 1) -> None:
         """Count `n` more as done."""
         self._check()
         self.n += n or 0

@@ -20,7 +20,6 @@ from .drawing import (
     ball_arrays,
     camera,
     caption,
-    colorbar_trace,
     path_arrays,
     stem_arrays,
     surface_arrays,
@@ -29,13 +28,19 @@ from .figures import BALL_MARKER, PLAIN_AXIS
 from .landscapes import Landscape, Surface
 from .plateaus import Plateau
 from .projection import Projection
-from .scales import Scale
+from .scales import Scale, log_axis
 from .trajectory import Run
 
 Parts = dict[str, dict[str, Any]]
 
 CLEAR = "rgba(0,0,0,0)"
-PAPER = {"paper_bgcolor": CLEAR, "plot_bgcolor": CLEAR, "font": FONT | {"size": 12}, "hovermode": "closest"}
+PAPER = {
+    "paper_bgcolor": CLEAR,
+    "plot_bgcolor": CLEAR,
+    "font": FONT | {"size": 12},
+    "hovermode": "closest",
+    "modebar": {"bgcolor": CLEAR, "remove": ["lasso2d", "select2d", "autoScale2d", "resetCameraLastSave3d"]},
+}
 LEGEND = {"orientation": "h", "x": 0.01, "y": 0.01, "font": {"size": 11}, "bgcolor": CLEAR, "itemdoubleclick": False}
 SMALL_AXIS = {"zeroline": False, "tickfont": {"size": 10}, "title": {"font": {"size": 11}, "standoff": 6}}
 BALL_HOVER = "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<extra></extra>"
@@ -50,7 +55,6 @@ def surface_pane() -> go.Figure:
             go.Scatter3d(PATH, **nothing),
             go.Scatter3d(STEM, **nothing, meta="ink"),
             go.Mesh3d(BALL, **nothing, hovertemplate=BALL_HOVER, showlegend=True),
-            colorbar_trace(Scale(0.0, 1.0, log=False)).update(showlegend=False),
         ]
     )
     figure.update_scenes(
@@ -114,15 +118,8 @@ def surface_parts(surface: Surface, projection: Projection, scale: Scale) -> Par
     """The mesh, and the axes around it."""
     explained = projection.explained_variance_ratio
     axis = scale.axis() | {"type": "log" if scale.log else "linear"}
-    bar = colorbar_trace(scale).marker
     return {
         "surface_surface": surface_arrays(surface, scale),
-        "surface_loss": {
-            "marker.cmin": scale.low,
-            "marker.cmax": scale.high,
-            "marker.colorbar.tickvals": None if bar.colorbar.tickvals is None else list(bar.colorbar.tickvals),
-            "marker.colorbar.ticktext": None if bar.colorbar.ticktext is None else list(bar.colorbar.ticktext),
-        },
         "surface_layout": {
             "scene.xaxis.range": [float(surface.x[0]), float(surface.x[-1])],
             "scene.yaxis.range": [float(surface.y[0]), float(surface.y[-1])],
@@ -137,7 +134,7 @@ def surface_parts(surface: Surface, projection: Projection, scale: Scale) -> Par
 
 def camera_parts(surface: Surface, scale: Scale) -> Parts:
     """The first place of the camera; it is the user's from then on."""
-    return {"surface_layout": {"scene.camera": camera(surface, scale, distance=1.1)}}
+    return {"surface_layout": {"scene.camera": camera(surface, scale, distance=1.22)}}
 
 
 def path_parts(run: Run, projection: Projection, height: Float[np.ndarray, " n_steps"], scale: Scale) -> Parts:
@@ -170,7 +167,10 @@ def curve_parts(
     """The loss so far; `n_steps` holds the axis while a run still grows."""
     level = np.array([[plateau.level, plateau.level, np.nan] for plateau in plateaus])
     ends = np.array([[plateau.start, plateau.end, np.nan] for plateau in plateaus])
-    axis: dict[str, Any] = {"yaxis.type": "log" if loss.min(initial=1.0) > 0 else "linear", "yaxis.autorange": True}
+    axis: dict[str, Any] = {"yaxis.type": "linear", "yaxis.dtick": None, "yaxis.autorange": True}
+    if len(loss) and loss.min() > 0:
+        ticks = log_axis(np.log10(loss.max() / loss.min()))
+        axis |= {"yaxis.type": "log", "yaxis.dtick": ticks.get("dtick")}
     axis |= {"xaxis.autorange": True} if n_steps is None else {"xaxis.range": [0, n_steps]}
     return {
         "curve_loss": {"x": step, "y": loss},

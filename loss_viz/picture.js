@@ -4,8 +4,8 @@ const Plotly = module.exports;
 
 const ARRAYS = { float32: Float32Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
 const THEMES = {
-  light: { ink: "#22303c", grid: "#dfe5ea" },
-  dark: { ink: "#d7dfe6", grid: "#46525c" },
+  light: { ink: "#22303c", dim: "#9aa5ae", grid: "#dfe5ea" },
+  dark: { ink: "#d7dfe6", dim: "#7c8790", grid: "#46525c" },
 };
 const CONFIG = { displaylogo: false, showSendToCloud: false, toImageButtonOptions: { filename: "loss_viz", scale: 2 } };
 const STILL = 4; // pixels: a press that moves less is a click, more is a turn of the camera
@@ -83,7 +83,7 @@ class Pane {
   }
 
   themeEdits(theme) {
-    const layout = { "font.color": theme.ink };
+    const layout = { "font.color": theme.ink, "modebar.color": theme.dim, "modebar.activecolor": theme.ink };
     for (const key of Object.keys(this.gd._fullLayout)) {
       if (/^[xy]axis$/.test(key)) layout[`${key}.gridcolor`] = theme.grid;
       if (key === "scene") for (const axis of ["xaxis", "yaxis", "zaxis"]) layout[`scene.${axis}.gridcolor`] = theme.grid;

@@ -35,11 +35,8 @@ class Stages:
         return self._own or self._kept.get("run", OrderedDict()).get(_key_training(settings))
 
     def train(self, training: Training, settings: Settings, on_step: Callable[[int, float], object]) -> Run:
-        """Train anew what `prepare` made of the settings. A run that was ended early is not kept."""
-        run = descend(training, on_step=on_step)
-        if run.step[-1] == settings["steps"]:
-            self._keep("run", _key_training(settings), run)
-        return run
+        """Train anew what `prepare` made of the settings. A run that ended early counts as theirs, too."""
+        return self._keep("run", _key_training(settings), descend(training, on_step=on_step))
 
     def project(self, run: Run) -> Projection:
         """The PC plane of a run."""

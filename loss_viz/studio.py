@@ -3,8 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from .trajectory import Run
 SECONDS_PER_FRAME = 0.1  # of a curve that grows
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Who hears of the work; calls come from the working thread, and from whoever moves the ball."""
 
@@ -66,7 +67,7 @@ class Stopped(Exception):
     """Raised inside work that the user has stopped."""
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Frame:
     """What is on screen. Heights under the run that are not known yet are nan."""
 
@@ -79,30 +80,31 @@ class Frame:
     landscape: Landscape | None = None
 
 
-@dataclass
 class Studio:
     """Draws on a picture what was asked for last.
 
-    Attributes:
+    Args:
         picture: where it is drawn.
         listener: who is told.
-        stages: what is computed, and kept.
+        stages: what computes, and keeps.
+        step: where the ball lies; None for the end of the run.
+
+    Attributes:
         run: the run that was drawn last.
         frame: what is on screen.
     """
 
-    picture: Picture
-    listener: Listener
-    stages: Stages
-    run: Run | None = None
-    frame: Frame | None = None
-    step: int | None = None
-    _drawing: threading.RLock = field(default_factory=threading.RLock)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _training: bool = False
-
-    def __post_init__(self) -> None:
+    def __init__(self, picture: Picture, listener: Listener, stages: Stages, *, step: int | None) -> None:
+        self.picture = picture
+        self.listener = listener
+        self.stages = stages
+        self.step = step
+        self.run: Run | None = None
+        self.frame: Frame | None = None
         self.worker = Worker(self._work, self._fail)
+        self._drawing = threading.RLock()  # the ball is moved by other threads than the worker's
+        self._stop = threading.Event()
+        self._training = False
 
     def ask(self, settings: Mapping[str, Any], *, anew: bool = False) -> None:
         """Draw these settings, and forget what was asked for before."""
@@ -168,7 +170,7 @@ class Studio:
                 self._stop.clear()
                 raise KeyboardInterrupt
             now = time.monotonic()
-            if step == 0 or (now - last > SECONDS_PER_FRAME and self.picture.wait_shown(0)) or now - last > 1:
+            if step == 0 or (now - last > SECONDS_PER_FRAME and self.picture.wait_shown(0.0)) or now - last > 1:
                 last = now
                 self._draw_training(training, losses)
 

@@ -1,0 +1,254 @@
+"""A notebook in a real JupyterLab, in a real browser: Debian's Chromium, driven by Playwright."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",  # a page that needs the network fails
+]
+# Chromium's advice on its own canvas, and software WebGL's on itself.
+HARMLESS = re.compile("willReadFrequently|GPU stall|WebGL|GroupMarkerNotSet|Automatic fallback")
+
+
+def write_notebook(path, *cells):
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(book, path)
+
+
+class Lab:
+    """A JupyterLab server of its own, on a port of its own, in a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        places = {
+            name: str(folder / ".home" / name)
+            for name in ("config", "data", "runtime", "workspaces", "settings", "ipython")
+        }
+        environment = os.environ | {
+            "JUPYTER_CONFIG_DIR": places["config"],
+            "JUPYTER_DATA_DIR": places["data"],
+            "JUPYTER_RUNTIME_DIR": places["runtime"],
+            "JUPYTERLAB_WORKSPACES_DIR": places["workspaces"],
+            "JUPYTERLAB_SETTINGS_DIR": places["settings"],
+            "IPYTHONDIR": places["ipython"],
+            "JUPYTER_PLATFORM_DIRS": "1",
+        }
+        self.log = (folder / "lab.log").open("wb")
+        self._set("apputils-extension/notification", fetchNews="false", checkForUpdates=False, doNotDisturbMode=True)
+        self._set("notebook-extension/tracker", windowingMode="none")  # cells out of sight are in the page too
+        options = [
+            f"--ServerApp.root_dir={folder}",
+            f"--port={port}",
+            "--ServerApp.port_retries=0",
+            "--ip=127.0.0.1",
+            "--no-browser",
+            "--allow-root",
+            "--IdentityProvider.token=",
+            "--ServerApp.disable_check_xsrf=True",
+            "--LabApp.expose_app_in_browser=True",
+        ]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options],
+            env=environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._wait()
+
+    def _set(self, plugin, **values):
+        path = self.folder / f".home/settings/@jupyterlab/{plugin}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(values))
+
+    def _wait(self):
+        end = time.monotonic() + 90
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{self.url}/api", timeout=2).read()
+                return
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError((self.folder / "lab.log").read_text(errors="replace")[-3000:])
+            time.sleep(0.2)
+
+    def close(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(10)
+        self.log.close()
+
+
+class Notebook:
+    """One notebook in one page. What the browser's console and the kernel complain of is collected in `errors`."""
+
+    def __init__(self, page, lab, name):
+        self.page = page
+        self.errors = []
+        page.on("console", self._hear_console)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("websocket", lambda socket: socket.on("framereceived", self._hear_kernel))
+        page.goto(f"{lab.url}/lab/tree/{name}?reset", timeout=90_000)
+        page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget?.content?.widgets")
+        page.evaluate("async () => { await window.jupyterapp.restored; }")
+        page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+        self.wait_idle()
+
+    def _hear_console(self, message):
+        if message.type in ("error", "warning") and not HARMLESS.search(message.text):
+            self.errors.append(message.text)
+
+    def _hear_kernel(self, payload):
+        data = payload if isinstance(payload, bytes) else payload.encode()
+        if b'"msg_type": "error"' in data or b'"msg_type":"error"' in data:
+            self.errors.append(data.decode(errors="replace")[-3000:])
+
+    def command(self, name, **arguments):
+        self.page.evaluate(f"() => window.jupyterapp.commands.execute('{name}', {json.dumps(arguments)})")
+
+    def wait_idle(self):
+        self.page.wait_for_function(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'",
+            timeout=90_000,
+        )
+
+    def run_all(self):
+        """Run every cell, to its end."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        self.wait_idle()
+
+    def run_cell(self, index):
+        """Run one cell, and give back what it printed."""
+        return self.page.evaluate(
+            """async index => {
+                const notebook = window.jupyterapp.shell.currentWidget.content;
+                notebook.activeCellIndex = index;
+                await window.jupyterapp.commands.execute('notebook:run-cell');
+                return notebook.widgets[index].outputArea.node.innerText;
+            }""",
+            index,
+        )
+
+
+class Panel:
+    """A panel in a notebook, as a person sees and moves it."""
+
+    def __init__(self, notebook, index=0):
+        self.notebook = notebook
+        self.page = notebook.page
+        self.root = self.page.locator(".lossviz").nth(index)
+        self.index = index
+
+    def wait_drawn(self, timeout=60):
+        """Until nothing is under way, and it has stayed so for a moment."""
+        busy = f"() => document.querySelectorAll('.lossviz-picture')[{self.index}]?.getAttribute('aria-busy')"
+        end, calm = time.monotonic() + timeout, 0
+        while calm < 4:
+            calm = calm + 1 if self.page.evaluate(busy) == "false" else 0
+            self.page.wait_for_timeout(75)
+            if time.monotonic() > end:
+                raise TimeoutError(f"not drawn after {timeout} s; the panel says {self.status!r}")
+
+    def wait_until(self, condition, timeout=30):
+        end = time.monotonic() + timeout
+        while not condition():
+            self.page.wait_for_timeout(50)
+            if time.monotonic() > end:
+                raise TimeoutError(f"never true; the panel says {self.status!r}")
+
+    @property
+    def status(self):
+        return self.root.locator(".lossviz-status").inner_text()
+
+    @property
+    def state(self):
+        return self.root.locator(".lossviz-badge").inner_text()
+
+    def look(self):
+        """A number for the data of each view that is drawn, its title and its axes."""
+        return self.page.evaluate(
+            """index => {
+                const panes = document.querySelectorAll('.lossviz-picture')[index].querySelectorAll('.lossviz-pane');
+                const sum = values => Array.from(values || []).reduce((s, v, i) => s + (+v || 0) * Math.cos(i), 0);
+                return Array.from(panes, pane => {
+                    const traces = pane._fullData.map(t => ['x', 'y', 'z'].map(k => sum(t[k])).join());
+                    const scene = pane._fullLayout.scene;
+                    return traces.join(';') + pane._fullLayout.title.text + (scene ? scene.zaxis.type : '');
+                });
+            }""",
+            self.index,
+        )
+
+    @property
+    def title(self):
+        return self._surface("pane => pane._fullLayout.title.text")
+
+    @property
+    def camera(self):
+        return self._surface("pane => pane._fullLayout.scene._scene.getCamera().eye")
+
+    def trace(self, pane, name, key):
+        """The values of a trace that is drawn, as numbers; None for what is not finite."""
+        return self.page.evaluate(
+            """([index, pane, name, key]) => {
+                const root = document.querySelectorAll('.lossviz-picture')[index];
+                const trace = root.querySelector('.lossviz-pane-' + pane)._fullData.find(t => t.name === name);
+                return Array.from(trace[key]);
+            }""",
+            [self.index, pane, name, key],
+        )
+
+    def _surface(self, code):
+        return self.page.evaluate(
+            f"index => ({code})(document.querySelectorAll('.lossviz-picture')[index].querySelector('.lossviz-pane'))",
+            self.index,
+        )
+
+    def control(self, label):
+        """The widget with this description."""
+        return self.root.locator(".jupyter-widgets:has(> .widget-label), .jupyter-widgets:has(> label)").filter(
+            has=self.page.locator(f"xpath=./*[contains(@class, 'widget-label')][normalize-space()='{label}']")
+        )
+
+    def press(self, label, key, times=1):
+        handle = self.control(label).locator(".noUi-handle")
+        handle.focus()
+        for _ in range(times):
+            handle.press(key)
+
+    def choose(self, label, option):
+        self.control(label).locator("select").select_option(option)
+
+    def type(self, label, text):
+        box = self.control(label).locator("input")
+        box.fill(text)
+        box.press("Enter")
+
+    def button(self, name):
+        return self.root.locator("button.jupyter-button").filter(has_text=name)

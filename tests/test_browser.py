@@ -1,0 +1,351 @@
+"""The panel as a person meets it: in JupyterLab, in Chromium, by mouse and keyboard."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+EXPLORE = Path(__file__).parent.parent / "notebooks/02_explore.ipynb"
+REQUIRED = "LOSS_VIZ_BROWSER" in os.environ
+
+try:
+    from lab import CHROMIUM, FLAGS, Lab, Notebook, Panel, write_notebook
+    from playwright.sync_api import sync_playwright
+
+    missing = "" if CHROMIUM else "no Chromium on the PATH; on Debian: apt-get install chromium"
+except ImportError as error:
+    missing = f"{error.name} is not installed"
+if missing and REQUIRED:
+    raise RuntimeError(missing)
+pytestmark = pytest.mark.skipif(bool(missing), reason=missing or "-")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copy(EXPLORE, folder / "explore.ipynb")
+    write_notebook(
+        folder / "two.ipynb",
+        "import loss_viz as lv\na = lv.Explorer('x', resolution=15)\na",
+        "b = lv.Explorer('x^2', resolution=15)\nb",
+        "import threading, ipywidgets\n"
+        "table = getattr(ipywidgets.widgets.widget, '_instances', None) or ipywidgets.Widget.widgets\n"
+        "assert a.wait(60) and b.wait(60)\n"
+        "print(len(table), sum(t.name == 'loss_viz' for t in threading.enumerate()), a.settings['k'], b.settings['k'])",
+        "a.close()\nb.close()\nprint(len(table), sum(t.name == 'loss_viz' for t in threading.enumerate()))",
+    )
+    lab = Lab(folder)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def explored(lab, browser):
+    """Notebook 02, run to its end."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1100})
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    notebook = Notebook(page, lab, "explore.ipynb")
+    notebook.run_all()
+    Panel(notebook).wait_drawn()
+    yield notebook
+    page.close()
+
+
+@pytest.fixture
+def panel(explored):
+    panel = Panel(explored)
+    yield panel
+    panel.wait_drawn()
+    assert explored.errors == []
+
+
+def test_the_notebook_opens_and_draws(panel):
+    assert panel.root.count() == 1
+    assert len(panel.trace("surface", "surface", "z")) == 61 * 61
+    assert len(panel.trace("curve", "loss", "y")) == 2001
+    assert "local planes</b>, k = 5, σ = auto" in panel.title
+    # What is on screen is what the library computes.
+    import loss_viz as lv
+
+    land = lv.landscape(lv.train("x^3", progress=False), progress=False)
+    assert panel.trace("surface", "surface", "z") == pytest.approx(land.loss.ravel().tolist(), rel=1e-3)
+    assert panel.trace("surface", "trajectory", "x") == pytest.approx(land.path[:, 0].tolist(), rel=1e-5)
+    assert panel.trace("fit", "network", "y") == pytest.approx(land.run.predict(2000).tolist(), abs=1e-5)
+
+
+MOVES = {
+    "k": lambda panel: panel.press("k", "ArrowRight", 2),
+    "sigma": lambda panel: panel.press("σ", "ArrowRight", 2),
+    "auto": lambda panel: panel.button("auto σ").click(),
+    "post": lambda panel: panel.button("post's 0.06").click(),
+    "grid": lambda panel: panel.press("grid", "PageDown"),
+    "plane": lambda panel: panel.choose("plane", "parallel"),
+    "plane again": lambda panel: panel.choose("plane", "local"),
+    "loss axis": lambda panel: panel.choose("loss", "log"),
+    "step": lambda panel: panel.press("step", "ArrowLeft", 3),
+    "target": lambda panel: panel.choose("target", "x^2"),
+    "formula": lambda panel: panel.type("f(x) =", "abs(x)"),
+    "steps": lambda panel: panel.type("steps", "300"),
+    "width": lambda panel: panel.type("width", "6"),
+    "depth": lambda panel: panel.type("depth", "2"),
+    "units": lambda panel: panel.choose("units", "tanh"),
+    "optimizer": lambda panel: panel.choose("opt.", "sgd"),
+    "learning rate": lambda panel: panel.type("lr", "0.05"),
+    "seed": lambda panel: panel.type("seed", "3"),
+    "preset": lambda panel: panel.choose("preset", "post"),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_every_control_changes_the_picture_and_leaves_the_camera(panel, move):
+    before, camera = panel.look(), panel.camera
+    MOVES[move](panel)
+    panel.wait_until(lambda: panel.look() != before)
+    panel.wait_drawn()
+    assert panel.camera == camera
+    assert panel.look() != before
+
+
+def test_a_wrong_formula_is_said_beside_its_box_and_kept(panel):
+    before = panel.look()
+    panel.type("f(x) =", "sin(3y)")
+    complaint = panel.root.locator(".lossviz-error:visible")
+    complaint.wait_for()
+    assert "the name 'y' is not known" in complaint.inner_text()
+    assert panel.control("f(x) =").locator("input").input_value() == "sin(3y)"
+    assert panel.look() == before
+    panel.type("f(x) =", "x^3")
+    panel.wait_until(lambda: "x^3" in panel.title)
+    panel.wait_drawn()
+    assert complaint.count() == 0
+
+
+def test_a_stride_that_is_too_long_is_said_beside_k_and_the_picture_stays(panel):
+    panel.type("steps", "60")
+    panel.wait_until(lambda: len(panel.trace("curve", "loss", "x")) == 61)
+    panel.wait_drawn()
+    before = panel.look()
+    panel.press("k", "End")
+    complaint = panel.root.locator(".lossviz-error:visible")
+    complaint.wait_for()
+    assert "`k`=50 needs at least 2k + 1 = 101 recorded steps" in complaint.inner_text()
+    assert panel.state == "not these settings"
+    assert panel.look() == before
+    panel.press("k", "Home")
+    panel.wait_drawn()
+    assert complaint.count() == 0
+    assert "k = 1," in panel.title
+
+
+def test_training_draws_its_curve_and_stops(panel):
+    panel.type("steps", "20000")
+    panel.wait_until(lambda: panel.state == "training")
+    lengths = set()
+
+    def grows():
+        lengths.add(len(panel.trace("curve", "loss", "x")))
+        return len(lengths) >= 4
+
+    panel.wait_until(grows)
+    panel.button("Stop").click()
+    panel.wait_drawn()
+    n_steps = len(panel.trace("curve", "loss", "x")) - 1
+    assert max(lengths) <= n_steps < 20000
+    assert f"kept up to step {n_steps} of 20000" in panel.status
+    assert len(panel.trace("surface", "trajectory", "x")) == n_steps + 1
+    panel.type("steps", "400")
+    panel.wait_until(lambda: len(panel.trace("curve", "loss", "x")) == 401)
+    panel.wait_drawn()
+    panel.button("Train").click()
+    panel.wait_until(lambda: panel.state == "training")
+    panel.wait_drawn()
+    assert len(panel.trace("curve", "loss", "x")) == 401
+
+
+def test_fifty_moves_in_five_seconds_end_at_the_last_one(panel):
+    panel.button("auto σ").click() if "auto" not in panel.title else None
+    panel.wait_drawn()
+    panel.press("k", "Home")
+    handle = panel.control("k").locator(".noUi-handle")
+    for i in range(50):
+        handle.press("ArrowRight" if i % 10 else "ArrowLeft")
+        panel.page.wait_for_timeout(60)
+    panel.wait_drawn()
+    value = int(handle.get_attribute("aria-valuenow").split(".")[0])
+    assert value > 20
+    assert f"k = {value}," in panel.title
+    drawn = panel.look()
+    panel.press("k", "ArrowLeft")
+    panel.wait_drawn()
+    panel.press("k", "ArrowRight")
+    panel.wait_drawn()
+    assert panel.look() == drawn
+
+
+def test_a_click_on_the_curve_moves_the_ball_everywhere(panel):
+    box = panel.root.locator(".lossviz-pane-curve .nsewdrag").bounding_box()
+    before = panel.look()
+    panel.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
+    panel.page.wait_for_timeout(400)
+    panel.page.mouse.click(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
+    panel.wait_until(lambda: panel.look() != before)
+    panel.wait_drawn()
+    [step] = panel.trace("curve", "step", "x")
+    assert step == pytest.approx(0.3 * 400, abs=25)
+    assert f"loss at step {step:.0f}" in panel.root.locator(".lossviz-figures").inner_text()
+    assert panel.control("step").locator(".widget-readout").inner_text() == f"{step:.0f}"
+    ball = panel.trace("surface", "ball", "x")
+    row = int(step)
+    assert sum(ball) / len(ball) == pytest.approx(panel.trace("surface", "trajectory", "x")[row], abs=1e-3)
+
+
+def test_a_click_on_the_trajectory_moves_the_ball_and_a_turn_does_not(panel):
+    canvas = panel.root.locator(".lossviz-pane-surface canvas").first.bounding_box()
+    step = panel.trace("curve", "step", "x")
+    mouse = panel.page.mouse
+    x, y = canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2
+    camera = panel.camera
+    mouse.move(x, y)
+    panel.page.wait_for_timeout(500)
+    mouse.down()
+    for i in range(12):
+        mouse.move(x - 30 * i, y + 3 * i)
+    mouse.up()  # outside the canvas: Plotly itself forgets such a turn at the next redraw
+    panel.page.wait_for_timeout(500)
+    turned = panel.camera
+    assert turned != camera
+    assert panel.trace("curve", "step", "x") == step
+    panel.press("k", "ArrowRight")
+    panel.wait_drawn()
+    assert panel.camera == pytest.approx(turned)
+    found = find_on_screen(panel, row=len(panel.trace("surface", "trajectory", "x")) // 2)
+    mouse.move(*found)
+    panel.page.wait_for_timeout(700)
+    mouse.down()
+    panel.page.wait_for_timeout(700)
+    mouse.up()
+    panel.wait_until(lambda: panel.trace("curve", "step", "x") != step)
+
+
+def find_on_screen(panel, row):
+    """Where the camera shows a row of the trajectory, in pixels of the page."""
+    return panel.page.evaluate(
+        """row => {
+            const pane = document.querySelector('.lossviz-pane-surface'), scene = pane._fullLayout.scene._scene;
+            const t = pane._fullData.find(t => t.name === 'trajectory'), s = scene.dataScale;
+            const {model, view, projection} = scene.glplot.cameraParams;
+            let p = [t.x[row] * s[0], t.y[row] * s[1], t.z[row] * s[2], 1];
+            for (const m of [model, view, projection])
+                p = [0, 1, 2, 3].map(i => m[i] * p[0] + m[4 + i] * p[1] + m[8 + i] * p[2] + m[12 + i] * p[3]);
+            const box = pane.querySelector('canvas').getBoundingClientRect();
+            return [box.left + (1 + p[0] / p[3]) / 2 * box.width, box.top + (1 - p[1] / p[3]) / 2 * box.height];
+        }""",
+        row,
+    )
+
+
+def test_hidden_traces_and_zoom_survive_redraws(panel):
+    surface = panel.root.locator(".lossviz-pane-surface")
+    toggle = surface.locator(".legend .traces").filter(has_text="trajectory").locator(".legendtoggle")
+    toggle.click()
+    box = panel.root.locator(".lossviz-pane-curve .nsewdrag").bounding_box()
+    mouse = panel.page.mouse
+    mouse.move(box["x"] + 30, box["y"] + 20)
+    mouse.down()
+    mouse.move(box["x"] + 130, box["y"] + 120, steps=5)
+    mouse.up()
+    look = """() => {
+        const pane = name => document.querySelector('.lossviz-pane-' + name);
+        const hidden = pane('surface')._fullData.filter(t => t.visible === 'legendonly').map(t => t.name);
+        return [hidden, pane('curve')._fullLayout.xaxis.range];
+    }"""
+    panel.page.wait_for_timeout(800)
+    hidden, zoom = panel.page.evaluate(look)
+    assert hidden == ["trajectory"]
+    assert zoom[1] - zoom[0] < 300
+    panel.press("k", "ArrowRight")
+    panel.press("step", "ArrowRight")
+    panel.wait_drawn()
+    assert panel.page.evaluate(look) == [hidden, zoom]
+    toggle.click()
+    panel.root.locator(".lossviz-pane-curve .nsewdrag").dblclick()
+    panel.page.wait_for_timeout(800)
+
+
+def test_play_lets_the_ball_roll(panel):
+    panel.press("step", "Home")
+    panel.wait_until(lambda: panel.trace("curve", "step", "x") == [0])
+    panel.root.locator(".widget-play button, .jupyter-widgets.widget-play button").first.click()
+    panel.wait_until(lambda: panel.trace("curve", "step", "x")[0] > 20)
+    panel.root.locator(".widget-play button, .jupyter-widgets.widget-play button").first.click()
+
+
+def test_the_code_is_copied_and_draws_the_same(panel):
+    panel.button("Copy code").click()
+    box = panel.root.locator(".lossviz-code textarea")
+    box.wait_for(state="visible")
+    code = box.input_value()
+    panel.page.wait_for_timeout(500)
+    assert panel.page.evaluate("() => navigator.clipboard.readText()") == code
+    scope = {}
+    exec(code.replace("lv.surface_figure", "figure = lv.surface_figure"), scope)
+    assert panel.trace("surface", "surface", "z") == pytest.approx(list(scope["figure"].data[0].z), rel=1e-3)
+    panel.button("Copy code").click()
+    box.wait_for(state="hidden")
+
+
+def test_nothing_leaves_the_page(panel):
+    buttons = panel.page.evaluate(
+        "() => Array.from(document.querySelectorAll('.modebar-btn'), b => b.getAttribute('data-title') || '').join()"
+    )
+    assert "Orbital rotation" in buttons
+    assert "cloud" not in buttons.lower()
+    assert "share" not in buttons.lower()
+
+
+def test_the_theme_is_followed(panel):
+    colors = "() => [getComputedStyle(document.body).backgroundColor,"
+    colors += " document.querySelector('.lossviz-pane-curve')._fullLayout.font.color]"
+    light = panel.page.evaluate(colors)
+    panel.notebook.command("apputils:change-theme", theme="JupyterLab Dark")
+    panel.wait_until(lambda: panel.page.evaluate(colors)[1] != light[1])
+    panel.notebook.command("apputils:change-theme", theme="JupyterLab Light")
+    panel.wait_until(lambda: panel.page.evaluate(colors)[1] == light[1])
+
+
+def test_two_panels_do_not_disturb_each_other_and_leave_nothing_behind(lab, browser):
+    page = browser.new_page(viewport={"width": 1000, "height": 1400})
+    notebook = Notebook(page, lab, "two.ipynb")
+    notebook.run_cell(0)
+    notebook.run_cell(1)
+    first, second = Panel(notebook, 0), Panel(notebook, 1)
+    page.wait_for_function("() => document.querySelectorAll('.lossviz-picture').length === 2", timeout=90_000)
+    for panel in (first, second):
+        panel.wait_drawn()
+    before = second.look()
+    first.press("k", "ArrowRight", 2)
+    first.wait_drawn()
+    assert "<b>x, local planes</b>, k = 7" in first.title
+    assert second.look() == before
+    n_widgets, n_threads, *strides = notebook.run_cell(2).split()
+    assert n_threads == "0"
+    assert strides == ["7", "5"]
+    for _ in range(3):  # a cell that is run again closes the panel that it showed before
+        notebook.run_cell(0)
+        notebook.wait_idle()
+    assert notebook.run_cell(2).split() == [n_widgets, "0", "5", "5"]
+    left = notebook.run_cell(3).split()
+    assert int(left[0]) < int(n_widgets) / 4
+    assert left[1] == "0"
+    page.wait_for_function("() => document.querySelectorAll('.lossviz-picture').length === 0")
+    assert notebook.errors == []
+    page.close()

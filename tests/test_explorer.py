@@ -1,0 +1,548 @@
+"""The panel without a page: settings in, arrays out, and what was computed on the way."""
+
+import gc
+import re
+import threading
+import weakref
+
+import ipywidgets as widgets
+import numpy as np
+import pytest
+import torch
+from traitlets import TraitError
+
+import loss_viz as lv
+from loss_viz import stages
+from loss_viz.desk import Desk
+from loss_viz.explorer import Explorer
+from loss_viz.picture import Picture
+from loss_viz.settings import TRAINING, VIEW
+
+SMALL = {"steps": 80, "resolution": 9}
+
+
+@pytest.fixture
+def explorer():
+    explorer = Explorer("x^2", **SMALL)
+    assert explorer.wait(60.0)
+    yield explorer
+    explorer.close()
+
+
+def decode(picture, part, key):
+    spec = getattr(picture, part)[key]
+    return np.frombuffer(spec["data"], dtype=spec["dtype"]).reshape(spec["shape"])
+
+
+def complaints(explorer):
+    found = {}
+    for name, notice in explorer.desk._errors.items():
+        if notice.layout.display != "none":
+            found[name] = re.sub("<.*?>", "", notice.value)
+    return found
+
+
+def status(explorer):
+    return explorer.desk._status.value
+
+
+def expected(explorer):
+    settings = explorer.settings
+    run = lv.train(settings["target"], **{name: settings[name] for name in TRAINING[1:]}, progress=False)
+    chosen = {name: settings[name] for name in ("k", "sigma", "resolution", "plane")}
+    return lv.landscape(run, **chosen, progress=False)
+
+
+def assert_drawn(explorer, land):
+    picture = explorer.picture
+    x, y = np.meshgrid(land.x, land.y)
+    np.testing.assert_allclose(decode(picture, "surface_surface", "x"), x.ravel(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(decode(picture, "surface_surface", "y"), y.ravel(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(decode(picture, "surface_surface", "z"), land.loss.ravel(), rtol=1e-5)
+    np.testing.assert_allclose(decode(picture, "curve_loss", "y"), land.path_loss, rtol=1e-5)
+    row = int(np.flatnonzero(land.run.step == explorer.step)[0])
+    stem = [land.path_loss[row], land.path_height[row]]
+    np.testing.assert_allclose(decode(picture, "surface_error", "z"), stem, rtol=1e-5)
+    np.testing.assert_allclose(decode(picture, "curve_step", "x"), [explorer.step])
+    np.testing.assert_allclose(decode(picture, "fit_network", "y"), land.run.predict(row), rtol=1e-4, atol=1e-5)
+    assert picture.state == ""
+
+
+def test_what_is_drawn_is_what_the_library_computes(explorer):
+    assert_drawn(explorer, expected(explorer))
+    explorer.step = 7
+    explorer.sigma = 0.05
+    explorer.k = 3
+    assert explorer.wait(60.0)
+    assert_drawn(explorer, expected(explorer))
+    assert explorer.landscape.k == 3
+    assert explorer.run is explorer.landscape.run
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("k", 2),
+        ("sigma", 0.1),
+        ("resolution", 6),
+        ("plane", "global"),
+        ("target", "cos(2x)"),
+        ("width", 3),
+        ("depth", 2),
+        ("activation", "tanh"),
+        ("optimizer", "sgd"),
+        ("lr", 0.003),
+        ("steps", 33),
+        ("seed", 5),
+    ],
+)
+def test_every_setting_reaches_the_picture(explorer, name, value):
+    setattr(explorer, name, value)
+    assert explorer.wait(60.0)
+    assert_drawn(explorer, expected(explorer))
+    assert explorer.settings[name] == value
+
+
+def test_settings_make_the_same_panel(explorer):
+    explorer.k, explorer.sigma, explorer.step, explorer.loss_axis = 4, 0.03, 11, "log"
+    explorer.wait(60.0)
+    settings = explorer.settings
+    assert set(settings) == set(TRAINING + VIEW)
+    assert all(type(value) in (int, float, str) for value in settings.values())
+    twin = Explorer(**settings)
+    twin.wait(60.0)
+    assert twin.settings == settings
+    for part in explorer.picture.trait_names():
+        if part.startswith(("surface_", "curve_", "fit_")):
+            mine, theirs = (getattr(panel.picture, part) for panel in (explorer, twin))
+            assert mine.keys() == theirs.keys()
+            for key, value in mine.items():
+                if not (isinstance(value, dict) and "data" in value):
+                    assert value == theirs[key]
+                    continue
+                one, other = (decode(panel.picture, part, key) for panel in (explorer, twin))
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    twin.close()
+
+
+def test_the_code_draws_the_same_figure(explorer):
+    explorer.sigma, explorer.loss_axis, explorer.step = 0.04, "log", 20
+    explorer.wait(60.0)
+    scope = {}
+    exec(explorer.code.replace("lv.surface_figure", "figure = lv.surface_figure"), scope)
+    assert scope["figure"].data[0].z == pytest.approx(explorer.figure.data[0].z)
+    assert scope["figure"].layout.scene.zaxis.type == explorer.figure.layout.scene.zaxis.type == "log"
+    assert scope["figure"].layout.annotations[0].text == explorer.figure.layout.annotations[0].text
+
+
+def count(monkeypatch, name):
+    calls = []
+    real = getattr(stages, name)
+    monkeypatch.setattr(stages, name, lambda *args, **kwargs: calls.append(name) or real(*args, **kwargs))
+    return calls
+
+
+def test_only_what_changed_is_computed(explorer, monkeypatch):
+    trained, projected, surveyed = (count(monkeypatch, name) for name in ("descend", "fit_projection", "survey"))
+    blended = count(monkeypatch, "blend_surface")
+
+    def done():
+        made = len(trained), len(projected), len(surveyed), len(blended)
+        for calls in (trained, projected, surveyed, blended):
+            calls.clear()
+        return made
+
+    def move(**settings):
+        for name, value in settings.items():
+            setattr(explorer, name, value)
+        assert explorer.wait(60.0)
+        return done()
+
+    assert move(step=5) == (0, 0, 0, 0)
+    assert move(loss_axis="log") == (0, 0, 0, 0)
+    assert move(sigma=0.05) == (0, 0, 0, 1)
+    assert move(resolution=8) == (0, 0, 1, 1)
+    assert move(k=4) == (0, 0, 1, 1)
+    assert move(k=5) == (0, 0, 0, 0)  # it is still known
+    assert move(plane="parallel") == (0, 0, 1, 1)
+    assert move(seed=3) == (1, 1, 1, 1)
+    assert move(seed=56) == (0, 0, 0, 0)
+    explorer._press("train")
+    assert explorer.wait(60.0)
+    assert done() == (1, 1, 1, 1)
+
+
+def test_a_narrower_kernel_evaluates_nothing_anew(explorer, monkeypatch):
+    explorer.sigma = 0.1
+    explorer.wait(60.0)
+    counts = []
+    objective = explorer.run.objective
+    evaluate = objective._evaluate
+    monkeypatch.setattr(objective, "_evaluate", lambda chunk: counts.append(len(chunk)) or evaluate(chunk))
+    explorer.sigma = 0.09
+    explorer.wait(60.0)
+    assert sum(counts) < explorer.landscape.n_evaluations / 20
+
+
+def test_controls_and_settings_are_one(explorer):
+    controls = explorer.desk.controls
+    controls["k"].value = 9
+    controls["plane"].value = "parallel"
+    controls["width"].value = 5
+    controls["step"].value = 44
+    assert (explorer.k, explorer.plane, explorer.width, explorer.step) == (9, "parallel", 5, 44)
+    explorer.k, explorer.resolution, explorer.lr = 60, 200, 0.02
+    assert (controls["k"].value, controls["resolution"].value, controls["lr"].value) == (60, 200, 0.02)
+    assert controls["play"].value == 44
+    assert controls["preset"].value == "own"
+    controls["preset"].value = "post"
+    assert (explorer.width, explorer.lr, explorer.seed, explorer.steps) == (8, 0.01, 56, 500)
+
+
+def test_sigma_has_three_controls_and_one_value(explorer):
+    controls = explorer.desk.controls
+    assert controls["auto"].value
+    controls["sigma"].value = 0.0603  # where the page puts a slider that was set to 0.06
+    assert explorer.sigma == "auto"
+    controls["sigma"].value = 0.0832
+    assert explorer.sigma == 0.0832
+    assert not controls["auto"].value
+    explorer.sigma = 0.05
+    controls["sigma"].value = 0.0501  # the page again
+    assert explorer.sigma == 0.05
+    controls["auto"].value = True
+    assert explorer.sigma == "auto"
+    controls["auto"].value = False
+    assert explorer.sigma == 0.0501
+    controls["post"].click()
+    assert explorer.sigma == 0.06
+    explorer.sigma = 1e-4
+    assert controls["sigma"].value == pytest.approx(1e-4)
+    assert explorer.sigma == 1e-4
+    explorer.wait(60.0)
+    assert "in units of weights" in explorer.desk._note.value
+
+
+def test_steps_and_seed_follow_the_target_until_they_are_ones_own():
+    explorer = Explorer("x^3", resolution=5)
+    explorer.target = "x"
+    assert (explorer.steps, explorer.seed) == (200, 52)
+    explorer.target = "x^2"
+    assert (explorer.steps, explorer.seed) == (500, 56)
+    assert explorer.desk.controls["preset"].value == "post"
+    explorer.steps = 70
+    explorer.target = "x"
+    assert (explorer.steps, explorer.seed) == (70, 52)
+    assert explorer.desk.controls["choice"].value == "x"
+    explorer.target = "abs(x)"
+    assert explorer.desk.controls["choice"].value == "own"
+    explorer.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "cause"),
+    [
+        ("target", "sin(3y)", "the name 'y' is not known"),
+        ("target", "sqrt(x)", "it is nan at x = -1"),
+        ("k", 0, "`k` must be a whole number from 1"),
+        ("sigma", 0.0, "`sigma` must be 'auto' or a fraction"),
+        ("sigma", "wide", "`sigma` must be 'auto' or a fraction"),
+        ("resolution", 1, "`resolution` must be a whole number from 2 to 301"),
+        ("plane", "flat", "`plane` must be one of local, parallel, global, final"),
+        ("step", -1, "`step` must be a whole number from 0"),
+        ("loss_axis", "sqrt", "`loss_axis` must be one of linear, log"),
+        ("width", 0, "`width` must be a whole number from 1 to 1024, got 0"),
+        ("depth", 99, "`depth` must be a whole number from 1 to 12, got 99"),
+        ("activation", "swish", "`activation` must be one of tanh"),
+        ("optimizer", "sdg", "`optimizer` must be one of adam"),
+        ("lr", -1.0, "`lr` must be a positive number, got -1.0"),
+        ("lr", float("nan"), "`lr` must be a positive number, got nan"),
+        ("steps", 0, "`steps` must be a whole number from 1"),
+        ("seed", -1, "`seed` must be a whole number from 0"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_in_code_and_said_beside_its_control(explorer, name, value, cause):
+    before, part = explorer.settings, explorer.picture.surface_surface
+    with pytest.raises(TraitError, match=re.escape(cause)):
+        setattr(explorer, name, value)
+    with pytest.raises(TraitError, match=re.escape(cause)):
+        Explorer(**{"target": "x", name: value})
+    explorer._take(name, value)
+    assert cause in complaints(explorer)[name].replace("&#x27;", "'")
+    assert explorer.settings == before
+    assert explorer.picture.surface_surface is part
+    good = {"target": "x^2 - 1", "k": 3, "steps": 70, "sigma": 0.1, "step": 4, "lr": 0.02, "seed": 7}.get(name, 7)
+    good = {"plane": "final", "loss_axis": "log", "activation": "relu", "optimizer": "adamw"}.get(name, good)
+    setattr(explorer, name, good)
+    assert explorer.wait(60.0)
+    assert complaints(explorer) == {}
+
+
+def test_what_only_the_run_can_tell_is_said_beside_its_control(explorer):
+    part = explorer.picture.surface_surface
+    explorer.k = 41
+    assert not explorer.wait(60.0)
+    assert "`k`=41 needs at least 2k + 1 = 83 recorded steps, the run has 81" in complaints(explorer)["k"]
+    assert explorer.picture.state == "not these settings"
+    assert explorer.picture.surface_surface is part
+    assert explorer.landscape.k == 5
+    explorer.sigma = 0.05  # k is still too long
+    assert not explorer.wait(60.0)
+    assert list(complaints(explorer)) == ["k"]
+    explorer.k = 40
+    assert explorer.wait(60.0)
+    assert complaints(explorer) == {}
+
+
+def test_too_much_memory_is_refused_before_it_is_taken(explorer):
+    explorer.width, explorer.depth, explorer.steps = 1024, 3, 100_000
+    assert not explorer.wait(60.0)
+    assert "`steps` times the number of weights must stay below" in complaints(explorer)["steps"]
+    explorer.width, explorer.depth, explorer.steps = 8, 1, 80
+    assert explorer.wait(60.0)
+
+
+def test_a_loss_without_a_logarithm_is_said_beside_the_axis(explorer):
+    run = explorer.run
+    shifted = lv.Run(
+        run.weights, run.loss - 1, run.step, lv.Objective(run.model, lambda m: run.task.loss(m) - 1), run.task
+    )
+    panel = Explorer(shifted, resolution=5)
+    assert panel.wait(60.0)
+    panel.loss_axis = "log"
+    assert not panel.wait(60.0)
+    assert "`log`=True needs losses above 0" in complaints(panel)["loss_axis"]
+    panel.loss_axis = "linear"
+    assert panel.wait(60.0)
+    panel.close()
+
+
+def test_a_training_that_diverges_is_drawn_as_far_as_it_went(explorer):
+    explorer.optimizer, explorer.lr, explorer.steps = "sgd", 8.0, 400
+    assert explorer.wait(60.0)
+    assert "The loss became" in status(explorer)
+    assert explorer.settings["steps"] == explorer.run.step[-1] < 400
+    assert_drawn(explorer, expected(explorer))
+
+
+def test_an_error_that_nobody_expected_is_shown_with_its_traceback(explorer, monkeypatch):
+    monkeypatch.setattr("loss_viz.studio.blend_surface", lambda *args, **kwargs: 1 / 0)
+    explorer.k = 3
+    assert not explorer.wait(60.0)
+    assert "ZeroDivisionError" in status(explorer)
+    assert "Traceback" in status(explorer)
+    monkeypatch.undo()
+    explorer.k = 4
+    assert explorer.wait(60.0)
+    assert "losses, drawn in" in status(explorer)
+
+
+def test_stop_keeps_the_run_so_far(explorer):
+    seen = threading.Event()
+    explorer.picture.observe(
+        lambda change: len(decode(explorer.picture, "curve_loss", "x")) > 90 and seen.set(), "serial"
+    )
+    explorer.steps = 20_000
+    assert seen.wait(30)
+    explorer._press("stop")
+    assert explorer.wait(60.0)
+    last = int(explorer.run.step[-1])
+    assert last < 20_000
+    assert f"kept up to step {last} of 20000" in status(explorer)
+    assert explorer.steps == 20_000
+    assert explorer.settings["steps"] == last
+    explorer.k = 3  # a stopped run is not trained again because something else changes
+    assert explorer.wait(60.0)
+    assert explorer.run.step[-1] == last
+
+
+def test_stop_in_the_midst_of_a_landscape_leaves_the_picture(explorer, monkeypatch):
+    objective = explorer.run.objective
+    evaluate = objective._evaluate
+
+    def stop_and_evaluate(chunk):
+        explorer._press("stop")
+        return evaluate(chunk)
+
+    monkeypatch.setattr(objective, "_evaluate", stop_and_evaluate)
+    part = explorer.picture.surface_surface
+    explorer.k = 3
+    assert not explorer.wait(60.0)
+    assert explorer.picture.state == "stopped"
+    assert "the surface is not that of these settings" in status(explorer)
+    assert explorer.picture.surface_surface is part
+    monkeypatch.undo()
+    explorer.k = 4
+    assert explorer.wait(60.0)
+
+
+def test_the_latest_wish_wins_and_nothing_else_is_finished(explorer, monkeypatch):
+    finished = count(monkeypatch, "blend_path")
+    for k in range(1, 31):
+        explorer.k = k
+    assert explorer.wait(60.0)
+    assert explorer.landscape.k == 30
+    assert len(finished) < 10
+    assert_drawn(explorer, expected(explorer))
+
+
+def test_the_ball_stays_where_it_was_or_at_the_end(explorer):
+    assert explorer.step == 80
+    explorer.steps = 120
+    explorer.wait(60.0)
+    assert explorer.step == 120
+    explorer.step = 50
+    explorer.seed = 1
+    explorer.wait(60.0)
+    assert explorer.step == 50
+    explorer.steps = 30
+    explorer.wait(60.0)
+    assert explorer.step == 30
+    assert explorer.desk.controls["step"].max == 30
+
+
+def test_clicks_move_the_ball(explorer):
+    click = {"kind": "click", "pane": "curve", "trace": "loss", "index": 12, "x": 12, "y": 0.1}
+    explorer.picture._hear(None, click, [])
+    assert explorer.step == 12
+    explorer.picture._hear(None, click | {"pane": "surface", "trace": "trajectory", "index": 30}, [])
+    assert explorer.step == 30
+    x, y = explorer.landscape.path[66]
+    explorer.picture._hear(None, click | {"pane": "surface", "trace": "surface", "index": 3, "x": x, "y": y}, [])
+    assert explorer.step == 66
+    far = click | {"pane": "surface", "trace": "surface", "x": x + 100, "y": y}
+    explorer.picture._hear(None, far, [])
+    explorer.picture._hear(None, click | {"pane": "fit", "trace": "target", "index": 2}, [])
+    assert explorer.step == 66
+
+
+def test_the_figures_say_what_is_true(explorer):
+    explorer.step = 40
+    text = re.sub("<.*?>", " ", explorer.desk._figures.value)
+    land = explorer.landscape
+    fit = lv.fidelity(land)
+    assert f"loss at step 40 {land.path_loss[40]:.3g}" in text.replace("  ", " ")
+    assert f"×{fit.factor[40]:.2f}" in text
+    assert f"p90 ×{fit.p90:.2f}" in text
+    assert f"{land.off_plane[40] / land.projection.diagonal:.1%}" in text
+    assert f"{land.explained_variance_ratio.sum():.1%}" in text
+
+
+def test_a_run_of_ones_own(run):
+    own = lv.Run(run.weights, run.loss, run.step * 10, run.objective)
+    panel = Explorer(own, resolution=7, k=3)
+    assert panel.wait(60.0)
+    assert set(panel.settings) == set(VIEW)
+    assert repr(panel).startswith("Explorer(Run(61 steps of 25 weights")
+    assert "fit" not in panel.picture.panes
+    assert panel.step == 600
+    panel.step = 101
+    assert decode(panel.picture, "curve_step", "x") == [100]
+    assert "lv.landscape(run, k=3" in panel.code
+    assert "lv.train" not in panel.code
+    twin = Explorer(own, **panel.settings)
+    assert twin.wait(60.0)
+    assert twin.picture.surface_surface == panel.picture.surface_surface
+    with pytest.raises(TypeError, match="`Explorer` has no setting steps"):
+        Explorer(own, steps=3)
+    panel.close()
+    twin.close()
+
+
+def test_what_is_no_target_or_setting_is_refused():
+    with pytest.raises(TypeError, match=r"`Explorer` has no setting colour, sgima\. It takes target"):
+        Explorer("x", sgima=3, colour="red")
+
+
+def test_two_panels_do_not_share_anything(explorer):
+    other = Explorer("x", **SMALL)
+    other.wait(60.0)
+    before = dict(other.picture.surface_surface)
+    explorer.k, explorer.step = 3, 3
+    explorer.wait(60.0)
+    assert other.k == 5
+    assert other.picture.surface_surface == before
+    other.close()
+
+
+def all_widgets():
+    return set(getattr(widgets.widgets.widget, "_instances", None) or widgets.Widget.widgets)
+
+
+def test_closing_leaves_no_thread_no_widget_and_no_memory():
+    widgets_before = all_widgets()
+    panel = Explorer("x^3", resolution=61)
+    panel.close()  # in the midst of its work
+    assert panel._studio.worker.wait(30.0)
+    assert not [thread for thread in threading.enumerate() if thread.name == "loss_viz"]
+    assert all_widgets() == widgets_before
+    panel.k = 3
+    assert panel._studio.worker.wait(30.0)
+    gone = weakref.ref(panel)
+    del panel
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_idle_panel_has_no_thread(explorer):
+    assert not [thread for thread in threading.enumerate() if thread.name == "loss_viz"]
+
+
+def test_the_panel_has_a_stable_name(explorer):
+    assert repr(explorer) == "Explorer(target='x^2', k=5, sigma='auto', resolution=9, plane='local', step=80)"
+
+
+def test_threads_of_torch_are_left_as_they_were(explorer):
+    before = torch.get_num_threads()
+    explorer.k = 3
+    explorer.wait(60.0)
+    assert torch.get_num_threads() == before
+
+
+def test_every_control_says_what_it_does(explorer):
+    for name, control in explorer.desk.controls.items():
+        words = getattr(control, "tooltip", None) or control.description_tooltip
+        assert words.endswith("."), name
+        assert len(words) > 20
+
+
+def test_the_picture_sends_only_what_changed():
+    figure = lv.loss_curve_figure(lv.train("x", steps=20, progress=False))
+    picture = Picture(curve=figure)
+    sent = []
+    picture.send_state = lambda keys: sent.append(set(keys))
+    values = {"x": np.arange(3.0), "y": np.arange(3.0)}
+    picture.push({"curve_x": values})
+    picture.push({"curve_x": {"y": np.arange(3.0)}})
+    picture.push({"curve_x": {"y": np.ones(3)}}, state="updating")
+    assert sent == [{"curve_x", "serial"}, {"serial"}, {"curve_x", "serial", "state"}]
+    assert decode(picture, "curve_x", "x").tolist() == [0, 1, 2]
+    assert decode(picture, "curve_x", "y").tolist() == [1, 1, 1]
+
+
+def test_the_picture_waits_for_a_page_that_answers_and_for_no_other():
+    picture = Picture(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
+    picture.push({})
+    assert not picture.wait_shown(60.0)  # nobody has ever answered: at once
+    picture._hear(None, {"kind": "shown", "serial": 1}, [])
+    assert picture.wait_shown(60.0)
+    picture.push({})
+    threading.Timer(0.1, picture._hear, (None, {"kind": "shown", "serial": 2}, [])).start()
+    assert picture.wait_shown(60.0)
+    picture.push({})
+    assert not picture.wait_shown(0.01)
+    assert not picture.wait_shown(60.0)  # it did not answer the last time
+
+
+def test_the_desk_knows_no_settings():
+    heard = []
+    picture = Picture(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
+    desk = Desk(picture, trains=True, on_change=lambda *change: heard.append(change), on_press=heard.append)
+    desk.write("k", 7)
+    desk.write("target", "x^2")
+    assert heard == []
+    desk.controls["k"].value = 8
+    desk.controls["choice"].value = "x"
+    desk.controls["stop"].click()
+    assert heard == [("k", 8), ("target", "x"), "stop"]
+    desk.close()
