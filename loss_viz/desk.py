@@ -140,6 +140,7 @@ class Desk:
         control = self.controls[name]
         if name == "sigma":
             self.controls["auto"].value = value == "auto"
+            (control.add_class if value == "auto" else control.remove_class)("lossviz-dim")
             if value != "auto":
                 control.min = min(control.min, math.floor(math.log10(value)))
                 control.max = max(control.max, math.ceil(math.log10(value)))

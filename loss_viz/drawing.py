@@ -210,8 +210,11 @@ def _corners(triangles: Int[np.ndarray, "n_triangles 3"]) -> dict[str, np.ndarra
 
 @cache
 def _build_sphere() -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "n_triangles 3"]]:
-    """Points of a unit sphere, and the triangles of its hull."""
+    """Points of a unit sphere, and the triangles of its hull, seen counterclockwise from outside."""
     polar, around = np.meshgrid(np.linspace(0, np.pi, 11)[1:-1], np.linspace(0, 2 * np.pi, 18, endpoint=False))
     ring = np.stack([np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar)], axis=-1)
     points = np.concatenate([[[0.0, 0.0, -1.0]], ring.reshape(-1, 3), [[0.0, 0.0, 1.0]]])
-    return points, ConvexHull(points).simplices
+    triangles = ConvexHull(points).simplices
+    inward = np.linalg.det(points[triangles]) < 0
+    triangles[inward] = triangles[inward, ::-1]
+    return points, triangles

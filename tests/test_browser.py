@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXPLORE = Path(__file__).parent.parent / "notebooks/02_explore.ipynb"
@@ -34,6 +35,19 @@ def lab(tmp_path_factory):
         "assert a.wait(60) and b.wait(60)\n"
         "print(len(table), sum(t.name == 'loss_viz' for t in threading.enumerate()), a.settings['k'], b.settings['k'])",
         "a.close()\nb.close()\nprint(len(table), sum(t.name == 'loss_viz' for t in threading.enumerate()))",
+    )
+    write_notebook(
+        folder / "random.ipynb",
+        "import loss_viz as lv\nexplorer = lv.Explorer('x^3', steps=300, resolution=21)\nexplorer",
+        "import gc, pathlib\ngc.collect()\nprint(int(pathlib.Path('/proc/self/statm').read_text().split()[1]) * 4096)",
+        "import numpy as np\n"
+        "twin = lv.Explorer(**explorer.settings)\n"
+        "assert explorer.wait(60) and twin.wait(60)\n"
+        "mine, theirs = explorer.landscape, twin.landscape\n"
+        "same = [np.allclose(mine.loss, theirs.loss, rtol=1e-6), np.array_equal(mine.path, theirs.path)]\n"
+        "same += [explorer.picture.surface_ball == twin.picture.surface_ball, explorer.settings == twin.settings]\n"
+        "twin.close()\n"
+        "print(*same)",
     )
     lab = Lab(folder)
     yield lab
@@ -348,4 +362,50 @@ def test_two_panels_do_not_disturb_each_other_and_leave_nothing_behind(lab, brow
     assert left[1] == "0"
     page.wait_for_function("() => document.querySelectorAll('.lossviz-picture').length === 0")
     assert notebook.errors == []
+    page.close()
+
+
+def test_random_moves_leave_no_error_no_memory_and_the_right_picture(lab, browser):
+    """30 moves; LOSS_VIZ_MOVES=500 for a longer walk."""
+    n_moves = int(os.environ.get("LOSS_VIZ_MOVES", "30"))
+    rng = np.random.default_rng(0)
+    page = browser.new_page(viewport={"width": 1280, "height": 1100})
+    notebook = Notebook(page, lab, "random.ipynb")
+    notebook.run_cell(0)
+    panel = Panel(notebook)
+    panel.wait_drawn()
+    keys = ("ArrowLeft", "ArrowRight", "PageUp", "PageDown")
+    options = {
+        "target": ("x", "x^2", "x^3", "sin(3x)"),
+        "plane": ("local", "parallel", "global", "final"),
+        "loss": ("linear", "log"),
+        "units": ("tanh", "silu", "relu", "gelu"),
+        "opt.": ("adam", "adamw", "sgd"),
+        "preset": ("post", "robust"),
+    }
+    numbers = {"width": (2, 20), "depth": (1, 3), "steps": (100, 400), "seed": (0, 99)}
+    moves = [
+        *(lambda label=label: panel.press(label, rng.choice(keys), rng.integers(1, 4)) for label in "kσ" * 4),
+        *(
+            lambda label=label: panel.press(label, rng.choice(keys), rng.integers(1, 4))
+            for label in ("grid", "step") * 4
+        ),
+        *(lambda label=label: panel.choose(label, str(rng.choice(options[label]))) for label in options),
+        *(lambda label=label: panel.type(label, str(rng.integers(*numbers[label]))) for label in numbers),
+        *(lambda name=name: panel.button(name).click() for name in ("auto σ", "post's 0.06", "Train")),
+    ]
+    memory = []
+    for i in range(n_moves):
+        moves[rng.integers(len(moves))]()
+        page.wait_for_timeout(int(rng.choice([0, 50, 500])))
+        if i % 20 == 19:
+            panel.wait_drawn(timeout=120)
+            memory.append(int(notebook.run_cell(1)))
+    panel.type("steps", "300")
+    panel.wait_drawn(timeout=120)
+    assert notebook.run_cell(2).split() == ["True"] * 4
+    assert notebook.errors == []
+    print(f"{n_moves} moves, resident MB after each 20:", *(value // 2**20 for value in memory))
+    if n_moves >= 200:
+        assert max(memory[5:]) < 1.1 * memory[4]
     page.close()

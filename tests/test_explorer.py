@@ -509,13 +509,13 @@ def test_every_control_says_what_it_does(explorer):
 def test_the_picture_sends_only_what_changed():
     figure = lv.loss_curve_figure(lv.train("x", steps=20, progress=False))
     picture = Picture(curve=figure)
-    sent = []
-    picture.send_state = lambda keys: sent.append(set(keys))
+    changed = []
+    picture.observe(lambda change: changed.append(change["name"]))
     values = {"x": np.arange(3.0), "y": np.arange(3.0)}
     picture.push({"curve_x": values})
     picture.push({"curve_x": {"y": np.arange(3.0)}})
     picture.push({"curve_x": {"y": np.ones(3)}}, state="updating")
-    assert sent == [{"curve_x", "serial"}, {"serial"}, {"curve_x", "serial", "state"}]
+    assert changed == ["curve_x", "serial", "serial", "curve_x", "state", "serial"]
     assert decode(picture, "curve_x", "x").tolist() == [0, 1, 2]
     assert decode(picture, "curve_x", "y").tolist() == [1, 1, 1]
 

@@ -44,6 +44,18 @@ def test_every_point_of_the_picture_is_covered_by_one_triangle(land):
         assert np.count_nonzero(inside) == 1
 
 
+def test_the_ball_is_a_closed_sphere_seen_from_outside(land):
+    ball = trace(lv.surface_figure(land), "ball")
+    corners = np.stack([ball.i, ball.j, ball.k], axis=1)
+    points = np.stack([ball.x, ball.y, ball.z], axis=1)
+    points = (points - points.mean(axis=0)) / np.ptp(points, axis=0) * 2
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1, atol=0.02)
+    assert (np.linalg.det(points[corners]) > 0).all()
+    edges = [tuple(edge) for corner in corners.tolist() for edge in zip(corner, corner[1:] + corner[:1], strict=True)]
+    assert len(set(edges)) == len(edges)
+    assert {(b, a) for a, b in edges} == set(edges)
+
+
 def cross(u, v):
     return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
 
