@@ -24,7 +24,7 @@ BOUND_LATTICE = 5
 BOUND_FACTOR = 2.0
 MAX_LOSS = 1e300  # stands for inf where terms are bounded, so that a weight of zero times it is zero
 
-PAIRS_PER_BLOCK = 2**22  # 32 MiB for each array over points and planes
+PAIRS_PER_BLOCK = 2**18  # 2 MiB for each array over points and planes: as fast as more, and the heap stays whole
 LIFT_BYTES = 2**24
 CHUNKS_PER_UPDATE = 8  # the bar hears of so many chunks at a time: a few hundredths of a second
 

@@ -48,7 +48,7 @@ def build_controls() -> dict[str, Any]:
     formulas = [(formula, formula) for formula in FORMULAS]
     built = {
         "choice": widgets.Dropdown(options=[*formulas, ("own formula", OWN)], description="target", style=LABEL),
-        "target": widgets.Text(description="f(x) =", continuous_update=False, style=LABEL),
+        "target": widgets.Text(description="f(x)", continuous_update=False, style=LABEL),
         "preset": widgets.Dropdown(options=[*PRESETS, OWN], description="preset", style=LABEL),
         "width": widgets.IntText(description="width", **number),
         "depth": widgets.IntText(description="depth", **number),

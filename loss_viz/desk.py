@@ -97,7 +97,8 @@ class Desk:
     def say(self, text: str, *, bad: bool = False, details: str = "") -> None:
         """Show a line of words at the foot of the panel, with details to be opened."""
         more = f"<details><summary>details</summary><pre>{escape(details)}</pre></details>" if details else ""
-        self._status.value = f"<div class='{'lossviz-bad' if bad else 'lossviz-good'}'>{escape(text)}{more}</div>"
+        kind = "lossviz-bad" if bad else "lossviz-good"
+        self._status.value = f"<div class='{kind}' role='status'>{escape(text)}{more}</div>"
 
     def show_work(self, share: float | None) -> None:
         """Show how much is done, from 0 to 1; None when nothing is under way."""

@@ -37,11 +37,13 @@ class Explorer(widgets.VBox):
 
     Args:
         target: a formula in x, trained on here; or a `Run` of your own, whose landscape is explored.
+        preset: `"post"` or `"robust"`, for what the settings leave out (as for `train`).
         settings: any of `width`, `depth`, `activation`, `optimizer`, `lr`, `steps`, `seed` (as for `train`), `k`,
             `sigma`, `resolution`, `plane` (as for `landscape`), `step` and `loss_axis`, `"linear"` or `"log"`.
 
     Raises:
         TypeError: another kind of target, or a setting that does not exist.
+        ValueError: an unknown preset.
         traitlets.TraitError: a setting that may not take its value.
 
     Example:
@@ -63,15 +65,15 @@ class Explorer(widgets.VBox):
     step = traitlets.Int(None, allow_none=True)
     _opened = False
 
-    def __init__(self, target: str | Run = "x^3", **settings: Any) -> None:
+    def __init__(self, target: str | Run = "x^3", *, preset: str = "post", **settings: Any) -> None:
         super().__init__()
         try:
-            self._open(target, settings)
+            self._open(target, preset, settings)
         except BaseException:
             self.close()  # a panel that cannot be shall not stay behind as half of one
             raise
 
-    def _open(self, target: str | Run, settings: dict[str, Any]) -> None:
+    def _open(self, target: str | Run, preset: str, settings: dict[str, Any]) -> None:
         if not isinstance(target, str | Run):
             raise TypeError(
                 f"`target` must be a formula in x or a Run, got {type(target).__name__}. "
@@ -80,6 +82,7 @@ class Explorer(widgets.VBox):
         run = target if isinstance(target, Run) else None
         self._source = run
         self._last: int | None = None  # step of the run on screen
+        self._blamed = ""  # the control beside which the last error of the work stands
         self._names = VIEW if run else NAMES
         if isinstance(target, str):
             settings = {"target": target, **settings}
@@ -88,7 +91,7 @@ class Explorer(widgets.VBox):
         for name, value in settings.items():
             setattr(self, name, value)
         if run is None:
-            for name, value in fill_in(self.target)._asdict().items():
+            for name, value in fill_in(self.target, preset)._asdict().items():
                 if name not in settings:
                     setattr(self, name, value)
         panes = {"surface": surface_pane(), "curve": curve_pane()}
@@ -169,10 +172,8 @@ class Explorer(widgets.VBox):
     @traitlets.validate(*NAMES)
     def _check(self, proposal: Any) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
-        if value is None or self._source:
-            return value
         try:
-            return check_setting(name, value)
+            return value if value is None else check_setting(name, value)
         except ValueError as error:
             raise TraitError(str(error)) from None
 
@@ -198,9 +199,9 @@ class Explorer(widgets.VBox):
     def _take(self, name: str, value: Any) -> None:
         """A control was moved: its setting takes the value, or says beside the control why it may not."""
         if name == "preset":
-            values = fill_in(self.target, value)._asdict() if value in PRESETS else {}
-            for setting, preset in values.items():
+            for setting, preset in fill_in(self.target, value)._asdict().items() if value in PRESETS else ():
                 setattr(self, setting, preset)
+            self._name_preset()
             return
         try:
             setattr(self, name, value)
@@ -270,6 +271,9 @@ class Explorer(widgets.VBox):
         """Of a picture that is complete, or work that was stopped."""
         self.desk.show_work(None)
         self.desk.say(words)
+        if self._blamed:
+            self.desk.complain(self._blamed, "")
+            self._blamed = ""
         if self.landscape is not None:
             widths = self.landscape.sigma_absolute
             narrow, wide = f"{widths.min():.2g}", f"{widths.max():.2g}"
@@ -281,8 +285,9 @@ class Explorer(widgets.VBox):
         named = re.search(r"`(\w+)`", str(error))
         name = {"log": "loss_axis"}.get(named[1], named[1]) if named else ""
         if isinstance(error, ValueError) and name in self._names:
+            self._blamed = name
             self.desk.complain(name, str(error))
-            self.desk.say(f"{name} cannot be so: see beside it. The picture is that of the settings before.", bad=True)
+            self.desk.say(f"The picture is still that of the settings before; {name} says why.", bad=True)
         else:
             details = "".join(traceback.format_exception(error))
             self.desk.say(f"{type(error).__name__}: {error}", bad=True, details=details)

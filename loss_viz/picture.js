@@ -41,15 +41,17 @@ function mix(rgba, paper) {
 }
 
 class Pane {
-  constructor(model, el, name, onRelease) {
-    Object.assign(this, { model, name, held: false, seen: {}, laid: {}, paint: {} });
+  constructor(model, el, name, onFree) {
+    Object.assign(this, { model, name, ready: false, held: false, seen: {}, laid: {}, paint: {} });
     this.gd = el.appendChild(document.createElement("div"));
     this.gd.className = `lossviz-pane lossviz-pane-${name}`;
     const { data, layout } = JSON.parse(JSON.stringify(model.get("panes")[name]));
     this.parts = [...data.map((trace) => `${name}_${trace.name}`), `${name}_layout`];
     this.inked = data.map((trace) => trace.meta === "ink");
-    this.ready = Plotly.newPlot(this.gd, data, layout, CONFIG).then(() => {
+    Plotly.newPlot(this.gd, data, layout, CONFIG).then(() => {
+      this.ready = true;
       this.gd.on("plotly_click", (event) => this.hit(event.points[0]));
+      onFree();
     });
     this.press = (event) => Object.assign(this, { held: true, at: [event.clientX, event.clientY], found: null });
     this.release = (event) => {
@@ -58,9 +60,10 @@ class Pane {
       Object.assign(this, { held: false, still: moved < STILL });
       this.keepCamera();
       if (this.found && this.still) this.tell(this.found);
-      onRelease();
+      onFree();
     };
     this.gd.addEventListener("pointerdown", this.press, true);
+    this.gd.addEventListener("pointermove", (event) => event.buttons || this.release(event)); // released off the window
     for (const type of ["pointerup", "pointercancel"]) window.addEventListener(type, this.release, true);
   }
 
@@ -99,9 +102,9 @@ class Pane {
     }
   }
 
+  // Brings the figure up to date; false if it cannot be now.
   async draw(theme) {
-    await this.ready;
-    if (this.held) return false;
+    if (!this.ready || this.held) return false;
     const { gd, model } = this;
     const traces = {};
     const layout = {};
@@ -123,7 +126,7 @@ class Pane {
       for (const i of Object.keys(this.paint)) edit(i, "vertexcolor", mix(this.paint[i], theme.paper));
       this.inked.forEach((inked, i) => inked && edit(i, "line.color", theme.ink));
     }
-    if (!Object.keys(traces).length && !Object.keys(layout).length) return false;
+    if (!Object.keys(traces).length && !Object.keys(layout).length) return true;
     this.keepCamera();
     await Plotly.update(gd, traces, layout, [...gd.data.keys()]);
     return true;
@@ -147,8 +150,6 @@ function render({ model, el }) {
   let drawing = false;
   let closed = false;
   let theme = readTheme(el);
-  const panes = Object.keys(model.get("panes")).map((name) => new Pane(model, el, name, () => ask()));
-
   const ask = async () => {
     dirty = true;
     if (drawing) return;
@@ -156,10 +157,13 @@ function render({ model, el }) {
     while (dirty && !closed) {
       dirty = false;
       const serial = model.get("serial");
+      let current = true;
       for (const pane of panes) {
-        if (await pane.draw(theme)) await new Promise((go) => setTimeout(go)); // let the page show it before the next
+        current = (await pane.draw(theme)) && current;
+        await new Promise((go) => setTimeout(go)); // let the page show it before the next
       }
-      model.send({ kind: "shown", serial });
+      if (current && !dirty) showState();
+      if (current) model.send({ kind: "shown", serial });
     }
     drawing = false;
   };
@@ -168,6 +172,7 @@ function render({ model, el }) {
     el.classList.toggle("lossviz-stale", Boolean(model.get("state")));
     el.setAttribute("aria-busy", String(Boolean(model.get("state"))));
   };
+  const warn = () => model.get("state") && showState(); // that all is well is said when it is on screen
   const showSummary = () => el.setAttribute("aria-label", model.get("summary"));
   const retheme = () => {
     const now = readTheme(el);
@@ -179,11 +184,13 @@ function render({ model, el }) {
     if (message.kind === "copy" && navigator.clipboard) navigator.clipboard.writeText(message.text).catch(() => {});
   };
 
+  const panes = Object.keys(model.get("panes")).map((name) => new Pane(model, el, name, ask));
   el.setAttribute("role", "figure");
-  showState();
+  el.setAttribute("aria-busy", "true");
+  warn();
   showSummary();
   model.on("change:serial", ask);
-  model.on("change:state", showState);
+  model.on("change:state", warn);
   model.on("change:summary", showSummary);
   model.on("msg:custom", copy);
   const sizes = new ResizeObserver(() => {
@@ -200,7 +207,7 @@ function render({ model, el }) {
     sizes.disconnect();
     looks.disconnect();
     model.off("change:serial", ask);
-    model.off("change:state", showState);
+    model.off("change:state", warn);
     model.off("change:summary", showSummary);
     model.off("msg:custom", copy);
     panes.forEach((pane) => pane.close());

@@ -281,7 +281,9 @@ def descend(training: Training, *, on_step: Callable[[int, float], object]) -> R
 
 def _note_divergence(loss: float, step: int) -> str:
     if step == 0:
-        raise ValueError(f"The loss must be finite before training, it is {loss}. Choose a target with smaller values.")
+        raise ValueError(
+            f"The loss on `target` must be finite before training, it is {loss}. Choose one with smaller values."
+        )
     return (
         f"The loss became {loss} at step {step}; the run is kept up to step {step - 1}. "
         "Lower `lr` to train on without diverging."

@@ -289,6 +289,12 @@ def test_what_only_the_run_can_tell_is_said_beside_its_control(explorer):
     explorer.sigma = 0.05  # k is still too long
     assert not explorer.wait(60.0)
     assert list(complaints(explorer)) == ["k"]
+    explorer.steps = 90  # long enough for it
+    assert explorer.wait(60.0)
+    assert complaints(explorer) == {}
+    explorer.k = 46
+    assert not explorer.wait(60.0)
+    assert list(complaints(explorer)) == ["k"]
     explorer.k = 40
     assert explorer.wait(60.0)
     assert complaints(explorer) == {}
@@ -447,6 +453,14 @@ def test_a_run_of_ones_own(run):
         Explorer(own, steps=3)
     panel.close()
     twin.close()
+
+
+def test_a_preset_fills_in_what_is_not_said():
+    panel = Explorer("x^2", preset="robust", steps=20, resolution=5)
+    assert (panel.width, panel.lr, panel.seed, panel.steps) == (64, 0.001, 0, 20)
+    panel.close()
+    with pytest.raises(ValueError, match="`preset` must be one of post, robust; got 'best'"):
+        Explorer("x", preset="best")
 
 
 def test_what_is_no_target_or_setting_is_refused():
