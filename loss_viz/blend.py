@@ -63,27 +63,23 @@ class Sweep:
         """Number of losses evaluated so far, those that only served as bounds left out."""
         return len(self._keys)
 
-    def blend(
-        self, kernel: Kernel, bar: tqdm, rows: Int[np.ndarray, " n_rows"] | None = None
-    ) -> tuple[Float[np.ndarray, " n_rows"], int]:
+    def blend(self, kernel: Kernel, bar: tqdm) -> tuple[Float[np.ndarray, " n"], int]:
         """Blended heights, and how many losses they rest on.
 
         Args:
             kernel: the weights of the planes.
             bar: told of every evaluation that is asked for (`total`) and done (`update`); what it raises ends the
                 work, and what was evaluated until then is kept.
-            rows: the points that are wanted, in increasing order; all of them by default.
 
         Returns:
-            Heights `(n_rows,)` in float64, within 1 % of the sum over all planes; and the number of evaluations.
+            Heights `(n,)` in float64, within 1 % of the sum over all planes; and the number of evaluations.
         """
-        rows = np.arange(len(self.points)) if rows is None else rows
         bounds, n_evaluations = self._bound_losses(bar)
-        heights = np.empty(len(rows))
+        heights = np.empty(len(self.points))
         n_rows = max(1, PAIRS_PER_BLOCK // len(self.planes))
-        for start in range(0, len(rows), n_rows):
-            block = slice(start, start + n_rows)
-            heights[block], n_pairs = self._blend_block(rows[block], kernel, bounds, bar)
+        for start in range(0, len(self.points), n_rows):
+            rows = np.arange(start, min(start + n_rows, len(self.points)))
+            heights[rows], n_pairs = self._blend_block(rows, kernel, bounds, bar)
             n_evaluations += n_pairs
         return heights, n_evaluations
 

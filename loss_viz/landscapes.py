@@ -14,8 +14,6 @@ from .projection import Projection, fit_projection
 from .surveys import Survey, survey
 from .trajectory import Run
 
-PREVIEW_SIZE = 17  # points along each axis of a preview
-
 
 @dataclass(frozen=True, eq=False)
 class Surface:
@@ -178,18 +176,15 @@ def landscape(
         return blend_path(around, blend_surface(around, sigma, bar), sigma, bar)
 
 
-def blend_surface(around: Survey, sigma: float | str, bar: tqdm, *, preview: bool = False) -> Surface:
-    """The heights over the grid of a survey, or over an even choice of its rows and columns for a quick look.
+def blend_surface(around: Survey, sigma: float | str, bar: tqdm) -> Surface:
+    """The heights over the grid of a survey.
 
     Raises:
         ValueError: a `sigma` out of its range.
     """
-    n_y, n_x = len(around.y), len(around.x)
-    i, j = (_spread(n, PREVIEW_SIZE if preview else n) for n in (n_y, n_x))
-    rows = (i[:, None] * n_x + j).ravel()
-    heights, n_evaluations = around.grid.blend(_fit_kernel(around, sigma), bar, rows)
-    support = around.support[np.ix_(i, j)]
-    return Surface(around.x[j], around.y[i], heights.reshape(len(i), len(j)), support, n_evaluations)
+    heights, n_evaluations = around.grid.blend(_fit_kernel(around, sigma), bar)
+    shape = len(around.y), len(around.x)
+    return Surface(around.x, around.y, heights.reshape(shape), around.support, n_evaluations)
 
 
 def blend_path(around: Survey, surface: Surface, sigma: float | str, bar: tqdm) -> Landscape:
@@ -216,8 +211,3 @@ def blend_path(around: Survey, surface: Surface, sigma: float | str, bar: tqdm) 
 
 def _fit_kernel(around: Survey, sigma: float | str) -> Kernel:
     return fit_kernel(around.planes.position, sigma, diagonal=around.projection.diagonal)
-
-
-def _spread(n: int, size: int) -> Int[np.ndarray, " size"]:
-    """At most `size` of `n` places, even, the first and the last among them."""
-    return np.unique(np.rint(np.linspace(0, n - 1, min(n, size))).astype(int))

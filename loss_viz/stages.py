@@ -14,6 +14,7 @@ from .training import Training, descend, prepare_training
 from .trajectory import Run
 
 N_KEPT = 4
+SKETCH_SIZE, SKETCH_ANCHORS = 21, 50  # a tenth of the work of a landscape, or less
 MAX_BYTES = 2**30
 
 Settings = Mapping[str, Any]
@@ -47,6 +48,16 @@ class Stages:
         chosen = {name: settings[name] for name in ("k", "plane", "resolution")}
         key = (run, *chosen.values())
         return self._recall("survey", key, lambda: survey(run, self.project(run), **chosen))
+
+    def sketch(self, run: Run, settings: Settings, bar: tqdm) -> Surface:
+        """A quick look: fewer planes on a coarser grid."""
+        k, plane = settings["k"], settings["plane"]
+        around = self._recall(
+            "sketch",
+            (run, k, plane),
+            lambda: survey(run, self.project(run), k=k, plane=plane, resolution=SKETCH_SIZE, n_anchors=SKETCH_ANCHORS),
+        )
+        return blend_surface(around, settings["sigma"], bar)
 
     def blend_surface(self, around: Survey, settings: Settings, bar: tqdm) -> Surface:
         """The heights over the grid."""

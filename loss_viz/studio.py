@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from .drawing import find_row
 from .jobs import Meter, Worker
-from .landscapes import Landscape, Surface, blend_surface
+from .landscapes import Landscape, Surface
 from .panes import (
     ball_parts,
     camera_parts,
@@ -199,8 +199,8 @@ class Studio:
         meter = Meter(check_both, lambda share: self.listener.hear_progress("blending the planes", share))
         log = settings["loss_axis"] == "log"
         if not self.stages.knows_surface(around, settings):
-            preview = blend_surface(around, settings["sigma"], meter, preview=True)
-            self._draw(around, preview, None, log=log, check=check_both)
+            sketch = self.stages.sketch(around.run, settings, meter)
+            self._draw(around, sketch, None, log=log, check=check_both)
             surface = self.stages.blend_surface(around, settings, meter)
             if settings["sigma"] != "auto":  # then the heights under the run take longer than to draw once more
                 self._draw(around, surface, None, log=log, check=check_both)

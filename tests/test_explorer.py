@@ -160,16 +160,28 @@ def test_only_what_changed_is_computed(explorer, monkeypatch):
 
     assert move(step=5) == (0, 0, 0, 0)
     assert move(loss_axis="log") == (0, 0, 0, 0)
-    assert move(sigma=0.05) == (0, 0, 0, 1)
-    assert move(resolution=8) == (0, 0, 1, 1)
-    assert move(k=4) == (0, 0, 1, 1)
+    assert move(sigma=0.05) == (0, 0, 0, 2)  # a sketch and the surface
+    assert move(resolution=8) == (0, 0, 1, 2)
+    assert move(k=4) == (0, 0, 2, 2)
     assert move(k=5) == (0, 0, 0, 0)  # it is still known
-    assert move(plane="parallel") == (0, 0, 1, 1)
-    assert move(seed=3) == (1, 1, 1, 1)
+    assert move(plane="parallel") == (0, 0, 2, 2)
+    assert move(seed=3) == (1, 1, 2, 2)
     assert move(seed=56) == (0, 0, 0, 0)
     explorer._press("train")
     assert explorer.wait(60.0)
-    assert done() == (1, 1, 1, 1)
+    assert done() == (1, 1, 2, 2)
+
+
+def test_a_sketch_comes_first_and_looks_like_what_follows():
+    panel = Explorer("x^3", steps=300, resolution=41)
+    seen = []
+    panel.picture.observe(lambda change: seen.append(decode(panel.picture, "surface_surface", "z")), "surface_surface")
+    panel.wait(60.0)
+    sketch, surface = seen[0].reshape(21, 21), seen[-1].reshape(41, 41)
+    assert len(seen) == 2
+    assert np.median(np.abs(sketch / surface[::2, ::2] - 1)) < 0.02
+    assert np.quantile(np.abs(sketch / surface[::2, ::2] - 1), 0.9) < 0.2
+    panel.close()
 
 
 def test_a_narrower_kernel_evaluates_nothing_anew(explorer, monkeypatch):
@@ -332,7 +344,7 @@ def test_a_training_that_diverges_is_drawn_as_far_as_it_went(explorer):
 
 
 def test_an_error_that_nobody_expected_is_shown_with_its_traceback(explorer, monkeypatch):
-    monkeypatch.setattr("loss_viz.studio.blend_surface", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("loss_viz.stages.blend_surface", lambda *args, **kwargs: 1 / 0)
     explorer.k = 3
     assert not explorer.wait(60.0)
     assert "ZeroDivisionError" in status(explorer)

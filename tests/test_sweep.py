@@ -66,20 +66,6 @@ def test_what_was_kept_changes_no_number(run, around, silent):
         assert kept.n_evaluations == new.n_evaluations
 
 
-def test_the_preview_is_a_choice_of_the_grid_and_its_losses_serve_it(run, around, silent, monkeypatch):
-    preview = blend_surface(around, "auto", silent, preview=True)
-    assert preview.loss.shape == (9, 17)
-    counts = count_evaluations(run.objective, monkeypatch)
-    whole = blend_surface(around, "auto", silent)
-    i, j = np.searchsorted(whole.y, preview.y), np.searchsorted(whole.x, preview.x)
-    assert {0, 22} <= set(j.tolist())
-    assert np.array_equal(whole.x[j], preview.x)
-    assert np.array_equal(whole.y[i], preview.y)
-    np.testing.assert_allclose(preview.loss, whole.loss[np.ix_(i, j)], rtol=0.01)
-    assert np.array_equal(preview.support, whole.support[np.ix_(i, j)])
-    assert sum(counts) < preview.n_evaluations / 3
-
-
 @pytest.mark.parametrize("n_allowed", [0, 700, 2000, 5000])
 def test_work_that_is_stopped_keeps_what_it_has(run, around, silent, monkeypatch, n_allowed):
     monkeypatch.setattr(run.objective, "chunk_size", 50)
