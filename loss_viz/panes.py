@@ -145,14 +145,13 @@ def path_parts(run: Run, projection: Projection, height: Float[np.ndarray, " n_s
 def ball_parts(
     run: Run, projection: Projection, surface: Surface, height: Float[np.ndarray, " n_steps"], scale: Scale, row: int
 ) -> Parts:
-    """The ball on its stem, and the mark on the curve."""
+    """The ball on its stem."""
     point, true = projection.path[row], float(run.loss[row])
     ball = ball_arrays(point, true, np.array([np.ptp(surface.x), np.ptp(surface.y)]), scale)
     ball["customdata"] = np.tile([float(run.step[row]), true], (len(ball["x"]), 1))
     return {
         "surface_error": stem_arrays(point, true, float(height[row])),
         "surface_ball": ball,
-        "curve_step": {"x": run.step[[row]], "y": run.loss[[row]]},
     }
 
 

@@ -14,6 +14,7 @@ from .training import Training, descend, prepare_training
 from .trajectory import Run
 
 N_KEPT = 4
+RUN_BYTES = 2**26  # of the runs kept, the latest apart: wide nets fill a small session's memory
 SKETCH_SIZE, SKETCH_ANCHORS = 21, 50  # a tenth of the work of a landscape, or less
 MAX_BYTES = 2**30
 
@@ -21,7 +22,9 @@ Settings = Mapping[str, Any]
 
 
 class Stages:
-    """The last few results of every stage, so that to go back is as quick as to stay.
+    """The last few runs, and the last few results of every later stage for one of them.
+
+    To go back to earlier settings of the same run is as quick as to stay.
 
     Args:
         run: where it is given nothing is ever trained.
@@ -37,14 +40,23 @@ class Stages:
 
     def train(self, training: Training, settings: Settings, on_step: Callable[[int, float], object]) -> Run:
         """Train anew what `prepare` made of the settings. A run that ended early counts as theirs, too."""
-        return self._keep("run", _key_training(settings), descend(training, on_step=on_step))
+        run = self._keep("run", _key_training(settings), descend(training, on_step=on_step))
+        runs = self._kept["run"]
+        while len(runs) > 1 and sum(kept.weights.nbytes for kept in runs.values()) > RUN_BYTES:
+            runs.popitem(last=False)
+        return run
 
     def project(self, run: Run) -> Projection:
         """The PC plane of a run."""
         return self._recall("projection", run, lambda: fit_projection(run.weights))
 
     def survey(self, run: Run, settings: Settings) -> Survey:
-        """Planes and grid; what was evaluated on them is kept with it, for every sigma."""
+        """Planes and grid; what was evaluated on them is kept with it, for every sigma.
+
+        Another run than the last time takes the place of all that was kept of that one.
+        """
+        if run not in self._kept.get("projection", ()):
+            self._kept = {stage: kept for stage, kept in self._kept.items() if stage == "run"}
         chosen = {name: settings[name] for name in ("k", "plane", "resolution")}
         key = (run, *chosen.values())
         return self._recall("survey", key, lambda: survey(run, self.project(run), **chosen))

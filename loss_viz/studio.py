@@ -69,11 +69,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """What is on screen. Heights under the run that are not known yet are nan."""
+    """The surface that is on screen. Heights under the run that are not known yet are nan."""
 
     run: Run
     projection: Projection
-    plateaus: list[Plateau]
     surface: Surface
     height: Float[np.ndarray, " n_steps"]
     scale: Scale
@@ -90,8 +89,9 @@ class Studio:
         step: where the ball lies; None for the end of the run.
 
     Attributes:
-        run: the run that was drawn last.
-        frame: what is on screen.
+        run: the latest run.
+        plateaus: where it lies still.
+        frame: the surface that is on screen.
     """
 
     def __init__(self, picture: Picture, listener: Listener, stages: Stages, *, step: int | None) -> None:
@@ -100,6 +100,7 @@ class Studio:
         self.stages = stages
         self.step = step
         self.run: Run | None = None
+        self.plateaus: list[Plateau] = []
         self.frame: Frame | None = None
         self.worker = Worker(self._work, self._fail)
         self._drawing = threading.RLock()  # the ball is moved by other threads than the worker's
@@ -108,9 +109,10 @@ class Studio:
 
     def ask(self, settings: Mapping[str, Any], *, anew: bool = False) -> None:
         """Draw these settings, and forget what was asked for before."""
-        self._stop.clear()
-        self.picture.state = "updating"
-        self.worker.submit(Request(settings, anew))
+        with self._drawing:  # so that no older picture can still say that it is the one
+            self._stop.clear()
+            self.picture.state = "updating"
+            self.worker.submit(Request(settings, anew))
 
     def stop(self) -> None:
         """End the work under way. A run that was being trained is kept, and drawn, as far as it has come."""
@@ -120,9 +122,9 @@ class Studio:
         """Move the ball to a training step, on what is on screen."""
         self.step = step
         with self._drawing:
-            if self.frame and self.frame.run is self.run and not self._training:
-                self.picture.push(self._place_ball(self.frame))
-                self._write_figures(self.frame)
+            if self.run and not self._training:
+                self.picture.push(self._place_ball(self.run))
+                self._write_figures(self.run)
 
     def _work(self, request: Request, check: Callable[[], None]) -> None:
         started = time.monotonic()
@@ -155,6 +157,11 @@ class Studio:
         if run is not self.run:
             self.run = run
             self.step = self.listener.hear_run(run)
+            self.plateaus = find_plateaus(run)
+            curve = curve_parts(run.step, run.loss, self.plateaus, None)
+            with self._drawing:
+                check()
+                self.picture.push(curve | self._place_ball(run), state="updating")
         return run
 
     def _train(self, settings: Mapping[str, Any], check: Callable[[], None]) -> Run:
@@ -215,44 +222,43 @@ class Studio:
         run, projection = around.run, around.projection
         height = landscape.path_height if landscape else np.full(len(run), np.nan)
         scale = fit_scale([surface.loss, run.loss], log=log)
-        known = self.frame is not None and self.frame.run is run
-        plateaus = self.frame.plateaus if self.frame and known else find_plateaus(run)
-        frame = Frame(run, projection, plateaus, surface, height, scale, landscape)
+        frame = Frame(run, projection, surface, height, scale, landscape)
         parts = surface_parts(surface, projection, scale) | path_parts(run, projection, height, scale)
-        parts |= curve_parts(run.step, run.loss, plateaus, None)
         if landscape:
             parts["surface_layout"] |= title_parts(landscape)["surface_layout"]
         if self.frame is None:
             parts["surface_layout"] |= camera_parts(surface, scale)["surface_layout"]
         self.picture.wait_shown(0.5)
-        check()
         with self._drawing:
+            check()
             self.frame = frame
             state = "" if landscape else "updating"
-            self.picture.push(parts | self._place_ball(frame), state=state, summary=_summarize(frame))
-            self._write_figures(frame)
+            self.picture.push(parts | self._place_ball(run), state=state, summary=_summarize(run, self.plateaus))
+            self._write_figures(run)
 
     def _find_row(self, run: Run) -> int:
         return find_row(run, None if self.step is None else int(np.clip(self.step, run.step[0], run.step[-1])))
 
-    def _write_figures(self, frame: Frame) -> None:
-        row = self._find_row(frame.run)
-        html = write_figures(frame.run, frame.projection, frame.plateaus, row, frame.landscape)
-        self.listener.hear_figures(html)
+    def _write_figures(self, run: Run) -> None:
+        if self.frame and self.frame.run is run:
+            row, projection = self._find_row(run), self.frame.projection
+            self.listener.hear_figures(write_figures(run, projection, self.plateaus, row, self.frame.landscape))
 
-    def _place_ball(self, frame: Frame) -> dict[str, dict[str, Any]]:
-        run, row = frame.run, self._find_row(frame.run)
-        parts = ball_parts(run, frame.projection, frame.surface, frame.height, frame.scale, row)
+    def _place_ball(self, run: Run) -> dict[str, dict[str, Any]]:
+        """The ball's place on the curve and the network there; on the surface where that is of the same run."""
+        row, frame = self._find_row(run), self.frame
+        parts: dict[str, dict[str, Any]] = {"curve_step": {"x": run.step[[row]], "y": run.loss[[row]]}}
+        if frame and frame.run is run:
+            parts |= ball_parts(run, frame.projection, frame.surface, frame.height, frame.scale, row)
         if run.task:
             x, target = (values.ravel().double().cpu().numpy() for values in (run.task.x, run.task.y))
             parts |= fit_parts(x, target, run.predict(row), int(run.step[row]))
         return parts
 
 
-def _summarize(frame: Frame) -> str:
-    run = frame.run
+def _summarize(run: Run, plateaus: list[Plateau]) -> str:
     sticky = "".join(
         f" It lies on a plateau at loss {plateau.level:.3g} from step {plateau.start} to {plateau.end}."
-        for plateau in frame.plateaus
+        for plateau in plateaus
     )
     return f"Loss landscape of a run of {len(run)} steps, from loss {run.loss[0]:.3g} to {run.loss[-1]:.3g}.{sticky}"

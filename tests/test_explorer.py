@@ -166,10 +166,29 @@ def test_only_what_changed_is_computed(explorer, monkeypatch):
     assert move(k=5) == (0, 0, 0, 0)  # it is still known
     assert move(plane="parallel") == (0, 0, 2, 2)
     assert move(seed=3) == (1, 1, 2, 2)
-    assert move(seed=56) == (0, 0, 0, 0)
+    assert move(seed=56) == (0, 1, 2, 2)  # the run is still known
     explorer._press("train")
     assert explorer.wait(60.0)
     assert done() == (1, 1, 2, 2)
+
+
+def test_memory_is_bounded(explorer, monkeypatch):
+    monkeypatch.setattr(stages, "RUN_BYTES", 3 * explorer.run.weights.nbytes)
+    first = weakref.ref(explorer.run)
+    for seed in range(5):
+        explorer.seed = seed
+        explorer.k = 2 + seed
+        assert explorer.wait(60.0)
+    kept = explorer._studio.stages._kept
+    assert len(kept["run"]) == 3
+    assert len(kept["projection"]) == 1
+    assert max(len(kept[stage]) for stage in ("survey", "sketch", "surface", "landscape")) <= 2
+    for k in range(1, 12):
+        explorer.k = k
+        assert explorer.wait(60.0)
+    assert len(kept["survey"]) == len(kept["landscape"]) == 4
+    gc.collect()
+    assert first() is None
 
 
 def test_a_sketch_comes_first_and_looks_like_what_follows():
@@ -177,8 +196,9 @@ def test_a_sketch_comes_first_and_looks_like_what_follows():
     seen = []
     panel.picture.observe(lambda change: seen.append(decode(panel.picture, "surface_surface", "z")), "surface_surface")
     panel.wait(60.0)
+    assert panel.wait(60.0)
     sketch, surface = seen[0].reshape(21, 21), seen[-1].reshape(41, 41)
-    assert len(seen) == 2
+    assert [len(z) for z in seen] == [441, 1681]
     assert np.median(np.abs(sketch / surface[::2, ::2] - 1)) < 0.02
     assert np.quantile(np.abs(sketch / surface[::2, ::2] - 1), 0.9) < 0.2
     panel.close()
@@ -310,6 +330,20 @@ def test_what_only_the_run_can_tell_is_said_beside_its_control(explorer):
     explorer.k = 40
     assert explorer.wait(60.0)
     assert complaints(explorer) == {}
+
+
+def test_a_run_is_shown_even_where_its_landscape_cannot_be(explorer):
+    explorer.steps = 9
+    assert not explorer.wait(60.0)
+    assert list(complaints(explorer)) == ["k"]
+    assert len(decode(explorer.picture, "curve_loss", "x")) == 10
+    assert len(decode(explorer.picture, "surface_trajectory", "x")) == 81
+    explorer.step = 4
+    assert decode(explorer.picture, "curve_step", "x") == [4]
+    np.testing.assert_allclose(decode(explorer.picture, "fit_network", "y"), explorer.run.predict(4), atol=1e-5)
+    explorer.k = 4
+    assert explorer.wait(60.0)
+    assert_drawn(explorer, expected(explorer))
 
 
 def test_too_much_memory_is_refused_before_it_is_taken(explorer):
