@@ -30,6 +30,7 @@ FADE_ROOT = 16
 BOX = {"x": 1.15, "y": 1.15, "z": 0.75}
 LIGHT = {"ambient": 0.8, "diffuse": 0.45, "specular": 0.08, "roughness": 0.9, "fresnel": 0.05}
 
+SMALL = "<span style='font-size:12px'>{}</span>"
 SURFACE_HOVER = "PC1 %{x:.3g}, PC2 %{y:.3g}<br>surface %{z:.4g}<extra></extra>"
 PATH_HOVER = (
     "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<br>surface %{customdata[2]:.4g}"
@@ -157,16 +158,18 @@ def camera(landscape: Surface | Landscape, scale: Scale, *, distance: float) -> 
 def caption(landscape: Landscape) -> str:
     """Two lines: what is drawn, and how far it is from the run."""
     fit = fidelity(landscape)
-    settings = {"local": f", k = {landscape.k}, σ = {landscape.sigma}", "parallel": f", σ = {landscape.sigma}"}
-    target = f"{landscape.run.task.name}, " if landscape.run.task else ""
-    planes = "planes" if landscape.plane in settings else "plane"
     median, p90, start = (
         f"×{factor:.2f}" if factor < 10 else f"×{factor:.3g}" for factor in (fit.median, fit.p90, fit.start)
     )
-    return (
-        f"<b>{target}{landscape.plane} {planes}</b>{settings.get(landscape.plane, '')}<br>"
-        f"<span style='font-size:12px'>error under the path: median {median}, p90 {p90}, start {start}</span>"
-    )
+    headline = name_surface(landscape.run, plane=landscape.plane, k=landscape.k, sigma=landscape.sigma)
+    return f"{headline}<br>{SMALL.format(f'error under the path: median {median}, p90 {p90}, start {start}')}"
+
+
+def name_surface(run: Run, *, plane: str, k: int, sigma: float | str) -> str:
+    """One line: the target, the planes and the settings that matter for them."""
+    settings = {"local": f", k = {k}, σ = {sigma}", "parallel": f", σ = {sigma}"}
+    target = f"{run.task.name}, " if run.task else ""
+    return f"<b>{target}{plane} {'planes' if plane in settings else 'plane'}</b>{settings.get(plane, '')}"
 
 
 def pc_title(landscape: Landscape, axis: int) -> str:

@@ -15,11 +15,13 @@ from .drawing import (
     INK,
     PATH,
     PATH_COLOR,
+    SMALL,
     STEM,
     SURFACE,
     ball_arrays,
     camera,
     caption,
+    name_surface,
     path_arrays,
     stem_arrays,
     surface_arrays,
@@ -29,6 +31,7 @@ from .landscapes import Landscape, Surface
 from .plateaus import Plateau
 from .projection import Projection
 from .scales import Scale, log_axis
+from .surveys import Survey
 from .trajectory import Run
 
 Parts = dict[str, dict[str, Any]]
@@ -155,9 +158,10 @@ def ball_parts(
     }
 
 
-def title_parts(landscape: Landscape) -> Parts:
-    """What is drawn, and how far it is from the run."""
-    return {"surface_layout": {"title.text": caption(landscape)}}
+def title_parts(around: Survey, sigma: float | str, landscape: Landscape | None) -> Parts:
+    """What is drawn, and how far it is from the run once that is known."""
+    name = name_surface(around.run, plane=around.plane, k=around.k, sigma=sigma)
+    return {"surface_layout": {"title.text": caption(landscape) if landscape else f"{name}<br>{SMALL.format('…')}"}}
 
 
 def curve_parts(

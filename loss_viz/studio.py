@@ -204,28 +204,32 @@ class Studio:
                 raise Stopped
 
         meter = Meter(check_both, lambda share: self.listener.hear_progress("blending the planes", share))
-        log = settings["loss_axis"] == "log"
         if not self.stages.knows_surface(around, settings):
             sketch = self.stages.sketch(around.run, settings, meter)
-            self._draw(around, sketch, None, log=log, check=check_both)
+            self._draw(around, sketch, None, settings, check_both)
             surface = self.stages.blend_surface(around, settings, meter)
             if settings["sigma"] != "auto":  # then the heights under the run take longer than to draw once more
-                self._draw(around, surface, None, log=log, check=check_both)
+                self._draw(around, surface, None, settings, check_both)
         landscape = self.stages.blend_path(around, settings, meter)
         surface = self.stages.blend_surface(around, settings, meter)
-        self._draw(around, surface, landscape, log=log, check=check_both)
+        self._draw(around, surface, landscape, settings, check_both)
         return landscape
 
     def _draw(
-        self, around: Survey, surface: Surface, landscape: Landscape | None, *, log: bool, check: Callable[[], None]
+        self,
+        around: Survey,
+        surface: Surface,
+        landscape: Landscape | None,
+        settings: Mapping[str, Any],
+        check: Callable[[], None],
     ) -> None:
+        sigma, log = settings["sigma"], settings["loss_axis"] == "log"
         run, projection = around.run, around.projection
         height = landscape.path_height if landscape else np.full(len(run), np.nan)
         scale = fit_scale([surface.loss, run.loss], log=log)
         frame = Frame(run, projection, surface, height, scale, landscape)
         parts = surface_parts(surface, projection, scale) | path_parts(run, projection, height, scale)
-        if landscape:
-            parts["surface_layout"] |= title_parts(landscape)["surface_layout"]
+        parts["surface_layout"] |= title_parts(around, sigma, landscape)["surface_layout"]
         if self.frame is None:
             parts["surface_layout"] |= camera_parts(surface, scale)["surface_layout"]
         self.picture.wait_shown(0.5)

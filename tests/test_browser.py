@@ -31,7 +31,7 @@ def lab(tmp_path_factory):
         "import loss_viz as lv\na = lv.Explorer('x', resolution=15)\na",
         "b = lv.Explorer('x^2', resolution=15)\nb",
         "import threading, ipywidgets\n"
-        "table = getattr(ipywidgets.widgets.widget, '_instances', None) or ipywidgets.Widget.widgets\n"
+        "table = ipywidgets.widgets.widget._instances\n"
         "assert a.wait(60) and b.wait(60)\n"
         "print(len(table), sum(t.name == 'loss_viz' for t in threading.enumerate()), a.settings['k'], b.settings['k'])",
         "a.close()\nb.close()\nprint(len(table), sum(t.name == 'loss_viz' for t in threading.enumerate()))",

@@ -193,12 +193,16 @@ def test_memory_is_bounded(explorer, monkeypatch):
 
 def test_a_sketch_comes_first_and_looks_like_what_follows():
     panel = Explorer("x^3", steps=300, resolution=41)
-    seen = []
+    seen, titles = [], []
     panel.picture.observe(lambda change: seen.append(decode(panel.picture, "surface_surface", "z")), "surface_surface")
+    panel.picture.observe(lambda change: titles.append(change["new"].get("title.text")), "surface_layout")
     panel.wait(60.0)
     assert panel.wait(60.0)
     sketch, surface = seen[0].reshape(21, 21), seen[-1].reshape(41, 41)
     assert [len(z) for z in seen] == [441, 1681]
+    assert [title.split("<br>")[0] for title in titles] == ["<b>x^3, local planes</b>, k = 5, σ = auto"] * 2
+    assert "error under the path" not in titles[0]
+    assert "error under the path" in titles[1]
     assert np.median(np.abs(sketch / surface[::2, ::2] - 1)) < 0.02
     assert np.quantile(np.abs(sketch / surface[::2, ::2] - 1), 0.9) < 0.2
     panel.close()
@@ -338,6 +342,7 @@ def test_a_run_is_shown_even_where_its_landscape_cannot_be(explorer):
     assert list(complaints(explorer)) == ["k"]
     assert len(decode(explorer.picture, "curve_loss", "x")) == 10
     assert len(decode(explorer.picture, "surface_trajectory", "x")) == 81
+    assert "k = 5" in explorer.picture.surface_layout["title.text"]
     explorer.step = 4
     assert decode(explorer.picture, "curve_step", "x") == [4]
     np.testing.assert_allclose(decode(explorer.picture, "fit_network", "y"), explorer.run.predict(4), atol=1e-5)
@@ -526,7 +531,8 @@ def test_two_panels_do_not_share_anything(explorer):
 
 
 def all_widgets():
-    return set(getattr(widgets.widgets.widget, "_instances", None) or widgets.Widget.widgets)
+    table = getattr(widgets.widgets.widget, "_instances", None)  # of ipywidgets 8
+    return set(widgets.Widget.widgets if table is None else table)
 
 
 def test_closing_leaves_no_thread_no_widget_and_no_memory():

@@ -44,6 +44,7 @@ MAY_IMPORT = {
         "plateaus",
         "projection",
         "scales",
+        "surveys",
         "trajectory",
     },
     "studio": {
