@@ -9,7 +9,7 @@ from tqdm import tqdm
 from .landscapes import Landscape, Surface, blend_path, blend_surface
 from .projection import Projection, fit_projection
 from .settings import TRAINING
-from .surveys import Survey, survey
+from .surveys import Survey, lay_anew, survey
 from .training import Training, descend, prepare_training
 from .trajectory import Run
 
@@ -57,9 +57,15 @@ class Stages:
         """
         if run not in self._kept.get("projection", ()):
             self._kept = {stage: kept for stage, kept in self._kept.items() if stage == "run"}
-        chosen = {name: settings[name] for name in ("k", "plane", "resolution")}
-        key = (run, *chosen.values())
-        return self._recall("survey", key, lambda: survey(run, self.project(run), **chosen))
+        k, plane, resolution = (settings[name] for name in ("k", "plane", "resolution"))
+
+        def make() -> Survey:
+            for kept in self._kept.get("survey", {}).values():
+                if (kept.k, kept.plane) == (k, plane):
+                    return lay_anew(kept, resolution)
+            return survey(run, self.project(run), k=k, plane=plane, resolution=resolution)
+
+        return self._recall("survey", (run, k, plane, resolution), make)
 
     def sketch(self, run: Run, settings: Settings, bar: tqdm) -> Surface:
         """A quick look: fewer planes on a coarser grid."""

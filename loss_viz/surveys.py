@@ -1,6 +1,6 @@
 """What is settled before a kernel is chosen: the planes placed along a run, and the picture laid out before them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -29,6 +29,7 @@ class Survey:
         anchors: `(n_anchors,)`, rows of the run at which they stand.
         plane: which planes.
         k: stride of velocity and acceleration, in recorded steps.
+        path: the losses under the run.
         x: `(n_x,)`, coordinates along PC1, in units of weights.
         y: `(n_y,)`, coordinates along PC2.
     """
@@ -39,6 +40,7 @@ class Survey:
     anchors: Int[np.ndarray, " n_anchors"]
     plane: str
     k: int
+    path: Sweep
     x: Float[np.ndarray, " n_x"]
     y: Float[np.ndarray, " n_y"]
 
@@ -46,11 +48,6 @@ class Survey:
     def grid(self) -> Sweep:
         """The losses over the picture, row by row."""
         return Sweep(np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2), self.planes, self.run.objective)
-
-    @cached_property
-    def path(self) -> Sweep:
-        """The losses under the run."""
-        return Sweep(self.projection.path, self.planes, self.run.objective)
 
     @cached_property
     def support(self) -> Float[np.ndarray, "n_y n_x"]:
@@ -77,8 +74,18 @@ def survey(
         ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
     """
     anchors, planes = _place_planes(run, projection, plane=plane, k=k, n_anchors=n_anchors)
-    x, y = _lay_grid(projection, resolution)
-    return Survey(run, projection, planes, anchors, plane, k, x, y)
+    path = Sweep(projection.path, planes, run.objective)
+    return Survey(run, projection, planes, anchors, plane, k, path, *_lay_grid(projection, resolution))
+
+
+def lay_anew(around: Survey, resolution: int | tuple[int, int]) -> Survey:
+    """The same planes before another grid; what was evaluated under the run is kept.
+
+    Raises:
+        ValueError: a resolution out of its range.
+    """
+    x, y = _lay_grid(around.projection, resolution)
+    return replace(around, x=x, y=y)
 
 
 def _place_planes(

@@ -161,7 +161,7 @@ def test_only_what_changed_is_computed(explorer, monkeypatch):
     assert move(step=5) == (0, 0, 0, 0)
     assert move(loss_axis="log") == (0, 0, 0, 0)
     assert move(sigma=0.05) == (0, 0, 0, 2)  # a sketch and the surface
-    assert move(resolution=8) == (0, 0, 1, 2)
+    assert move(resolution=8) == (0, 0, 0, 2)  # the same planes before another grid
     assert move(k=4) == (0, 0, 2, 2)
     assert move(k=5) == (0, 0, 0, 0)  # it is still known
     assert move(plane="parallel") == (0, 0, 2, 2)

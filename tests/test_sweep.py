@@ -7,7 +7,7 @@ from tqdm import tqdm
 from loss_viz.kernels import fit_kernel
 from loss_viz.landscapes import blend_path, blend_surface
 from loss_viz.projection import fit_projection
-from loss_viz.surveys import survey
+from loss_viz.surveys import lay_anew, survey
 
 
 class Stop(Exception):
@@ -64,6 +64,21 @@ def test_what_was_kept_changes_no_number(run, around, silent):
         np.testing.assert_allclose(kept.loss, new.loss, rtol=1e-12)
         np.testing.assert_allclose(kept.path_height, new.path_height, rtol=1e-12)
         assert kept.n_evaluations == new.n_evaluations
+
+
+def test_another_grid_keeps_the_planes_and_what_lies_under_the_run(run, around, silent, monkeypatch):
+    blend_path(around, blend_surface(around, 0.06, silent), 0.06, silent)
+    other = lay_anew(around, (6, 7))
+    fresh = survey(run, fit_projection(run.weights), k=5, plane="local", resolution=(6, 7))
+    counts = count_evaluations(run.objective, monkeypatch)
+    surface = blend_surface(other, 0.06, silent)
+    counts.clear()
+    land = blend_path(other, surface, 0.06, silent)
+    assert not counts
+    expected = blend_path(fresh, blend_surface(fresh, 0.06, silent), 0.06, silent)
+    np.testing.assert_allclose(land.loss, expected.loss, rtol=1e-12)
+    np.testing.assert_allclose(land.path_height, expected.path_height, rtol=1e-12)
+    np.testing.assert_allclose(land.support, expected.support)
 
 
 @pytest.mark.parametrize("n_allowed", [0, 700, 2000, 5000])
