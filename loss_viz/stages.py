@@ -16,7 +16,7 @@ from .trajectory import Run
 N_KEPT = 4
 RUN_BYTES = 2**26  # of the runs kept, the latest apart: wide nets fill a small session's memory
 SKETCH_SIZE, SKETCH_ANCHORS = 21, 50  # a tenth of the work of a landscape, or less
-MAX_BYTES = 2**30
+MAX_BYTES = 2**28
 
 Settings = Mapping[str, Any]
 
