@@ -42,13 +42,14 @@ function mix(rgba, paper) {
 
 class Pane {
   constructor(model, el, name, onFree) {
-    Object.assign(this, { model, name, ready: false, held: false, seen: {}, laid: {}, paint: {} });
+    Object.assign(this, { model, name, ready: false, closed: false, held: false, seen: {}, laid: {}, paint: {} });
     this.gd = el.appendChild(document.createElement("div"));
     this.gd.className = `lossviz-pane lossviz-pane-${name}`;
     const { data, layout } = JSON.parse(JSON.stringify(model.get("panes")[name]));
     this.parts = [...data.map((trace) => `${name}_${trace.name}`), `${name}_layout`];
     this.inked = data.map((trace) => trace.meta === "ink");
     Plotly.newPlot(this.gd, data, layout, CONFIG).then(() => {
+      if (this.closed) return;
       this.ready = true;
       this.gd.on("plotly_click", (event) => this.hit(event.points[0]));
       onFree();
@@ -137,6 +138,7 @@ class Pane {
   }
 
   close() {
+    Object.assign(this, { ready: false, closed: true });
     for (const type of ["pointerup", "pointercancel"]) window.removeEventListener(type, this.release, true);
     Plotly.purge(this.gd);
   }

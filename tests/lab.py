@@ -112,7 +112,7 @@ class Notebook:
         self.page = page
         self.errors = []
         page.on("console", self._hear_console)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("pageerror", lambda error: self.errors.append(f"{error} {error.stack}"))
         page.on("websocket", lambda socket: socket.on("framereceived", self._hear_kernel))
         page.goto(f"{lab.url}/lab/tree/{name}?reset", timeout=90_000)
         page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget?.content?.widgets")
