@@ -158,9 +158,7 @@ def camera(landscape: Surface | Landscape, scale: Scale, *, distance: float) -> 
 def caption(landscape: Landscape) -> str:
     """Two lines: what is drawn, and how far it is from the run."""
     fit = fidelity(landscape)
-    median, p90, start = (
-        f"×{factor:.2f}" if factor < 10 else f"×{factor:.3g}" for factor in (fit.median, fit.p90, fit.start)
-    )
+    median, p90, start = map(write_factor, (fit.median, fit.p90, fit.start))
     headline = name_surface(landscape.run, plane=landscape.plane, k=landscape.k, sigma=landscape.sigma)
     return f"{headline}<br>{SMALL.format(f'error under the path: median {median}, p90 {p90}, start {start}')}"
 
@@ -172,9 +170,14 @@ def name_surface(run: Run, *, plane: str, k: int, sigma: float | str) -> str:
     return f"<b>{target}{plane} {'planes' if plane in settings else 'plane'}</b>{settings.get(plane, '')}"
 
 
-def pc_title(landscape: Landscape, axis: int) -> str:
+def write_factor(factor: float) -> str:
+    """A factor of fidelity in three digits."""
+    return f"×{factor:.2f}" if factor < 10 else f"×{factor:.3g}"
+
+
+def pc_title(plane: Landscape | Projection, axis: int) -> str:
     """Name of a picture axis with its share of the variance."""
-    return f"PC{axis + 1} ({landscape.explained_variance_ratio[axis]:.1%})"
+    return f"PC{axis + 1} ({plane.explained_variance_ratio[axis]:.1%})"
 
 
 def layout(height: int) -> dict[str, Any]:

@@ -23,8 +23,10 @@ from .drawing import (
     caption,
     name_surface,
     path_arrays,
+    pc_title,
     stem_arrays,
     surface_arrays,
+    write_factor,
 )
 from .figures import BALL_MARKER, PLAIN_AXIS
 from .landscapes import Landscape, Surface
@@ -119,7 +121,6 @@ def _lay_small(figure: go.Figure, title: str, x_title: str) -> go.Figure:
 
 def surface_parts(surface: Surface, projection: Projection, scale: Scale) -> Parts:
     """The mesh, and the axes around it."""
-    explained = projection.explained_variance_ratio
     axis = scale.axis() | {"type": "log" if scale.log else "linear"}
     return {
         "surface_surface": surface_arrays(surface, scale),
@@ -129,8 +130,8 @@ def surface_parts(surface: Surface, projection: Projection, scale: Scale) -> Par
             "scene.zaxis.range": axis["range"],
             "scene.zaxis.type": axis["type"],
             "scene.zaxis.dtick": axis.get("dtick"),
-            "scene.xaxis.title.text": f"PC1 ({explained[0]:.1%})",
-            "scene.yaxis.title.text": f"PC2 ({explained[1]:.1%})",
+            "scene.xaxis.title.text": pc_title(projection, 0),
+            "scene.yaxis.title.text": pc_title(projection, 1),
         },
     }
 
@@ -205,8 +206,8 @@ def write_figures(
     entries = {
         f"loss at step {step}": (f"{loss:.3g}", ""),
         "plateau": (level, where),
-        "error here": (_write_factor(fit.factor[row]) if fit else "…", ""),
-        "error, median": (_write_factor(fit.median) if fit else "…", f"p90 {_write_factor(fit.p90)}" if fit else ""),
+        "error here": (write_factor(fit.factor[row]) if fit else "…", ""),
+        "error, median": (write_factor(fit.median) if fit else "…", f"p90 {write_factor(fit.p90)}" if fit else ""),
         "off the plane": (f"{off:.1%}", ""),
         "variance": (f"{projection.explained_variance_ratio.sum():.1%}", ""),
     }
@@ -214,7 +215,3 @@ def write_figures(
         f"<div><dt>{name}</dt><dd>{value} <small>{more}</small></dd></div>" for name, (value, more) in entries.items()
     )
     return f"<dl>{''.join(tiles)}</dl>"
-
-
-def _write_factor(factor: float) -> str:
-    return f"×{factor:.2f}" if factor < 10 else f"×{factor:.3g}"

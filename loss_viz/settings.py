@@ -1,6 +1,5 @@
 """What can be set in the panel: the values that are allowed, and the Python lines that stand for them."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from .kernels import fit_kernel
 from .surveys import PLANES
 from .tasks import ACTIVATIONS, build_task
-from .training import OPTIMIZERS
+from .training import OPTIMIZERS, check_lr
 
 TRAINING = ("target", "width", "depth", "activation", "optimizer", "lr", "steps", "seed")
 VIEW = ("k", "sigma", "resolution", "plane", "step", "loss_axis")
@@ -49,8 +48,7 @@ def check_setting(name: str, value: Any) -> Any:
     elif name == "sigma":
         fit_kernel(np.zeros((1, 2)), value, diagonal=1.0)
     elif name == "lr":
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"`lr` must be a positive number, got {value}. The post uses 0.01.")
+        check_lr(value)
     elif name in CHOICES:
         if value not in CHOICES[name]:
             choices = ", ".join(CHOICES[name])

@@ -205,8 +205,8 @@ def build_optimizer(
         ValueError: an unknown name, a learning rate that is not positive, or one for a function that sets its own.
         TypeError: the function returned no optimizer.
     """
-    if lr is not None and not (math.isfinite(lr) and lr > 0):
-        raise ValueError(f"`lr` must be a positive number, got {lr}. The post uses {PRESETS['post'].lr}.")
+    if lr is not None:
+        check_lr(lr)
     if isinstance(optimizer, str):
         if optimizer not in OPTIMIZERS:
             raise ValueError(
@@ -228,6 +228,16 @@ def build_optimizer(
             )
         return built
     return optimizer(model.parameters(), lr=default_lr if lr is None else lr)
+
+
+def check_lr(lr: float) -> None:
+    """Refuse a learning rate with which nothing can be learned.
+
+    Raises:
+        ValueError: it is not a positive number.
+    """
+    if not (math.isfinite(lr) and lr > 0):
+        raise ValueError(f"`lr` must be a positive number, got {lr}. The post uses {PRESETS['post'].lr}.")
 
 
 def descend(training: Training, *, on_step: Callable[[int, float], object]) -> Run:
