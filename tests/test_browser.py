@@ -263,7 +263,8 @@ def find_on_screen(panel, row):
             const pane = document.querySelector('.lossviz-pane-surface'), scene = pane._fullLayout.scene._scene;
             const t = pane._fullData.find(t => t.name === 'trajectory'), s = scene.dataScale;
             const {model, view, projection} = scene.glplot.cameraParams;
-            let p = [t.x[row] * s[0], t.y[row] * s[1], t.z[row] * s[2], 1];
+            const z = pane._fullLayout.scene.zaxis.type === 'log' ? Math.log10(t.z[row]) : t.z[row];
+            let p = [t.x[row] * s[0], t.y[row] * s[1], z * s[2], 1];
             for (const m of [model, view, projection])
                 p = [0, 1, 2, 3].map(i => m[i] * p[0] + m[4 + i] * p[1] + m[8 + i] * p[2] + m[12 + i] * p[3]);
             const box = pane.querySelector('canvas').getBoundingClientRect();
