@@ -204,14 +204,14 @@ class Studio:
                 raise Stopped
 
         meter = Meter(check_both, lambda share: self.listener.hear_progress("blending the planes", share))
-        if not self.stages.knows_surface(around, settings):
+        known = self.stages.knows_surface(around, settings)
+        if not known:
             sketch = self.stages.sketch(around.run, settings, meter)
             self._draw(around, sketch, None, settings, check_both)
-            surface = self.stages.blend_surface(around, settings, meter)
-            if settings["sigma"] != "auto":  # then the heights under the run take longer than to draw once more
-                self._draw(around, surface, None, settings, check_both)
-        landscape = self.stages.blend_path(around, settings, meter)
         surface = self.stages.blend_surface(around, settings, meter)
+        if not known and settings["sigma"] != "auto":  # the heights under the run then take longer than a redraw
+            self._draw(around, surface, None, settings, check_both)
+        landscape = self.stages.blend_path(around, settings, meter)
         self._draw(around, surface, landscape, settings, check_both)
         return landscape
 
