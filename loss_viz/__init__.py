@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .animation import animate as animate
+    from .comparison import compare as compare
     from .diagnostics import Fidelity as Fidelity
     from .diagnostics import fidelity as fidelity
     from .explorer import Explorer as Explorer
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from .figures import surface_figure as surface_figure
     from .landscapes import Landscape as Landscape
     from .landscapes import landscape as landscape
+    from .loading import load_run as load_run
     from .objective import Objective as Objective
     from .plateaus import Plateau as Plateau
     from .plateaus import find_plateaus as find_plateaus
+    from .race import compare_figure as compare_figure
+    from .recorder import Recorder as Recorder
     from .tasks import Task as Task
     from .training import train as train
     from .trajectory import Run as Run
@@ -36,7 +40,10 @@ if TYPE_CHECKING:
 _ROOMS = {
     "train": "training",
     "Task": "tasks",
+    "compare": "comparison",
     "Run": "trajectory",
+    "Recorder": "recorder",
+    "load_run": "loading",
     "Objective": "objective",
     "landscape": "landscapes",
     "Landscape": "landscapes",
@@ -47,6 +54,7 @@ _ROOMS = {
     "surface_figure": "figures",
     "contour_figure": "figures",
     "loss_curve_figure": "figures",
+    "compare_figure": "race",
     "animate": "animation",
     "Explorer": "explorer",
 }

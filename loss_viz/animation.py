@@ -3,19 +3,17 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from .drawing import INK, ball_traces
+from .drawing import INK, ball_traces, pick_ball_colors
 from .figures import surface_figure
 from .landscapes import Landscape
 from .planes import choose_anchors
 from .scales import fit_scale
 
-BALL = [2, 3]  # the stem and the ball among the traces of `surface_figure`
-
 
 def animate(
     landscape: Landscape, *, n_frames: int = 80, log: bool = False, height: int = 640, duration: int = 60
 ) -> go.Figure:
-    """The surface figure in which the ball rolls along the run.
+    """The surface figure in which the ball rolls along the run; several runs race, each at the same training step.
 
     The frames are spread like the anchors, half by arc length and half by time, so that the ball rests on the
     plateau for as long as the run did and its fast falls can still be followed. It always stands at the true loss.
@@ -43,16 +41,31 @@ def animate(
     if n_frames < 2:
         raise ValueError(f"`n_frames` must be at least 2, got {n_frames}. Use 80.")
     scale = fit_scale([landscape.loss, landscape.path_loss], log=log)
-    rows = choose_anchors(landscape.run.weights, n_frames)
-    steps = landscape.run.step[rows]
+    steps = _choose_steps(landscape, n_frames)
     figure = surface_figure(landscape, step=int(steps[0]), log=log, height=height)
+    colors = pick_ball_colors(len(landscape.runs))
+    # Trace 0 is the surface; then come trajectory, stem and ball of each run.
+    balls = [3 * run + part for run in range(len(colors)) for part in (2, 3)]
     figure.frames = [
-        go.Frame(name=str(step), data=ball_traces(landscape, scale, int(row)), traces=BALL)
-        for row, step in zip(rows, steps, strict=True)
+        go.Frame(
+            name=str(step),
+            data=[
+                trace
+                for row, color in zip(landscape.bundle.find_rows(int(step)), colors, strict=True)
+                for trace in ball_traces(landscape, scale, row, color)
+            ],
+            traces=balls,
+        )
+        for step in steps
     ]
     return figure.update_layout(
         updatemenus=[_buttons(duration)], sliders=[_slider(steps)], margin={"l": 0, "r": 0, "t": 56, "b": 8}
     )
+
+
+def _choose_steps(landscape: Landscape, n_frames: int) -> np.ndarray:
+    share = max(2, n_frames // len(landscape.runs))
+    return np.unique(np.concatenate([run.step[choose_anchors(run.weights, share)] for run in landscape.runs]))
 
 
 def _move(*, duration: int) -> dict:

@@ -118,6 +118,8 @@ class Sweep:
         """Losses of plane `index[i]` at point `rows[i]`; those that were not kept are evaluated first."""
         keys = rows * len(self.planes) + index
         new = keys[np.append(self._keys, -1)[np.searchsorted(self._keys, keys)] != keys]
+        if not self.planes.frames.fit_memory:  # each plane is then read once for all its points
+            new = new[np.argsort(new % len(self.planes), kind="stable")]
         parts: list[Float[np.ndarray, " n_part"]] = []
         try:
             points = self.points[new // len(self.planes)]
@@ -127,7 +129,8 @@ class Sweep:
         return self._losses[np.searchsorted(self._keys, keys)]
 
     def _keep(self, keys: Int[np.ndarray, " n"], losses: Float[np.ndarray, " n_evaluated"]) -> None:
-        keys = keys[: len(losses)]
+        order = np.argsort(keys[: len(losses)])
+        keys, losses = keys[order], losses[order]
         places = np.searchsorted(self._keys, keys)
         self._keys = np.insert(self._keys, places, keys)
         self._losses = np.insert(self._losses, places, losses)
@@ -138,10 +141,12 @@ class Sweep:
         """Losses of plane `index[i]` for `points[i]`, lifted a bounded number at a time."""
         bar.total = (bar.total or 0) + len(index)
         chunk = self.objective.chunk_size
-        n_rows = max(chunk, min(CHUNKS_PER_UPDATE * chunk, LIFT_BYTES // (3 * self.planes.origin[0].nbytes)))
+        n_rows = max(chunk, min(CHUNKS_PER_UPDATE * chunk, LIFT_BYTES // (3 * self.planes.frames.row_bytes)))
+        buffers = self.planes.buffers
         for start in range(0, len(index), n_rows):
             part = slice(start, start + n_rows)
-            yield self.objective(self.planes.lift(index[part], points[part]))
+            weights = self.planes.lift(index[part], points[part])
+            yield self.objective(weights, None if buffers is None else buffers[index[part]])
             bar.update(len(index[part]))
 
 

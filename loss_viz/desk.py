@@ -8,6 +8,8 @@ from html import escape
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
+from jaxtyping import Float
 
 from .controls import FORMULAS, OWN, POST_SIGMA, build_controls
 from .picture import Picture
@@ -118,9 +120,10 @@ class Desk:
         if hidden:
             self.picture.copy_text(text)
 
-    def explain_sigma(self, text: str) -> None:
-        """Say what the kernel's width is in units of weights."""
-        self._note.say(text)
+    def explain_sigma(self, widths: Float[np.ndarray, " n_anchors"]) -> None:
+        """Say how wide the kernels are in units of weights."""
+        narrow, wide = f"{widths.min():.2g}", f"{widths.max():.2g}"
+        self._note.say(f"= {narrow if narrow == wide else f'{narrow} to {wide}'} in units of weights")
 
     def close(self) -> None:
         """Remove every widget."""

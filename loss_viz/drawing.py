@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from plotly.colors import sample_colorscale, unlabel_rgb
 from scipy.spatial import ConvexHull
 
+from .bundle import Bundle
 from .diagnostics import fidelity
 from .landscapes import Landscape, Surface
 from .projection import Projection
@@ -18,6 +19,8 @@ from .trajectory import Run
 COLORSCALE = "Viridis"
 PATH_COLOR = "#e8112d"
 BALL_COLOR = "#ff8c1a"
+# Of several runs: not on the colour scale, bright enough for dark paper and dark enough for white.
+RUN_COLORS = (PATH_COLOR, "#2f86ff", "#f03fd0", "#ff8c1a", "#00a88f", "#9a6b4b", "#8a93a0")
 INK = "#22303c"
 GRID = "#dfe5ea"
 FONT = {"family": "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif", "size": 13, "color": INK}
@@ -31,10 +34,10 @@ BOX = {"x": 1.15, "y": 1.15, "z": 0.75}
 LIGHT = {"ambient": 0.8, "diffuse": 0.45, "specular": 0.08, "roughness": 0.9, "fresnel": 0.05}
 
 SMALL = "<span style='font-size:12px'>{}</span>"
-SURFACE_HOVER = "PC1 %{x:.3g}, PC2 %{y:.3g}<br>surface %{z:.4g}<extra></extra>"
+SURFACE_HOVER = "at (%{x:.3g}, %{y:.3g})<br>surface %{z:.4g}<extra></extra>"
 PATH_HOVER = (
     "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<br>surface %{customdata[2]:.4g}"
-    "<br>PC1 %{x:.3g}, PC2 %{y:.3g}, off the plane by %{customdata[3]:.3g}<extra></extra>"
+    "<br>at (%{x:.3g}, %{y:.3g}), off the plane by %{customdata[3]:.3g}<extra>%{meta}</extra>"
 )
 
 
@@ -46,20 +49,6 @@ BALL = {
     "color": BALL_COLOR,
     "lighting": {"ambient": 0.65, "diffuse": 0.6, "specular": 0.3, "roughness": 0.4},
 }
-
-
-def find_row(run: Run, step: int | None) -> int:
-    """The recorded row closest to a training step; the last one for None.
-
-    Raises:
-        ValueError: the step lies outside the run.
-    """
-    if step is None:
-        return len(run) - 1
-    first, last = int(run.step[0]), int(run.step[-1])
-    if not first <= step <= last:
-        raise ValueError(f"`step` must lie within the run, from {first} to {last}; got {step}. None is the last one.")
-    return int(np.abs(run.step - step).argmin())
 
 
 def surface_trace(landscape: Landscape, scale: Scale) -> go.Mesh3d:
@@ -88,32 +77,47 @@ def surface_arrays(surface: Surface | Landscape, scale: Scale) -> dict[str, np.n
     return {"x": x.ravel(), "y": y.ravel(), "z": surface.loss.ravel(), **_corners(triangles), "rgba": rgba}
 
 
-def path_trace(landscape: Landscape, scale: Scale) -> go.Scatter3d:
-    """The run at its true losses, raised by `LINE_LIFT` of the axis; the hover shows the true ones."""
-    return go.Scatter3d(PATH, **path_arrays(landscape.run, landscape.projection, landscape.path_height, scale))
+def path_traces(landscape: Landscape, scale: Scale) -> list[go.Scatter3d]:
+    """Each run at its true losses, raised by `LINE_LIFT` of the axis; the hover shows the true ones."""
+    bundle = landscape.bundle
+    return [
+        go.Scatter3d(
+            style_path(name, color),
+            **path_arrays(bundle, landscape.projection, landscape.path_height, scale, rows),
+        )
+        for name, color, rows in zip(bundle.names, pick_colors(len(bundle.runs)), bundle.rows, strict=True)
+    ]
 
 
 def path_arrays(
-    run: Run, projection: Projection, height: Float[np.ndarray, " n_steps"], scale: Scale
+    bundle: Bundle, projection: Projection, height: Float[np.ndarray, " n_steps"], scale: Scale, rows: slice
 ) -> dict[str, np.ndarray]:
-    """The line of the run over the plane, and what its hover tells."""
-    details = np.column_stack([run.step, run.loss, height, projection.off_plane])
-    x, y = projection.path.T
-    return {"x": x, "y": y, "z": scale.lift(run.loss, LINE_LIFT), "customdata": details}
+    """The line of one run over the plane, and what its hover tells."""
+    x, y = projection.path[rows].T
+    details = path_details(bundle, projection, height)[rows]
+    return {"x": x, "y": y, "z": scale.lift(bundle.loss[rows], LINE_LIFT), "customdata": details}
 
 
-def ball_traces(landscape: Landscape, scale: Scale, row: int) -> list[go.Scatter3d | go.Mesh3d]:
+def path_details(
+    bundle: Bundle, projection: Projection, height: Float[np.ndarray, " n_steps"]
+) -> Float[np.ndarray, "n_steps 4"]:
+    """Step, true loss, surface and distance off the plane: what the hover of a run tells."""
+    return np.column_stack([bundle.step, bundle.loss, height, projection.off_plane])
+
+
+def ball_traces(landscape: Landscape, scale: Scale, row: int, color: str) -> list[go.Scatter3d | go.Mesh3d]:
     """The stem from the true loss at `row` to the surface, and the ball that rests on the true loss."""
     x, y = landscape.path[row]
     true, height = landscape.path_loss[row], landscape.path_height[row]
     hover = (
-        f"step {landscape.run.step[row]}<br>true loss {true:.4g}<br>surface {height:.4g}"
-        f"<br>PC1 {x:.3g}, PC2 {y:.3g}, off the plane by {landscape.off_plane[row]:.3g}<extra></extra>"
+        f"step {landscape.bundle.step[row]}<br>true loss {true:.4g}<br>surface {height:.4g}"
+        f"<br>at ({x:.3g}, {y:.3g}), off the plane by {landscape.off_plane[row]:.3g}<extra></extra>"
     )
     extent = np.array([np.ptp(landscape.x), np.ptp(landscape.y)])
+    ball = ball_arrays(landscape.path[row], true, extent, scale)
     return [
         go.Scatter3d(STEM, **stem_arrays(landscape.path[row], true, height)),
-        go.Mesh3d(BALL, **ball_arrays(landscape.path[row], true, extent, scale), hovertemplate=hover),
+        go.Mesh3d(BALL | {"color": color}, **ball, hovertemplate=hover),
     ]
 
 
@@ -159,14 +163,21 @@ def caption(landscape: Landscape) -> str:
     """Two lines: what is drawn, and how far it is from the run."""
     fit = fidelity(landscape)
     median, p90, start = map(write_factor, (fit.median, fit.p90, fit.start))
-    headline = name_surface(landscape.run, plane=landscape.plane, k=landscape.k, sigma=landscape.sigma)
+    headline = name_surface(landscape.bundle, plane=landscape.plane, k=landscape.k, sigma=landscape.sigma)
     return f"{headline}<br>{SMALL.format(f'error under the path: median {median}, p90 {p90}, start {start}')}"
 
 
-def name_surface(run: Run, *, plane: str, k: int, sigma: float | str) -> str:
+def style_path(name: str, color: str) -> dict[str, Any]:
+    """How the line of a run looks; the only run has no name of its own."""
+    return PATH | {"line": {"color": color, "width": 7}} | ({"name": name, "meta": name} if name else {"meta": ""})
+
+
+def name_surface(bundle: Bundle, *, plane: str, k: int, sigma: float | str) -> str:
     """One line: the target, the planes and the settings that matter for them."""
     settings = {"local": f", k = {k}, σ = {sigma}", "parallel": f", σ = {sigma}"}
-    target = f"{run.task.name}, " if run.task else ""
+    run, n_runs = bundle.runs[0], len(bundle.runs)
+    what = [run.task.name] if run.task else [run.name] if run.name and n_runs == 1 else []
+    target = "".join(f"{word}, " for word in (*what, *([f"{n_runs} runs"] if n_runs > 1 else [])))
     return f"<b>{target}{plane} {'planes' if plane in settings else 'plane'}</b>{settings.get(plane, '')}"
 
 
@@ -175,9 +186,9 @@ def write_factor(factor: float) -> str:
     return f"×{factor:.2f}" if factor < 10 else f"×{factor:.3g}"
 
 
-def pc_title(plane: Landscape | Projection, axis: int) -> str:
+def name_axis(projection: Projection, axis: int) -> str:
     """Name of a picture axis with its share of the variance."""
-    return f"PC{axis + 1} ({plane.explained_variance_ratio[axis]:.1%})"
+    return f"{projection.axes[axis]} ({projection.explained_variance_ratio[axis]:.1%})"
 
 
 def layout(height: int) -> dict[str, Any]:
@@ -193,9 +204,19 @@ def layout(height: int) -> dict[str, Any]:
     }
 
 
+def name_run(run: Run) -> str:
+    """What to call the only curve in a figure."""
+    return run.name or (run.task.name if run.task else "run")
+
+
 def pick_colors(n: int) -> list[str]:
-    """Colours for `n` curves, told apart in greys too."""
-    return [PATH_COLOR] if n == 1 else sample_colorscale(COLORSCALE, np.linspace(0, 0.85, n).tolist())
+    """Colours for `n` runs."""
+    return [RUN_COLORS[i % len(RUN_COLORS)] for i in range(n)]
+
+
+def pick_ball_colors(n: int) -> list[str]:
+    """Colours for the balls of `n` runs: those of the runs where there are several."""
+    return [BALL_COLOR] if n == 1 else pick_colors(n)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import re
 import traceback
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -10,12 +11,13 @@ import plotly.graph_objects as go
 import traitlets
 from traitlets import TraitError
 
+from .bundle import Bundle, Runs, bundle_runs
 from .cells import replace_previous
 from .controls import OWN
 from .desk import Desk
 from .figures import surface_figure
 from .landscapes import Landscape
-from .panes import curve_pane, fit_pane, surface_pane
+from .panes import build_panes
 from .picture import Picture
 from .settings import TRAINING, VIEW, check_setting, write_code
 from .stages import Stages
@@ -36,14 +38,15 @@ class Explorer(widgets.VBox):
     latest setting wins, and what is on screen belongs to the settings or says that it is being updated.
 
     Args:
-        target: a formula in x, trained on here; or a `Run` of your own, whose landscape is explored.
+        target: a formula in x, trained on here; or a `Run` of your own, whose landscape is explored; or several runs
+            in a list, or by name in a dict, that race on one plane.
         preset: `"post"` or `"robust"`, for what the settings leave out (as for `train`).
         settings: any of `width`, `depth`, `activation`, `optimizer`, `lr`, `steps`, `seed` (as for `train`), `k`,
             `sigma`, `resolution`, `plane` (as for `landscape`), `step` and `loss_axis`, `"linear"` or `"log"`.
 
     Raises:
         TypeError: another kind of target, or a setting that does not exist.
-        ValueError: an unknown preset.
+        ValueError: an unknown preset, or runs that do not share model and loss.
         traitlets.TraitError: a setting that may not take its value.
 
     Example:
@@ -65,7 +68,7 @@ class Explorer(widgets.VBox):
     step = traitlets.Int(None, allow_none=True)
     _opened = False
 
-    def __init__(self, target: str | Run = "x^3", *, preset: str = "post", **settings: Any) -> None:
+    def __init__(self, target: str | Runs = "x^3", *, preset: str = "post", **settings: Any) -> None:
         super().__init__()
         try:
             self._open(target, preset, settings)
@@ -73,33 +76,30 @@ class Explorer(widgets.VBox):
             self.close()  # a panel that cannot be shall not stay behind as half of one
             raise
 
-    def _open(self, target: str | Run, preset: str, settings: dict[str, Any]) -> None:
-        if not isinstance(target, str | Run):
+    def _open(self, target: str | Runs, preset: str, settings: dict[str, Any]) -> None:
+        if not isinstance(target, str | Run | Sequence | Mapping):
             raise TypeError(
-                f"`target` must be a formula in x or a Run, got {type(target).__name__}. "
+                f"`target` must be a formula in x, a Run or several, got {type(target).__name__}. "
                 "For a function pass lv.Explorer(lv.train(function))."
             )
-        run = target if isinstance(target, Run) else None
-        self._source = run
+        own = None if isinstance(target, str) else bundle_runs(target)
+        self._source = own
         self._last: int | None = None  # step of the run on screen
         self._blamed = ""  # the control beside which the last error of the work stands
-        self._names = VIEW if run else NAMES
+        self._names = VIEW if own else NAMES
         if isinstance(target, str):
             settings = {"target": target, **settings}
         if unknown := sorted(set(settings) - set(self._names)):
             raise TypeError(f"`Explorer` has no setting {', '.join(unknown)}. It takes {', '.join(self._names)}.")
         for name, value in settings.items():
             setattr(self, name, value)
-        if run is None:
+        if own is None:
             for name, value in fill_in(self.target, preset)._asdict().items():
                 if name not in settings:
                     setattr(self, name, value)
-        panes = {"surface": surface_pane(), "curve": curve_pane()}
-        if run is None or run.task:
-            panes["fit"] = fit_pane()
-        self.picture = Picture(**panes)
-        self.desk = Desk(self.picture, trains=run is None, on_change=self._take, on_press=self._press)
-        self._studio = Studio(self.picture, self, Stages(run), step=self.step)
+        self.picture = Picture(**build_panes(own))
+        self.desk = Desk(self.picture, trains=own is None, on_change=self._take, on_press=self._press)
+        self._studio = Studio(self.picture, self, Stages(own), step=self.step)
         for name in self._names:
             self.desk.write(name, getattr(self, name))
         self._name_preset()
@@ -115,7 +115,8 @@ class Explorer(widgets.VBox):
     def __repr__(self) -> str:
         shown = [name for name in ("target", *VIEW[:5]) if name in self._names]
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
-        return f"Explorer({values})" if self._source is None else f"Explorer({self._source!r}, {values})"
+        runs = "".join(f"{run!r}, " for run in self._source.runs) if self._source else ""
+        return f"Explorer({runs}{values})"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -125,13 +126,18 @@ class Explorer(widgets.VBox):
         the number of steps that it took.
         """
         values = self._read()
-        run = None if self._source else self._studio.stages.find_run(values)
-        return values | ({"steps": max(1, int(run.step[-1]))} if run is not None and run.note else {})
+        trained = None if self._source else self._studio.stages.find_runs(values)
+        return values | ({"steps": max(1, trained.last_step)} if trained and trained.runs[0].note else {})
 
     @property
     def run(self) -> Run | None:
-        """The run on screen; None before there is one."""
-        return self._studio.run
+        """The run on screen, the first of several; None before there is one."""
+        return self.runs[0] if self.runs else None
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs on screen."""
+        return self._studio.bundle.runs if self._studio.bundle else ()
 
     @property
     def landscape(self) -> Landscape | None:
@@ -152,7 +158,7 @@ class Explorer(widgets.VBox):
     @property
     def code(self) -> str:
         """The Python lines that draw this picture without the panel."""
-        return write_code(self.settings)
+        return write_code(self.settings, runs="runs" if len(self.runs) > 1 else "run")
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until what was asked for is drawn; False if it takes longer than `timeout` seconds, or cannot be."""
@@ -235,26 +241,27 @@ class Explorer(widgets.VBox):
         return (self.depth, self.activation, self.optimizer) == (1, "silu", "adam")
 
     def _click(self, point: dict[str, Any]) -> None:
-        run, frame = self._studio.run, self._studio.frame
-        if run is None or frame is None or point["pane"] == "fit":
+        bundle, frame = self._studio.bundle, self._studio.frame
+        if bundle is None or frame is None or point["pane"] == "fit":
             return
-        row = point["index"]
-        if point["trace"] in ("surface", "ball"):
+        trace, _, which = point["trace"].partition("-")
+        row = bundle.starts[int(which or 0)] + point["index"]
+        if trace in ("surface", "ball"):
             projection = frame.projection
             distance = np.linalg.norm(projection.path - [point["x"], point["y"]], axis=1)
             row = int(distance.argmin())
             if distance[row] > CLICK_REACH * projection.diagonal:
                 return
-        self.step = int(run.step[row])
+        self.step = int(bundle.step[row])
 
     def hear_progress(self, words: str, share: float) -> None:
         """Of the work: how far it is."""
         self.desk.say(words)
         self.desk.show_work(share)
 
-    def hear_run(self, run: Run) -> int:
-        """Of another run: the ball stays at its step, or at the end if it was there."""
-        first, last = int(run.step[0]), int(run.step[-1])
+    def hear_runs(self, bundle: Bundle) -> int:
+        """Of other runs: the ball stays at its step, or at the end if it was there."""
+        first, last = bundle.first_step, bundle.last_step
         self.desk.set_steps(first, last)
         follows = self.step is None or self.step == self._last
         self._last = last
@@ -275,9 +282,7 @@ class Explorer(widgets.VBox):
             self.desk.complain(self._blamed, "")
             self._blamed = ""
         if self.landscape is not None:
-            widths = self.landscape.sigma_absolute
-            narrow, wide = f"{widths.min():.2g}", f"{widths.max():.2g}"
-            self.desk.explain_sigma(f"= {narrow if narrow == wide else f'{narrow} to {wide}'} in units of weights")
+            self.desk.explain_sigma(self.landscape.sigma_absolute)
 
     def hear_error(self, error: Exception) -> None:
         """Of what cannot be drawn: said beside the control whose name the error gives, and the last picture stays."""

@@ -1,31 +1,35 @@
 """The window: landscapes and runs as Plotly figures, returned and never shown."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from .bundle import find_rows, name_runs
 from .drawing import (
     BALL_COLOR,
     BOX,
     COLORSCALE,
     GRID,
-    PATH_COLOR,
     PATH_HOVER,
     ball_traces,
     camera,
     caption,
     colorbar_trace,
-    find_row,
     layout,
+    name_axis,
+    name_run,
     paleness,
-    path_arrays,
-    path_trace,
-    pc_title,
+    path_details,
+    path_traces,
+    pick_ball_colors,
     pick_colors,
     surface_trace,
 )
 from .landscapes import Landscape
-from .scales import fit_scale, log_axis, require_positive
+from .scales import Scale, fit_scale, log_axis, require_positive
 from .trajectory import Run
 
 PLAIN_AXIS = {
@@ -36,6 +40,7 @@ PLAIN_AXIS = {
     "title": {"font": {"size": 12}},
     "nticks": 6,
 }
+LEGEND = {"x": 0.01, "y": 0.99, "bgcolor": "rgba(255,255,255,0.6)", "itemsizing": "constant"}
 BALL_MARKER = {"size": 13, "color": BALL_COLOR, "line": {"color": "white", "width": 2}}
 
 
@@ -48,14 +53,15 @@ def surface_figure(*landscapes: Landscape, step: int | None = None, log: bool = 
 
     Args:
         landscapes: one or more.
-        step: the training step at which the ball lies; the last one by default.
+        step: the training step at which the ball lies, and those of all runs; the last one by default.
         log: draw the loss on a logarithmic axis.
         height: of the figure, in pixels; it is as wide as its cell.
 
     Returns:
         A Plotly figure with four traces for each landscape, surface, trajectory, error and ball, and one for the
-        colour bar. The line is drawn 0.6 % of the axis above its losses and the ball rests on its own, so that
-        neither is buried in the surface.
+        colour bar; with several runs the last three come once for each, and a legend tells them apart. The line is
+        drawn 0.6 % of the axis above its losses and the ball rests on its own, so that neither is buried in the
+        surface.
 
     Raises:
         ValueError: no landscape, a step outside the run, or `log=True` with a loss that is not positive.
@@ -73,12 +79,11 @@ def surface_figure(*landscapes: Landscape, step: int | None = None, log: bool = 
     n = len(landscapes)
     figure = make_subplots(cols=n, specs=[[{"type": "scene"}] * n], horizontal_spacing=0.01)
     for column, land in enumerate(landscapes, start=1):
-        ball = ball_traces(land, scale, find_row(land.run, step))
-        for trace in (surface_trace(land, scale), path_trace(land, scale), *ball):
+        for trace in (surface_trace(land, scale), *run_traces(land, scale, step)):
             figure.add_trace(trace, row=1, col=column)
         figure.update_scenes(
-            xaxis={"title": {"text": pc_title(land, 0)}, "range": [land.x[0], land.x[-1]]},
-            yaxis={"title": {"text": pc_title(land, 1)}, "range": [land.y[0], land.y[-1]]},
+            xaxis={"title": {"text": name_axis(land.projection, 0)}, "range": [land.x[0], land.x[-1]]},
+            yaxis={"title": {"text": name_axis(land.projection, 1)}, "range": [land.y[0], land.y[-1]]},
             row=1,
             col=column,
         )
@@ -103,7 +108,25 @@ def surface_figure(*landscapes: Landscape, step: int | None = None, log: bool = 
         uirevision="keep",
     )
     figure.update_scenes(zaxis=scale.axis())
-    return figure.update_layout(layout(height), margin={"l": 0, "r": 0, "t": 56, "b": 8})
+    return figure.update_layout(layout(height), legend=LEGEND, margin={"l": 0, "r": 0, "t": 56, "b": 8}).update_layout(
+        showlegend=len(landscapes[0].runs) > 1
+    )
+
+
+def run_traces(landscape: Landscape, scale: Scale, step: int | None) -> list[go.Scatter3d | go.Mesh3d]:
+    """Trajectory, error and ball of each run; a click on a name in the legend hides all three.
+
+    Raises:
+        ValueError: a step outside all runs.
+    """
+    rows, colors = landscape.bundle.find_rows(step), pick_ball_colors(len(landscape.runs))
+    traces = []
+    for path, row, color in zip(path_traces(landscape, scale), rows, colors, strict=True):
+        of_one = [path, *ball_traces(landscape, scale, row, color)]
+        for trace in of_one:
+            trace.update(legendgroup=path.name, showlegend=trace is path)
+        traces += of_one
+    return traces
 
 
 def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool = True, height: int = 520) -> go.Figure:
@@ -126,9 +149,9 @@ def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         ['surface', 'extrapolated', 'trajectory', 'ball']
     """
     scale = fit_scale([landscape.loss, landscape.path_loss], log=log)
-    row = find_row(landscape.run, step)
-    x, y = landscape.path.T
-    details = path_arrays(landscape.run, landscape.projection, landscape.path_height, scale)["customdata"]
+    bundle = landscape.bundle
+    balls = bundle.find_rows(step)
+    details = path_details(bundle, landscape.projection, landscape.path_height)
     grid = {"x": landscape.x, "y": landscape.y}
     figure = go.Figure()
     figure.add_contour(
@@ -142,7 +165,7 @@ def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         colorscale=COLORSCALE,
         colorbar=scale.colorbar(),
         line={"width": 0.7, "color": "rgba(255,255,255,0.5)"},
-        hovertemplate="PC1 %{x:.3g}, PC2 %{y:.3g}<br>surface %{customdata:.4g}<extra></extra>",
+        hovertemplate="at (%{x:.3g}, %{y:.3g})<br>surface %{customdata:.4g}<extra></extra>",
     )
     # Plotly lays every heatmap beneath every contour, so the veil is a contour too.
     figure.add_contour(
@@ -157,29 +180,27 @@ def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         showscale=False,
         hoverinfo="skip",
     )
-    figure.add_scatter(
-        name="trajectory",
-        x=x,
-        y=y,
-        mode="lines",
-        line={"color": PATH_COLOR, "width": 2.5},
-        customdata=details,
-        hovertemplate=PATH_HOVER,
-    )
-    figure.add_scatter(
-        name="ball",
-        x=x[[row]],
-        y=y[[row]],
-        mode="markers",
-        marker=BALL_MARKER,
-        customdata=details[[row]],
-        hovertemplate=PATH_HOVER,
-    )
-    bare = {"showgrid": False, "zeroline": False}
-    figure.update_xaxes(title={"text": pc_title(landscape, 0)}, range=[landscape.x[0], landscape.x[-1]], **bare)
-    figure.update_yaxes(title={"text": pc_title(landscape, 1)}, range=[landscape.y[0], landscape.y[-1]], **bare)
+    for i, (name, rows) in enumerate(zip(bundle.names, bundle.rows, strict=True)):
+        line = {"mode": "lines", "line": {"color": pick_colors(len(balls))[i], "width": 2.5}}
+        ball = {"mode": "markers", "marker": mark_ball(i, len(balls))}
+        for heading, style, chosen in ((name or "trajectory", line, rows), ("ball", ball, balls[i : i + 1])):
+            figure.add_scatter(
+                **style,
+                name=heading,
+                x=landscape.path[chosen, 0],
+                y=landscape.path[chosen, 1],
+                meta=name,
+                customdata=details[chosen],
+                hovertemplate=PATH_HOVER,
+                legendgroup=name,
+                showlegend=style is line,
+            )
+    for i, (axis, ends) in enumerate((("xaxis", landscape.x[[0, -1]]), ("yaxis", landscape.y[[0, -1]]))):
+        words: dict[str, Any] = {"title": {"text": name_axis(landscape.projection, i)}, "range": ends.tolist()}
+        figure.update_layout({axis: words | {"showgrid": False, "zeroline": False}})
     title = {"text": caption(landscape), "x": 0.5, "font": {"size": 13}}
-    return figure.update_layout(layout(height), title=title, margin={"t": 72, "r": 8})
+    figure.update_layout(layout(height), title=title, legend=LEGEND, margin={"t": 72, "r": 8})
+    return figure.update_layout(showlegend=len(bundle.runs) > 1)
 
 
 def loss_curve_figure(*runs: Run, step: int | None = None, log: bool = True, height: int = 380) -> go.Figure:
@@ -205,25 +226,41 @@ def loss_curve_figure(*runs: Run, step: int | None = None, log: bool = True, hei
     low, high = min(run.loss.min() for run in runs), max(run.loss.max() for run in runs)
     if log:
         require_positive(low)
-    figure = go.Figure()
-    for run, color in zip(runs, pick_colors(len(runs)), strict=True):
-        name = run.task.name if run.task else "run"
-        hover = f"step %{{x}}<br>loss %{{y:.4g}}<extra>{name}</extra>"
-        figure.add_scatter(
-            name=name, x=run.step, y=run.loss, mode="lines", line={"width": 2.2, "color": color}, hovertemplate=hover
-        )
-        if step is not None:
-            row = [find_row(run, step)]
-            figure.add_scatter(
-                name=f"{name}, step {run.step[row[0]]}",
-                x=run.step[row],
-                y=run.loss[row],
-                mode="markers",
-                marker=BALL_MARKER,
-                hovertemplate=hover,
-                showlegend=False,
-            )
+    figure = go.Figure(curve_traces(runs, step))
     figure.update_layout(layout(height), showlegend=len(runs) > 1, margin={"t": 24, "r": 16})
     figure.update_xaxes(title={"text": "step"}, gridcolor=GRID, zeroline=False)
     axis = log_axis(np.log10(high / low)) if log else {}
     return figure.update_yaxes(title={"text": "training loss"}, gridcolor=GRID, zeroline=False, **axis)
+
+
+def curve_traces(runs: Sequence[Run], step: int | None, names: Sequence[str] | None = None) -> list[go.Scatter]:
+    """The losses of each run against the step, and a mark at one step of each.
+
+    Args:
+        runs: one or more.
+        step: where the marks are; None for none.
+        names: of the runs; found by themselves where None.
+
+    Raises:
+        ValueError: a step outside all runs.
+    """
+    names = names or (name_runs(runs) if len(runs) > 1 else (name_run(runs[0]),))
+    rows = find_rows(runs, step)
+    traces = []
+    for i, (run, name) in enumerate(zip(runs, names, strict=True)):
+        color = pick_colors(len(runs))[i]
+        hover = f"step %{{x}}<br>loss %{{y:.4g}}<extra>{name}</extra>"
+        common = {"hovertemplate": hover, "legendgroup": name}
+        line = {"width": 2.2, "color": color}
+        traces.append(go.Scatter(common, name=name, x=run.step, y=run.loss, mode="lines", line=line))
+        if step is not None:
+            row = [rows[i]]
+            title = f"{name}, step {run.step[row[0]]}"
+            mark = {"name": title, "mode": "markers", "marker": mark_ball(i, len(runs)), "showlegend": False}
+            traces.append(go.Scatter(common | mark, x=run.step[row], y=run.loss[row]))
+    return traces
+
+
+def mark_ball(i: int, n_runs: int) -> dict[str, Any]:
+    """The ball of run `i` of several, from above."""
+    return BALL_MARKER | {"color": pick_ball_colors(n_runs)[i]}

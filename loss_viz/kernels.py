@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial.distance import cdist
 
 # sigma="auto": kernels of 0.35 anchor spacings on the path, never wider than 3 % of the diagonal, that widen by a
@@ -43,13 +43,20 @@ class Kernel:
         return weights / weights.sum(axis=1, keepdims=True)
 
 
-def fit_kernel(centers: Float[np.ndarray, "n_planes 2"], sigma: float | str, *, diagonal: float) -> Kernel:
+def fit_kernel(
+    centers: Float[np.ndarray, "n_planes 2"],
+    sigma: float | str,
+    *,
+    diagonal: float,
+    path: Int[np.ndarray, " n_planes"] | None = None,
+) -> Kernel:
     """The kernels for a bandwidth.
 
     Args:
         centers: `(n_planes, 2)`, the anchors on the picture, in the order of the run.
         sigma: `"auto"`, or a fraction of `diagonal`: the post's formula, the same width everywhere.
         diagonal: of the path's bounding box.
+        path: `(n_planes,)`, which of several runs each anchor stands on; all on one by default.
 
     Raises:
         ValueError: another text, or a number outside 1e-6 ... 1e3 (nan included).
@@ -59,7 +66,7 @@ def fit_kernel(centers: Float[np.ndarray, "n_planes 2"], sigma: float | str, *, 
         array([0.12])
     """
     if sigma == "auto":
-        widths = SPACING_SHARE * _neighbour_distances(centers)
+        widths = SPACING_SHARE * _neighbour_distances(centers, np.zeros(len(centers), int) if path is None else path)
         return Kernel(centers, widths.clip(MIN_WIDTH * diagonal, MAX_WIDTH * diagonal), GROWTH)
     low, high = SIGMA_RANGE
     if isinstance(sigma, str) or not low <= sigma <= high:
@@ -70,9 +77,10 @@ def fit_kernel(centers: Float[np.ndarray, "n_planes 2"], sigma: float | str, *, 
     return Kernel(centers, np.full(len(centers), sigma * diagonal), 0.0)
 
 
-def _neighbour_distances(centers: Float[np.ndarray, "n_planes 2"]) -> Float[np.ndarray, " n_planes"]:
-    """Distance from each anchor to the nearer of its two neighbours along the run."""
-    gaps = np.linalg.norm(np.diff(centers, axis=0), axis=1)
-    if not len(gaps):
-        return np.zeros(1)
-    return np.minimum(np.append(np.inf, gaps), np.append(gaps, np.inf))
+def _neighbour_distances(
+    centers: Float[np.ndarray, "n_planes 2"], path: Int[np.ndarray, " n_planes"]
+) -> Float[np.ndarray, " n_planes"]:
+    """Distance from each anchor to the nearer of its two neighbours along its run; zero where it is alone."""
+    gaps = np.where(np.diff(path) == 0, np.linalg.norm(np.diff(centers, axis=0), axis=1), np.inf)
+    nearer = np.minimum(np.append(np.inf, gaps), np.append(gaps, np.inf))
+    return np.where(np.isfinite(nearer), nearer, 0.0)

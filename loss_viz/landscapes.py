@@ -1,4 +1,4 @@
-"""The landscape of a run: one surface over the PC plane that passes through the run's own losses."""
+"""The landscape of runs: one surface over a plane that passes through the runs' own losses."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,11 @@ from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
 from .blend import Sweep
+from .bundle import Bundle, Runs, bundle_runs
 from .kernels import Kernel, fit_kernel
 from .planes import Planes
-from .projection import Projection, fit_projection
-from .surveys import Survey, survey
+from .projection import Projection
+from .surveys import Survey, project, survey
 from .trajectory import Run
 
 
@@ -40,14 +41,17 @@ class Surface:
 
 @dataclass(frozen=True, eq=False)
 class Landscape:
-    """Loss over the PC plane of a run, beside what is known about its truth. All arrays are read-only.
+    """Loss over the PC plane of one run or several, beside what is known about its truth. All arrays are read-only.
+
+    Arrays over steps hold all recorded steps; with several runs those of one run after those of the other, as
+    `bundle.rows` tells.
 
     What it does not show: off the path there is no ground truth, for every net that projects to a point is a
     candidate for it. Where the path passes over itself at different losses the surface can show only one of them.
     And local planes hold almost nothing of the steepest direction of the loss: the valley's walls are not in it.
 
     Attributes:
-        run: what the landscape is of.
+        bundle: the runs that it is of.
         x: `(n_x,)`, coordinates along PC1, in units of weights.
         y: `(n_y,)`, coordinates along PC2.
         loss: `(n_y, n_x)`, blended heights; row = PC2, column = PC1, as `plotly.graph_objects.Surface` takes it.
@@ -58,7 +62,7 @@ class Landscape:
         path_height: `(n_steps,)`, the surface under it; `fidelity` compares the two.
         off_plane: `(n_steps,)`, distance of the run from the PC plane, in units of weights.
         explained_variance_ratio: `(2,)`; it does not measure fidelity.
-        anchors: `(n_anchors,)`, rows of the run whose planes were blended.
+        anchors: `(n_anchors,)`, rows whose planes were blended.
         plane: which planes.
         k: stride of velocity and acceleration, in recorded steps.
         sigma: bandwidth as it was asked for.
@@ -66,7 +70,7 @@ class Landscape:
         n_evaluations: losses computed for it.
     """
 
-    run: Run
+    bundle: Bundle
     projection: Projection
     planes: Planes
     kernel: Kernel
@@ -87,7 +91,18 @@ class Landscape:
 
     def __repr__(self) -> str:
         size = f"{len(self.x)} x {len(self.y)}"
-        return f"Landscape({self.plane} planes, {size}, k={self.k}, sigma={self.sigma!r}, of {self.run!r})"
+        runs = ", ".join(map(repr, self.runs))
+        return f"Landscape({self.plane} planes, {size}, k={self.k}, sigma={self.sigma!r}, of {runs})"
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs in it."""
+        return self.bundle.runs
+
+    @property
+    def run(self) -> Run:
+        """The run, the first one of several."""
+        return self.bundle.runs[0]
 
     @property
     def path(self) -> Float[np.ndarray, "n_steps 2"]:
@@ -96,8 +111,8 @@ class Landscape:
 
     @property
     def path_loss(self) -> Float[np.ndarray, " n_steps"]:
-        """The run's true losses."""
-        return self.run.loss
+        """The runs' true losses."""
+        return self.bundle.loss
 
     @property
     def off_plane(self) -> Float[np.ndarray, " n_steps"]:
@@ -124,42 +139,48 @@ class Landscape:
             raise ValueError(f"`points` must have shape (n, 2), got {points.shape}. For one point pass point[None].")
         if not np.isfinite(points).all():
             raise ValueError("`points` must be finite, some are nan or inf. Leave those rows out.")
-        return Sweep(points, self.planes, self.run.objective).blend(self.kernel, tqdm(disable=True))[0]
+        return Sweep(points, self.planes, self.bundle.objective).blend(self.kernel, tqdm(disable=True))[0]
 
 
 def landscape(
-    run: Run,
+    run: Runs,
     *,
     k: int = 5,
     sigma: float | str = "auto",
     resolution: int | tuple[int, int] = 61,
     plane: str = "local",
     n_anchors: int | None = 200,
+    seed: int = 0,
     progress: bool = True,
 ) -> Landscape:
-    """Blend the losses on planes along the run into one surface over its PC plane.
+    """Blend the losses on planes along a run into one surface over its PC plane; or along several over a common one.
 
     S(q) = sum_t w_t(q) L(theta_t(q)), within 1 % of the sum over all anchors at every point. After Liu, "Loss
     landscape visualization 1 - Seeing sticky plateau" (2026); the equations are in `loss_viz.planes` (theta) and
     `loss_viz.kernels` (w).
 
     Args:
-        run: from `train`.
+        run: from `train`, a `Recorder` or a file; or several runs of one model with one loss, in a list or by name in
+            a dict, on the PC plane of them all.
         k: stride of velocity and acceleration, in recorded steps; larger values smooth a jittery run.
         sigma: `"auto"`: kernels as narrow as the anchors allow on the path and wider away from it; or a fraction
             of the path's diagonal on the plane (the post's was about 0.06), the same everywhere.
         resolution: points along each axis, or a pair `(n_x, n_y)`.
         plane: `"local"`, spanned by velocity and acceleration; `"parallel"`, the PC plane carried to each anchor;
-            or one plane without a blend, for comparison: `"global"`, the PC plane itself, or `"final"`, the same
-            through the last weights, as most tools draw it.
-        n_anchors: at most so many steps carry planes; `None` takes every recorded step.
+            or one plane without a blend, for comparison: `"global"`, the PC plane itself; `"final"`, the same
+            through the last weights, as most tools draw it; and through the last weights of the first run too,
+            `"random"`, two filter-normalized directions (Li et al. 2018), `"hessian"`, the eigenvectors of the two
+            largest eigenvalues, and `"saddle"`, those of the largest and the smallest.
+        n_anchors: at most so many steps carry planes, shared among the runs; `None` takes every recorded step.
+        seed: of the random directions.
         progress: show a progress bar when the work takes more than a second.
 
     Returns:
-        The landscape. The grid spans the path and 30 % more on each side.
+        The landscape. The grid spans the path and 30 % more on each side; on the random plane also -1 to 1.
 
     Raises:
-        ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
+        ValueError: an argument out of its range, a run of fewer than 2k + 1 recorded steps, or runs that do not share
+            model and loss.
 
     Example:
         >>> import loss_viz as lv
@@ -171,8 +192,9 @@ def landscape(
         True
     """
     with progress_bar(total=0, desc="landscape", unit="loss", delay=1, leave=False, disable=not progress) as bar:
-        projection = fit_projection(run.weights)
-        around = survey(run, projection, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
+        bundle = bundle_runs(run)
+        projection = project(bundle, plane, seed=seed, bar=bar)
+        around = survey(bundle, projection, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
         return blend_path(around, blend_surface(around, sigma, bar), sigma, bar)
 
 
@@ -192,7 +214,7 @@ def blend_path(around: Survey, surface: Surface, sigma: float | str, bar: tqdm) 
     kernel = _fit_kernel(around, sigma)
     path_height, n_evaluations = around.path.blend(kernel, bar)
     return Landscape(
-        run=around.run,
+        bundle=around.bundle,
         projection=around.projection,
         planes=around.planes,
         kernel=kernel,
@@ -210,4 +232,5 @@ def blend_path(around: Survey, surface: Surface, sigma: float | str, bar: tqdm) 
 
 
 def _fit_kernel(around: Survey, sigma: float | str) -> Kernel:
-    return fit_kernel(around.planes.position, sigma, diagonal=around.projection.diagonal)
+    planes = around.planes
+    return fit_kernel(planes.position, sigma, diagonal=around.projection.diagonal, path=planes.path)

@@ -1,9 +1,9 @@
 """From weight vectors to losses: many at once, and never through the user's own model."""
 
-import copy
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from .parameters import buffer_layout, parameter_layout
+from .probes import Meter, copy_model, plain_attention
 
 LossFn = Callable[[nn.Module], Tensor]
 
@@ -22,28 +23,32 @@ CHUNK_BYTES = 2**21
 MAX_CHUNK = 4096
 
 
-def flatten_parameters(model: nn.Module) -> Float[Tensor, " n_params"]:
-    """One vector of the trainable parameters, in `model.parameters()` order; a copy, detached."""
-    trainable = [p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]
-    if not trainable:
-        raise ValueError(
-            "`model` must have at least one parameter with requires_grad=True, it has none. "
-            "Unfreeze what was trained with parameter.requires_grad_(True)."
-        )
-    return torch.cat(trainable)
-
-
 class Objective:
     """The loss as a function of the flat weight vector, evaluated for many vectors in one pass.
 
-    `loss_fn(model)` is any closure that returns a scalar tensor. It is called on a private copy of the model
-    whose parameters are replaced by each weight vector in turn (`torch.func.functional_call`), batched by
-    `torch.func.vmap` in chunks that fit a core's cache. The model given stays as it is: weights, mode, buffers.
-    Where `vmap` cannot batch the model, the vectors are evaluated one at a time, with a warning that says why.
+    `loss_fn(model)` is any closure that returns a scalar tensor. It is called on a private copy of the model, in
+    **evaluation mode** and without autocast, whose parameters are replaced by each weight vector in turn
+    (`torch.func.functional_call`), batched by `torch.func.vmap` in chunks that fit a core's cache. So dropout is off
+    and batch normalization uses its running statistics, unless `loss_fn` itself calls `model.train()`. The model
+    given stays as it is: weights, mode, buffers, and PyTorch's random state too.
+
+    Where `vmap` cannot batch the model (recurrent layers, control flow that depends on the data, ...) the vectors are
+    evaluated one at a time, with a warning that says why.
 
     Args:
         model: the network; its trainable parameters, in `model.parameters()` order, make up the vector.
         loss_fn: the loss of a model, on data of its own; it must use the model that it is handed.
+        device: where to evaluate, such as `"cuda"`; that of the model by default. The data of `loss_fn` must be there.
+
+    Attributes:
+        model: the model that was given.
+        loss_fn: the loss that was given.
+        layout: names and shapes of the parameters within the vector.
+        buffer_layout: likewise for the floating-point buffers.
+        n_params: length of a weight vector.
+        own_weights: `(n_params,)`, the weights of the model when it was given.
+        own_buffers: `(n_buffers,)`, its floating-point buffers then.
+        chunk_size: vectors that are evaluated in one pass.
 
     Raises:
         TypeError: `loss_fn(model)` is not a tensor.
@@ -57,48 +62,112 @@ class Objective:
         array([21. , 43. ,  0.5])
     """
 
-    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
+    def __init__(self, model: nn.Module, loss_fn: LossFn, *, device: str | torch.device | None = None) -> None:
         self.model = model
         self.loss_fn = loss_fn
-        weights = flatten_parameters(model)
-        self.n_params = weights.numel()
-        self._module = _LossModule(copy.deepcopy(model), loss_fn)
-        self._parameters = [(name, p) for name, p in self._module.model.named_parameters() if p.requires_grad]
-        self._sizes = [p.numel() for _, p in self._parameters]
+        self.layout = parameter_layout(model)
+        self.buffer_layout = buffer_layout(model)
+        self.n_params = self.layout.n
+        self._module = _LossModule(_move(copy_model(model), device).eval(), loss_fn)
+        inner = dict(self._module.model.named_parameters())
+        self._parameters = {name: inner[name] for name in (entry.name for entry in self.layout.entries)}
+        self._buffers = dict(self._module.model.named_buffers())
+        self._device = next(iter(self._parameters.values())).device
+        self.own_weights = self.layout.join(dict(model.named_parameters())).numpy()
+        self.own_buffers = self.buffer_layout.join(dict(model.named_buffers())).numpy()
         self._lock = threading.Lock()  # functional_call swaps parameters inside the one private copy
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        self._draws, self._attends = True, False  # random numbers, attention: `_probe` looks
+        with self._guard():
             loss, largest = self._probe()
-            self.chunk_size = max(1, min(MAX_CHUNK, CHUNK_BYTES // largest))
-            self._evaluate = self._choose_evaluation(weights, loss)
+        self.chunk_size = max(1, min(MAX_CHUNK, CHUNK_BYTES // largest))
+        with self._guard():
+            self._evaluate = self._choose_evaluation(loss)
 
-    def __call__(self, weights: Float[np.ndarray, "n n_params"]) -> Float[np.ndarray, " n"]:
-        """Losses `(n,)` in float64 at weight vectors `(n, n_params)`; computed in the model's precision."""
+    def __call__(
+        self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None
+    ) -> Float[np.ndarray, " n"]:
+        """Losses `(n,)` in float64 at weight vectors `(n, n_params)`; computed in the model's precision.
+
+        Args:
+            weights: one row a weight vector.
+            buffers: `(n, n_buffers)`, the buffers that go with each row; those of the model by default.
+
+        Raises:
+            ValueError: another shape.
+        """
         if weights.ndim != 2 or weights.shape[1] != self.n_params:
             raise ValueError(
                 f"`weights` must have shape (n, {self.n_params}), one row a weight vector; got {weights.shape}. "
                 "For a single vector pass weights[None]."
             )
-        first = self._parameters[0][1]
         losses = np.empty(len(weights))
-        with self._lock, torch.no_grad():
+        with self._guard():
             for start in range(0, len(weights), self.chunk_size):
                 rows = slice(start, start + self.chunk_size)
-                chunk = torch.tensor(weights[rows], dtype=first.dtype, device=first.device)
-                losses[rows] = self._evaluate(chunk).double().cpu().numpy()
+                chunk = self._tensor(weights[rows])
+                own = np.broadcast_to(self.own_buffers, (len(chunk), len(self.own_buffers)))
+                state = self._tensor(own if buffers is None else buffers[rows])
+                losses[rows] = self._evaluate(chunk, state).double().cpu().numpy()
         return losses
 
-    def predict(self, weights: Float[np.ndarray, " n_params"], x: Tensor) -> Tensor:
+    def predict(
+        self,
+        weights: Float[np.ndarray, " n_params"],
+        x: Tensor,
+        buffers: Float[np.ndarray, " n_buffers"] | None = None,
+    ) -> Tensor:
         """What the model answers at inputs `x` with the weights `(n_params,)` in place of its own."""
-        first = self._parameters[0][1]
-        with self._lock, torch.no_grad():
-            state = self._split(torch.tensor(weights, dtype=first.dtype, device=first.device))
+        with self._guard():
+            state = self._name(self._tensor(weights), self._tensor(self.own_buffers if buffers is None else buffers))
             return functional_call(self._module.model, state, (x,))
+
+    def multiply_hessian(
+        self,
+        weights: Float[np.ndarray, " n_params"],
+        vector: Float[np.ndarray, " n_params"],
+        buffers: Float[np.ndarray, " n_buffers"] | None = None,
+    ) -> Float[np.ndarray, " n_params"]:
+        """The Hessian of the loss at `weights` times a vector, by differentiating twice; never the matrix.
+
+        Raises:
+            ValueError: the loss does not depend on the weights smoothly enough to be differentiated twice.
+        """
+        with self._guard(), torch.enable_grad():
+            at = self._tensor(weights).requires_grad_()
+            loss = self._loss_at(at, self._tensor(self.own_buffers if buffers is None else buffers))
+            try:
+                [slope] = torch.autograd.grad(loss, at, create_graph=True)
+                [product] = torch.autograd.grad(slope, at, self._tensor(vector))
+            except RuntimeError as error:
+                raise ValueError(
+                    "The Hessian needs a loss that PyTorch can differentiate twice; this one it cannot "
+                    f"({str(error).strip().splitlines()[0]}). Use another `plane`."
+                ) from error
+        return product.double().cpu().numpy()
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """One thread at a time, without gradients, and with the random state of PyTorch as it was."""
+        with ExitStack() as stack:
+            stack.enter_context(self._lock)
+            stack.enter_context(torch.no_grad())
+            if self._device.type in ("cpu", "cuda"):
+                stack.enter_context(torch.autocast(self._device.type, enabled=False))
+            if self._attends:
+                stack.enter_context(plain_attention())
+            if self._draws:
+                devices = [self._device] if self._device.type == "cuda" else []
+                stack.enter_context(torch.random.fork_rng(devices))
+            yield
+
+    def _tensor(self, array: Float[np.ndarray, "*shape"]) -> Tensor:
+        return torch.tensor(array, dtype=self.layout.dtype, device=self._device)
 
     def _probe(self) -> tuple[Tensor, int]:
         """The loss of the model as it stands, and the bytes of the largest tensor on the way to it."""
-        meter = _LargestTensor()
-        with meter:
-            loss = self._module()
+        random = torch.get_rng_state()
+        with Meter(self._parameters.values()) as meter:
+            loss = self._evaluate_own()
         if not isinstance(loss, Tensor):
             raise TypeError(
                 f"`loss_fn(model)` must return a scalar tensor, got {type(loss).__name__}. "
@@ -109,42 +178,76 @@ class Objective:
                 f"`loss_fn(model)` must return one number, got a tensor of shape {tuple(loss.shape)}. "
                 "Reduce it over the data, for example with .mean()."
             )
-        again = self._module()
+        if not meter.touched:
+            raise ValueError(
+                "`loss_fn(model)` must use the model that it is handed, it read none of its parameters. "
+                "Write it as lambda m: criterion(m(x), y), with m in it and not the model's own name."
+            )
+        self._draws = self._device.type == "cuda" or not torch.equal(random, torch.get_rng_state())
+        self._attends = meter.attends
+        again = self._evaluate_own()
         if not torch.equal(loss, again) and not (loss.isnan() and again.isnan()):
             raise ValueError(
                 f"`loss_fn(model)` must give the same loss twice, got {float(loss):.6g} and {float(again):.6g}. "
-                "Use a fixed set of data, and model.eval() where there is dropout or batch normalization."
+                "Use a fixed set of data, and torch.manual_seed(0) inside it where it draws random numbers."
             )
         return loss, meter.n_bytes
 
-    def _choose_evaluation(self, weights: Tensor, loss: Tensor) -> Callable[[Tensor], Tensor]:
-        batched = vmap(self._loss_at)
+    def _evaluate_own(self) -> Any:
+        """The loss of the private copy as it stands; its buffers are lent, for a forward pass may write to them."""
+        lent = {f"model.{name}": b.clone() for name, b in self._buffers.items()}
         try:
-            pair = batched(torch.stack([weights, weights]))
-            reason = "" if torch.allclose(pair, loss, rtol=1e-3, equal_nan=True) else "it gave another loss"
+            return functional_call(self._module, lent, ())
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            if "device" not in str(error):
+                raise
+            raise ValueError(
+                f"The data of `loss_fn` must be where the model is evaluated, on {self._device}; PyTorch says: "
+                f"{str(error).splitlines()[0]} Move it there, as in x.to({str(self._device)!r})."
+            ) from error
+
+    def _choose_evaluation(self, loss: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        batched = vmap(self._loss_at, randomness="same")
+        weights, buffers = self._tensor(self.own_weights), self._tensor(self.own_buffers)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                pair = batched(torch.stack([weights, weights]), torch.stack([buffers, buffers]))
+                rtol = max(1e-3, *(4 * torch.finfo(p.dtype).eps for p in self._parameters.values()))
+                reason = "" if torch.allclose(pair, loss, rtol=rtol, equal_nan=True) else "it gave another loss"
+            except Exception as error:  # a user's code may fail in any way on tensors that stand for many
+                reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = reason or next((str(w.message) for w in said if "batching rule" in str(w.message)), "")
         if not reason:
             return batched
         warnings.warn(
-            f"torch.func.vmap cannot batch this model ({reason}); weight vectors are evaluated one at a time, "
-            "which is slower and just as right.",
+            f"torch.func.vmap cannot batch this model ({reason.split('. ')[0]}); weight vectors are evaluated one at "
+            "a time, which is slower and just as right.",
             RuntimeWarning,
             stacklevel=3,
         )
         self.chunk_size = 1
-        return lambda chunk: self._loss_at(chunk[0])[None]
+        return lambda weights, buffers: self._loss_at(weights[0], buffers[0])[None]
 
-    def _loss_at(self, weights: Tensor) -> Tensor:
-        state = {f"model.{name}": part for name, part in self._split(weights).items()}
+    def _loss_at(self, weights: Tensor, buffers: Tensor) -> Tensor:
+        state = {f"model.{name}": part for name, part in self._name(weights, buffers).items()}
         return functional_call(self._module, state, ())
 
-    def _split(self, weights: Tensor) -> dict[str, Tensor]:
-        """The parameters of the model, by name, that a weight vector stands for."""
-        parts = weights.split(self._sizes)
-        return {
-            name: part.reshape(p.shape).to(p.dtype) for (name, p), part in zip(self._parameters, parts, strict=True)
-        }
+    def _name(self, weights: Tensor, buffers: Tensor) -> dict[str, Tensor]:
+        """All tensors of the model by name. Buffers are copies: a forward pass may write to them."""
+        state = {name: part.to(self._parameters[name].dtype) for name, part in self.layout.split(weights).items()}
+        given = self.buffer_layout.split(buffers)
+        return state | {name: given.get(name, own).to(own.dtype, copy=True) for name, own in self._buffers.items()}
+
+
+def _move(model: nn.Module, device: str | torch.device | None) -> nn.Module:
+    try:
+        return model if device is None else model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"`device` must be one that PyTorch has here, got {device!r}: {str(error).splitlines()[0]} "
+            "Use 'cpu', or leave it out for that of the model."
+        ) from error
 
 
 class _LossModule(nn.Module):
@@ -157,19 +260,3 @@ class _LossModule(nn.Module):
 
     def forward(self) -> Any:  # a user's function may return anything: `_probe` looks
         return self.loss_fn(self.model)
-
-
-class _LargestTensor(TorchDispatchMode):
-    """Notes the size in bytes of the largest tensor that any operation returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.n_bytes = 1
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        sizes = [t.numel() * t.element_size() for t in tree_leaves(result) if isinstance(t, Tensor)]
-        self.n_bytes = max([self.n_bytes, *sizes])
-        return result

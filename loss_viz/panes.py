@@ -1,42 +1,45 @@
 """The panel's three views as empty figures, and the parts that fill them: `Picture` takes both."""
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
+from .bundle import Bundle
 from .diagnostics import fidelity
 from .drawing import (
     BALL,
     BOX,
     FONT,
     INK,
-    PATH,
-    PATH_COLOR,
     SMALL,
     STEM,
     SURFACE,
     ball_arrays,
     camera,
     caption,
+    name_axis,
     name_surface,
     path_arrays,
-    pc_title,
+    pick_ball_colors,
+    pick_colors,
     stem_arrays,
+    style_path,
     surface_arrays,
     write_factor,
 )
-from .figures import BALL_MARKER, PLAIN_AXIS
+from .figures import PLAIN_AXIS, mark_ball
 from .landscapes import Landscape, Surface
 from .plateaus import Plateau
 from .projection import Projection
 from .scales import Scale, log_axis
 from .surveys import Survey
-from .trajectory import Run
 
 Parts = dict[str, dict[str, Any]]
+Curve = tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]  # steps and losses
 
 CLEAR = "rgba(0,0,0,0)"
 PAPER = {
@@ -51,17 +54,34 @@ SMALL_AXIS = {"zeroline": False, "tickfont": {"size": 10}, "title": {"font": {"s
 BALL_HOVER = "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<extra></extra>"
 
 
-def surface_pane() -> go.Figure:
-    """Surface, trajectory, error and ball, without a point yet."""
+def part(name: str, run: int) -> str:
+    """What a trace of one of several runs is called among the parts: `ball`, `ball-1`, `ball-2`, ..."""
+    return f"{name}-{run}" if run else name
+
+
+def build_panes(own: Bundle | None = None) -> dict[str, go.Figure]:
+    """The views of a panel by name: for runs that are there, or for the one that it will train."""
+    names = own.names if own and len(own.runs) > 1 else ("",)
+    panes = {"surface": surface_pane(names), "curve": curve_pane(names)}
+    return panes if own and not all(run.task for run in own.runs) else panes | {"fit": fit_pane(names)}
+
+
+def surface_pane(names: Sequence[str] = ("",)) -> go.Figure:
+    """Surface, and trajectory, error and ball of each run, without a point yet.
+
+    Args:
+        names: of the runs, as the legend shows them; empty for a single one.
+    """
     nothing: dict[str, list] = {"x": [], "y": [], "z": []}
-    figure = go.Figure(
-        [
-            go.Mesh3d(SURFACE, **nothing, showlegend=True),
-            go.Scatter3d(PATH, **nothing),
-            go.Scatter3d(STEM, **nothing, meta="ink"),
-            go.Mesh3d(BALL, **nothing, hovertemplate=BALL_HOVER, showlegend=True),
-        ]
-    )
+    alone = len(names) == 1
+    figure = go.Figure(go.Mesh3d(SURFACE, **nothing, showlegend=alone))
+    colors = zip(pick_colors(len(names)), pick_ball_colors(len(names)), strict=True)
+    for i, (name, (color, ball_color)) in enumerate(zip(names, colors, strict=True)):
+        group = {} if alone else {"legendgroup": name}
+        ball = BALL | {"color": ball_color, "hovertemplate": BALL_HOVER, "showlegend": alone}
+        figure.add_scatter3d(**style_path(name, color), **nothing, **group, uid=part("trajectory", i))
+        figure.add_scatter3d(**STEM, **nothing, **group, uid=part("error", i), meta="ink", showlegend=alone)
+        figure.add_trace(go.Mesh3d(ball, **nothing, **group, uid=part("ball", i)))
     figure.update_scenes(
         xaxis=PLAIN_AXIS, yaxis=PLAIN_AXIS, zaxis=PLAIN_AXIS, aspectmode="manual", aspectratio=BOX, uirevision="keep"
     )
@@ -70,41 +90,31 @@ def surface_pane() -> go.Figure:
     return figure.update_layout(PAPER, title=title, legend=LEGEND, margin={"l": 0, "r": 0, "t": 44, "b": 0})
 
 
-def curve_pane() -> go.Figure:
-    """The loss against the step, its plateaus and the ball's place on it."""
-    step_hover = "step %{x}<br>loss %{y:.4g}<extra></extra>"
-    figure = go.Figure(
-        [
-            go.Scatter(
-                name="loss", x=[], y=[], mode="lines", line={"width": 2, "color": PATH_COLOR}, hovertemplate=step_hover
-            ),
-            go.Scatter(
-                name="plateau",
-                x=[],
-                y=[],
-                mode="lines",
-                meta="ink",
-                line={"width": 1.5, "dash": "dot", "color": INK},
-                hoverinfo="skip",
-            ),
-            go.Scatter(name="step", x=[], y=[], mode="markers", marker=BALL_MARKER, hoverinfo="skip"),
-        ]
-    )
+def curve_pane(names: Sequence[str] = ("",)) -> go.Figure:
+    """The loss of each run against the step, their plateaus and the balls' places."""
+    figure = go.Figure()
+    for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
+        hover = f"step %{{x}}<br>loss %{{y:.4g}}<extra>{name}</extra>"
+        line = {"width": 2, "color": color}
+        figure.add_scatter(name="loss", x=[], y=[], mode="lines", line=line, hovertemplate=hover, uid=part("loss", i))
+    dots = {"width": 1.5, "dash": "dot", "color": INK}
+    figure.add_scatter(name="plateau", x=[], y=[], mode="lines", meta="ink", line=dots, hoverinfo="skip")
+    for i in range(len(names)):
+        mark = {"mode": "markers", "marker": mark_ball(i, len(names)), "hoverinfo": "skip", "uid": part("step", i)}
+        figure.add_scatter(**mark, name="step", x=[], y=[])
     return _lay_small(figure, "training loss", "step").update_layout(hovermode="x").update_yaxes(exponentformat="power")
 
 
-def fit_pane() -> go.Figure:
-    """The function to be learned, and the network's answer."""
-    figure = go.Figure(
-        [
-            go.Scatter(
-                name="target", x=[], y=[], mode="lines", meta="ink", line={"width": 2, "dash": "dash", "color": INK}
-            ),
-            go.Scatter(name="network", x=[], y=[], mode="lines", line={"width": 2.5, "color": PATH_COLOR}),
-        ]
-    )
+def fit_pane(names: Sequence[str] = ("",)) -> go.Figure:
+    """The function to be learned, and the answer of each network."""
+    dashes = {"width": 2, "dash": "dash", "color": INK}
+    figure = go.Figure(go.Scatter(name="target", x=[], y=[], mode="lines", meta="ink", line=dashes))
+    for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
+        line = {"width": 2.5, "color": color}
+        figure.add_scatter(name=name or "network", x=[], y=[], mode="lines", line=line, uid=part("network", i))
     legend = LEGEND | {"y": 1.02, "x": 1, "xanchor": "right", "yanchor": "bottom"}
-    return _lay_small(figure, "the network", "x").update_layout(showlegend=True, legend=legend)
+    title = "the network" if len(names) == 1 else "the networks"
+    return _lay_small(figure, title, "x").update_layout(showlegend=len(names) == 1, legend=legend)
 
 
 def _lay_small(figure: go.Figure, title: str, x_title: str) -> go.Figure:
@@ -130,8 +140,8 @@ def surface_parts(surface: Surface, projection: Projection, scale: Scale) -> Par
             "scene.zaxis.range": axis["range"],
             "scene.zaxis.type": axis["type"],
             "scene.zaxis.dtick": axis.get("dtick"),
-            "scene.xaxis.title.text": pc_title(projection, 0),
-            "scene.yaxis.title.text": pc_title(projection, 1),
+            "scene.xaxis.title.text": name_axis(projection, 0),
+            "scene.yaxis.title.text": name_axis(projection, 1),
         },
     }
 
@@ -141,77 +151,94 @@ def camera_parts(surface: Surface, scale: Scale) -> Parts:
     return {"surface_layout": {"scene.camera": camera(surface, scale, distance=1.22)}}
 
 
-def path_parts(run: Run, projection: Projection, height: Float[np.ndarray, " n_steps"], scale: Scale) -> Parts:
-    """The trajectory; heights of the surface that are not known yet are nan."""
-    return {"surface_trajectory": path_arrays(run, projection, height, scale)}
+def path_parts(bundle: Bundle, projection: Projection, height: Float[np.ndarray, " n_steps"], scale: Scale) -> Parts:
+    """The trajectories; heights of the surface that are not known yet are nan."""
+    return {
+        f"surface_{part('trajectory', i)}": path_arrays(bundle, projection, height, scale, rows)
+        for i, rows in enumerate(bundle.rows)
+    }
 
 
 def ball_parts(
-    run: Run, projection: Projection, surface: Surface, height: Float[np.ndarray, " n_steps"], scale: Scale, row: int
+    bundle: Bundle,
+    projection: Projection,
+    surface: Surface,
+    height: Float[np.ndarray, " n_steps"],
+    scale: Scale,
+    rows: Sequence[int],
 ) -> Parts:
-    """The ball on its stem."""
-    point, true = projection.path[row], float(run.loss[row])
-    ball = ball_arrays(point, true, np.array([np.ptp(surface.x), np.ptp(surface.y)]), scale)
-    ball["customdata"] = np.tile([float(run.step[row]), true], (len(ball["x"]), 1))
-    return {
-        "surface_error": stem_arrays(point, true, float(height[row])),
-        "surface_ball": ball,
-    }
+    """The ball of each run on its stem, at a row of each."""
+    extent = np.array([np.ptp(surface.x), np.ptp(surface.y)])
+    parts: Parts = {}
+    for i, row in enumerate(rows):
+        point, true = projection.path[row], float(bundle.loss[row])
+        ball = ball_arrays(point, true, extent, scale)
+        ball["customdata"] = np.tile([float(bundle.step[row]), true], (len(ball["x"]), 1))
+        parts[f"surface_{part('error', i)}"] = stem_arrays(point, true, float(height[row]))
+        parts[f"surface_{part('ball', i)}"] = ball
+    return parts
 
 
 def title_parts(around: Survey, sigma: float | str, landscape: Landscape | None) -> Parts:
     """What is drawn, and how far it is from the run once that is known."""
-    name = name_surface(around.run, plane=around.plane, k=around.k, sigma=sigma)
+    name = name_surface(around.bundle, plane=around.plane, k=around.k, sigma=sigma)
     return {"surface_layout": {"title.text": caption(landscape) if landscape else f"{name}<br>{SMALL.format('…')}"}}
 
 
-def curve_parts(
-    step: Int[np.ndarray, " n"], loss: Float[np.ndarray, " n"], plateaus: Sequence[Plateau], n_steps: int | None
-) -> Parts:
-    """The loss so far; `n_steps` holds the axis while a run still grows."""
+def curve_parts(curves: Sequence[Curve], plateaus: Sequence[Plateau], n_steps: int | None) -> Parts:
+    """The steps and losses of each run so far; `n_steps` holds the axis while a run still grows."""
     level = np.array([[plateau.level, plateau.level, np.nan] for plateau in plateaus])
     ends = np.array([[plateau.start, plateau.end, np.nan] for plateau in plateaus])
     axis: dict[str, Any] = {"yaxis.type": "linear", "yaxis.dtick": None, "yaxis.autorange": True}
-    if len(loss) and loss.min() > 0:
-        ticks = log_axis(np.log10(loss.max() / loss.min()))
+    losses = np.concatenate([loss for _, loss in curves])
+    if len(losses) and losses.min() > 0:
+        ticks = log_axis(np.log10(losses.max() / losses.min()))
         axis |= {"yaxis.type": "log", "yaxis.dtick": ticks.get("dtick")}
     axis |= {"xaxis.autorange": True} if n_steps is None else {"xaxis.range": [0, n_steps]}
-    return {
-        "curve_loss": {"x": step, "y": loss},
-        "curve_plateau": {"x": ends.ravel(), "y": level.ravel()},
-        "curve_layout": axis,
-    }
+    lines = {f"curve_{part('loss', i)}": {"x": step, "y": loss} for i, (step, loss) in enumerate(curves)}
+    return lines | {"curve_plateau": {"x": ends.ravel(), "y": level.ravel()}, "curve_layout": axis}
 
 
-def fit_parts(x: np.ndarray, target: np.ndarray, answer: np.ndarray, step: int) -> Parts:
-    """The target and the network's answer at a step."""
-    return {
-        "fit_target": {"x": x, "y": target},
-        "fit_network": {"x": x, "y": answer},
-        "fit_layout": {"title.text": f"<b>the network at step {step}</b>"},
-    }
+def step_parts(curves: Sequence[Curve]) -> Parts:
+    """Where the balls are on the curves."""
+    return {f"curve_{part('step', i)}": {"x": step, "y": loss} for i, (step, loss) in enumerate(curves)}
+
+
+def fit_parts(x: np.ndarray, target: np.ndarray, answers: Sequence[np.ndarray], step: int) -> Parts:
+    """The target, and the answer of each network at a step."""
+    title = "the network" if len(answers) == 1 else "the networks"
+    lines = {f"fit_{part('network', i)}": {"x": x, "y": answer} for i, answer in enumerate(answers)}
+    words = {"title.text": f"<b>{title} at step {step}</b>"}
+    return lines | {"fit_target": {"x": x, "y": target}, "fit_layout": words}
 
 
 def write_figures(
-    run: Run, projection: Projection, plateaus: Sequence[Plateau], row: int, land: Landscape | None
+    bundle: Bundle, projection: Projection, plateaus: Sequence[Plateau], rows: Sequence[int], land: Landscape | None
 ) -> str:
     """The line of figures under the title of the panel, as HTML; those of the surface wait for it."""
-    step, loss = int(run.step[row]), run.loss[row]
-    here = next((plateau for plateau in plateaus if plateau.start <= step <= plateau.end), None)
-    longest = here or max(plateaus, key=lambda plateau: plateau.end - plateau.start, default=None)
-    level = f"{longest.level:.3g}" if longest else "none"
-    where = "" if longest is None else "now" if here else f"{longest.start} – {longest.end}"
-    off = projection.off_plane[row] / projection.diagonal
     fit = fidelity(land) if land else None
-    entries = {
-        f"loss at step {step}": (f"{loss:.3g}", ""),
-        "plateau": (level, where),
-        "error here": (write_factor(fit.factor[row]) if fit else "…", ""),
+    off = projection.off_plane[list(rows)].max() / projection.diagonal
+    every = {
+        "error here": (write_factor(fit.factor[list(rows)].max()) if fit else "…", ""),
         "error, median": (write_factor(fit.median) if fit else "…", f"p90 {write_factor(fit.p90)}" if fit else ""),
         "off the plane": (f"{off:.1%}", ""),
         "variance": (f"{projection.explained_variance_ratio.sum():.1%}", ""),
     }
+    step, loss = bundle.step[list(rows)].tolist(), [f"{bundle.loss[row]:.3g}" for row in rows]
+    if len(rows) == 1:
+        entries = {f"loss at step {step[0]}": (loss[0], ""), "plateau": _write_plateau(plateaus, step[0])} | every
+    else:
+        entries = {name: (loss[i], f"step {step[i]}") for i, name in enumerate(bundle.names)} | every
     tiles = (
-        f"<div><dt>{name}</dt><dd>{value} <small>{more}</small></dd></div>" for name, (value, more) in entries.items()
+        f"<div><dt>{escape(name)}</dt><dd>{value} <small>{more}</small></dd></div>"
+        for name, (value, more) in entries.items()
     )
     return f"<dl>{''.join(tiles)}</dl>"
+
+
+def _write_plateau(plateaus: Sequence[Plateau], step: int) -> tuple[str, str]:
+    here = next((plateau for plateau in plateaus if plateau.start <= step <= plateau.end), None)
+    longest = here or max(plateaus, key=lambda plateau: plateau.end - plateau.start, default=None)
+    if longest is None:
+        return "none", ""
+    return f"{longest.level:.3g}", "now" if here else f"{longest.start} – {longest.end}"

@@ -46,7 +46,8 @@ class Pane {
     this.gd = el.appendChild(document.createElement("div"));
     this.gd.className = `lossviz-pane lossviz-pane-${name}`;
     const { data, layout } = JSON.parse(JSON.stringify(model.get("panes")[name]));
-    this.parts = [...data.map((trace) => `${name}_${trace.name}`), `${name}_layout`];
+    this.traces = data.map((trace) => trace.uid || trace.name);
+    this.parts = [...this.traces.map((trace) => `${name}_${trace}`), `${name}_layout`];
     this.inked = data.map((trace) => trace.meta === "ink");
     Plotly.newPlot(this.gd, data, layout, CONFIG).then(() => {
       if (this.closed) return;
@@ -70,7 +71,8 @@ class Pane {
 
   // In 3D Plotly finds the point when the button goes down, before it is known whether a turn follows; in 2D after it.
   hit(point) {
-    const found = { pane: this.name, trace: point.data.name, index: point.pointNumber, x: point.x, y: point.y };
+    const trace = this.traces[point.curveNumber];
+    const found = { pane: this.name, trace, index: point.pointNumber, x: point.x, y: point.y };
     if (this.held) this.found = found;
     else if (this.still) this.tell(found);
   }

@@ -26,8 +26,9 @@ class Picture(anywidget.AnyWidget):
     while a button is down, and answers when a frame is on screen.
 
     Args:
-        panes: the figures by name, in their order. The name of each trace tells which part it takes: trace "ball" of
-            pane "surface" takes the part "surface_ball"; "surface_layout" takes changes to the layout.
+        panes: the figures by name, in their order. The uid of each trace, or its name where it has none, tells which
+            part it takes: trace "ball" of pane "surface" takes the part "surface_ball"; "surface_layout" takes changes
+            to the layout.
 
     Example:
         >>> line = go.Scatter(name="line", x=[], y=[])
@@ -50,7 +51,7 @@ class Picture(anywidget.AnyWidget):
     serial = traitlets.Int(0).tag(sync=True)
 
     def __init__(self, **panes: go.Figure) -> None:
-        names = [f"{pane}_{trace.name}" for pane, figure in panes.items() for trace in figure.data]
+        names = [f"{pane}_{trace.uid or trace.name}" for pane, figure in panes.items() for trace in figure.data]
         names += [f"{pane}_layout" for pane in panes]
         # Before ipywidgets starts, which looks once for what is to be kept in step with the page.
         self.add_traits(**{name: traitlets.Dict().tag(sync=True) for name in names})

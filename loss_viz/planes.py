@@ -7,13 +7,16 @@ plane closest to the same displacement carried to W[t]: theta_t(q) = W[t] + Eᵀ
 so nothing blows up where a local plane stands steeply on the picture. (E and C hold their axes as rows.)
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
+from .frames import Frames
 from .projection import Projection
+from .rows import Rows, column_blocks, step_lengths
 
 # Below these a velocity or acceleration holds no direction of its own: the plane is a line, or a point.
 MIN_SINE = 1e-6
@@ -25,35 +28,29 @@ class Planes:
     """Planes in weight space, each attached to one point of the picture.
 
     Attributes:
-        origin: `(n_planes, n_params)`, the weights where each plane is attached.
+        frames: the weights where each plane is attached, and the axes that span it.
         position: `(n_planes, 2)`, where those weights appear in the picture.
-        basis: `(n_planes, 2, n_params)`, orthonormal rows E; a row of zeros where the plane is a line or a point.
-        components: `(2, n_params)`, the picture's own axes C.
+        overlap: `(n_planes, 2, 2)`, E Cᵀ: the picture's axes as each plane sees them.
+        path: `(n_planes,)`, which of several runs each stands on.
+        buffers: `(n_planes, n_buffers)`, the model's buffers there; None where they never changed.
     """
 
-    origin: Float[np.ndarray, "n_planes n_params"]
+    frames: Frames
     position: Float[np.ndarray, "n_planes 2"]
-    basis: Float[np.ndarray, "n_planes 2 n_params"]
-    components: Float[np.ndarray, "2 n_params"]
+    overlap: Float[np.ndarray, "n_planes 2 2"]
+    path: Int[np.ndarray, " n_planes"]
+    buffers: Float[np.ndarray, "n_planes n_buffers"] | None = None
 
     def __len__(self) -> int:
         return len(self.position)
 
-    @cached_property
-    def overlap(self) -> Float[np.ndarray, "n_planes 2 2"]:
-        """E Cᵀ: the picture's axes as each plane sees them."""
-        return np.einsum("nip,jp->nij", self.basis, self.components)
-
     def lift(self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_params"]:
         """The weights at which plane `index[i]` is evaluated for the point `points[i]` of the picture."""
         displacement = points - self.position[index]
-        coords = np.einsum("nij,nj->ni", self.overlap[index], displacement).astype(self.origin.dtype)
-        return self.origin[index] + np.einsum("ni,nip->np", coords, self.basis[index])
+        return self.frames.lift(index, np.einsum("nij,nj->ni", self.overlap[index], displacement))
 
 
-def choose_anchors(
-    weights: Float[np.ndarray, "n_steps n_params"], n_anchors: int | None
-) -> Int[np.ndarray, " n_anchors"]:
+def choose_anchors(weights: Rows, n_anchors: int | None) -> Int[np.ndarray, " n_anchors"]:
     """Rows evenly spaced in half arc length in weight space plus half time, first and last included.
 
     Time alone drowns the escape from a plateau among the steps spent on it; arc length alone leaves one or two
@@ -67,19 +64,19 @@ def choose_anchors(
         return np.arange(n_steps)
     if n_anchors < 2:
         raise ValueError(f"`n_anchors` must be at least 2, got {n_anchors}. Use 200, or None for every step.")
-    lengths = np.linalg.norm(np.diff(weights, axis=0).astype(np.float64), axis=1)
-    arc = np.append(0, np.cumsum(lengths))
+    arc = np.append(0, np.cumsum(step_lengths(weights)))
     spread = (arc / (arc[-1] or 1.0) + np.linspace(0, 1, n_steps)) / 2
     even = np.linspace(0, spread[-1], n_anchors)
     return np.unique(np.rint(np.interp(even, spread, np.arange(n_steps))).astype(int))
 
 
 def local_planes(
-    weights: Float[np.ndarray, "n_steps n_params"],
+    weights: Rows,
     projection: Projection,
     anchors: Int[np.ndarray, " n_anchors"],
     *,
     k: int,
+    starts: Sequence[int] = (0,),
 ) -> Planes:
     """The osculating plane of the run at each anchor, spanned by its k-step velocity and acceleration.
 
@@ -88,52 +85,96 @@ def local_planes(
     through three points of the run. It holds almost nothing of the steepest direction of the loss: it maps the bed
     of the river, and the valley's walls are not in it.
 
+    Args:
+        weights: the recorded weights of one run, or of several, one after the other.
+        projection: the plane of the picture.
+        anchors: rows at which the planes stand.
+        k: stride, in recorded steps.
+        starts: the first row of each run.
+
     Raises:
-        ValueError: `k` below 1, or more than the run is long enough for.
+        ValueError: `k` below 1, or more than a run is long enough for.
     """
-    n_steps = len(weights)
     if k < 1 or k != int(k):
         raise ValueError(f"`k` must be a whole number of at least 1, got {k}. Use 5, or more for a jittery run.")
-    if 2 * k + 1 > n_steps:
+    lengths = np.diff([*starts, len(weights)])
+    if 2 * k + 1 > lengths.min():
         raise ValueError(
-            f"`k`={k} needs at least 2k + 1 = {2 * k + 1} recorded steps, the run has {n_steps}. "
-            f"Record a longer run or use `k` of at most {(n_steps - 1) // 2}."
+            f"`k`={k} needs at least 2k + 1 = {2 * k + 1} recorded steps, the run has {lengths.min()}. "
+            f"Record a longer run or use `k` of at most {(lengths.min() - 1) // 2}."
         )
-    past = anchors >= 2 * k
-    start = np.where(past, anchors, np.minimum(anchors, n_steps - 1 - 2 * k))
+    path = np.searchsorted(starts, anchors, side="right") - 1
+    first = np.asarray(starts)[path]
+    past = anchors - first >= 2 * k
+    here = np.where(past, anchors, np.minimum(anchors, first + lengths[path] - 1 - 2 * k))
     side = np.where(past, -1, 1)
-    here, near, far = (weights[start + i * k * side].astype(np.float64) for i in range(3))
-    basis = _orthonormalize(
-        (near - here) * side[:, None], far - 2 * near + here, min_length=MIN_LENGTH * projection.diagonal
-    )
-    return Planes(weights[anchors], projection.path[anchors], basis.astype(weights.dtype), projection.components)
+    stencil = here[:, None] + k * side[:, None] * np.arange(3)
+    mix, overlap = _measure(weights, stencil, side, projection)
+
+    def span(plane: int, rows: Float[np.ndarray, "4 n_params"]) -> Float[np.ndarray, "2 n_params"]:
+        return mix[plane] @ np.stack(_differentiate(rows[1:].astype(np.float64), side[plane]))
+
+    frames = Frames(weights, np.column_stack([anchors, stencil]), span)
+    return Planes(frames, projection.path[anchors], overlap, path)
 
 
 def parallel_planes(
-    weights: Float[np.ndarray, "n_steps n_params"], projection: Projection, anchors: Int[np.ndarray, " n_anchors"]
+    weights: Rows, projection: Projection, anchors: Int[np.ndarray, " n_anchors"], *, starts: Sequence[int] = (0,)
 ) -> Planes:
     """The PC plane carried to each anchor: theta_t(q) = W[t] + Cᵀ (q - p[t])."""
-    axes = projection.components.astype(weights.dtype)
-    basis = np.broadcast_to(axes, (len(anchors), *axes.shape))
-    return Planes(weights[anchors], projection.path[anchors], basis, projection.components)
+    frames = Frames(weights, anchors[:, None], lambda *_: projection.components)
+    path = np.searchsorted(starts, anchors, side="right") - 1
+    return Planes(frames, projection.path[anchors], np.tile(np.eye(2), (len(anchors), 1, 1)), path)
 
 
-def global_plane(weights: Float[np.ndarray, "n_steps n_params"], projection: Projection) -> Planes:
-    """The PC plane itself, through the mean of the run: theta(q) = mean + Cᵀ q. The run does not lie on it."""
-    axes = projection.components.astype(weights.dtype)
-    origin = projection.mean.astype(weights.dtype)
-    return Planes(origin[None], np.zeros((1, 2)), axes[None], projection.components)
+def single_plane(projection: Projection) -> Planes:
+    """The plane of the picture itself: theta(q) = origin + Cᵀ q. The run does not lie on it."""
+    frames = Frames(projection.origin[None], np.zeros((1, 1), dtype=int), lambda *_: projection.components)
+    return Planes(frames, np.zeros((1, 2)), np.eye(2)[None], np.zeros(1, dtype=int))
 
 
-def _orthonormalize(
-    velocity: Float[np.ndarray, "n n_params"], acceleration: Float[np.ndarray, "n n_params"], *, min_length: float
-) -> Float[np.ndarray, "n 2 n_params"]:
-    """Gram-Schmidt, velocity first; a vector that is too short, or parallel to the first, leaves a row of zeros."""
-    speed = np.linalg.norm(velocity, axis=1, keepdims=True)
-    first = np.divide(velocity, speed, out=np.zeros_like(velocity), where=speed > min_length)
-    rest = acceleration - (acceleration * first).sum(axis=1, keepdims=True) * first
-    length = np.linalg.norm(acceleration, axis=1, keepdims=True)
-    height = np.linalg.norm(rest, axis=1, keepdims=True)
-    own = (length > min_length) & (height > MIN_SINE * length)
-    second = np.divide(rest, height, out=np.zeros_like(rest), where=own)
-    return np.stack([first, second], axis=1)
+def _differentiate(rows: Shaped[np.ndarray, "3 ..."], side: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Velocity and acceleration from the rows at t and k and 2k steps to one side of it."""
+    return (rows[1] - rows[0]) * side, rows[2] - 2 * rows[1] + rows[0]
+
+
+def _measure(
+    weights: Rows, stencil: Int[np.ndarray, "n 3"], side: Int[np.ndarray, " n"], projection: Projection
+) -> tuple[Float[np.ndarray, "n 2 2"], Float[np.ndarray, "n 2 2"]]:
+    """Gram-Schmidt, velocity first: how to mix velocity and acceleration into axes E, and the overlaps E Cᵀ.
+
+    A vector that is too short, or parallel to the first, leaves a row of zeros. In two passes over blocks of
+    parameters, so that no more than one block of the run is in memory.
+    """
+    rows, place = np.unique(stencil, return_inverse=True)
+    place = place.reshape(stencil.shape).T
+    n = len(stencil)
+
+    def blocks() -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        for columns in column_blocks((3 * n + len(rows), weights.shape[1])):
+            yield columns, *_differentiate(weights[rows, columns].astype(np.float64)[place], side[:, None])
+
+    speed2, along, size2 = np.zeros((3, n))
+    for _, v, a in blocks():
+        speed2, along, size2 = speed2 + _dot(v, v), along + _dot(v, a), size2 + _dot(a, a)
+    min_length = MIN_LENGTH * projection.diagonal
+    speed, size = np.sqrt(speed2), np.sqrt(size2)
+    moves = speed > min_length
+    share = np.divide(along, speed2, out=np.zeros(n), where=moves)
+    height2, inside = np.zeros(n), np.zeros((n, 2, 2))
+    for columns, v, a in blocks():
+        rest = a - share[:, None] * v
+        height2 += _dot(rest, rest)
+        inside += np.stack([v, rest], axis=1) @ projection.components[:, columns].T
+    height = np.sqrt(height2)
+    bends = (size > min_length) & (height > MIN_SINE * size)
+    scale = np.zeros((n, 2))
+    np.divide(1.0, speed, out=scale[:, 0], where=moves)
+    np.divide(1.0, height, out=scale[:, 1], where=bends)
+    mix = np.zeros((n, 2, 2))
+    mix[:, 0, 0], mix[:, 1, 0], mix[:, 1, 1] = scale[:, 0], -share * scale[:, 1], scale[:, 1]
+    return mix, scale[:, :, None] * inside
+
+
+def _dot(a: Float[np.ndarray, "n n_params"], b: Float[np.ndarray, "n n_params"]) -> Float[np.ndarray, " n"]:
+    return np.einsum("np,np->n", a, b)

@@ -1,4 +1,4 @@
-"""The global plane: principal components of the recorded weights."""
+"""The picture's plane: principal components of the recorded weights, or any two directions, and the run seen on it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,28 +8,33 @@ from jaxtyping import Float
 from scipy.linalg import eigh
 from sklearn.decomposition import PCA
 
+from .rows import Rows, column_blocks
+
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """The PC plane of a run and the run's shadow on it.
+    """A plane through weight space and the run's shadow on it.
 
     The explained variance does not measure fidelity: on sin(3x), 97 % explained goes with a loss under the path that
     is wrong by a factor of 4 in the median. `off_plane` tells how far the run really is.
 
     Attributes:
-        mean: `(n_params,)`, mean of the recorded weights.
-        components: `(2, n_params)`, orthonormal rows PC1 and PC2; a row of zeros where the run has no such
-            direction at all (fewer than two parameters).
-        path: `(n_steps, 2)`, coordinates p[t] = C (W[t] - mean).
+        origin: `(n_params,)`, the weights at (0, 0): the mean of the recorded ones where the axes are principal.
+        components: `(2, n_params)`, the axes; orthonormal rows PC1 and PC2 where they are principal, and a row of
+            zeros where the run has no such direction at all (fewer than two parameters).
+        path: `(n_steps, 2)`, coordinates of the points of the plane closest to the run: p[t] = C (W[t] - origin)
+            where the axes are orthonormal.
         off_plane: `(n_steps,)`, Euclidean distance from W[t] to the plane, in units of weights.
         explained_variance_ratio: `(2,)`, shares of the total variance; zeros if the run never moved.
+        axes: what the two axes are called.
     """
 
-    mean: Float[np.ndarray, " n_params"]
+    origin: Float[np.ndarray, " n_params"]
     components: Float[np.ndarray, "2 n_params"]
     path: Float[np.ndarray, "n_steps 2"]
     off_plane: Float[np.ndarray, " n_steps"]
     explained_variance_ratio: Float[np.ndarray, " 2"]
+    axes: tuple[str, str] = ("PC1", "PC2")
 
     @cached_property
     def bounds(self) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
@@ -42,21 +47,18 @@ class Projection:
         low, high = self.bounds
         return float(np.linalg.norm(high - low)) or 1.0
 
-    def project(self, weights: Float[np.ndarray, "n n_params"]) -> Float[np.ndarray, "n 2"]:
-        """Coordinates on the plane of the points closest to `weights`."""
-        return (weights - self.mean) @ self.components.T
-
     def lift(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_params"]:
         """Weights on the plane at coordinates `points`."""
-        return self.mean + points @ self.components
+        return self.origin + points @ self.components
 
 
-def fit_projection(weights: Float[np.ndarray, "n_steps n_params"]) -> Projection:
+def fit_projection(weights: Rows) -> Projection:
     """Fit the PC plane of the rows of `weights`: mean-centred, exact, in float64.
 
     scikit-learn's full SVD where there are no more parameters than steps, else the eigenvectors of the
-    `(n_steps, n_steps)` Gram matrix; never a matrix of `n_params²`. Signs follow scikit-learn's rule: the largest
-    loading of each component is positive, so that the picture never flips between two fits.
+    `(n_steps, n_steps)` Gram matrix, summed over blocks of parameters; never a matrix of `n_params²`, nor a second
+    copy of `weights`. Signs follow scikit-learn's rule: the largest loading of each component is positive, so that
+    the picture never flips between two fits.
 
     Example:
         >>> line = np.outer(np.arange(5.0), [3.0, 4.0, 0.0])
@@ -64,40 +66,101 @@ def fit_projection(weights: Float[np.ndarray, "n_steps n_params"]) -> Projection
         >>> projection.path[:, 0].round(6).tolist(), projection.diagonal
         ([-10.0, -5.0, 0.0, 5.0, 10.0], 20.0)
     """
-    weights = weights.astype(np.float64)
-    n_steps, n_params = weights.shape
-    moved = np.ptp(weights, axis=0).any()
-    mean = weights.mean(axis=0) if moved else weights[0]
-    centred = weights - mean
-    total = float(np.square(centred).sum())
-    if moved:
-        components, variance = _principal_axes(centred) if n_params <= n_steps else _gram_axes(centred)
-    else:  # any two axes serve
-        components, variance = np.eye(2, n_params), np.zeros(2)
-    path = centred @ components.T
-    off_plane = np.linalg.norm(centred - path @ components, axis=1)
-    return Projection(mean, components, path, off_plane, variance / (total or 1.0))
+    mean, total = _center(weights)
+    if not total:  # it never moved: any two axes serve
+        components, variance = np.eye(2, len(mean)), np.zeros(2)
+    elif len(mean) <= len(weights):
+        components, variance = _principal_axes(weights[:].astype(np.float64))
+    else:
+        components, variance = _gram_axes(weights, mean)
+    return Projection(mean, components, *_cast_shadow(weights, mean, components), variance / (total or 1.0))
+
+
+def project_onto(
+    weights: Rows,
+    origin: Float[np.ndarray, " n_params"],
+    directions: Float[np.ndarray, "2 n_params"],
+    *,
+    axes: tuple[str, str],
+) -> Projection:
+    """The plane through `origin` along two given directions, of any lengths and any angle but none.
+
+    Raises:
+        ValueError: the directions span no plane.
+
+    Example:
+        >>> walk = np.array([[1.0, 5.0, 0.0], [3.0, 5.0, 0.0]])
+        >>> seen = project_onto(walk, walk[0], np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), axes=("a", "b"))
+        >>> seen.path.tolist()
+        [[0.0, 0.0], [1.0, 0.0]]
+    """
+    directions = directions.astype(np.float64)
+    if np.linalg.matrix_rank(directions @ directions.T) < 2:
+        raise ValueError(
+            "The two directions must span a plane, these are parallel or zero. A plane needs a model of two weights "
+            "or more, and the random one a weight matrix or filter."
+        )
+    path, off_plane = _cast_shadow(weights, origin, directions, np.linalg.inv(directions @ directions.T))
+    _, total = _center(weights)
+    variance = path.var(axis=0) * len(weights) * np.square(directions).sum(axis=1)
+    return Projection(origin, directions, path, off_plane, variance / (total or 1.0), axes)
+
+
+def _center(weights: Rows) -> tuple[Float[np.ndarray, " n_params"], float]:
+    """The mean row, and the sum of all squared distances from it."""
+    mean, total = np.empty(weights.shape[1]), 0.0
+    for columns in column_blocks(weights.shape):
+        block = weights[:, columns].astype(np.float64)
+        moved = np.ptp(block, axis=0) > 0  # the mean of equal numbers is not always that number
+        mean[columns] = np.where(moved, block.mean(axis=0), block[0])
+        total += float(np.square(block - mean[columns]).sum())
+    return mean, total
+
+
+def _cast_shadow(
+    weights: Rows,
+    origin: Float[np.ndarray, " n_params"],
+    components: Float[np.ndarray, "2 n_params"],
+    metric: Float[np.ndarray, "2 2"] | None = None,
+) -> tuple[Float[np.ndarray, "n_steps 2"], Float[np.ndarray, " n_steps"]]:
+    """Coordinates of the points of a plane closest to each row, and the distances to them."""
+    path, squared = np.zeros((len(weights), 2)), np.zeros(len(weights))
+    for columns in column_blocks(weights.shape):
+        path += (weights[:, columns].astype(np.float64) - origin[columns]) @ components[:, columns].T
+    if metric is not None:  # the axes are not orthonormal
+        path = path @ metric
+    for columns in column_blocks(weights.shape):
+        rest = weights[:, columns].astype(np.float64) - origin[columns] - path @ components[:, columns]
+        squared += np.square(rest).sum(axis=1)
+    return path, np.sqrt(squared)
 
 
 def _principal_axes(
-    centred: Float[np.ndarray, "n_steps n_params"],
+    weights: Float[np.ndarray, "n_steps n_params"],
 ) -> tuple[Float[np.ndarray, "2 n_params"], Float[np.ndarray, " 2"]]:
-    n_components = min(2, centred.shape[1])
-    pca = PCA(n_components, svd_solver="full").fit(centred)
-    components, variance = np.zeros((2, centred.shape[1])), np.zeros(2)
+    n_components = min(2, weights.shape[1])
+    pca = PCA(n_components, svd_solver="full").fit(weights)
+    components, variance = np.zeros((2, weights.shape[1])), np.zeros(2)
     components[:n_components] = _fix_signs(pca.components_)
     variance[:n_components] = pca.singular_values_**2
     return components, variance
 
 
 def _gram_axes(
-    centred: Float[np.ndarray, "n_steps n_params"],
+    weights: Rows, mean: Float[np.ndarray, " n_params"]
 ) -> tuple[Float[np.ndarray, "2 n_params"], Float[np.ndarray, " 2"]]:
-    n_steps = len(centred)
-    values, vectors = eigh(centred @ centred.T, subset_by_index=[max(0, n_steps - 2), n_steps - 1])
+    n_steps = len(weights)
+    gram = np.zeros((n_steps, n_steps))
+    for columns in column_blocks(weights.shape):
+        block = weights[:, columns].astype(np.float64) - mean[columns]
+        gram += block @ block.T
+    values, vectors = eigh(gram, subset_by_index=[max(0, n_steps - 2), n_steps - 1])
+    components = np.empty((len(values), len(mean)))
+    for columns in column_blocks(weights.shape):
+        components[:, columns] = vectors[:, ::-1].T @ (weights[:, columns].astype(np.float64) - mean[columns])
     # QR rather than division by the singular values: the axes stay orthonormal where the second one is noise.
-    components, _ = np.linalg.qr((vectors[:, ::-1].T @ centred).T)
-    return _fix_signs(components.T), values[::-1].clip(min=0)
+    orthonormal, _ = np.linalg.qr(components.T)
+    return _fix_signs(orthonormal.T), values[::-1].clip(min=0)
 
 
 def _fix_signs(components: Float[np.ndarray, "n_components n_params"]) -> Float[np.ndarray, "n_components n_params"]:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from .kernels import fit_kernel
+from .optimizers import OPTIMIZERS, check_lr
 from .surveys import PLANES
 from .tasks import ACTIVATIONS, build_task
-from .training import OPTIMIZERS, check_lr
 
 TRAINING = ("target", "width", "depth", "activation", "optimizer", "lr", "steps", "seed")
 VIEW = ("k", "sigma", "resolution", "plane", "step", "loss_axis")
@@ -39,9 +39,9 @@ def check_setting(name: str, value: Any) -> Any:
     Example:
         >>> check_setting("k", 5)
         5
-        >>> check_setting("plane", "locl")
+        >>> check_setting("loss_axis", "lin")
         Traceback (most recent call last):
-        ValueError: `plane` must be one of local, parallel, global, final; got 'locl'. Choose one of them.
+        ValueError: `loss_axis` must be one of linear, log; got 'lin'. Choose one of them.
     """
     if name == "target":
         build_task(value)
@@ -60,10 +60,10 @@ def check_setting(name: str, value: Any) -> Any:
     return value
 
 
-def write_code(settings: Mapping[str, Any]) -> str:
+def write_code(settings: Mapping[str, Any], *, runs: str = "run") -> str:
     """The Python lines that draw, without the panel, what it shows with these settings.
 
-    Settings without a target stand for a run of the user's own, which the lines call `run`.
+    Settings without a target stand for runs of the user's own, which the lines call as `runs` says.
 
     Example:
         >>> print(write_code({"k": 3, "sigma": "auto", "resolution": 61, "plane": "local", "step": 9,
@@ -76,7 +76,7 @@ def write_code(settings: Mapping[str, Any]) -> str:
     lines = ["import loss_viz as lv", ""]
     if "target" in settings:
         lines.append(f"run = lv.train({settings['target']!r}, {_spell_out(settings, TRAINING[1:])})")
-    lines.append(f"land = lv.landscape(run, {_spell_out(settings, VIEW[:4])})")
+    lines.append(f"land = lv.landscape({runs}, {_spell_out(settings, VIEW[:4])})")
     lines.append(f"lv.surface_figure(land, step={settings['step']}, log={settings['loss_axis'] == 'log'})")
     return "\n".join(lines)
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .bundle import Bundle, bundle_runs
 from .landscapes import Landscape, Surface, blend_path, blend_surface
-from .projection import Projection, fit_projection
+from .projection import Projection
 from .settings import TRAINING
-from .surveys import Survey, lay_anew, survey
+from .surveys import Survey, lay_anew, project, survey
 from .training import Training, descend, prepare_training
-from .trajectory import Run
 
 N_KEPT = 4
 RUN_BYTES = 2**26  # of the runs kept, the latest apart: wide nets fill a small session's memory
@@ -27,35 +27,38 @@ class Stages:
     To go back to earlier settings of the same run is as quick as to stay.
 
     Args:
-        run: where it is given nothing is ever trained.
+        own: runs that are there already; where they are given nothing is ever trained.
     """
 
-    def __init__(self, run: Run | None = None) -> None:
-        self._own = run
+    def __init__(self, own: Bundle | None = None) -> None:
+        self._own = own
+        self._latest: Bundle | None = None
         self._kept: dict[str, OrderedDict[Hashable, Any]] = {}
 
-    def find_run(self, settings: Settings) -> Run | None:
-        """The run of these settings, if it is known."""
+    def find_runs(self, settings: Settings) -> Bundle | None:
+        """The runs of these settings, if they are known."""
         return self._own or self._kept.get("run", OrderedDict()).get(_key_training(settings))
 
-    def train(self, training: Training, settings: Settings, on_step: Callable[[int, float], object]) -> Run:
+    def train(self, training: Training, settings: Settings, on_step: Callable[[int, float], object]) -> Bundle:
         """Train anew what `prepare` made of the settings. A run that ended early counts as theirs, too."""
-        run = self._keep("run", _key_training(settings), descend(training, on_step=on_step))
-        runs = self._kept["run"]
-        while len(runs) > 1 and sum(kept.weights.nbytes for kept in runs.values()) > RUN_BYTES:
-            runs.popitem(last=False)
-        return run
+        trained = self._keep("run", _key_training(settings), bundle_runs(descend(training, on_step=on_step)))
+        kept = self._kept["run"]
+        while len(kept) > 1 and sum(one.runs[0].weights.nbytes for one in kept.values()) > RUN_BYTES:
+            kept.popitem(last=False)
+        return trained
 
-    def project(self, run: Run) -> Projection:
-        """The PC plane of a run."""
-        return self._recall("projection", run, lambda: fit_projection(run.weights))
+    def project(self, bundle: Bundle, plane: str, bar: tqdm) -> Projection:
+        """The plane of the picture; one for all those that the PCs span."""
+        kind = plane if plane in ("random", "hessian", "saddle") else "PC"
+        return self._recall("projection", (bundle, kind), lambda: project(bundle, plane, bar=bar))
 
-    def survey(self, run: Run, settings: Settings) -> Survey:
+    def survey(self, bundle: Bundle, settings: Settings, bar: tqdm) -> Survey:
         """Planes and grid; what was evaluated on them is kept with it, for every sigma.
 
-        Another run than the last time takes the place of all that was kept of that one.
+        Other runs than the last time take the place of all that was kept of those.
         """
-        if run not in self._kept.get("projection", ()):
+        if bundle is not self._latest:
+            self._latest = bundle
             self._kept = {stage: kept for stage, kept in self._kept.items() if stage == "run"}
         k, plane, resolution = (settings[name] for name in ("k", "plane", "resolution"))
 
@@ -63,19 +66,21 @@ class Stages:
             for kept in self._kept.get("survey", {}).values():
                 if (kept.k, kept.plane) == (k, plane):
                     return lay_anew(kept, resolution)
-            return survey(run, self.project(run), k=k, plane=plane, resolution=resolution)
+            return survey(bundle, self.project(bundle, plane, bar), k=k, plane=plane, resolution=resolution)
 
-        return self._recall("survey", (run, k, plane, resolution), make)
+        return self._recall("survey", (bundle, k, plane, resolution), make)
 
-    def sketch(self, run: Run, settings: Settings, bar: tqdm) -> Surface:
+    def sketch(self, around: Survey, settings: Settings, bar: tqdm) -> Surface:
         """A quick look: fewer planes on a coarser grid."""
-        k, plane = settings["k"], settings["plane"]
-        around = self._recall(
+        bundle, k, plane = around.bundle, around.k, around.plane
+        coarse = self._recall(
             "sketch",
-            (run, k, plane),
-            lambda: survey(run, self.project(run), k=k, plane=plane, resolution=SKETCH_SIZE, n_anchors=SKETCH_ANCHORS),
+            (bundle, k, plane),
+            lambda: survey(
+                bundle, around.projection, k=k, plane=plane, resolution=SKETCH_SIZE, n_anchors=SKETCH_ANCHORS
+            ),
         )
-        return blend_surface(around, settings["sigma"], bar)
+        return blend_surface(coarse, settings["sigma"], bar)
 
     def blend_surface(self, around: Survey, settings: Settings, bar: tqdm) -> Surface:
         """The heights over the grid."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from .drawing import find_row
+from .bundle import Bundle
 from .jobs import Meter, Worker
 from .landscapes import Landscape, Surface
 from .panes import (
@@ -20,6 +20,7 @@ from .panes import (
     curve_parts,
     fit_parts,
     path_parts,
+    step_parts,
     surface_parts,
     title_parts,
     write_figures,
@@ -31,7 +32,6 @@ from .scales import Scale, fit_scale
 from .stages import Stages, prepare
 from .surveys import Survey
 from .training import Training
-from .trajectory import Run
 
 SECONDS_PER_FRAME = 0.1  # of a curve that grows
 
@@ -43,8 +43,8 @@ class Listener(Protocol):
     def hear_progress(self, words: str, share: float) -> None:
         """What is going on, and how much of it is done, from 0 to 1."""
 
-    def hear_run(self, run: Run) -> int:
-        """There is another run; the answer is the step at which the ball shall lie."""
+    def hear_runs(self, bundle: Bundle) -> int:
+        """There are other runs; the answer is the step at which the ball shall lie."""
 
     def hear_figures(self, html: str) -> None:
         """The figures at the ball's place have changed."""
@@ -71,7 +71,7 @@ class Stopped(Exception):
 class Frame:
     """The surface that is on screen. Heights under the run that are not known yet are nan."""
 
-    run: Run
+    bundle: Bundle
     projection: Projection
     surface: Surface
     height: Float[np.ndarray, " n_steps"]
@@ -89,8 +89,8 @@ class Studio:
         step: where the ball lies; None for the end of the run.
 
     Attributes:
-        run: the latest run.
-        plateaus: where it lies still.
+        bundle: the latest runs.
+        plateaus: where they lie still.
         frame: the surface that is on screen.
     """
 
@@ -99,7 +99,7 @@ class Studio:
         self.listener = listener
         self.stages = stages
         self.step = step
-        self.run: Run | None = None
+        self.bundle: Bundle | None = None
         self.plateaus: list[Plateau] = []
         self.frame: Frame | None = None
         self.worker = Worker(self._work, self._fail)
@@ -122,9 +122,9 @@ class Studio:
         """Move the ball to a training step, on what is on screen."""
         self.step = step
         with self._drawing:
-            if self.run and not self._training:
-                self.picture.push(self._place_ball(self.run))
-                self._write_figures(self.run)
+            if self.bundle and not self._training:
+                self.picture.push(self._place_balls(self.bundle))
+                self._write_figures(self.bundle)
 
     def _work(self, request: Request, check: Callable[[], None]) -> None:
         started = time.monotonic()
@@ -133,38 +133,37 @@ class Studio:
         n_threads = max(1, torch.get_num_threads() - 1)
         try:
             with threadpool_limits(n_threads, user_api="openmp"):  # of this thread only
-                run = self._find_run(request, check)
-                around = self.stages.survey(run, request.settings)
-                landscape = self._draw_landscape(around, request.settings, check)
+                bundle = self._find_runs(request, check)
+                landscape = self._draw_landscape(bundle, request.settings, check)
         except Stopped:
             self.picture.state = "stopped"
             self.listener.hear_end("Stopped; the surface is not that of these settings. Move a control or train anew.")
             return
         words = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
-        self.listener.hear_end(f"{run.note} {words}" if run.note else words)
+        self.listener.hear_end(" ".join([*(run.note for run in bundle.runs if run.note), words]))
 
     def _fail(self, error: Exception) -> None:
         self._training = False
         self.picture.state = "not these settings"
         self.listener.hear_error(error)
 
-    def _find_run(self, request: Request, check: Callable[[], None]) -> Run:
-        run = None if request.anew else self.stages.find_run(request.settings)
-        if run is None:
+    def _find_runs(self, request: Request, check: Callable[[], None]) -> Bundle:
+        bundle = None if request.anew else self.stages.find_runs(request.settings)
+        if bundle is None:
             self._training = True
-            run = self._train(request.settings, check)
+            bundle = self._train(request.settings, check)
         self._training = False
-        if run is not self.run:
-            self.run = run
-            self.step = self.listener.hear_run(run)
-            self.plateaus = find_plateaus(run)
-            curve = curve_parts(run.step, run.loss, self.plateaus, None)
+        if bundle is not self.bundle:
+            self.bundle = bundle
+            self.step = self.listener.hear_runs(bundle)
+            self.plateaus = [plateau for run in bundle.runs for plateau in find_plateaus(run)]
+            curves = curve_parts([(run.step, run.loss) for run in bundle.runs], self.plateaus, None)
             with self._drawing:
                 check()
-                self.picture.push(curve | self._place_ball(run), state="updating")
-        return run
+                self.picture.push(curves | self._place_balls(bundle), state="updating")
+        return bundle
 
-    def _train(self, settings: Mapping[str, Any], check: Callable[[], None]) -> Run:
+    def _train(self, settings: Mapping[str, Any], check: Callable[[], None]) -> Bundle:
         training = prepare(settings)
         losses: list[float] = []
         last = time.monotonic()
@@ -188,25 +187,22 @@ class Studio:
         with torch.no_grad():
             answer = training.model(task.x)
         x, target, network = (values.ravel().double().numpy() for values in (task.x, task.y, answer))
-        nothing = {"curve_step": {"x": np.empty(0), "y": np.empty(0)}}
-        parts = (
-            curve_parts(np.arange(len(losses)), np.array(losses), [], n_steps)
-            | fit_parts(x, target, network, step)
-            | nothing
-        )
+        curve = curve_parts([(np.arange(len(losses)), np.array(losses))], [], n_steps)
+        parts = curve | fit_parts(x, target, [network], step) | step_parts([(np.empty(0, int), np.empty(0))])
         self.picture.push(parts, state="training")
         self.listener.hear_progress(f"training, step {step:,} of {n_steps:,}, loss {losses[-1]:.3g}", step / n_steps)
 
-    def _draw_landscape(self, around: Survey, settings: Mapping[str, Any], check: Callable[[], None]) -> Landscape:
+    def _draw_landscape(self, bundle: Bundle, settings: Mapping[str, Any], check: Callable[[], None]) -> Landscape:
         def check_both() -> None:
             check()
             if self._stop.is_set():
                 raise Stopped
 
         meter = Meter(check_both, lambda share: self.listener.hear_progress("blending the planes", share))
+        around = self.stages.survey(bundle, settings, meter)
         known = self.stages.knows_surface(around, settings)
         if not known:
-            sketch = self.stages.sketch(around.run, settings, meter)
+            sketch = self.stages.sketch(around, settings, meter)
             self._draw(around, sketch, None, settings, check_both)
         surface = self.stages.blend_surface(around, settings, meter)
         if not known and settings["sigma"] != "auto":  # the heights under the run then take longer than a redraw
@@ -224,11 +220,11 @@ class Studio:
         check: Callable[[], None],
     ) -> None:
         sigma, log = settings["sigma"], settings["loss_axis"] == "log"
-        run, projection = around.run, around.projection
-        height = landscape.path_height if landscape else np.full(len(run), np.nan)
-        scale = fit_scale([surface.loss, run.loss], log=log)
-        frame = Frame(run, projection, surface, height, scale, landscape)
-        parts = surface_parts(surface, projection, scale) | path_parts(run, projection, height, scale)
+        bundle, projection = around.bundle, around.projection
+        height = landscape.path_height if landscape else np.full(len(bundle), np.nan)
+        scale = fit_scale([surface.loss, bundle.loss], log=log)
+        frame = Frame(bundle, projection, surface, height, scale, landscape)
+        parts = surface_parts(surface, projection, scale) | path_parts(bundle, projection, height, scale)
         parts["surface_layout"] |= title_parts(around, sigma, landscape)["surface_layout"]
         if self.frame is None:
             parts["surface_layout"] |= camera_parts(surface, scale)["surface_layout"]
@@ -237,32 +233,43 @@ class Studio:
             check()
             self.frame = frame
             state = "" if landscape else "updating"
-            self.picture.push(parts | self._place_ball(run), state=state, summary=_summarize(run, self.plateaus))
-            self._write_figures(run)
+            words = _summarize(bundle, self.plateaus)
+            self.picture.push(parts | self._place_balls(bundle), state=state, summary=words)
+            self._write_figures(bundle)
 
-    def _find_row(self, run: Run) -> int:
-        return find_row(run, None if self.step is None else int(np.clip(self.step, run.step[0], run.step[-1])))
+    def _find_rows(self, bundle: Bundle) -> list[int]:
+        return bundle.find_rows(
+            None if self.step is None else int(np.clip(self.step, bundle.first_step, bundle.last_step))
+        )
 
-    def _write_figures(self, run: Run) -> None:
-        if self.frame and self.frame.run is run:
-            row, projection = self._find_row(run), self.frame.projection
-            self.listener.hear_figures(write_figures(run, projection, self.plateaus, row, self.frame.landscape))
+    def _write_figures(self, bundle: Bundle) -> None:
+        if self.frame and self.frame.bundle is bundle:
+            rows, frame = self._find_rows(bundle), self.frame
+            self.listener.hear_figures(write_figures(bundle, frame.projection, self.plateaus, rows, frame.landscape))
 
-    def _place_ball(self, run: Run) -> dict[str, dict[str, Any]]:
-        """The ball's place on the curve and the network there; on the surface where that is of the same run."""
-        row, frame = self._find_row(run), self.frame
-        parts: dict[str, dict[str, Any]] = {"curve_step": {"x": run.step[[row]], "y": run.loss[[row]]}}
-        if frame and frame.run is run:
-            parts |= ball_parts(run, frame.projection, frame.surface, frame.height, frame.scale, row)
-        if run.task:
-            x, target = (values.ravel().double().cpu().numpy() for values in (run.task.x, run.task.y))
-            parts |= fit_parts(x, target, run.predict(row), int(run.step[row]))
+    def _place_balls(self, bundle: Bundle) -> dict[str, dict[str, Any]]:
+        """The balls' places on the curves and the networks there; on the surface where that is of the same runs."""
+        rows, frame = self._find_rows(bundle), self.frame
+        parts: dict[str, dict[str, Any]] = step_parts([(bundle.step[[row]], bundle.loss[[row]]) for row in rows])
+        if frame and frame.bundle is bundle:
+            parts |= ball_parts(bundle, frame.projection, frame.surface, frame.height, frame.scale, rows)
+        task = bundle.runs[0].task
+        if task and all(run.task for run in bundle.runs):
+            x, target = (values.ravel().double().cpu().numpy() for values in (task.x, task.y))
+            places = zip(bundle.runs, rows, bundle.starts, strict=True)
+            answers = [run.predict(row - start) for run, row, start in places]
+            parts |= fit_parts(x, target, answers, max(int(bundle.step[row]) for row in rows))
         return parts
 
 
-def _summarize(run: Run, plateaus: list[Plateau]) -> str:
+def _summarize(bundle: Bundle, plateaus: list[Plateau]) -> str:
+    runs = "; ".join(
+        f"{name or 'a run'} of {len(run)} steps, from loss {run.loss[0]:.3g} to {run.loss[-1]:.3g}"
+        for name, run in zip(bundle.names, bundle.runs, strict=True)
+    )
     sticky = "".join(
         f" It lies on a plateau at loss {plateau.level:.3g} from step {plateau.start} to {plateau.end}."
         for plateau in plateaus
+        if len(bundle.runs) == 1
     )
-    return f"Loss landscape of a run of {len(run)} steps, from loss {run.loss[0]:.3g} to {run.loss[-1]:.3g}.{sticky}"
+    return f"Loss landscape of {runs}.{sticky}"

@@ -1,4 +1,4 @@
-"""What is settled before a kernel is chosen: the planes placed along a run, and the picture laid out before them."""
+"""What is settled before a kernel is chosen: the planes placed along the runs, and the picture laid out before them."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -6,35 +6,38 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial import KDTree
+from tqdm import tqdm
 
 from .blend import Sweep
+from .bundle import Bundle
+from .directions import hessian_directions, random_directions
 from .kernels import MAX_WIDTH
-from .planes import Planes, choose_anchors, global_plane, local_planes, parallel_planes
-from .projection import Projection
-from .trajectory import Run
+from .planes import Planes, choose_anchors, local_planes, parallel_planes, single_plane
+from .projection import Projection, fit_projection, project_onto
 
-PLANES = ("local", "parallel", "global", "final")
+PLANES = ("local", "parallel", "global", "final", "random", "hessian", "saddle")
 MARGIN = 0.3
 MIN_AXIS = 0.1  # of the diagonal: a straight run still gets a picture with two sides
+RANDOM_REACH = 1.0  # in filter norms to each side, as Li et al. draw it
 
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """A run's planes and the points of its picture; what is evaluated on them is kept for every kernel.
+    """The planes along some runs and the points of their picture; what is evaluated there is kept for every kernel.
 
     Attributes:
-        run: what is surveyed.
-        projection: its PC plane.
+        bundle: the runs that are surveyed.
+        projection: the picture's plane.
         planes: the planes to be blended.
-        anchors: `(n_anchors,)`, rows of the run at which they stand.
+        anchors: `(n_anchors,)`, rows of the runs at which they stand.
         plane: which planes.
         k: stride of velocity and acceleration, in recorded steps.
-        path: the losses under the run.
-        x: `(n_x,)`, coordinates along PC1, in units of weights.
-        y: `(n_y,)`, coordinates along PC2.
+        path: the losses under the runs.
+        x: `(n_x,)`, coordinates along the first axis, in units of weights where it is of length 1.
+        y: `(n_y,)`, coordinates along the second.
     """
 
-    run: Run
+    bundle: Bundle
     projection: Projection
     planes: Planes
     anchors: Int[np.ndarray, " n_anchors"]
@@ -47,7 +50,7 @@ class Survey:
     @cached_property
     def grid(self) -> Sweep:
         """The losses over the picture, row by row."""
-        return Sweep(np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2), self.planes, self.run.objective)
+        return Sweep(np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2), self.planes, self.bundle.objective)
 
     @cached_property
     def support(self) -> Float[np.ndarray, "n_y n_x"]:
@@ -57,8 +60,36 @@ class Survey:
         return support.reshape(len(self.y), len(self.x))
 
 
+def project(bundle: Bundle, plane: str, *, seed: int = 0, bar: tqdm | None = None) -> Projection:
+    """The plane of the picture: of the PCs of all runs, or through the last weights of the first run.
+
+    Args:
+        bundle: the runs.
+        plane: as for `loss_viz.landscape`.
+        seed: of random directions.
+        bar: told of every Hessian-vector product.
+
+    Raises:
+        ValueError: an unknown plane, or one that this model does not have.
+    """
+    if plane not in PLANES:
+        raise ValueError(f"`plane` must be one of {', '.join(PLANES)}; got {plane!r}. 'local' is the default.")
+    if plane not in ("random", "hessian", "saddle"):
+        return fit_projection(bundle.weights)
+    run = bundle.runs[0]
+    last = run.weights[len(run) - 1].astype(np.float64)
+    if plane == "random":
+        directions = random_directions(bundle.objective.layout, last, seed=seed)
+        axes = ("random direction 1", "random direction 2")
+    else:
+        buffers = None if run.buffers is None else run.buffers[len(run) - 1]
+        values, directions = hessian_directions(bundle.objective, last, buffers, plane=plane, bar=bar)
+        axes = (f"eigenvector, λ = {values[0]:.3g}", f"eigenvector, λ = {values[1]:.3g}")
+    return project_onto(bundle.weights, last, directions, axes=axes)
+
+
 def survey(
-    run: Run,
+    bundle: Bundle,
     projection: Projection,
     *,
     k: int,
@@ -66,46 +97,51 @@ def survey(
     resolution: int | tuple[int, int],
     n_anchors: int | None = 200,
 ) -> Survey:
-    """Place the planes along a run and lay the grid over its picture. Nothing is evaluated yet.
+    """Place the planes along some runs and lay the grid over their picture. Nothing is evaluated yet.
 
-    The arguments are those of `loss_viz.landscape`.
+    The arguments are those of `loss_viz.landscape`; the projection is that of `project` for the same plane.
 
     Raises:
         ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
     """
-    anchors, planes = _place_planes(run, projection, plane=plane, k=k, n_anchors=n_anchors)
-    path = Sweep(projection.path, planes, run.objective)
-    return Survey(run, projection, planes, anchors, plane, k, path, *_lay_grid(projection, resolution))
+    anchors, planes = _place_planes(bundle, projection, plane=plane, k=k, n_anchors=n_anchors)
+    if bundle.buffers is not None:
+        at = anchors if len(anchors) else np.array([len(bundle.runs[0]) - 1])
+        planes = replace(planes, buffers=bundle.buffers[at])
+    path = Sweep(projection.path, planes, bundle.objective)
+    x, y = _lay_grid(projection, resolution, plane)
+    return Survey(bundle, projection, planes, anchors, plane, k, path, x, y)
 
 
 def lay_anew(around: Survey, resolution: int | tuple[int, int]) -> Survey:
-    """The same planes before another grid; what was evaluated under the run is kept.
+    """The same planes before another grid; what was evaluated under the runs is kept.
 
     Raises:
         ValueError: a resolution out of its range.
     """
-    x, y = _lay_grid(around.projection, resolution)
+    x, y = _lay_grid(around.projection, resolution, around.plane)
     return replace(around, x=x, y=y)
 
 
 def _place_planes(
-    run: Run, projection: Projection, *, plane: str, k: int, n_anchors: int | None
+    bundle: Bundle, projection: Projection, *, plane: str, k: int, n_anchors: int | None
 ) -> tuple[Int[np.ndarray, " n_anchors"], Planes]:
-    if plane == "global":
-        return np.arange(0), global_plane(run.weights, projection)
+    if plane not in ("local", "parallel", "final"):
+        return np.arange(0), single_plane(projection)
+    weights, starts = bundle.weights, bundle.starts
     if plane == "final":
-        last = np.array([len(run) - 1])
-        return last, parallel_planes(run.weights, projection, last)
-    anchors = choose_anchors(run.weights, n_anchors)
+        last = bundle.ends[:1] - 1
+        return last, parallel_planes(weights, projection, last, starts=starts)
+    share = None if n_anchors is None else max(2, n_anchors // len(bundle.runs)) if n_anchors > 1 else n_anchors
+    chosen = [start + choose_anchors(run.weights, share) for start, run in zip(starts, bundle.runs, strict=True)]
+    anchors = np.concatenate(chosen)
     if plane == "parallel":
-        return anchors, parallel_planes(run.weights, projection, anchors)
-    if plane == "local":
-        return anchors, local_planes(run.weights, projection, anchors, k=k)
-    raise ValueError(f"`plane` must be one of {', '.join(PLANES)}; got {plane!r}. 'local' is the default.")
+        return anchors, parallel_planes(weights, projection, anchors, starts=starts)
+    return anchors, local_planes(weights, projection, anchors, k=k, starts=starts)
 
 
 def _lay_grid(
-    projection: Projection, resolution: int | tuple[int, int]
+    projection: Projection, resolution: int | tuple[int, int], plane: str
 ) -> tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]:
     sizes = np.resize(resolution, 2)
     if np.shape(resolution) not in ((), (2,)) or sizes.dtype.kind != "i" or sizes.min() < 2:
@@ -116,5 +152,8 @@ def _lay_grid(
     low, high = projection.bounds
     centre = (low + high) / 2
     reach = np.maximum(high - low, MIN_AXIS * projection.diagonal) * (0.5 + MARGIN)
-    x, y = (np.linspace(centre[i] - reach[i], centre[i] + reach[i], sizes[i]) for i in range(2))
+    low, high = centre - reach, centre + reach
+    if plane == "random":
+        low, high = np.minimum(low, -RANDOM_REACH), np.maximum(high, RANDOM_REACH)
+    x, y = (np.linspace(low[i], high[i], sizes[i]) for i in range(2))
     return x, y

@@ -2,10 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +14,11 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from .expression import spell
-from .objective import Objective, flatten_parameters
+from .objective import Objective
+from .optimizers import OptimizerFactory, build_optimizer
+from .parameters import parameter_layout
 from .tasks import Target, Task, build_mlp, build_task
 from .trajectory import Run
-
-OptimizerFactory = Callable[..., Optimizer]
-
-OPTIMIZERS: dict[str, OptimizerFactory] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": partial(torch.optim.SGD, momentum=0.9),
-}
 
 
 class Preset(NamedTuple):
@@ -79,8 +72,8 @@ def train(
         width: units in each hidden layer.
         depth: number of hidden layers.
         activation: `"tanh"`, `"silu"`, `"relu"`, `"gelu"` or a module factory.
-        optimizer: `"adam"`, `"adamw"`, `"sgd"` (momentum 0.9), a class of `torch.optim`, or a function from the
-            parameters to an optimizer, which then sets its own learning rate.
+        optimizer: `"adam"`, `"adamw"`, `"sgd"` (momentum 0.9), `"rmsprop"`, a class of `torch.optim`, or a
+            function from the parameters to an optimizer, which then sets its own learning rate.
         n_points: number of training points.
         seed: of the initialization. PyTorch's global random state is neither used nor changed.
         every: record one step in `every`; the last one is always recorded.
@@ -135,6 +128,7 @@ class Training(NamedTuple):
     optimizer: Optimizer
     steps: int
     every: int
+    settings: Mapping[str, Any]
 
 
 def fill_in(target: Target, preset: str = "post") -> Preset:
@@ -185,59 +179,21 @@ def prepare_training(
     ):
         if count < 1:
             raise ValueError(f"`{name}` must be at least 1, got {count}. {advice}")
-    model = build_mlp(
-        width=defaults.width if width is None else width,
-        depth=depth,
-        activation=activation,
-        dtype=dtype,
-        seed=defaults.seed if seed is None else seed,
-    )
+    width = defaults.width if width is None else width
+    seed = defaults.seed if seed is None else seed
+    model = build_mlp(width=width, depth=depth, activation=activation, dtype=dtype, seed=seed)
     built = build_optimizer(optimizer, model, lr=lr, default_lr=defaults.lr)
-    return Training(model, task, built, steps, every)
-
-
-def build_optimizer(
-    optimizer: str | OptimizerFactory, model: nn.Module, *, lr: float | None, default_lr: float
-) -> Optimizer:
-    """The optimizer of a name, of a `torch.optim` class, or of a function of the parameters.
-
-    Raises:
-        ValueError: an unknown name, a learning rate that is not positive, or one for a function that sets its own.
-        TypeError: the function returned no optimizer.
-    """
-    if lr is not None:
-        check_lr(lr)
-    if isinstance(optimizer, str):
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, a class of torch.optim or a function of the "
-                f"parameters; got {optimizer!r}. For another one pass its class, as in torch.optim.RMSprop."
-            )
-        optimizer = OPTIMIZERS[optimizer]
-    elif not isinstance(optimizer, type):
-        if lr is not None:
-            raise ValueError(
-                f"`lr` = {lr} has no effect on an `optimizer` function, which sets its own. "
-                "Leave `lr` out, or pass the optimizer's class."
-            )
-        built = optimizer(model.parameters())
-        if not isinstance(built, Optimizer):
-            raise TypeError(
-                f"`optimizer` must return a torch.optim.Optimizer, it returned {type(built).__name__}. "
-                "Write it as lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
-            )
-        return built
-    return optimizer(model.parameters(), lr=default_lr if lr is None else lr)
-
-
-def check_lr(lr: float) -> None:
-    """Refuse a learning rate with which nothing can be learned.
-
-    Raises:
-        ValueError: it is not a positive number.
-    """
-    if not (math.isfinite(lr) and lr > 0):
-        raise ValueError(f"`lr` must be a positive number, got {lr}. The post uses {PRESETS['post'].lr}.")
+    settings = {
+        "target": task.name,
+        "width": width,
+        "depth": depth,
+        "activation": activation if isinstance(activation, str) else "own",
+        "optimizer": optimizer if isinstance(optimizer, str) else type(built).__name__,
+        "lr": float(built.param_groups[0]["lr"]),
+        "steps": steps,
+        "seed": seed,
+    }
+    return Training(model, task, built, steps, every, settings)
 
 
 def descend(training: Training, *, on_step: Callable[[int, float], object]) -> Run:
@@ -251,7 +207,7 @@ def descend(training: Training, *, on_step: Callable[[int, float], object]) -> R
     Raises:
         ValueError: the loss is not finite at the very first step.
     """
-    model, task, optimizer, steps, every = training
+    model, task, optimizer, steps, every, settings = training
 
     def closure() -> float:
         optimizer.zero_grad()
@@ -260,10 +216,11 @@ def descend(training: Training, *, on_step: Callable[[int, float], object]) -> R
         return loss.item()
 
     rows: list[tuple[int, Tensor, float]] = []
+    layout, parameters = parameter_layout(model), dict(model.named_parameters())
     note = ""
     try:
         for t in range(steps + 1):
-            weights = flatten_parameters(model)
+            weights = layout.join(parameters)
             # A closure serves every optimizer, L-BFGS too; what step() returns is the loss before the update.
             loss = optimizer.step(closure) if t < steps else task.loss(model).item()
             if not (math.isfinite(loss) and weights.isfinite().all()):
@@ -286,6 +243,7 @@ def descend(training: Training, *, on_step: Callable[[int, float], object]) -> R
         objective=Objective(model, task.loss),
         task=task,
         note=note,
+        settings=settings,
     )
 
 

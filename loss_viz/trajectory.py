@@ -1,12 +1,21 @@
 """The record of a run: the weights it passed through, and the loss at each of them."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import nn
+from tqdm.auto import tqdm
 
-from .objective import Objective
+from .archive import write_archive
+from .checkpoints import Checkpoints, find_checkpoints, holds
+from .objective import LossFn, Objective
+from .rows import Rows, row_blocks
 from .tasks import Task
 
 
@@ -18,12 +27,17 @@ class Run:
     initialization. The arrays are read-only.
 
     Attributes:
-        weights: `(n_steps, n_params)`, the trainable parameters in `model.parameters()` order.
+        weights: `(n_steps, n_params)`, the trainable parameters in `model.parameters()` order; an array, or
+            `loss_viz.checkpoints.Checkpoints`, which reads the rows that it is asked for.
         loss: `(n_steps,)`, finite.
         step: `(n_steps,)`, number of updates made so far, increasing.
         objective: `objective(weights (n, n_params)) -> (n,)`, the loss anywhere in weight space.
         task: what was learned, where it is one of the built-in regressions.
         note: a sentence on how the run ended when it ended early, else empty.
+        buffers: `(n_steps, n_buffers)`, the floating-point buffers of the model (the statistics of batch
+            normalization) where they change; None where they are those of the model all along.
+        name: what it is called in a legend.
+        settings: how it was trained, in plain values, as far as that is known.
 
     Raises:
         ValueError: shapes that do not belong together, or values that are not finite.
@@ -35,12 +49,15 @@ class Run:
         ((21, 25), (21,), 20)
     """
 
-    weights: Float[np.ndarray, "_ _"]
+    weights: Rows
     loss: Float[np.ndarray, " _"]
     step: Int[np.ndarray, " _"]
     objective: Objective
     task: Task | None = None
     note: str = ""
+    buffers: Rows | None = None
+    name: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n_steps, n_params = self.weights.shape
@@ -50,18 +67,26 @@ class Run:
                 f"got weights {self.weights.shape}, loss {self.loss.shape}, step {self.step.shape}. "
                 "Record all three at the same moments."
             )
-        if not (np.isfinite(self.weights).all() and np.isfinite(self.loss).all()):
+        if self.buffers is not None and self.buffers.shape != (n_steps, self.objective.buffer_layout.n):
+            raise ValueError(
+                f"`buffers` must have shape {(n_steps, self.objective.buffer_layout.n)}, got {self.buffers.shape}. "
+                "Record them at the same moments, or leave them out where they never change."
+            )
+        arrays = [
+            array for array in (self.weights, self.buffers, self.loss, self.step) if isinstance(array, np.ndarray)
+        ]
+        if not all(np.isfinite(array).all() for array in arrays):
             raise ValueError(
                 "A run needs finite weights and losses; some are nan or inf. Keep the rows before the first one."
             )
-        for array in (self.weights, self.loss, self.step):
+        for array in arrays:
             array.setflags(write=False)
 
     def __len__(self) -> int:
         return len(self.loss)
 
     def __repr__(self) -> str:
-        name = f"{self.task.name!r}, " if self.task else ""
+        name = f"{self.name or self.task.name!r}, " if self.task else f"{self.name}, " if self.name else ""
         ends = f"loss {self.loss[0]:.3g} -> {self.loss[-1]:.3g}"
         return f"Run({name}{len(self)} steps of {self.objective.n_params} weights, {ends})"
 
@@ -75,9 +100,144 @@ class Run:
             raise ValueError(
                 "`predict` needs a run of a built-in task; this one has none. Call `run.objective.predict`."
             )
-        return self.objective.predict(self.weights[row], self.task.x).ravel().double().cpu().numpy()
+        buffers = None if self.buffers is None else self.buffers[row]
+        return self.objective.predict(self.weights[row], self.task.x, buffers).ravel().double().cpu().numpy()
 
     @property
     def model(self) -> nn.Module:
-        """The network that was trained, with its final weights."""
+        """The network that was trained."""
         return self.objective.model
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the run to one file, which `load_run` opens on any machine.
+
+        The file is in safetensors and describes itself: weights, losses, steps and buffers, names and shapes of the
+        parameters, the task, the settings and the version. It is there in whole or not at all.
+
+        Raises:
+            ValueError: the weights are not in memory: their folder of checkpoints is the file.
+            OSError: the folder is missing, or the disk is full.
+
+        Example:
+            >>> import loss_viz as lv
+            >>> from tempfile import TemporaryDirectory
+            >>> run = lv.train("x^2", steps=20, progress=False)
+            >>> with TemporaryDirectory() as folder:
+            ...     run.save(f"{folder}/run.safetensors")
+            ...     again = lv.load_run(f"{folder}/run.safetensors")
+            >>> again
+            Run('x^2', 21 steps of 25 weights, loss 0.175 -> 0.0957)
+        """
+        if isinstance(self.weights, Checkpoints):
+            raise ValueError(
+                f"The weights of this run lie in {self.weights.paths[0].parent}, which is all that it needs. Copy that "
+                "folder, and open it with Run.from_checkpoints(model, loss_fn, folder)."
+            )
+        arrays = {"weights": self.weights[:], "loss": self.loss, "step": self.step}
+        if self.buffers is not None:
+            arrays["buffers"] = self.buffers[:]
+        if self.task is not None:
+            arrays |= {"task.x": self.task.x.cpu().numpy(), "task.y": self.task.y.cpu().numpy()}
+        write_archive(
+            path,
+            arrays,
+            {
+                "loss_viz": version("loss_viz"),
+                "torch": torch.__version__,
+                "parameters": [[entry.name, list(entry.shape)] for entry in self.objective.layout.entries],
+                "task": self.task.name if self.task else None,
+                "note": self.note,
+                "name": self.name,
+                "settings": dict(self.settings),
+            },
+        )
+
+    @classmethod
+    def from_checkpoints(
+        cls,
+        model: nn.Module,
+        loss_fn: LossFn,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        device: str | torch.device | None = None,
+        name: str = "",
+        progress: bool = True,
+    ) -> "Run":
+        """The run that a folder of checkpoints tells of; each is a row, and none is held in memory.
+
+        Args:
+            model: built as it was when the checkpoints were written; its own weights do not matter, but what is
+                frozen in it is taken as it is.
+            loss_fn: the loss of a model, on data of its own.
+            paths: a folder, a pattern such as `"runs/*.pt"`, or a list of checkpoints: `.safetensors`, `.pt`, `.pth`,
+                `.bin` and Lightning's `.ckpt`, loaded without pickled code, and the folders of Hugging Face's
+                `Trainer`. They are put in the order of the numbers in their names, which are taken for the steps.
+            device: where to evaluate the losses.
+            name: what the run is called in a legend.
+            progress: show a progress bar when the losses take more than a second.
+
+        Raises:
+            FileNotFoundError, ValueError: no checkpoint, one that cannot be read, or one of another model, with the
+                parameters that are missing or of another shape.
+
+        Example:
+            >>> import torch
+            >>> from pathlib import Path
+            >>> from tempfile import TemporaryDirectory
+            >>> model = torch.nn.Linear(1, 1)
+            >>> with TemporaryDirectory() as folder:
+            ...     for step in (0, 5, 10):
+            ...         torch.save(model.state_dict(), Path(folder) / f"step-{step}.pt")
+            ...     run = Run.from_checkpoints(model, lambda m: m(torch.ones(4, 1)).square().mean(), folder)
+            >>> run.step.tolist(), run.weights.shape
+            ([0, 5, 10], (3, 2))
+        """
+        found, step = find_checkpoints(paths)
+        objective = Objective(model, loss_fn, device=device)
+        buffers = None
+        if objective.buffer_layout.n and all(holds(found[0], entry) for entry in objective.buffer_layout.entries):
+            buffers = Checkpoints(found, objective.buffer_layout)
+        weights = Checkpoints(found, objective.layout)
+        return trace_run(objective, weights, step, buffers=buffers, name=name, progress=progress)
+
+
+def trace_run(
+    objective: Objective,
+    weights: Rows,
+    step: Int[np.ndarray, " n_steps"],
+    *,
+    buffers: Rows | None = None,
+    name: str = "",
+    note: str = "",
+    progress: bool = True,
+) -> Run:
+    """The run through recorded weights: the loss at each row is evaluated, up to the first that is not finite.
+
+    Raises:
+        ValueError: the weights or the loss are not finite at the very first row.
+    """
+    loss = np.full(len(weights), np.nan)
+    n_rows = len(weights)
+    with tqdm(total=n_rows, desc="losses of the run", delay=1, leave=False, disable=not progress) as bar:
+        for rows in row_blocks(weights.shape):
+            block = weights[rows]
+            loss[rows] = objective(block, None if buffers is None else buffers[rows])
+            good = np.isfinite(loss[rows]) & np.isfinite(block).all(axis=1)
+            bar.update(len(good))
+            if not good.all():
+                n_rows = rows.start + int(good.argmin())
+                break
+    if n_rows < len(weights):
+        if n_rows == 0:
+            raise ValueError(
+                f"The first weights of a run and their loss must be finite; the loss there is {loss[0]}. "
+                "Check the data of `loss_fn`, and leave out what comes before a run that makes sense."
+            )
+        end = f"The loss is {loss[n_rows]} at step {step[n_rows]}; the run is kept up to step {step[n_rows - 1]}."
+        note = f"{end} {note}".strip()
+        weights, buffers = _cut(weights, n_rows), None if buffers is None else _cut(buffers, n_rows)
+    return Run(weights, loss[:n_rows], step[:n_rows], objective, note=note, buffers=buffers, name=name)
+
+
+def _cut(rows: Rows, n_rows: int) -> Rows:
+    return Checkpoints(rows.paths[:n_rows], rows.layout) if isinstance(rows, Checkpoints) else rows[:n_rows]

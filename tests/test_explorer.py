@@ -143,7 +143,7 @@ def count(monkeypatch, name):
 
 
 def test_only_what_changed_is_computed(explorer, monkeypatch):
-    trained, projected, surveyed = (count(monkeypatch, name) for name in ("descend", "fit_projection", "survey"))
+    trained, projected, surveyed = (count(monkeypatch, name) for name in ("descend", "project", "survey"))
     blended = count(monkeypatch, "blend_surface")
 
     def done():
@@ -417,9 +417,9 @@ def test_stop_in_the_midst_of_a_landscape_leaves_the_picture(explorer, monkeypat
     objective = explorer.run.objective
     evaluate = objective._evaluate
 
-    def stop_and_evaluate(chunk):
+    def stop_and_evaluate(weights, buffers):
         explorer._press("stop")
-        return evaluate(chunk)
+        return evaluate(weights, buffers)
 
     monkeypatch.setattr(objective, "_evaluate", stop_and_evaluate)
     part = explorer.picture.surface_surface

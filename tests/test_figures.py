@@ -88,9 +88,9 @@ def test_path_and_ball_stand_at_true_losses(land, log):
     assert min(ball.z) == pytest.approx(land.path_loss[13], rel=1e-12)  # it rests there
     assert np.mean(ball.x) == pytest.approx(land.path[13, 0])
     assert np.mean(ball.y) == pytest.approx(land.path[13, 1])
-    for text in ("step 13<br>", f"true loss {land.path_loss[13]:.4g}", f"PC1 {land.path[13, 0]:.3g}"):
+    for text in ("step 13<br>", f"true loss {land.path_loss[13]:.4g}", f"at ({land.path[13, 0]:.3g}, "):
         assert text in ball.hovertemplate
-    for text in ("step %{customdata[0]", "true loss %{customdata[1]", "PC1 %{x", "PC2 %{y"):
+    for text in ("step %{customdata[0]", "true loss %{customdata[1]", "at (%{x", "%{y"):
         assert text in path.hovertemplate
     stem = trace(figure, "error")
     assert stem.z[0] == land.path_loss[13]

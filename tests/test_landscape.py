@@ -94,7 +94,7 @@ def test_coordinate_probe_gives_back_the_axis(curve, axis):
     """A loss that returns the picture's own coordinate: each cell is evaluated where the axes say."""
     projection = fit_projection(curve)
     direction = torch.tensor(projection.components[axis])
-    mean = torch.tensor(projection.mean)
+    mean = torch.tensor(projection.origin)
     probe = run_along(curve, lambda w: direction @ (w - mean) + 10)
     for plane in ("parallel", "global", "final"):
         land = lv.landscape(probe, resolution=(5, 3), plane=plane, progress=False)
@@ -107,7 +107,7 @@ def test_one_local_plane_sees_the_coordinates_that_lie_in_it(curve):
     """With one anchor, L = direction in the plane: the surface is that direction's overlap, exactly."""
     projection = fit_projection(curve)
     planes = local_planes(curve, projection, np.array([20]), k=4)
-    axis = planes.basis[0, 1]
+    axis = planes.frames[0][1][1]
     objective = Objective(Vector(6), lambda m: torch.tensor(axis) @ m.w)
     points = np.random.default_rng(0).normal(size=(8, 2))
     kernel = fit_kernel(planes.position, "auto", diagonal=projection.diagonal)
@@ -124,7 +124,7 @@ def test_quadratic_bowl_in_closed_form(curve):
     bowl = run_along(curve, lambda w: 0.5 * w @ torch.tensor(a) @ w)
     projection = fit_projection(curve)
     for plane, origin, position in (
-        ("global", projection.mean, np.zeros(2)),
+        ("global", projection.origin, np.zeros(2)),
         ("final", curve[-1], projection.path[-1]),
     ):
         land = lv.landscape(bowl, resolution=(5, 3), plane=plane, progress=False)
@@ -272,7 +272,7 @@ def test_k_at_its_bounds(run, k):
         ({"sigma": "wide"}, "got 'wide'", "0.06"),
         ({"resolution": 1}, "`resolution` must be a whole number of at least 2", "Use 61"),
         ({"resolution": (5, 1)}, "got (5, 1)", "Use 61"),
-        ({"plane": "globl"}, "`plane` must be one of local, parallel, global, final; got 'globl'", "default"),
+        ({"plane": "globl"}, "`plane` must be one of local, parallel, global, final, random", "default"),
         ({"n_anchors": 1}, "`n_anchors` must be at least 2, got 1", "Use 200"),
     ],
 )

@@ -94,14 +94,15 @@ def test_the_model_may_go_on_training_afterwards():
     np.testing.assert_array_equal(objective(weights), before)
 
 
-def test_running_statistics_of_the_model_stay_as_they_are():
+@pytest.mark.parametrize("train", [False, True])
+def test_running_statistics_of_the_model_stay_as_they_are(train):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     x = torch.linspace(-1, 1, 30).reshape(10, 3)
     before = copy.deepcopy(model.state_dict())
-    with pytest.warns(RuntimeWarning, match="one at a time"):  # training mode writes to them in place
-        objective = Objective(model, lambda m: m(x).square().mean())
+    objective = Objective(model, lambda m: m.train(train)(x).square().mean())
     objective(np.ones((3, objective.n_params), dtype=np.float32))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training
 
 
 def test_a_model_that_cannot_be_batched_is_evaluated_one_at_a_time():

@@ -12,7 +12,7 @@ def test_equals_the_dense_svd(shape):
     weights = RNG.normal(size=shape) * np.linspace(3, 1, shape[1])
     projection = fit_projection(weights)
     mean, components, ratio = reference.principal_plane(weights)
-    np.testing.assert_allclose(projection.mean, mean, atol=1e-12)
+    np.testing.assert_allclose(projection.origin, mean, atol=1e-12)
     np.testing.assert_allclose(projection.components, components, atol=1e-9)
     np.testing.assert_allclose(projection.explained_variance_ratio, ratio, atol=1e-12)
     np.testing.assert_allclose(projection.path, (weights - mean) @ components.T, atol=1e-8)
@@ -23,9 +23,10 @@ def test_axes_are_orthonormal_and_distances_are_pythagorean(shape):
     weights = RNG.normal(size=shape)
     projection = fit_projection(weights)
     np.testing.assert_allclose(projection.components @ projection.components.T, np.eye(2), atol=1e-12)
-    squared = ((weights - projection.mean) ** 2).sum(axis=1)
+    squared = ((weights - projection.origin) ** 2).sum(axis=1)
     np.testing.assert_allclose((projection.path**2).sum(axis=1) + projection.off_plane**2, squared, rtol=1e-12)
-    np.testing.assert_allclose(projection.project(projection.lift(projection.path)), projection.path, atol=1e-12)
+    onto = (projection.lift(projection.path) - projection.origin) @ projection.components.T
+    np.testing.assert_allclose(onto, projection.path, atol=1e-12)
 
 
 def test_two_fits_have_the_same_signs_and_the_largest_loading_is_positive():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
+from loss_viz.bundle import bundle_runs
 from loss_viz.kernels import fit_kernel
 from loss_viz.landscapes import blend_path, blend_surface
 from loss_viz.projection import fit_projection
@@ -29,7 +30,7 @@ class StopAfter(tqdm):
 
 @pytest.fixture
 def around(run):
-    return survey(run, fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
+    return survey(bundle_runs(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def silent():
 def count_evaluations(objective, monkeypatch):
     counts = []
     evaluate = objective._evaluate
-    monkeypatch.setattr(objective, "_evaluate", lambda chunk: counts.append(len(chunk)) or evaluate(chunk))
+    monkeypatch.setattr(objective, "_evaluate", lambda w, b: counts.append(len(w)) or evaluate(w, b))
     return counts
 
 
@@ -58,7 +59,7 @@ def test_a_second_kernel_evaluates_only_what_the_first_left_out(run, around, sil
 def test_what_was_kept_changes_no_number(run, around, silent):
     for sigma in ("auto", 0.2, 0.003, 0.06):
         blend_surface(around, sigma, silent)
-    fresh = survey(run, fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
+    fresh = survey(bundle_runs(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
     for sigma in ("auto", 0.06):
         kept, new = (blend_path(a, blend_surface(a, sigma, silent), sigma, silent) for a in (around, fresh))
         np.testing.assert_allclose(kept.loss, new.loss, rtol=1e-12)
@@ -69,7 +70,7 @@ def test_what_was_kept_changes_no_number(run, around, silent):
 def test_another_grid_keeps_the_planes_and_what_lies_under_the_run(run, around, silent, monkeypatch):
     blend_path(around, blend_surface(around, 0.06, silent), 0.06, silent)
     other = lay_anew(around, (6, 7))
-    fresh = survey(run, fit_projection(run.weights), k=5, plane="local", resolution=(6, 7))
+    fresh = survey(bundle_runs(run), fit_projection(run.weights), k=5, plane="local", resolution=(6, 7))
     counts = count_evaluations(run.objective, monkeypatch)
     surface = blend_surface(other, 0.06, silent)
     counts.clear()
@@ -84,7 +85,7 @@ def test_another_grid_keeps_the_planes_and_what_lies_under_the_run(run, around, 
 @pytest.mark.parametrize("n_allowed", [0, 700, 2000, 5000])
 def test_work_that_is_stopped_keeps_what_it_has(run, around, silent, monkeypatch, n_allowed):
     monkeypatch.setattr(run.objective, "chunk_size", 50)
-    whole = survey(run, fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
+    whole = survey(bundle_runs(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
     expected = blend_surface(whole, 0.06, silent)
     with pytest.raises(Stop):
         blend_surface(around, 0.06, StopAfter(n_allowed))

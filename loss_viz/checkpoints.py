@@ -1,0 +1,300 @@
+"""A folder of checkpoints as the rows of a weight matrix, which stay in their files until they are asked for."""
+
+import json
+import os
+import re
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+import safetensors.torch
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+from .parameters import Entry, Layout
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+# What Hugging Face's Trainer writes into a folder, in the order in which transformers itself looks for it.
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+KINDS = f"files ending in {', '.join(SUFFIXES)}, or folders such as checkpoint-500 with {WEIGHTS[0]} in them"
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "_orig_mod")
+# Hidden and half-written files and the states of other things than the model; what is saved once more at the end.
+ASIDE = re.compile(r"\..*|.*\.tmp|(optimizer|scheduler|scaler|sampler|rng_state|training_args)(_\d+)?\.\w+")
+AGAIN = re.compile(r"last(-v\d+)?\.ckpt|model\.safetensors|pytorch_model\.bin")
+REPAIR = "build `model` as it was when this checkpoint was written, or leave the file out."
+
+Place = str | os.PathLike
+Index = SupportsIndex | slice | Sequence[int] | np.ndarray
+
+
+def find_checkpoints(paths: Place | Sequence[Place]) -> tuple[list[Path], Int64[np.ndarray, " n"]]:
+    """The checkpoints that a user means, and their steps: those in the names, or 0, 1, 2, ... if these do not differ.
+
+    Args:
+        paths: a folder, a pattern with `*` or `?` in it, one checkpoint, or a list of checkpoints.
+
+    Raises:
+        ValueError: there is none, or something else is where one should be.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> folder = Path(mkdtemp())
+        >>> for step in (0, 50, 1000):
+        ...     torch.save({}, folder / f"epoch={step // 50}-step={step}.ckpt")
+        >>> found, steps = find_checkpoints(folder)
+        >>> [path.name for path in found], steps
+        (['epoch=0-step=0.ckpt', 'epoch=1-step=50.ckpt', 'epoch=20-step=1000.ckpt'], array([   0,   50, 1000]))
+    """
+    if isinstance(paths, str | os.PathLike):
+        found = sorted(_search(Path(paths).expanduser()), key=_order_naturally)
+    else:
+        found = [_verify(Path(path).expanduser()) for path in paths]
+    if not found:
+        raise ValueError(f"`paths` must lead to checkpoints, none is in {paths}. Give the folder of some {KINDS}.")
+    if all(re.search(r"\d", path.name) for path in found):
+        found.sort(key=_order_naturally)
+    steps = [_read_step(path) for path in found]
+    if len(set(steps)) < len(steps) or not 0 <= min(steps) <= max(steps) < 2**63:
+        return found, np.arange(len(found), dtype=np.int64)
+    return [path for _, path in sorted(zip(steps, found, strict=True))], np.array(sorted(steps), dtype=np.int64)
+
+
+def write_snapshot(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write one safetensors file, whole or not at all: after an OSError or a crash, what was there before still is."""
+    # Copies, because safetensors refuses tensors that share memory, such as views of one flat vector.
+    own = {name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with part.open("wb") as file:
+            file.write(safetensors.torch.save(own, dict(metadata)))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def holds(path: Path, entry: Entry) -> bool:
+    """Whether a checkpoint has a tensor of one of these names, whatever prefix stands before it."""
+    with _open(path) as stored:
+        return bool(_find_prefixes(stored, entry))
+
+
+class Checkpoints:
+    """Weight vectors `(n, n_params)` that lie in checkpoints, indexed as an array and read when they are asked for.
+
+    Nothing is kept and no file stays open. `rows[5]` is one vector, `rows[2:4]` and `rows[[0, 7]]` are several,
+    `rows[:, 100:200]` reads a range of columns and no others, `np.asarray(rows)` is all of it.
+
+    Attributes:
+        paths: of the checkpoints, one a row.
+        layout: which tensors make up a row.
+        shape: `(n, n_params)`.
+        dtype: of what is returned; numbers that are stored in half precision are widened.
+        nbytes: the memory that the rows take up, which is none.
+
+    Raises:
+        ValueError: when read: a checkpoint is broken, or one of another model.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from loss_viz.parameters import parameter_layout
+        >>> path = Path(mkdtemp()) / "step_0.pt"
+        >>> torch.save({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])}, path)
+        >>> rows = Checkpoints([path], parameter_layout(torch.nn.Linear(2, 1)))
+        >>> rows.shape, rows[0], rows[:, 1:]
+        ((1, 3), array([1., 2., 3.], dtype=float32), array([[2., 3.]], dtype=float32))
+    """
+
+    def __init__(self, paths: Sequence[Path], layout: Layout) -> None:
+        self.paths = tuple(paths)
+        self.layout = layout
+        self.nbytes = 0
+        self.shape = (len(self.paths), layout.n)
+        self.dtype = torch.empty(0, dtype=layout.dtype).numpy().dtype
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: Index | tuple[Index, slice]) -> Float[np.ndarray, "*shape"]:
+        index, columns = key if isinstance(key, tuple) and len(key) == 2 else (key, slice(None))
+        if not isinstance(columns, slice) or columns.step not in (None, 1):
+            raise ValueError(f"Columns must be one slice without a step, got {columns}. Choose from what it returns.")
+        start, stop, _ = columns.indices(self.shape[1])
+        rows = np.asarray(np.arange(len(self))[index])  # numpy's own rules for what an index means
+        out = torch.empty((rows.size, max(stop - start, 0)), dtype=self.layout.dtype)
+        for row, values in zip(rows.flat, out, strict=True) if out.numel() else ():
+            self._read(self.paths[row], start, values)
+        return out.numpy().reshape(*rows.shape, out.shape[1])
+
+    def __array__(self, dtype: np.dtype | type | None = None, copy: bool | None = None) -> Shaped[np.ndarray, "n m"]:
+        if copy is False:
+            raise ValueError("Rows lie in files: an array of them is always a copy. Leave out copy=False.")
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def _read(self, path: Path, start: int, out: Float[Tensor, " m"]) -> None:
+        """Fill `out` with the values of a checkpoint from column `start` on."""
+        entries, sizes = self.layout.entries, self.layout.sizes
+        begins = accumulate(sizes[:-1], initial=-start)
+        with _open(path) as stored:
+            keys = _match(path, stored, entries)
+            for entry, key, begin, size in zip(entries, keys, begins, sizes, strict=True):
+                first, last = max(begin, 0), min(begin + size, len(out))
+                if first < last:
+                    out[first:last] = _read_flat(stored[key], entry.shape, first - begin, last - begin)
+
+
+def _search(place: Path) -> list[Path]:
+    if place.is_dir():
+        inside = _choose(place.iterdir())
+        return [place] if _find_weights(place) and not any(path.is_dir() for path in inside) else inside
+    if re.search(r"[*?]", str(place)):
+        return _choose(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
+    return [_verify(place)]
+
+
+def _choose(candidates: Iterable[Path]) -> list[Path]:
+    """Those that mark the way of a run, without what lies beside them."""
+    found = [path for path in candidates if _find_weights(path) and not ASIDE.fullmatch(path.name)]
+    saves = [path for path in found if path.is_dir() and path.name.startswith("checkpoint-")]
+    return saves or [path for path in found if not AGAIN.fullmatch(path.name)] or found
+
+
+def _verify(path: Path) -> Path:
+    if not _find_weights(path):
+        what = "is of another kind" if path.exists() else "does not exist"
+        raise ValueError(f"`paths` must be checkpoints, {path} {what}. Give {KINDS}.")
+    return path
+
+
+def _find_weights(path: Path) -> Path | None:
+    """The file that holds the weights of a checkpoint, or tells which files do; none where it is no checkpoint."""
+    files = [path / name for name in WEIGHTS] if path.is_dir() else [path] * (path.suffix.lower() in SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _order_naturally(path: Path) -> list[str | int]:
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", str(path)))]
+
+
+def _read_step(path: Path) -> int:
+    """The step that a name tells, or -1."""
+    name = path.name if path.is_dir() else path.stem
+    named = re.search(r"steps?[-_= ]*(\d+)", name, re.IGNORECASE) or re.search(r"checkpoint-(\d+)", name)
+    whole = [named[1]] if named else re.findall(r"\d+", re.sub(r"\d+\.\d+", "", name))
+    return int(whole[-1]) if whole else -1
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The tensors of a checkpoint by name, still in its files, as long as the block lasts."""
+    stored: dict[str, Any] = {}
+    at = path
+    with ExitStack() as stack:
+        try:
+            for at in _list_files(path):
+                stored.update(_open_file(at, stack))
+        except Exception as error:  # a broken file may fail in any way
+            raise ValueError(_explain(at, error)) from error
+        yield stored
+
+
+def _list_files(path: Path) -> list[Path]:
+    weights = _find_weights(path) or path
+    if weights.suffix != ".json":
+        return [weights]
+    shards = json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()
+    return [path / Path(name).name for name in sorted(set(shards))]
+
+
+def _open_file(path: Path, stack: ExitStack) -> Iterable[tuple[str, Any]]:
+    if path.suffix.lower() == ".safetensors":
+        file = stack.enter_context(safetensors.safe_open(str(path), framework="pt"))
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        # A tensor without axes cannot be sliced.
+        return [(name, part if part.get_shape() else file.get_tensor(name)) for name, part in parts.items()]
+    # PyTorch before 2.6 runs what is in tar files and TorchScript, whatever `weights_only` says.
+    if tarfile.is_tarfile(path):
+        raise ValueError("it is a tar file")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*TorchScript")
+        return _flatten(torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)))
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors by dotted name; so a dictionary around them is a prefix like any other."""
+    if isinstance(value, Tensor):
+        yield prefix[:-1], value.detach()
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _flatten(part, f"{prefix}{name}.")
+
+
+def _explain(path: Path, error: Exception) -> str:
+    if refused := re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error)):
+        return (
+            f"{path} cannot be read: it holds a {refused[1]}, and only tensors, numbers and texts are taken from a "
+            "checkpoint, since other objects can run code. Write torch.save(model.state_dict(), path) instead."
+        )
+    reason = (str(error).split("WeightsUnpickler error: ")[-1].strip().splitlines() or [""])[0].split(". ")[0]
+    said = f"{type(error).__name__}: {reason}"
+    return f"{path} cannot be read as a checkpoint ({said}). It may be truncated; leave it out or write it again."
+
+
+def _match(path: Path, stored: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
+    """What the tensors of the layout are called in this checkpoint; each must be there, in its shape."""
+    found = {prefix: _find_keys(stored, prefix, entries) for prefix in _find_prefixes(stored, entries[0])}
+    whole = sorted((prefix for prefix, keys in found.items() if len(keys) == len(entries)), key=_rank)
+    if not whole:
+        raise ValueError(_explain_missing(path, stored, entries))
+    if len(whole) > 1 and _rank(whole[0])[0] == _rank(whole[1])[0]:
+        where = _enumerate([repr(prefix) for prefix in whole])
+        raise ValueError(f"{path} must hold `model` once, it does under {where}. Write one of them alone, or {REPAIR}")
+    keys = [found[whole[0]][entry.name] for entry in entries]
+    shapes = [tuple(p.shape if isinstance(p, Tensor) else p.get_shape()) for p in map(stored.__getitem__, keys)]
+    pairs = [(entry, shape) for entry, shape in zip(entries, shapes, strict=True) if entry.shape != shape]
+    if pairs:
+        told = _enumerate([f"{entry.name!r} is {shape} in it, {entry.shape} in `model`" for entry, shape in pairs])
+        raise ValueError(f"{path} must hold tensors of the shapes of `model`: {told}; {REPAIR}")
+    return keys
+
+
+def _explain_missing(path: Path, stored: Collection[str], entries: Sequence[Entry]) -> str:
+    prefixes = sorted({""}.union(*(_find_prefixes(stored, entry) for entry in entries)), key=_rank)
+    most = max((_find_keys(stored, prefix, entries) for prefix in prefixes), key=len)
+    missing = _enumerate([repr(entry.name) for entry in entries if entry.name not in most])
+    there = _enumerate([repr(name) for name in stored]) or "no tensors"
+    return f"{path} must hold every tensor of `model`: it lacks {missing}, and holds {there}; {REPAIR}"
+
+
+def _enumerate(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
+
+
+def _find_keys(stored: Collection[str], prefix: str, entries: Sequence[Entry]) -> dict[str, str]:
+    """By first name, under which of its names, tied ones included, a tensor is there."""
+    return {e.name: prefix + name for e in entries for name in reversed(e.names) if prefix + name in stored}
+
+
+def _find_prefixes(stored: Collection[str], entry: Entry) -> set[str]:
+    return {key.removesuffix(n) for n in entry.names for key in stored if key == n or key.endswith(f".{n}")}
+
+
+def _rank(prefix: str) -> tuple[list[int], str]:
+    """Order of preference: no prefix, then the usual wrappers, then any other."""
+    return [WRAPPERS.index(part) if part in WRAPPERS else len(WRAPPERS) for part in prefix.split(".")[:-1]], prefix
+
+
+def _read_flat(part: Any, shape: tuple[int, ...], start: int, stop: int) -> Float[Tensor, " m"]:
+    """Values `start` to `stop` of a flattened tensor; of its file only the rows in which they lie are read."""
+    width = torch.Size(shape[1:]).numel()
+    first = start // width
+    rows = part[first : -(-stop // width)] if shape else part
+    return rows.reshape(-1)[start - first * width : stop - first * width]

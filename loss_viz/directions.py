@@ -1,0 +1,119 @@
+"""Directions that know nothing of the run: random ones, filter by filter, and the Hessian's own.
+
+Li, Xu, Taylor, Studer & Goldstein, "Visualizing the Loss Landscape of Neural Nets" (2018), section 4, for the random
+ones: a Gaussian direction in which each filter is scaled to the norm of the same filter of the weights, so that two
+networks that compute the same with weights of another scale get the same picture.
+"""
+
+import numpy as np
+from jaxtyping import Float
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from tqdm import tqdm
+
+from .objective import Objective
+from .parameters import Layout
+
+ENDS = {"hessian": "LA", "saddle": "BE"}  # the two largest eigenvalues, or the largest and the smallest
+EIGEN_TOLERANCE = 1e-6  # of an eigenvalue: what float32 losses allow
+EPSILON = 1e-10  # keeps a filter of zeros from dividing by zero, as in the authors' code
+
+
+def random_directions(
+    layout: Layout, weights: Float[np.ndarray, " n_params"], *, seed: int = 0
+) -> Float[np.ndarray, "2 n_params"]:
+    """Two filter-normalized Gaussian directions.
+
+    d_ij <- d_ij / |d_ij| · |w_ij| for filter j of layer i: one output unit of a linear layer, one output channel of a
+    convolution, one row of an embedding. Biases and the parameters of normalization layers, which have one axis or
+    none, stay as they are: their directions are zero.
+
+    Args:
+        layout: names and shapes of the parameters.
+        weights: the point at which the filters are measured.
+        seed: of the directions.
+
+    Raises:
+        ValueError: no parameter has two axes or more.
+
+    Example:
+        >>> import torch
+        >>> from loss_viz.parameters import parameter_layout
+        >>> layer = torch.nn.Linear(3, 2)
+        >>> d = random_directions(parameter_layout(layer), np.array([3.0, 0, 4, 0, 1, 0, 7, 7]))
+        >>> np.linalg.norm(d[0, :6].reshape(2, 3), axis=1).round(6).tolist(), d[0, 6:].tolist()
+        ([5.0, 1.0], [0.0, 0.0])
+    """
+    if all(len(entry.shape) < 2 for entry in layout.entries):
+        raise ValueError(
+            "`plane`='random' needs a weight matrix or filter, all parameters of this model have one axis or none, as "
+            "biases have. Use another `plane`."
+        )
+    rng = np.random.default_rng(seed)
+    directions = rng.standard_normal((2, len(weights)))
+    start = 0
+    for entry, size in zip(layout.entries, layout.sizes, strict=True):
+        part = slice(start, start + size)
+        start += size
+        if len(entry.shape) < 2:
+            directions[:, part] = 0.0
+            continue
+        filters = directions[:, part].reshape(2, entry.shape[0], -1)
+        norms = np.linalg.norm(weights[part].astype(np.float64).reshape(1, entry.shape[0], -1), axis=-1, keepdims=True)
+        scaled = filters * norms / (np.linalg.norm(filters, axis=-1, keepdims=True) + EPSILON)
+        directions[:, part] = scaled.reshape(2, -1)
+    return directions
+
+
+def hessian_directions(
+    objective: Objective,
+    weights: Float[np.ndarray, " n_params"],
+    buffers: Float[np.ndarray, " n_buffers"] | None = None,
+    *,
+    plane: str = "hessian",
+    bar: tqdm | None = None,
+) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, "2 n_params"]]:
+    """Two eigenvectors of the Hessian of the loss, from Hessian-vector products only.
+
+    SciPy's `eigsh` (Lanczos), started from a fixed vector, so that the same weights give the same picture.
+
+    Args:
+        objective: the loss.
+        weights: the point at which it is differentiated twice.
+        buffers: of the model there.
+        plane: `"hessian"`, the two largest eigenvalues; or `"saddle"`, the largest and the smallest: a saddle shows
+            only with both.
+        bar: told of every product; what it raises ends the work.
+
+    Returns:
+        Eigenvalues `(2,)`, the larger first, and orthonormal eigenvectors `(2, n_params)`, the largest entry of each
+        positive.
+
+    Raises:
+        ValueError: the loss cannot be differentiated twice, the iteration does not settle, or there is one weight.
+    """
+    n_params = objective.n_params
+    if n_params < 2:
+        raise ValueError(f"`plane`={plane!r} needs at least 2 weights, the model has {n_params}. Use 'local'.")
+
+    def multiply(vector: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, " n_params"]:
+        product = objective.multiply_hessian(weights, vector.ravel(), buffers)
+        if bar is not None:
+            bar.total = (bar.total or 0) + 1
+            bar.update(1)
+        return product
+
+    if n_params == 2:  # fewer than Lanczos can work with
+        values, vectors = np.linalg.eigh(np.stack([multiply(axis) for axis in np.eye(2)]))
+    else:
+        hessian = LinearOperator((n_params, n_params), matvec=multiply, dtype=np.float64)
+        start = np.random.default_rng(0).standard_normal(n_params)
+        try:
+            values, vectors = eigsh(hessian, k=2, which=ENDS[plane], v0=start, tol=EIGEN_TOLERANCE)
+        except ArpackNoConvergence as error:
+            raise ValueError(
+                f"The eigenvectors of `plane`={plane!r} did not settle within {n_params * 10} products: the Hessian's "
+                "ends lie too close together there. Use another `plane`."
+            ) from error
+    order = np.argsort(values)[::-1]
+    axes = vectors[:, order].T
+    return values[order], axes * np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])[:, None]

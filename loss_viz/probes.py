@@ -1,0 +1,76 @@
+"""How a model of somebody else's is looked at: copied, watched once, and kept from kernels that cannot be batched."""
+
+import copy
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Meter(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that any operation returns, and if one reads a parameter, or attends."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.n_bytes = 1
+        self.touched = self.attends = False
+        self._storages = {p.untyped_storage().data_ptr() for p in parameters}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.attends |= "attention" in str(func) or "transformer" in str(func)
+        self.touched |= any(t.untyped_storage().data_ptr() in self._storages for t in _tensors(args))
+        self.n_bytes = max([self.n_bytes, *(t.numel() * t.element_size() for t in _tensors(result))])
+        return result
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def copy_model(model: nn.Module) -> nn.Module:
+    """A copy that shares nothing with a user's model.
+
+    Raises:
+        ValueError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"`model` must be one that copy.deepcopy can copy; it said: {str(error).splitlines()[0]}. Hold no results "
+            "of a forward pass and no open files or locks on the model, and use torch.nn.utils.parametrizations "
+            "for weight and spectral normalization."
+        ) from error
+
+
+_ATTENTION = threading.RLock()  # its switches are global: two threads must not turn them at once
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention as plain matrix products, which vmap can batch and autograd differentiate twice.
+
+    Fused kernels have neither; where PyTorch is too old for the switches the model is evaluated one at a time.
+    """
+    mha = getattr(torch.backends, "mha", None)
+    if mha is None:
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with _ATTENTION:
+        fast = mha.get_fastpath_enabled()
+        mha.set_fastpath_enabled(False)
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            mha.set_fastpath_enabled(fast)

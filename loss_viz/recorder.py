@@ -1,0 +1,302 @@
+"""Record any training: the weights of a model of your own, at every step or a few of them, and never its course."""
+
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from .checkpoints import Checkpoints, find_checkpoints, write_snapshot
+from .objective import LossFn, Objective
+from .rows import Rows
+from .trajectory import Run, trace_run
+
+MEMORY = 2**30  # bytes of snapshots that are held where nothing else is said
+FEWEST, MOST = 25, 2000
+FEWEST_STORED = 200
+SNAPSHOT = "step-{:010d}.safetensors"
+
+
+class Snapshot(NamedTuple):
+    """One moment of a training: its arrays, or the file in which they are."""
+
+    step: int
+    weights: Float[np.ndarray, " n_params"] | None
+    buffers: Float[np.ndarray, " n_buffers"] | None
+    path: Path | None
+
+
+class Recorder:
+    """Records the weights of a model while it is trained, in any loop.
+
+    Make it before the first update: that is step 0. Then call `record()` after each `optimizer.step()`, or let
+    `attach(optimizer)` do so and leave the loop as it is. `run()` hands over what was recorded, at any time.
+
+    Recording reads the weights and nothing else: the training ends in the same weights, bit for bit. The losses are
+    evaluated by `run()`, on data of `loss_fn`'s own and in evaluation mode (see `Objective`), whatever batches the
+    training saw. When there are `max_snapshots`, every second one is dropped and half as many are taken from then on:
+    they are evenly spread however long the training is.
+
+    Args:
+        model: the network; its trainable parameters are recorded, in `model.parameters()` order.
+        loss_fn: any `loss_fn(model) -> scalar tensor`, on a fixed set of data.
+        every: record one step in so many; the last one is always in the run.
+        max_snapshots: how many to keep at most; as many as fit 1 GiB by default, from 25 (on disk 200) to 2000.
+        storage: a new or empty folder for the snapshots, one safetensors file each, for models whose snapshots do not
+            fit in memory. A training that is cut short loses at most the one being written, and `Run.from_checkpoints`
+            opens the folder.
+        device: where the losses are evaluated; that of the model by default.
+        name: what the run is called in a legend.
+
+    Raises:
+        TypeError, ValueError: as `Objective` does; a number below its least; a folder with other snapshots in it.
+
+    Example:
+        >>> import torch, loss_viz as lv
+        >>> model = torch.nn.Linear(1, 1)
+        >>> x = torch.linspace(-1, 1, 20)[:, None]
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with lv.Recorder(model, lambda m: (m(x) - 3 * x).square().mean()).attach(optimizer) as recorder:
+        ...     for _ in range(30):
+        ...         optimizer.zero_grad()
+        ...         (model(x) - 3 * x).square().mean().backward()
+        ...         _ = optimizer.step()
+        >>> run = recorder.run()
+        >>> len(run), int(run.step[-1]), bool(run.loss[-1] < run.loss[0])
+        (31, 30, True)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFn,
+        *,
+        every: int = 1,
+        max_snapshots: int | None = None,
+        storage: str | Path | None = None,
+        device: str | torch.device | None = None,
+        name: str = "",
+    ) -> None:
+        for argument, count, least in (("every", every, 1), ("max_snapshots", max_snapshots, 3)):
+            if count is not None and count < least:
+                raise ValueError(f"`{argument}` must be a whole number of at least {least}, got {count}.")
+        self.model = model
+        self.objective = Objective(model, loss_fn, device=device)
+        self.name = name
+        self.every = every
+        self.storage = None if storage is None else _prepare_folder(Path(storage))
+        self.max_snapshots = max_snapshots or self._choose_size()
+        self.step = 0
+        self.note = ""
+        self._snapshots: list[Snapshot] = []
+        self._hooks: list[RemovableHandle] = []
+        self._keep()
+        [loss] = self.objective(self.objective.own_weights[None])
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"`loss_fn(model)` must be finite at the start, it is {loss}. "
+                "Check its data, and the model's first weights."
+            )
+
+    def __len__(self) -> int:
+        return len(self._snapshots)
+
+    def __repr__(self) -> str:
+        where = f" in {self.storage}" if self.storage else ""
+        return f"Recorder({len(self)} snapshots of {self.objective.n_params} weights{where}, up to step {self.step})"
+
+    def record(self) -> None:
+        """Note that the weights were updated once; take a snapshot if one is due.
+
+        With gradient accumulation call it once for each update, not for each batch; `attach` does so by itself.
+
+        Raises:
+            ValueError: a parameter is gone, new, or of another shape than at the start.
+        """
+        self.step += 1
+        if self.step % self.every == 0:
+            self._keep()
+
+    def attach(self, optimizer: Optimizer) -> "Recorder":
+        """Record after each step of an optimizer, until the end of a `with` block or `detach()`.
+
+        Returns:
+            The recorder, so that `with Recorder(model, loss_fn).attach(optimizer) as recorder:` is one line.
+
+        Raises:
+            TypeError: no optimizer of PyTorch.
+            ValueError: it updates no parameter of the model.
+        """
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}. "
+                "Where it is wrapped pass what is inside, or call recorder.record() after each step."
+            )
+        own = {id(p) for p in self.model.parameters() if p.requires_grad}
+        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+            raise ValueError(
+                "`optimizer` must update the recorded model, none of its parameters are the model's. "
+                "Make the optimizer from the same model, after it was moved to its device."
+            )
+        self._hooks.append(optimizer.register_step_post_hook(lambda *_: self.record()))
+        return self
+
+    def detach(self) -> None:
+        """Record no further steps of any optimizer."""
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+        with suppress(ValueError):  # what is wrong was said where it happened; here another error may be on its way
+            self._catch_up()
+
+    def run(self, *, progress: bool = True) -> Run:
+        """The run so far, the present weights included. Recording may go on afterwards.
+
+        Args:
+            progress: show a progress bar when the losses take more than a second.
+
+        Raises:
+            ValueError: nothing was recorded after the start.
+        """
+        self._catch_up()
+        if len(self) < 2:
+            raise ValueError(
+                "The recorder holds the start alone. Call recorder.record() after each optimizer.step(), or "
+                "recorder.attach(optimizer) before the loop, and train."
+            )
+        weights, buffers = self._gather()
+        self._look_for_repeats(weights)
+        step = np.array([snapshot.step for snapshot in self._snapshots])
+        run = trace_run(
+            self.objective, weights, step, buffers=buffers, name=self.name, note=self.note, progress=progress
+        )
+        if run.note and run.note != self.note:
+            warnings.warn(run.note, RuntimeWarning, stacklevel=2)
+        return run
+
+    def _choose_size(self) -> int:
+        fitting = MEMORY // (self.objective.n_params * self.objective.layout.dtype.itemsize)
+        return int(np.clip(fitting, FEWEST_STORED if self.storage else FEWEST, MOST))
+
+    def _catch_up(self) -> None:
+        """Take the present weights too, for the run ends with them."""
+        if self._snapshots[-1].step != self.step and not self.note:
+            self._add()
+
+    def _keep(self) -> None:
+        if self.note:  # recording has ended
+            return
+        kept = len(self._snapshots) - self._has_tail
+        if kept >= self.max_snapshots - 1:  # room for the last one
+            self._thin()
+        if self.step % self.every == 0:
+            self._add()
+
+    @property
+    def _has_tail(self) -> bool:
+        """Whether the last snapshot was only taken because a run was asked for."""
+        return bool(self._snapshots and self._snapshots[-1].step % self.every)
+
+    def _add(self) -> None:
+        self._check_parameters()
+        weights = self.objective.layout.join(dict(self.model.named_parameters()))
+        if not weights.isfinite().all():
+            self._end(f"The weights are no longer finite at step {self.step}")
+            return
+        try:
+            snapshot = self._take(weights)
+        except OSError as error:
+            if not self._snapshots:
+                raise
+            self._end(f"Recording could not go on at step {self.step}: {error}")
+            return
+        if self._has_tail:  # not before the new one is safe
+            self._drop([self._snapshots.pop()])
+        self._snapshots.append(snapshot)
+
+    def _take(self, weights: torch.Tensor) -> Snapshot:
+        layout, buffer_layout = self.objective.layout, self.objective.buffer_layout
+        buffers = buffer_layout.join(dict(self.model.named_buffers()))
+        if self.storage is None:
+            return Snapshot(self.step, weights.numpy(), buffers.numpy(), None)
+        path = self.storage / SNAPSHOT.format(self.step)
+        write_snapshot(path, layout.split(weights) | buffer_layout.split(buffers), {"step": str(self.step)})
+        return Snapshot(self.step, None, None, path)
+
+    def _thin(self) -> None:
+        self.every *= 2
+        self._drop([snapshot for snapshot in self._snapshots if snapshot.step % self.every])
+        self._snapshots = [snapshot for snapshot in self._snapshots if snapshot.step % self.every == 0]
+
+    def _drop(self, snapshots: Iterable[Snapshot]) -> None:
+        for snapshot in snapshots:
+            if snapshot.path:
+                snapshot.path.unlink(missing_ok=True)
+
+    def _end(self, cause: str) -> None:
+        """Stop recording and say so; the training goes on, and the run so far is kept."""
+        if not self._snapshots:
+            raise ValueError(f"{cause}; there is nothing to record. Start from finite weights.")
+        self.note = f"{cause}; the run is kept up to step {self._snapshots[-1].step}."
+        self.detach()
+        warnings.warn(self.note, RuntimeWarning, stacklevel=4)
+
+    def _check_parameters(self) -> None:
+        now = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+        known = {entry.name: entry.shape for entry in self.objective.layout.entries}
+        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        for name in [*known, *sorted(trained - set(known))]:
+            if now.get(name) != known.get(name):
+                was, came = known.get(name, "frozen or absent"), now.get(name, "gone")
+                raise ValueError(
+                    f"The model must keep its parameters while it is recorded; at step {self.step} {name!r} is {came}, "
+                    f"at the start it was {was}. Make a new Recorder after such a change; recorder.run() gives the run "
+                    "until then."
+                )
+
+    def _gather(self) -> tuple[Rows, Rows | None]:
+        layout, buffer_layout = self.objective.layout, self.objective.buffer_layout
+        if self.storage is not None:
+            paths = [snapshot.path for snapshot in self._snapshots if snapshot.path]
+            return Checkpoints(paths, layout), Checkpoints(paths, buffer_layout) if buffer_layout.n else None
+        weights = np.stack([snapshot.weights for snapshot in self._snapshots if snapshot.weights is not None])
+        buffers = np.stack([snapshot.buffers for snapshot in self._snapshots if snapshot.buffers is not None])
+        return weights, buffers if np.ptp(buffers, axis=0).any() else None
+
+    def _look_for_repeats(self, weights: Rows) -> None:
+        pairs = np.linspace(0, len(weights) - 2, min(len(weights) - 1, 50)).astype(int)
+        moves = np.array([not np.array_equal(weights[int(i)], weights[int(i) + 1]) for i in pairs])
+        share = 1 - moves[: moves.nonzero()[0].max(initial=0) + 1].mean()  # a run that has come to rest may do so
+        if share > 0.5:
+            warnings.warn(
+                f"{share:.0%} of the snapshots hold the weights of the one before. Where gradients are accumulated "
+                "call record() once for each optimizer.step(), or attach the optimizer.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+def _prepare_folder(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("step-*.safetensors")):
+        _, steps = find_checkpoints(folder)
+        raise ValueError(
+            f"`storage` must be a new or empty folder, {folder} holds {len(steps)} snapshots of another run. "
+            "Open them with Run.from_checkpoints, or choose another folder."
+        )
+    return folder

@@ -1,0 +1,96 @@
+"""The matrix of recorded weights, held in memory or read from disk, and the blocks in which it is worked through."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+BLOCK_BYTES = 2**27  # of one block in float64; a few of them are held at once, whatever the size of the model
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Weight vectors as rows: `np.ndarray`, `Checkpoints`, or a `Stack` of them, indexed as NumPy does."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(n_rows, n_columns)`."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of the values."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """`rows[i]`, `rows[array]` or `rows[array, columns]`, as an array."""
+
+
+class Stack:
+    """Several matrices of as many columns, one above the other, without a copy.
+
+    Example:
+        >>> stack = Stack([np.zeros((2, 3)), np.ones((1, 3))])
+        >>> stack.shape, stack[[2, 0]].tolist()
+        ((3, 3), [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    """
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self.parts = tuple(parts)
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(n_rows, n_columns)`."""
+        return int(self._starts[-1]), self.parts[0].shape[1]
+
+    @cached_property
+    def dtype(self) -> np.dtype:
+        """Wide enough for all parts."""
+        return np.result_type(*(part.dtype for part in self.parts))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        rows, columns = index if isinstance(index, tuple) else (index, slice(None))
+        wanted = np.arange(len(self))[rows]
+        flat = np.atleast_1d(wanted)
+        values = np.empty((len(flat), len(range(*columns.indices(self.shape[1])))), self.dtype)
+        owner = np.searchsorted(self._starts, flat, side="right") - 1
+        for i, part in enumerate(self.parts):
+            mine = owner == i
+            if mine.any():
+                values[mine] = part[flat[mine] - self._starts[i], columns]
+        return values if wanted.ndim else values[0]
+
+
+def stack_rows(parts: Sequence[Rows]) -> Rows:
+    """One matrix of several, or the only one as it is."""
+    return parts[0] if len(parts) == 1 else Stack(parts)
+
+
+def column_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of columns, each of which holds at most `BLOCK_BYTES` over all rows in float64."""
+    n_rows, n_columns = shape
+    width = max(1, BLOCK_BYTES // (8 * max(1, n_rows)))
+    for start in range(0, n_columns, width):
+        yield slice(start, min(start + width, n_columns))
+
+
+def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of rows, each of which holds at most `BLOCK_BYTES` in float64, and at least one row."""
+    n_rows, n_columns = shape
+    height = max(1, BLOCK_BYTES // (8 * max(1, n_columns)))
+    for start in range(0, n_rows, height):
+        yield slice(start, min(start + height, n_rows))
+
+
+def step_lengths(rows: Rows) -> np.ndarray:
+    """Euclidean distance from each row to the next, `(n_rows - 1,)`."""
+    squared = np.zeros(max(0, len(rows) - 1))
+    for columns in column_blocks(rows.shape):
+        squared += np.square(np.diff(rows[:, columns].astype(np.float64), axis=0)).sum(axis=1)
+    return np.sqrt(squared)

@@ -1,0 +1,527 @@
+import io
+import json
+import os
+import pickle
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from loss_viz.checkpoints import Checkpoints, find_checkpoints, holds, write_snapshot
+from loss_viz.parameters import Entry, buffer_layout, parameter_layout
+
+
+class Net(nn.Module):
+    """Tensors of four axes, of one, of none, an empty one, and one under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.conv = nn.Conv2d(3, 4, (2, 5))
+        self.none = nn.Parameter(torch.empty(0, 3))
+        self.embed = nn.Embedding(6, 7)
+        self.head = nn.Linear(7, 6)
+        self.head.weight = self.embed.weight
+        self.norm = nn.BatchNorm1d(5)
+
+
+def build(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Net()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_()
+    return model
+
+
+def flatten(model):
+    return np.concatenate([p.detach().numpy().reshape(-1) for p in model.parameters()])
+
+
+def untied(model, lost="head.weight"):
+    return {name: tensor for name, tensor in model.state_dict().items() if name != lost}
+
+
+def write_shards(folder, state, save, single):
+    """As transformers does it: two files and an index of what is where."""
+    folder.mkdir()
+    stem, suffix = single.split(".")
+    names = sorted(state)
+    parts = {f"{stem}-00001-of-00002.{suffix}": names[:4], f"{stem}-00002-of-00002.{suffix}": names[4:]}
+    for file, held in parts.items():
+        save({name: state[name] for name in held}, folder / file)
+    where = {name: file for file, held in parts.items() for name in held}
+    (folder / f"{single}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+
+
+def write(kind, model, folder):
+    state, path = model.state_dict(), folder / kind
+    if kind == "step_1.safetensors":
+        save_file(untied(model), path)
+    elif kind == "other_alias_1.safetensors":
+        save_file(untied(model, "embed.weight"), path)
+    elif kind == "old_1.pth":
+        torch.save(state, path, _use_new_zipfile_serialization=False)
+    elif kind == "parameters_1.pt":
+        torch.save(dict(model.named_parameters()), path)
+    elif kind == "epoch=0-step=1.ckpt":
+        states = {"state_dict": {f"model.{name}": t for name, t in state.items()}, "optimizer_states": [{"lr": 0.1}]}
+        torch.save({"epoch": 0, "global_step": 1, **states}, path)
+    elif kind == "compiled_1.bin":
+        torch.save({f"module._orig_mod.{name}": t for name, t in state.items()}, path)
+    elif kind == "wrapped_1.pt":
+        torch.save({"step": 1, "net": state, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}, path)
+    elif kind == "model_1.pt":
+        torch.save({"model_ema": build(9).state_dict(), "model": state}, path)
+    elif kind == "checkpoint-1":
+        path.mkdir()
+        save_file(untied(model), path / "model.safetensors", metadata={"format": "pt"})
+    elif kind == "checkpoint-2":
+        write_shards(path, untied(model), save_file, "model.safetensors")
+    elif kind == "checkpoint-3":
+        path.mkdir()
+        torch.save(state, path / "pytorch_model.bin")
+    else:
+        write_shards(path, state, torch.save, "pytorch_model.bin")
+    return path
+
+
+KINDS = [
+    "step_1.safetensors",
+    "other_alias_1.safetensors",
+    "old_1.pth",
+    "parameters_1.pt",
+    "epoch=0-step=1.ckpt",
+    "compiled_1.bin",
+    "wrapped_1.pt",
+    "model_1.pt",
+    "checkpoint-1",
+    "checkpoint-2",
+    "checkpoint-3",
+    "checkpoint-4",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_holds_the_weights_of_the_model(kind, tmp_path):
+    model = build()
+    path = write(kind, model, tmp_path)
+    assert find_checkpoints(path) == ([path], [int(kind[-1]) if path.is_dir() else 1])
+    rows = Checkpoints([path], parameter_layout(model))
+    expected = flatten(model)
+    np.testing.assert_array_equal(rows[0], expected)
+    assert rows.shape == (1, len(expected)) == (1, 1 + 120 + 4 + 0 + 42 + 6 + 5 + 5)
+    for start, stop in [(0, 1), (0, 2), (1, 121), (37, 38), (50, 123), (121, 140), (130, 172), (7, -3), (-1, None)]:
+        np.testing.assert_array_equal(rows[0, start:stop], expected[start:stop])
+
+
+@pytest.mark.parametrize("kind", ["step_1.safetensors", "epoch=0-step=1.ckpt", "checkpoint-2"])
+def test_every_range_of_columns_is_that_of_the_vector(kind, tmp_path):
+    model = build()
+    model.embed = model.head = model.norm = None
+    expected = flatten(model)
+    rows = Checkpoints([write(kind, model, tmp_path)], parameter_layout(model))
+    for start in range(0, len(expected), 3):
+        for stop in range(start, len(expected) + 2, 7):
+            np.testing.assert_array_equal(rows[0, start:stop], expected[start:stop])
+
+
+def test_indexes_as_an_array_does(tmp_path):
+    models = [build(seed) for seed in range(5)]
+    for step, model in enumerate(models):
+        torch.save(model.state_dict(), tmp_path / f"step_{step}.pt")
+    paths, _ = find_checkpoints(tmp_path)
+    rows, array = Checkpoints(paths, parameter_layout(models[0])), np.stack([flatten(model) for model in models])
+    assert (len(rows), rows.shape, rows.dtype, rows.nbytes) == (5, array.shape, array.dtype, 0)
+    for index in (
+        3,
+        -1,
+        np.int64(2),
+        slice(1, 4),
+        slice(None, None, -2),
+        [4, 0, 0],
+        np.array([-1, 2]),
+        array[:, 0] > 0,
+    ):
+        np.testing.assert_array_equal(rows[index], array[index])
+        np.testing.assert_array_equal(rows[index, 30:131], array[index, 30:131])
+        assert rows[index].shape == array[index].shape
+    assert rows[2:2].shape == (0, array.shape[1])
+    assert rows[:, 9:3].shape == (5, 0)
+    np.testing.assert_array_equal(np.asarray(rows), array)
+    np.testing.assert_array_equal(np.stack(list(rows)), array)
+    assert np.asarray(rows, dtype=np.float64).dtype == np.float64
+    with pytest.raises(IndexError):
+        rows[5]
+
+
+@pytest.mark.parametrize("columns", [slice(0, 9, 2), slice(None, None, -1), 3])
+def test_columns_that_are_not_one_range_are_refused(columns, tmp_path):
+    rows = Checkpoints([write("checkpoint-1", build(), tmp_path)], parameter_layout(build()))
+    with pytest.raises(ValueError, match=r"Columns must be one slice without a step, got .* Choose from"):
+        rows[0, columns]
+
+
+def test_a_copy_cannot_be_avoided(tmp_path):
+    rows = Checkpoints([write("checkpoint-1", build(), tmp_path)], parameter_layout(build()))
+    with pytest.raises(ValueError, match="always a copy"):
+        rows.__array__(copy=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_values_come_in_the_precision_of_the_layout(dtype, suffix, tmp_path):
+    model = build().to(dtype)
+    path = tmp_path / f"a.{suffix}"
+    (save_file if suffix == "safetensors" else torch.save)(untied(model), path)
+    layout = parameter_layout(build())
+    expected = layout.join(dict(model.named_parameters())).numpy()
+    row = Checkpoints([path], layout)[0]
+    np.testing.assert_array_equal(row, expected)
+    assert row.dtype == np.float32
+    assert Checkpoints([path], parameter_layout(build().double()))[0].dtype == np.float64
+
+
+def test_buffers_and_frozen_parameters_are_rows_too(tmp_path):
+    model = build()
+    model.norm.running_mean.copy_(torch.arange(5.0))
+    for kind in ("checkpoint-2", "epoch=0-step=1.ckpt"):
+        path = write(kind, model, tmp_path)
+        layout = buffer_layout(model)
+        assert Checkpoints([path], layout)[0].tolist() == [0, 1, 2, 3, 4, 1, 1, 1, 1, 1]
+        assert all(holds(path, entry) for entry in layout.entries)
+        assert not holds(path, Entry(("running_means",), (5,)))
+        assert not holds(path, Entry(("m.running_mean",), (5,)))
+    model.conv.requires_grad_(False)
+    np.testing.assert_array_equal(Checkpoints([path], parameter_layout(model))[0, 1:43], flatten(model)[125:167])
+
+
+def test_a_layout_of_nothing_has_empty_rows(tmp_path):
+    rows = Checkpoints([write("checkpoint-1", build(), tmp_path)], buffer_layout(nn.Linear(1, 1)))
+    assert rows[:].shape == (1, 0)
+
+
+def test_nothing_is_kept_and_no_file_stays_mapped(tmp_path):
+    paths = [write(kind, build(), tmp_path) for kind in KINDS]
+    rows = Checkpoints(paths, parameter_layout(build()))
+    rows[:]
+    assert not any(isinstance(value, np.ndarray | torch.Tensor) for value in vars(rows).values())
+    if sys.platform == "linux":
+        assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+        assert not any(str(tmp_path) in str(Path(file).resolve()) for file in Path("/proc/self/fd").iterdir())
+
+
+def test_a_row_is_what_is_in_the_file_now(tmp_path):
+    path = tmp_path / "a.safetensors"
+    rows = Checkpoints([path], parameter_layout(build()))
+    for seed in range(2):
+        write_snapshot(path, dict(build(seed).named_parameters()), {})
+        np.testing.assert_array_equal(rows[0], flatten(build(seed)))
+
+
+# Which files, in which order, at which steps.
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def names_and_steps(paths):
+    found, steps = find_checkpoints(paths)
+    assert steps.dtype == np.int64
+    return [path.name for path in found], steps.tolist()
+
+
+@pytest.mark.parametrize(
+    ("names", "steps"),
+    [
+        (["w2.pt", "w10.pt", "w100.pt"], [2, 10, 100]),
+        (["step-00000009.safetensors", "step-00000010.safetensors"], [9, 10]),
+        (["step_0.bin", "step_12.bin"], [0, 12]),
+        (["epoch=9-step=400.ckpt", "epoch=10-step=440.ckpt"], [400, 440]),
+        (["epoch=0-step=10.ckpt", "epoch=0-step=20-v1.ckpt"], [10, 20]),
+        (["epoch=0-step=10-v1.ckpt", "epoch=0-step=10.ckpt"], [0, 1]),
+        (["epoch=3-val_loss=0.25.ckpt", "epoch=12-val_loss=0.19.ckpt"], [3, 12]),
+        (["Step=7.pth", "Step=30.pth"], [7, 30]),
+        (["ckpt.5.pt", "ckpt.15.pt"], [5, 15]),
+        (["b-step1.pt", "a-step2.pt"], [1, 2]),
+        (["a.pt", "b.pt", "c.PT"], [0, 1, 2]),
+        (["a.pt", "b7.pt"], [0, 1]),
+        (["1-of-9.pt", "2-of-9.pt"], [0, 1]),
+        ([f"w{10**20}.pt", f"w{10**21}.pt"], [0, 1]),
+        (["model_12.pt"], [12]),
+    ],
+)
+def test_natural_order_and_the_steps_in_the_names(names, steps, tmp_path):
+    touch(tmp_path, *reversed(names))
+    for place in (tmp_path, str(tmp_path), tmp_path / "*", f"{tmp_path}/?*.*", [tmp_path / name for name in names]):
+        assert names_and_steps(place) == (names, steps)
+
+
+def test_a_list_is_sorted_if_every_name_has_a_number_and_kept_otherwise(tmp_path):
+    touch(tmp_path, "w2.pt", "w10.pt", "init.pt", "final.pt")
+    assert names_and_steps([tmp_path / "w10.pt", str(tmp_path / "w2.pt")]) == (["w2.pt", "w10.pt"], [2, 10])
+    listed = ["init.pt", "w10.pt", "w2.pt", "final.pt"]
+    assert names_and_steps([tmp_path / name for name in listed]) == (listed, [0, 1, 2, 3])
+    os_path = os.path.join(tmp_path, "w2.pt")  # noqa: PTH118
+    assert names_and_steps(os_path) == (["w2.pt"], [2])
+
+
+def test_what_lies_beside_checkpoints_is_left_out(tmp_path):
+    touch(
+        tmp_path, "w1.pt", "w2.pt", ".w3.pt", ".w4.pt.17.tmp", "w5.pt.tmp", "optimizer.pt", "scheduler.pt", "notes.txt"
+    )
+    touch(tmp_path, "rng_state.pth", "rng_state_0.pth", "training_args.bin", "trainer_state.json", "plots/a.png")
+    assert names_and_steps(tmp_path) == (["w1.pt", "w2.pt"], [1, 2])
+    assert names_and_steps(tmp_path / "*") == (["w1.pt", "w2.pt"], [1, 2])
+
+
+def test_the_copy_that_lightning_calls_last_is_left_out_beside_others(tmp_path):
+    touch(tmp_path, "epoch=0-step=10.ckpt", "epoch=1-step=20.ckpt", "last.ckpt", "last-v1.ckpt")
+    assert names_and_steps(tmp_path) == (["epoch=0-step=10.ckpt", "epoch=1-step=20.ckpt"], [10, 20])
+    touch(tmp_path / "alone", "last.ckpt")
+    assert names_and_steps(tmp_path / "alone") == (["last.ckpt"], [0])
+
+
+def test_folders_of_the_trainer(tmp_path):
+    run = tmp_path / "run"
+    touch(run, "checkpoint-500/model.safetensors", "checkpoint-500/optimizer.pt", "checkpoint-1000/pytorch_model.bin")
+    touch(run, "checkpoint-90/model.safetensors.index.json", "checkpoint-2000/trainer_state.json", "model.safetensors")
+    expected = (["checkpoint-90", "checkpoint-500", "checkpoint-1000"], [90, 500, 1000])
+    assert names_and_steps(run) == expected
+    assert names_and_steps(run / "*") == expected
+    assert names_and_steps(tmp_path / "*" / "checkpoint-?00") == (["checkpoint-500"], [500])
+    assert names_and_steps(run / "checkpoint-90") == (["checkpoint-90"], [90])
+    touch(tmp_path / "final", "model.safetensors", "training_args.bin")
+    assert names_and_steps(tmp_path / "final") == (["final"], [0])
+    touch(tmp_path / "accelerate", "step_10/model.safetensors", "step_5/model.safetensors", "model.safetensors")
+    assert names_and_steps(tmp_path / "accelerate") == (["step_5", "step_10"], [5, 10])
+
+
+def test_the_home_folder_and_relative_paths(tmp_path, monkeypatch):
+    touch(tmp_path, "run/w1.pt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for place in ("~/run", "~/run/*.pt", "run", "run/*.pt", "**/*.pt", "run/w1.pt"):
+        assert names_and_steps(place) == (["w1.pt"], [1])
+
+
+@pytest.mark.parametrize("place", [".", "*.pt", []])
+def test_nothing_found(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "notes.txt", "optimizer.pt")
+    with pytest.raises(
+        ValueError, match=r"`paths` must lead to checkpoints, none is in .*safetensors, \.pt,"
+    ) as caught:
+        find_checkpoints(place)
+    assert str(place) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("gone.pt", "does not exist"), ("notes.txt", "is of another kind"), ("plots", "is of another kind")],
+)
+def test_what_is_no_checkpoint_is_refused(name, what, tmp_path):
+    touch(tmp_path, "notes.txt", "w1.pt", "plots/a.png")
+    for paths in ([tmp_path / "w1.pt", tmp_path / name], tmp_path / name):
+        if name != "plots" or isinstance(paths, list):
+            with pytest.raises(
+                ValueError, match=rf"`paths` must be checkpoints, .*{name} {what}. Give files ending in"
+            ):
+                find_checkpoints(paths)
+
+
+# Files that cannot serve.
+
+
+def refuse(path, layout, *parts):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        Checkpoints([path], layout)[0, :1]
+    for part in (str(path), *parts):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_a_model_of_other_names_or_shapes_is_refused(suffix, tmp_path):
+    path = tmp_path / f"step_1.{suffix}"
+    save = save_file if suffix == "safetensors" else torch.save
+    save({f"net.{name}": t for name, t in nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).state_dict().items()}, path)
+    repair = "; build `model` as it was when this checkpoint was written"
+
+    deeper = nn.Sequential(*[nn.Linear(3, 4) for _ in range(2)], *[nn.Linear(4, 4, bias=False) for _ in range(7)])
+    told = refuse(path, parameter_layout(deeper), "must hold every tensor of `model`", "'2.weight', '3.weight'", repair)
+    assert "'6.weight' and 2 more, and holds 'net.0.bias'" in told.replace("'net.0.weight', ", "")
+    refuse(
+        path,
+        parameter_layout(nn.Linear(3, 4)),
+        "once, it does under 'net.0.', 'net.1.'. Write one of them alone, or build",
+    )
+    refuse(path, parameter_layout(nn.RNNCell(1, 1, bias=False)), "lacks 'weight_ih', 'weight_hh', and holds 'net.")
+
+    wider = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
+    told = refuse(path, parameter_layout(wider), "'1.weight' is (2, 4) in it, (5, 4) in `model`", repair)
+    assert "'1.bias' is (2,) in it, (5,) in `model`" in told
+    assert "0.weight" not in told
+
+
+def test_a_layer_ahead_of_the_others_is_the_one_that_is_missing(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"state_dict": {f"model.{i}.weight": torch.ones(2, 2) for i in (1, 2)}}, path)
+    layout = parameter_layout(nn.Sequential(*[nn.Linear(2, 2, bias=False) for _ in range(3)]))
+    assert "lacks '0.weight', and holds 'state_dict.model.1.weight', " in refuse(path, layout)
+
+
+def test_two_models_in_one_file_are_refused_unless_one_has_the_usual_name(tmp_path):
+    model, other = build(1), build(2)
+    path = tmp_path / "a.pt"
+    torch.save({"generator": model.state_dict(), "discriminator": other.state_dict()}, path)
+    refuse(path, parameter_layout(model), "must hold `model` once", "'generator.'", "'discriminator.'")
+    torch.save({"state_dict_ema": other.state_dict(), "state_dict": model.state_dict()}, path)
+    np.testing.assert_array_equal(Checkpoints([path], parameter_layout(model))[0], flatten(model))
+    torch.save({**{f"ema.{name}": t for name, t in other.state_dict().items()}, **model.state_dict()}, path)
+    np.testing.assert_array_equal(Checkpoints([path], parameter_layout(model))[0], flatten(model))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_truncated_file_is_refused(kind, tmp_path):
+    path = write(kind, build(), tmp_path)
+    file = next(path.glob("*00002*"), None) or next(path.glob("*model*")) if path.is_dir() else path
+    whole = file.read_bytes()
+    for length in (0, 1, 4, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        refuse(
+            path,
+            parameter_layout(build()),
+            str(file),
+            "cannot be read as a checkpoint (",
+            "may be truncated",
+            "leave it",
+        )
+        with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+            holds(path, Entry(("scale",), ()))
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a.ckpt"])
+@pytest.mark.parametrize("text", ["Here lies no checkpoint.\n" * 40, "PK\x03\x04", "{}", "\x80\x02"])
+def test_a_text_is_no_checkpoint(name, text, tmp_path):
+    path = tmp_path / name
+    path.write_text(text, encoding="latin-1")
+    refuse(path, parameter_layout(build()), "cannot be read as a checkpoint (")
+
+
+def test_files_that_are_gone_or_incomplete_are_refused(tmp_path):
+    layout = parameter_layout(build())
+    refuse(tmp_path / "gone.pt", layout, "FileNotFoundError")
+    refuse(tmp_path / "gone.safetensors", layout, "FileNotFoundError")
+    (tmp_path / "empty").mkdir()
+    refuse(tmp_path / "empty", layout, "IsADirectoryError")
+    sharded = write("checkpoint-2", build(), tmp_path)
+    (sharded / "model-00002-of-00002.safetensors").unlink()
+    refuse(sharded, layout, "FileNotFoundError", "model-00002-of-00002.safetensors")
+    (sharded / "model.safetensors.index.json").write_text("{")
+    refuse(sharded, layout, "JSONDecodeError")
+
+
+@pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/secret.safetensors"])
+def test_an_index_leads_nowhere_but_into_its_folder(name, tmp_path):
+    path = write("checkpoint-2", build(), tmp_path)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"scale": name}}))
+    refuse(path, parameter_layout(build()), f"{path / 'secret.safetensors'} cannot be read")
+
+
+class Malicious:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f"echo 1 > {self.target}",)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle", "protocol 2", "tar"])
+def test_code_in_a_checkpoint_is_not_run(kind, tmp_path):
+    path, target = tmp_path / "a.pt", tmp_path / "was_here"
+    harm = {**build().state_dict(), "extra": Malicious(target)}
+    if kind in ("zip", "legacy"):
+        torch.save(harm, path, _use_new_zipfile_serialization=kind == "zip")
+    elif kind == "tar":
+        with tarfile.open(path, "w") as tar:
+            for name in ("storages", "tensors", "pickle"):
+                data = pickle.dumps(Malicious(target), protocol=2)
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    else:
+        path.write_bytes(pickle.dumps(Malicious(target), protocol=2 if kind == "protocol 2" else None))
+    refuse(path, parameter_layout(build()))
+    assert not target.exists()
+    if kind != "pickle" and kind != "tar":
+        refuse(path, parameter_layout(build()), f"holds a {os.system.__module__}.system", "can run code", "torch.save(")
+        pickle.loads(pickle.dumps(Malicious(target)))
+        assert target.exists()  # it would have worked
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+def test_a_whole_module_and_torchscript_are_refused(tmp_path):
+    model = nn.Linear(2, 2)
+    torch.save(model, tmp_path / "a.pt")
+    refuse(tmp_path / "a.pt", parameter_layout(model), "holds a torch.nn.modules.linear.Linear", "model.state_dict()")
+    torch.jit.trace(model, torch.ones(1, 2)).save(str(tmp_path / "b.pt"))
+    refuse(tmp_path / "b.pt", parameter_layout(model), "TorchScript")
+
+
+# What is written.
+
+
+def test_a_snapshot_is_a_plain_file_that_can_be_read_back(tmp_path):
+    model, path = build(), tmp_path / "step-00000003.safetensors"
+    layout = parameter_layout(model)
+    views = layout.split(torch.from_numpy(flatten(model)))
+    write_snapshot(path, {**views, "turned": torch.arange(6).reshape(2, 3).T, "tied": views["scale"]}, {"loss": "0.5"})
+    assert load_file(path)["turned"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"loss": "0.5"}
+    assert names_and_steps(tmp_path) == ([path.name], [3])
+    np.testing.assert_array_equal(Checkpoints([path], layout)[0], flatten(model))
+    if os.name == "posix":
+        (tmp_path / "plain").touch()
+        assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("place", ["os.fsync", "pathlib.Path.replace"])
+@pytest.mark.parametrize("before", [False, True])
+def test_an_error_leaves_what_was_there(place, before, tmp_path, monkeypatch):
+    path = tmp_path / "step-1.safetensors"
+    if before:
+        write_snapshot(path, {"w": torch.zeros(3)}, {})
+
+    def fail(*args):
+        [part] = tmp_path.glob(".*.tmp")
+        assert part.stat().st_size
+        with pytest.raises(ValueError, match="none is in"):
+            find_checkpoints(tmp_path / ".*")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_snapshot(path, {"w": torch.ones(3)}, {})
+    assert list(tmp_path.iterdir()) == [path] * before
+    if before:
+        assert load_file(path)["w"].tolist() == [0, 0, 0]
+
+
+def test_a_folder_that_is_gone_is_an_error(tmp_path):
+    with pytest.raises(OSError, match="gone"):
+        write_snapshot(tmp_path / "gone" / "a.safetensors", {"w": torch.ones(3)}, {})

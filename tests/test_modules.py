@@ -1,0 +1,319 @@
+"""Any module: the batched loss against the model itself, one weight vector at a time, in float64."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from loss_viz.objective import Objective
+from loss_viz.probes import plain_attention
+
+DTYPE = torch.float64
+
+
+class Attention(nn.Module):
+    """Causal self-attention as people write it today."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x):
+        q, k, v = (part.view(*x.shape[:2], 2, 4).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+
+
+class Tied(nn.Module):
+    """One matrix that embeds and reads out, as language models have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(7, 5)
+        self.read = nn.Linear(5, 7, bias=False)
+        self.read.weight = self.embed.weight
+
+    def forward(self, tokens):
+        return self.read(torch.tanh(self.embed(tokens)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.inner = kind(8, 4, num_layers=2, batch_first=True)
+
+    def forward(self, x):
+        return self.inner(x)[0]
+
+
+class Square(torch.autograd.Function):
+    """A function of a user's own, without a rule for vmap."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, slope):
+        return 2 * slope * ctx.saved_tensors[0]
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return Square.apply(self.inner(x))
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = self.inner(x)
+        return y if y.mean().item() > 0 else -3 * y
+
+
+class Counting(nn.Module):
+    """Writes to a buffer at each forward pass, and its answer depends on it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 3)
+        self.register_buffer("total", torch.ones(3))
+
+    def forward(self, x):
+        self.total += self.inner.bias.detach()
+        return self.inner(x) * self.total
+
+
+def images():
+    return torch.linspace(-1, 1, 6 * 3 * 8 * 8, dtype=DTYPE).reshape(6, 3, 8, 8).sin()
+
+
+def sequences():
+    return torch.linspace(-3, 3, 4 * 5 * 8, dtype=DTYPE).reshape(4, 5, 8).sin()
+
+
+def tokens():
+    return torch.arange(20).reshape(4, 5) % 7
+
+
+CONVOLUTIONS = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 2, groups=2, bias=False), nn.Flatten()]
+BATCHED = {
+    "convolution": (lambda: nn.Sequential(*copy.deepcopy(CONVOLUTIONS), nn.Linear(8, 3)), images),
+    "transposed convolution": (lambda: nn.ConvTranspose2d(3, 2, 3, stride=2), images),
+    "batch norm": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), images),
+    "group norm": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.GELU()), images),
+    "layer norm": (lambda: nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.SiLU()), sequences),
+    "dropout": (lambda: nn.Sequential(nn.Linear(8, 6), nn.Dropout(0.5)), sequences),
+    "embedding": (lambda: nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 2)), tokens),
+    "tied": (Tied, tokens),
+}
+ATTENTION = {
+    "attention": (Attention, sequences),
+    "transformer": (
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=False
+        ),
+        sequences,
+    ),
+}
+ONE_AT_A_TIME = {
+    "weight norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(8, 3)), sequences),
+    "lstm": (lambda: Recurrent(nn.LSTM), sequences),
+    "gru": (lambda: Recurrent(nn.GRU), sequences),
+    "own function": (Own, sequences),
+    "branching": (Branching, sequences),
+}
+
+
+def build(kind):
+    make, data = kind
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = make().to(DTYPE)
+    x = data()
+    return model, lambda m: m(x).square().mean()
+
+
+def losses_one_by_one(model, loss_fn, weights, train=False):
+    losses = []
+    for row in weights:
+        other = copy.deepcopy(model).train(train)
+        nn.utils.vector_to_parameters(torch.tensor(row), [p for p in other.parameters() if p.requires_grad])
+        with torch.no_grad():
+            losses.append(loss_fn(other).item())
+    return losses
+
+
+def around(objective, n=5):
+    return objective.own_weights + 0.1 * np.random.default_rng(0).normal(size=(n, objective.n_params))
+
+
+def require_equal(model, loss_fn, objective):
+    weights = around(objective)
+    losses = objective(weights)
+    np.testing.assert_allclose(losses, losses_one_by_one(model, loss_fn, weights), rtol=1e-10)
+    assert np.ptp(losses) > 0
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_batched(name):
+    model, loss_fn = build(BATCHED[name])
+    objective = Objective(model, loss_fn)  # a warning would be an error here
+    assert objective.chunk_size > 1
+    require_equal(model, loss_fn, objective)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_is_batched_where_pytorch_lets_it(name):
+    model, loss_fn = build(ATTENTION[name])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        objective = Objective(model, loss_fn)
+    assert bool(said) == (not hasattr(torch.backends, "mha"))
+    require_equal(model, loss_fn, objective)
+
+
+@pytest.mark.parametrize("name", ONE_AT_A_TIME)
+def test_one_at_a_time_where_vmap_cannot(name):
+    model, loss_fn = build(ONE_AT_A_TIME[name])
+    with pytest.warns(RuntimeWarning, match=r"vmap cannot batch this model \(.+\); .* one at a time"):
+        objective = Objective(model, loss_fn)
+    require_equal(model, loss_fn, objective)
+
+
+def test_a_loss_of_several_calls_is_the_same_whatever_the_model_writes():
+    model, loss_fn = build((Counting, sequences))
+    objective = Objective(model, loss_fn)
+    require_equal(model, loss_fn, objective)
+    assert model.total.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["batch norm", "dropout"])
+def test_training_mode_where_the_loss_asks_for_it(kind):
+    model, inner = build(BATCHED[kind])
+
+    def loss_fn(m):
+        torch.manual_seed(1)
+        return inner(m.train())
+
+    objective = Objective(model, loss_fn)
+    weights = around(objective)
+    random = torch.get_rng_state()
+    losses = objective(weights)
+    assert torch.equal(torch.get_rng_state(), random)  # though the loss seeds it
+    np.testing.assert_allclose(losses, losses_one_by_one(model, loss_fn, weights, train=True), rtol=1e-10)
+    assert not np.allclose(losses, Objective(model, inner)(weights), rtol=1e-3)
+
+
+def test_randomness_is_refused_with_the_repair():
+    model, _ = build(BATCHED["dropout"])
+    x = sequences()
+    with pytest.raises(ValueError, match=r"same loss twice.*torch\.manual_seed\(0\) inside it"):
+        Objective(model, lambda m: F.dropout(m(x), 0.5, training=True).mean())
+
+
+def test_buffers_go_with_their_rows():
+    model, loss_fn = build(BATCHED["batch norm"])
+    objective = Objective(model, loss_fn)
+    assert [entry.name for entry in objective.buffer_layout.entries] == ["1.running_mean", "1.running_var"]
+    weights = around(objective, 3)
+    buffers = np.abs(np.random.default_rng(1).normal(size=(3, 8))) + 0.1
+    expected = []
+    for row, state in zip(weights, buffers, strict=True):
+        other = copy.deepcopy(model).eval()
+        nn.utils.vector_to_parameters(torch.tensor(row), other.parameters())
+        other[1].running_mean.copy_(torch.tensor(state[:4]))
+        other[1].running_var.copy_(torch.tensor(state[4:]))
+        expected.append(loss_fn(other).item())
+    np.testing.assert_allclose(objective(weights, buffers), expected, rtol=1e-12)
+    x = images()
+    answer = objective.predict(weights[2], x, buffers[2])
+    torch.testing.assert_close(answer, other(x).detach(), rtol=1e-12, atol=0)
+
+
+def test_tied_weights_count_once():
+    model, loss_fn = build(BATCHED["tied"])
+    objective = Objective(model, loss_fn)
+    assert objective.n_params == 35
+    [entry] = objective.layout.entries
+    assert entry.names == ("embed.weight", "read.weight")
+
+
+def test_mixed_precision_models_have_one_vector():
+    model = nn.Sequential(nn.Linear(8, 4).to(torch.bfloat16), nn.Linear(4, 1))
+    x = sequences().float()
+    objective = Objective(model, lambda m: m[1](m[0](x.bfloat16()).float()).mean())
+    assert objective.own_weights.dtype == np.float32
+    expected = model[1](model[0](x.bfloat16()).float()).mean().item()
+    assert objective(objective.own_weights[None])[0] == pytest.approx(expected, rel=2e-2)  # of bfloat16
+
+
+def test_autocast_around_the_call_changes_nothing():
+    model = nn.Linear(8, 3)
+    x = sequences().float()
+    objective = Objective(model, lambda m: m(x).square().mean())
+    plain = objective(objective.own_weights[None])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert objective(objective.own_weights[None]) == plain
+        assert Objective(model, lambda m: m(x).square().mean())(objective.own_weights[None]) == plain
+
+
+def test_a_loss_that_does_not_look_at_its_model_is_refused():
+    model, loss_fn = build(BATCHED["layer norm"])
+    with pytest.raises(ValueError, match=r"must use the model that it is handed.*lambda m: criterion\(m\(x\), y\)"):
+        Objective(model, lambda _: loss_fn(model))
+
+
+def test_a_model_that_cannot_be_copied_is_refused():
+    model = nn.Linear(8, 3)
+    x = sequences().float()
+    model.last = model(x)  # not a leaf: deepcopy refuses it
+    with pytest.raises(ValueError, match=r"copy\.deepcopy can copy.*Hold no results"):
+        Objective(model, lambda m: m(x).mean())
+
+
+def test_data_on_another_device_are_named():
+    model, loss_fn = build(BATCHED["layer norm"])
+    with pytest.raises(
+        ValueError, match=r"data of `loss_fn` must be where the model is evaluated, on meta.*x\.to\('meta'\)"
+    ):
+        Objective(model, loss_fn, device="meta")
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def test_complex_parameters_are_refused():
+    model = nn.Linear(8, 3, dtype=torch.complex64)
+    with pytest.raises(ValueError, match=r"'weight' is torch\.complex64"):
+        Objective(model, lambda m: m.weight.abs().mean())
+
+
+@pytest.mark.parametrize("name", ["layer norm", "batch norm", "attention", "tied"])
+def test_hessian_products_are_those_of_the_dense_hessian(name):
+    model, loss_fn = build((BATCHED | ATTENTION)[name])
+    if name == "attention" and not hasattr(torch.backends, "mha"):
+        pytest.skip("this PyTorch has fused attention only")
+    objective = Objective(model, loss_fn)
+    at = torch.tensor(objective.own_weights)
+    buffers = torch.tensor(objective.own_buffers)
+    with plain_attention():
+        dense = torch.autograd.functional.hessian(lambda w: objective._loss_at(w, buffers), at).numpy()
+    vector = np.random.default_rng(0).normal(size=objective.n_params)
+    product = objective.multiply_hessian(objective.own_weights, vector)
+    np.testing.assert_allclose(product, dense @ vector, atol=1e-10)
+
+
+def test_a_loss_that_is_not_smooth_has_no_hessian():
+    model = nn.Linear(2, 1)
+    objective = Objective(model, lambda m: m.weight.detach().sum() + m.bias.detach().sum())
+    with pytest.raises(ValueError, match="differentiate twice"):
+        objective.multiply_hessian(objective.own_weights, objective.own_weights)
