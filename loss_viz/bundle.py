@@ -119,17 +119,13 @@ def bundle_runs(runs: Runs) -> Bundle:
         TypeError: something else than runs.
         ValueError: no run, or runs of different models, or with different losses.
     """
-    names: tuple[str, ...]
-    if isinstance(runs, Mapping):
-        names, several = tuple(str(name) for name in runs), tuple(runs.values())
-    else:
-        several = (runs,) if isinstance(runs, Run) else tuple(runs)
-        names = name_runs(several)
+    several = (runs,) if isinstance(runs, Run) else tuple(runs.values() if isinstance(runs, Mapping) else runs)
     if not several:
         raise ValueError("A landscape needs at least one run, got none. Pass what `loss_viz.train` returns.")
     for run in several:
         if not isinstance(run, Run):
             raise TypeError(f"A landscape needs runs, got {type(run).__name__}. Pass what `loss_viz.train` returns.")
+    names = tuple(str(name) for name in runs) if isinstance(runs, Mapping) else name_runs(several)
     for name, run in zip(names[1:], several[1:], strict=True):
         _require_alike(several[0], run, name)
     return Bundle(several, names)
@@ -137,8 +133,6 @@ def bundle_runs(runs: Runs) -> Bundle:
 
 def name_runs(runs: Sequence[Run]) -> tuple[str, ...]:
     """What to call runs: by their names, else by the settings in which they differ, else by numbers."""
-    if not all(isinstance(run, Run) for run in runs):
-        return ("",) * len(runs)
     if len(runs) == 1:
         return (runs[0].name,)
     kinds = {key: len({str(run.settings.get(key)) for run in runs}) for key in runs[0].settings}

@@ -82,6 +82,13 @@ def parameter_layout(model: nn.Module) -> Layout:
     return _lay_out({named[id(p)]: p for p in trainable.values()})
 
 
+def frozen_layouts(model: nn.Module) -> list[Layout]:
+    """The parameters that are not trained, each in a layout of its own, for they may be large."""
+    named = _name_all(model.named_parameters(remove_duplicate=False))
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    return [_lay_out({named[id(p)]: p}) for p in frozen]
+
+
 def buffer_layout(model: nn.Module) -> Layout:
     """The floating-point buffers, such as the running statistics of batch normalization."""
     named = _name_all(model.named_buffers(remove_duplicate=False))

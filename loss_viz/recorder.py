@@ -1,37 +1,20 @@
 """Record any training: the weights of a model of your own, at every step or a few of them, and never its course."""
 
 import warnings
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .checkpoints import Checkpoints, find_checkpoints, write_snapshot
 from .objective import LossFn, Objective
 from .rows import Rows
+from .snapshots import Snapshots
 from .trajectory import Run, trace_run
-
-MEMORY = 2**30  # bytes of snapshots that are held where nothing else is said
-FEWEST, MOST = 25, 2000
-FEWEST_STORED = 200
-SNAPSHOT = "step-{:010d}.safetensors"
-
-
-class Snapshot(NamedTuple):
-    """One moment of a training: its arrays, or the file in which they are."""
-
-    step: int
-    weights: Float[np.ndarray, " n_params"] | None
-    buffers: Float[np.ndarray, " n_buffers"] | None
-    path: Path | None
 
 
 class Recorder:
@@ -91,14 +74,13 @@ class Recorder:
         self.model = model
         self.objective = Objective(model, loss_fn, device=device)
         self.name = name
-        self.every = every
-        self.storage = None if storage is None else _prepare_folder(Path(storage))
-        self.max_snapshots = max_snapshots or self._choose_size()
+        layouts = self.objective.layout, self.objective.buffer_layout
+        folder = None if storage is None else Path(storage)
+        self._snapshots = Snapshots(*layouts, every=every, most=max_snapshots, folder=folder)
         self.step = 0
         self.note = ""
-        self._snapshots: list[Snapshot] = []
         self._hooks: list[RemovableHandle] = []
-        self._keep()
+        self._add()
         [loss] = self.objective(self.objective.own_weights[None])
         if not np.isfinite(loss):
             raise ValueError(
@@ -110,7 +92,7 @@ class Recorder:
         return len(self._snapshots)
 
     def __repr__(self) -> str:
-        where = f" in {self.storage}" if self.storage else ""
+        where = f" in {self._snapshots.folder}" if self._snapshots.folder else ""
         return f"Recorder({len(self)} snapshots of {self.objective.n_params} weights{where}, up to step {self.step})"
 
     def record(self) -> None:
@@ -122,8 +104,8 @@ class Recorder:
             ValueError: a parameter is gone, new, or of another shape than at the start.
         """
         self.step += 1
-        if self.step % self.every == 0:
-            self._keep()
+        if not self.note and self._snapshots.is_due(self.step):
+            self._add()
 
     def attach(self, optimizer: Optimizer) -> "Recorder":
         """Record after each step of an optimizer, until the end of a `with` block or `detach()`.
@@ -179,80 +161,45 @@ class Recorder:
                 "The recorder holds the start alone. Call recorder.record() after each optimizer.step(), or "
                 "recorder.attach(optimizer) before the loop, and train."
             )
-        weights, buffers = self._gather()
-        self._look_for_repeats(weights)
-        step = np.array([snapshot.step for snapshot in self._snapshots])
+        weights, buffers = self._snapshots.gather()
+        _look_for_repeats(weights)
         run = trace_run(
-            self.objective, weights, step, buffers=buffers, name=self.name, note=self.note, progress=progress
+            self.objective,
+            weights,
+            self._snapshots.steps,
+            buffers=buffers,
+            name=self.name,
+            note=self.note,
+            progress=progress,
         )
         if run.note and run.note != self.note:
             warnings.warn(run.note, RuntimeWarning, stacklevel=2)
         return run
 
-    def _choose_size(self) -> int:
-        fitting = MEMORY // (self.objective.n_params * self.objective.layout.dtype.itemsize)
-        return int(np.clip(fitting, FEWEST_STORED if self.storage else FEWEST, MOST))
-
     def _catch_up(self) -> None:
         """Take the present weights too, for the run ends with them."""
-        if self._snapshots[-1].step != self.step and not self.note:
+        if self._snapshots.steps[-1] != self.step and not self.note:
             self._add()
-
-    def _keep(self) -> None:
-        if self.note:  # recording has ended
-            return
-        kept = len(self._snapshots) - self._has_tail
-        if kept >= self.max_snapshots - 1:  # room for the last one
-            self._thin()
-        if self.step % self.every == 0:
-            self._add()
-
-    @property
-    def _has_tail(self) -> bool:
-        """Whether the last snapshot was only taken because a run was asked for."""
-        return bool(self._snapshots and self._snapshots[-1].step % self.every)
 
     def _add(self) -> None:
         self._check_parameters()
         weights = self.objective.layout.join(dict(self.model.named_parameters()))
+        buffers = self.objective.buffer_layout.join(dict(self.model.named_buffers()))
         if not weights.isfinite().all():
             self._end(f"The weights are no longer finite at step {self.step}")
             return
         try:
-            snapshot = self._take(weights)
+            self._snapshots.add(self.step, weights, buffers)
         except OSError as error:
             if not self._snapshots:
                 raise
             self._end(f"Recording could not go on at step {self.step}: {error}")
-            return
-        if self._has_tail:  # not before the new one is safe
-            self._drop([self._snapshots.pop()])
-        self._snapshots.append(snapshot)
-
-    def _take(self, weights: torch.Tensor) -> Snapshot:
-        layout, buffer_layout = self.objective.layout, self.objective.buffer_layout
-        buffers = buffer_layout.join(dict(self.model.named_buffers()))
-        if self.storage is None:
-            return Snapshot(self.step, weights.numpy(), buffers.numpy(), None)
-        path = self.storage / SNAPSHOT.format(self.step)
-        write_snapshot(path, layout.split(weights) | buffer_layout.split(buffers), {"step": str(self.step)})
-        return Snapshot(self.step, None, None, path)
-
-    def _thin(self) -> None:
-        self.every *= 2
-        self._drop([snapshot for snapshot in self._snapshots if snapshot.step % self.every])
-        self._snapshots = [snapshot for snapshot in self._snapshots if snapshot.step % self.every == 0]
-
-    def _drop(self, snapshots: Iterable[Snapshot]) -> None:
-        for snapshot in snapshots:
-            if snapshot.path:
-                snapshot.path.unlink(missing_ok=True)
 
     def _end(self, cause: str) -> None:
         """Stop recording and say so; the training goes on, and the run so far is kept."""
         if not self._snapshots:
             raise ValueError(f"{cause}; there is nothing to record. Start from finite weights.")
-        self.note = f"{cause}; the run is kept up to step {self._snapshots[-1].step}."
+        self.note = f"{cause}; the run is kept up to step {self._snapshots.steps[-1]}."
         self.detach()
         warnings.warn(self.note, RuntimeWarning, stacklevel=4)
 
@@ -263,40 +210,24 @@ class Recorder:
         for name in [*known, *sorted(trained - set(known))]:
             if now.get(name) != known.get(name):
                 was, came = known.get(name, "frozen or absent"), now.get(name, "gone")
+                last = self._snapshots.steps[-1]
+                self.note = f"The model changed at step {self.step}; the run is kept up to step {last}."
+                self.detach()
                 raise ValueError(
                     f"The model must keep its parameters while it is recorded; at step {self.step} {name!r} is {came}, "
                     f"at the start it was {was}. Make a new Recorder after such a change; recorder.run() gives the run "
                     "until then."
                 )
 
-    def _gather(self) -> tuple[Rows, Rows | None]:
-        layout, buffer_layout = self.objective.layout, self.objective.buffer_layout
-        if self.storage is not None:
-            paths = [snapshot.path for snapshot in self._snapshots if snapshot.path]
-            return Checkpoints(paths, layout), Checkpoints(paths, buffer_layout) if buffer_layout.n else None
-        weights = np.stack([snapshot.weights for snapshot in self._snapshots if snapshot.weights is not None])
-        buffers = np.stack([snapshot.buffers for snapshot in self._snapshots if snapshot.buffers is not None])
-        return weights, buffers if np.ptp(buffers, axis=0).any() else None
 
-    def _look_for_repeats(self, weights: Rows) -> None:
-        pairs = np.linspace(0, len(weights) - 2, min(len(weights) - 1, 50)).astype(int)
-        moves = np.array([not np.array_equal(weights[int(i)], weights[int(i) + 1]) for i in pairs])
-        share = 1 - moves[: moves.nonzero()[0].max(initial=0) + 1].mean()  # a run that has come to rest may do so
-        if share > 0.5:
-            warnings.warn(
-                f"{share:.0%} of the snapshots hold the weights of the one before. Where gradients are accumulated "
-                "call record() once for each optimizer.step(), or attach the optimizer.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-
-
-def _prepare_folder(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.glob("step-*.safetensors")):
-        _, steps = find_checkpoints(folder)
-        raise ValueError(
-            f"`storage` must be a new or empty folder, {folder} holds {len(steps)} snapshots of another run. "
-            "Open them with Run.from_checkpoints, or choose another folder."
+def _look_for_repeats(weights: Rows) -> None:
+    pairs = np.linspace(0, len(weights) - 2, min(len(weights) - 1, 50)).astype(int)
+    moves = np.array([not np.array_equal(weights[int(i)], weights[int(i) + 1]) for i in pairs])
+    share = 1 - moves[: moves.nonzero()[0].max(initial=0) + 1].mean()  # a run that has come to rest may do so
+    if share > 0.5:
+        warnings.warn(
+            f"{share:.0%} of the snapshots hold the weights of the one before. Where gradients are accumulated "
+            "call record() once for each optimizer.step(), or attach the optimizer.",
+            RuntimeWarning,
+            stacklevel=3,
         )
-    return folder

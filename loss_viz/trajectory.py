@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 from .archive import write_archive
 from .checkpoints import Checkpoints, find_checkpoints, holds
 from .objective import LossFn, Objective
+from .parameters import frozen_layouts
 from .rows import Rows, row_blocks
 from .tasks import Task
 
@@ -193,12 +195,28 @@ class Run:
             ([0, 5, 10], (3, 2))
         """
         found, step = find_checkpoints(paths)
+        if len(found) < 2:
+            raise ValueError(f"A run needs at least 2 checkpoints, {found[0]} is the only one. Give the whole folder.")
+        _require_frozen(model, [found[0], found[-1]])
         objective = Objective(model, loss_fn, device=device)
         buffers = None
         if objective.buffer_layout.n and all(holds(found[0], entry) for entry in objective.buffer_layout.entries):
             buffers = Checkpoints(found, objective.buffer_layout)
         weights = Checkpoints(found, objective.layout)
         return trace_run(objective, weights, step, buffers=buffers, name=name, progress=progress)
+
+
+def _require_frozen(model: nn.Module, paths: list[Path]) -> None:
+    """What is frozen in the model must be what the checkpoints were written with."""
+    parameters = dict(model.named_parameters())
+    for layout in frozen_layouts(model):
+        [entry] = layout.entries
+        own = layout.join(parameters).numpy()
+        if holds(paths[0], entry) and (Checkpoints(paths, layout)[:] != own).any():
+            raise ValueError(
+                f"{entry.name!r} is frozen in `model`, and the checkpoints hold other values. Load one of them into "
+                "`model` first, or let requires_grad be as it was in the training."
+            )
 
 
 def trace_run(

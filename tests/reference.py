@@ -84,3 +84,30 @@ def blended_height(run, point, anchors, *, k, sigma, plane):
         loss_at(run.model, run.objective.loss_fn, lift(weights, components, path, t, k, point, plane)) for t in anchors
     ]
     return float(shares @ losses)
+
+
+def filter_norms(model, vector):
+    """For each filter of each weight matrix the norm of its part of a flat vector; and all the rest of the vector."""
+    norms, rest, start = [], [], 0
+    for p in model.parameters():
+        part = vector[start : start + p.numel()].reshape(tuple(p.shape))
+        start += p.numel()
+        if p.ndim < 2:
+            rest.append(np.ravel(part))
+        else:
+            norms += [np.linalg.norm(part[i]) for i in range(len(part))]
+    return np.array(norms), np.concatenate([np.zeros(0), *rest])
+
+
+def dense_hessian(model, loss_fn, weights):
+    """Second derivatives, one parameter after the other, in the precision of the model."""
+    kept = parameters_to_vector(model.parameters()).detach().clone()
+    vector_to_parameters(torch.as_tensor(np.array(weights), dtype=kept.dtype), model.parameters())
+    parameters = list(model.parameters())
+    slopes = torch.autograd.grad(loss_fn(model), parameters, create_graph=True)
+    rows = []
+    for slope in torch.cat([slope.reshape(-1) for slope in slopes]):
+        parts = torch.autograd.grad(slope, parameters, retain_graph=True)
+        rows.append(torch.cat([part.reshape(-1) for part in parts]))
+    vector_to_parameters(kept, model.parameters())
+    return torch.stack(rows).double().numpy()

@@ -1,0 +1,212 @@
+"""Runs in files: saved and opened again, and folders of checkpoints from elsewhere."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import loss_viz as lv
+from loss_viz.archive import write_archive
+
+
+def build(width=6):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(1, width), nn.BatchNorm1d(width), nn.Tanh(), nn.Linear(width, 1))
+
+
+X = torch.linspace(-1, 1, 30)[:, None]
+
+
+def loss_fn(model):
+    return (model(X) - X.sin()).square().mean()
+
+
+def train(model, each):
+    """A plain loop that leaves what it passes through to `each`."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    each(0)
+    for step in range(1, 9):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model.train()(X), X.sin()).backward()
+        optimizer.step()
+        each(step)
+
+
+@pytest.fixture
+def recorded():
+    model = build()
+    recorder = lv.Recorder(model, loss_fn, name="mine")
+    train(model, lambda step: recorder.record() if step else None)
+    return recorder.run()
+
+
+def require_same(one, two):
+    for name in ("weights", "loss", "step"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert (one.note, one.name, dict(one.settings)) == (two.note, two.name, dict(two.settings))
+    np.testing.assert_allclose(two.objective(two.weights[:], two.buffers), one.loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"depth": 2, "width": 5, "activation": "gelu", "dtype": torch.float64}])
+@pytest.mark.parametrize("target", ["x^3", lambda x: x.sin()], ids=["formula", "function"])
+def test_a_trained_run_needs_nothing_but_its_file(tmp_path, settings, target):
+    run = lv.train(target, steps=30, progress=False, **settings)
+    run.save(tmp_path / "run.safetensors")
+    again = lv.load_run(tmp_path / "run.safetensors")
+    require_same(run, again)
+    assert again.task.name == run.task.name
+    np.testing.assert_allclose(again.predict(4), run.predict(4), rtol=1e-6)
+    pictures = [lv.landscape(one, resolution=(5, 4), progress=False).loss for one in (run, again)]
+    np.testing.assert_allclose(*pictures, rtol=1e-5)
+
+
+def test_the_file_describes_itself(tmp_path):
+    run = lv.train("x^3", steps=30, optimizer="sgd", progress=False)
+    path = tmp_path / "run.safetensors"
+    run.save(path)
+    with safetensors.safe_open(str(path), framework="np") as file:
+        facts = json.loads(file.metadata()["loss_viz"])
+        assert set(file.keys()) == {"weights", "loss", "step", "task.x", "task.y"}
+    assert facts["format"] == "loss_viz run"
+    assert facts["loss_viz"] == lv.__version__
+    assert facts["settings"] == {
+        **{"target": "x^3", "width": 8, "depth": 1, "activation": "silu"},
+        **{"optimizer": "sgd", "lr": 0.01, "steps": 30, "seed": 52},
+    }
+    assert facts["parameters"][0] == ["0.weight", [8, 1]]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+def test_a_run_of_your_own_needs_its_model_and_loss_once_more(tmp_path, recorded):
+    path = tmp_path / "own.safetensors"
+    recorded.save(path)
+    assert recorded.buffers is not None
+    again = lv.load_run(path, build(), loss_fn)
+    require_same(recorded, again)
+    np.testing.assert_array_equal(again.buffers, recorded.buffers)
+    with pytest.raises(ValueError, match=r"does not hold the model, which is code of your own\. Pass it"):
+        lv.load_run(path)
+    with pytest.raises(ValueError, match="does not hold the loss"):
+        lv.load_run(path, build())
+    with pytest.raises(ValueError, match=r"the file has \('0.weight', \(6, 1\)\) where `model` has .*\(7, 1\)"):
+        lv.load_run(path, build(7), loss_fn)
+    with pytest.raises(ValueError, match=r"`loss_fn` must be the loss whose run is in .* Use the same data"):
+        lv.load_run(path, build(), lambda m: 2 * loss_fn(m))
+
+
+def test_a_run_of_own_units_needs_its_model(tmp_path):
+    run = lv.train("x", steps=10, activation=nn.ELU, progress=False)
+    run.save(tmp_path / "run.safetensors")
+    with pytest.raises(ValueError, match="does not hold the model"):
+        lv.load_run(tmp_path / "run.safetensors")
+    require_same(run, lv.load_run(tmp_path / "run.safetensors", run.model))
+
+
+def test_truncated_and_foreign_files_are_refused(tmp_path):
+    run = lv.train("x", steps=10, progress=False)
+    path = tmp_path / "run.safetensors"
+    run.save(path)
+    whole = path.read_bytes()
+    for n_bytes in (0, 3, 8, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:n_bytes])
+        with pytest.raises(ValueError, match=r"cannot be read as a run: .*truncated or of another kind"):
+            lv.load_run(path)
+    path.write_text("dear diary")
+    with pytest.raises(ValueError, match="cannot be read as a run"):
+        lv.load_run(path)
+    torch.save({"weights": torch.ones(3)}, path)
+    with pytest.raises(ValueError, match="cannot be read as a run"):
+        lv.load_run(path)
+    safetensors.torch.save_file({"weight": torch.ones(3)}, path)
+    with pytest.raises(ValueError, match=r"holds tensors, but no run\. Open checkpoints"):
+        lv.load_run(path)
+    write_archive(path, {"weights": np.ones((2, 2))}, {"task": None})
+    with pytest.raises(ValueError, match="is not the whole of a run: 'loss' in it is missing"):
+        lv.load_run(path)
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        lv.load_run(tmp_path / "nothing")
+    write_archive(path, {}, {"version": 2})
+    with pytest.raises(ValueError, match=r"version 2 of the format"):
+        lv.load_run(path)
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    run = lv.train("x", steps=10, progress=False)
+    path = tmp_path / "run.safetensors"
+    run.save(path)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        lv.train("x", steps=20, progress=False).save(path)
+    assert len(lv.load_run(path)) == 11
+    assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "ckpt"])
+def test_checkpoints_of_a_plain_loop(tmp_path, kind):
+    model = build()
+    expected = []
+
+    def keep(step):
+        expected.append(loss_fn(model.eval()).item())
+        path = tmp_path / f"epoch={step // 3}-step={step}.{kind}"
+        if kind == "safetensors":
+            safetensors.torch.save_file(model.state_dict(), path)
+        else:
+            whole = {f"net.{name}": value for name, value in model.state_dict().items()}
+            torch.save(model.state_dict() if kind == "pt" else {"state_dict": whole, "global_step": step}, path)
+
+    train(model, keep)
+    fresh = build()
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    run = lv.Run.from_checkpoints(fresh, loss_fn, tmp_path, progress=False)
+    assert run.step.tolist() == list(range(9))
+    np.testing.assert_allclose(run.loss, expected, rtol=1e-5)  # with the statistics of each file
+    assert all(torch.equal(before[name], value) for name, value in fresh.state_dict().items())
+    land = lv.landscape(run, k=2, resolution=(4, 3), n_anchors=None, progress=False)
+    assert lv.fidelity(land).median < 1.02
+    with pytest.raises(ValueError, match=re.escape(f"The weights of this run lie in {tmp_path}")):
+        run.save(tmp_path / "run.safetensors")
+    with pytest.raises(ValueError, match=r"0\.weight.*\(6, 1\).*\(7, 1\)"):
+        lv.Run.from_checkpoints(build(7), loss_fn, tmp_path)
+
+
+def test_frozen_parameters_must_be_those_of_the_checkpoints(tmp_path):
+    model = build()
+    train(model, lambda step: torch.save(model.state_dict(), tmp_path / f"step_{step}.pt"))
+    other = build()
+    with torch.no_grad():
+        other[0].weight += 1
+    other[0].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"'0\.weight' is frozen in `model`.* other values"):
+        lv.Run.from_checkpoints(other, loss_fn, tmp_path)
+
+
+def test_a_checkpoint_that_is_not_finite_ends_the_run(tmp_path):
+    model = build()
+
+    def keep(step):
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        if step == 5:
+            state["3.bias"] += float("nan")
+        torch.save(state, tmp_path / f"step_{step}.pt")
+
+    train(model, keep)
+    run = lv.Run.from_checkpoints(build(), loss_fn, tmp_path)
+    assert run.step.tolist() == [0, 1, 2, 3, 4]
+    assert run.note == "The loss is nan at step 5; the run is kept up to step 4."
+
+
+def test_one_checkpoint_is_no_run(tmp_path):
+    torch.save(build().state_dict(), tmp_path / "final.pt")
+    with pytest.raises(ValueError, match="at least 2"):
+        lv.Run.from_checkpoints(build(), loss_fn, tmp_path)
