@@ -28,7 +28,8 @@ HINTS = {
     "seed": "Start of the random numbers from which the first weights are drawn.",
     "train": "Train anew with these settings and watch the loss fall.",
     "stop": "End the work under way; a run is kept up to the step that it has reached.",
-    "plane": "Where the loss is taken: on planes along the run (local, parallel) or on a single one (global, final).",
+    "plane": "Where the loss is taken: on planes along the run (local, parallel), or on a single one: the PC plane "
+    "(global), or through the last weights (final, random, hessian, saddle).",
     "k": "Stride, in steps, of the velocity and acceleration that span the local planes.",
     "sigma": "Width of the kernels that blend the planes, as a share of the path's diagonal; to move it leaves auto.",
     "auto": "Kernels as narrow as the anchors allow on the path, wider away from it.",

@@ -121,9 +121,10 @@ class Desk:
             self.picture.copy_text(text)
 
     def explain_sigma(self, widths: Float[np.ndarray, " n_anchors"]) -> None:
-        """Say how wide the kernels are in units of weights."""
+        """Say how wide the kernels are in units of weights; a single plane has none."""
         narrow, wide = f"{widths.min():.2g}", f"{widths.max():.2g}"
-        self._note.say(f"= {narrow if narrow == wide else f'{narrow} to {wide}'} in units of weights")
+        words = f"= {narrow if narrow == wide else f'{narrow} to {wide}'} in units of weights"
+        self._note.say(words if len(widths) > 1 else "")
 
     def close(self) -> None:
         """Remove every widget."""

@@ -39,7 +39,7 @@ from .scales import Scale, log_axis
 from .surveys import Survey
 
 Parts = dict[str, dict[str, Any]]
-Curve = tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]  # steps and losses
+Curve = tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]  # steps and losses
 
 CLEAR = "rgba(0,0,0,0)"
 PAPER = {

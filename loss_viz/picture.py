@@ -105,7 +105,7 @@ class Picture(anywidget.AnyWidget):
 
 def _to_json(figure: go.Figure) -> dict[str, Any]:
     """The figure in plain lists; its template, which is all of Plotly's default looks, is resolved in the page."""
-    spec = json.loads(figure.to_json())
+    spec = json.loads(figure.to_json(remove_uids=False))
     return {"data": spec["data"], "layout": spec["layout"]}
 
 

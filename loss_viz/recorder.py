@@ -1,7 +1,6 @@
 """Record any training: the weights of a model of your own, at every step or a few of them, and never its course."""
 
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -99,9 +98,8 @@ class Recorder:
         """Note that the weights were updated once; take a snapshot if one is due.
 
         With gradient accumulation call it once for each update, not for each batch; `attach` does so by itself.
-
-        Raises:
-            ValueError: a parameter is gone, new, or of another shape than at the start.
+        It raises nothing: where recording cannot go on (weights that are not finite, parameters that are new, gone or
+        of another shape, a full disk), a `RuntimeWarning` says so, the run so far is kept and the training goes on.
         """
         self.step += 1
         if not self.note and self._snapshots.is_due(self.step):
@@ -136,15 +134,18 @@ class Recorder:
         while self._hooks:
             self._hooks.pop().remove()
 
+    def finish(self) -> None:
+        """Detach, and take the present weights for the last ones; what a `with` block does at its end."""
+        self.detach()
+        self._catch_up()
+
     def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.detach()
-        with suppress(ValueError):  # what is wrong was said where it happened; here another error may be on its way
-            self._catch_up()
+        self.finish()
 
     def run(self, *, progress: bool = True) -> Run:
         """The run so far, the present weights included. Recording may go on afterwards.
@@ -182,7 +183,9 @@ class Recorder:
             self._add()
 
     def _add(self) -> None:
-        self._check_parameters()
+        if change := self._find_change():
+            self._end(f"At step {self.step} the model has changed, {change}", "Make a new Recorder after that.")
+            return
         weights = self.objective.layout.join(dict(self.model.named_parameters()))
         buffers = self.objective.buffer_layout.join(dict(self.model.named_buffers()))
         if not weights.isfinite().all():
@@ -195,29 +198,23 @@ class Recorder:
                 raise
             self._end(f"Recording could not go on at step {self.step}: {error}")
 
-    def _end(self, cause: str) -> None:
+    def _end(self, cause: str, repair: str = "") -> None:
         """Stop recording and say so; the training goes on, and the run so far is kept."""
         if not self._snapshots:
             raise ValueError(f"{cause}; there is nothing to record. Start from finite weights.")
-        self.note = f"{cause}; the run is kept up to step {self._snapshots.steps[-1]}."
+        self.note = f"{cause}; the run is kept up to step {self._snapshots.steps[-1]}. {repair}".strip()
         self.detach()
         warnings.warn(self.note, RuntimeWarning, stacklevel=4)
 
-    def _check_parameters(self) -> None:
+    def _find_change(self) -> str:
+        """The first parameter that is not as it was at the start, in words."""
         now = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
         known = {entry.name: entry.shape for entry in self.objective.layout.entries}
-        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
-        for name in [*known, *sorted(trained - set(known))]:
+        trained = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        for name in [*known, *trained]:
             if now.get(name) != known.get(name):
-                was, came = known.get(name, "frozen or absent"), now.get(name, "gone")
-                last = self._snapshots.steps[-1]
-                self.note = f"The model changed at step {self.step}; the run is kept up to step {last}."
-                self.detach()
-                raise ValueError(
-                    f"The model must keep its parameters while it is recorded; at step {self.step} {name!r} is {came}, "
-                    f"at the start it was {was}. Make a new Recorder after such a change; recorder.run() gives the run "
-                    "until then."
-                )
+                return f"{name!r} was {known.get(name, 'not trained')} and is {now.get(name, 'gone')}"
+        return ""
 
 
 def _look_for_repeats(weights: Rows) -> None:

@@ -218,7 +218,8 @@ class Panel:
         return self.page.evaluate(
             """([index, pane, name, key]) => {
                 const root = document.querySelectorAll('.lossviz-picture')[index];
-                const trace = root.querySelector('.lossviz-pane-' + pane)._fullData.find(t => t.name === name);
+                pane = root.querySelector('.lossviz-pane-' + pane);
+                const trace = pane._fullData.find((t, i) => name === (pane.data[i].uid || t.name));
                 return Array.from(trace[key]);
             }""",
             [self.index, pane, name, key],

@@ -49,6 +49,15 @@ def lab(tmp_path_factory):
         "twin.close()\n"
         "print(*same)",
     )
+    write_notebook(
+        folder / "race.ipynb",
+        "import loss_viz as lv\n"
+        "runs = lv.compare('x^3', ['adam', 'sgd'], steps=150, progress=False)\n"
+        "explorer = lv.Explorer(runs, resolution=15)\n"
+        "explorer",
+        "assert explorer.wait(60)\n"
+        "print(explorer.step, *(round(float(run.loss[explorer.step]), 6) for run in explorer.runs))",
+    )
     lab = Lab(folder)
     yield lab
     lab.close()
@@ -368,6 +377,41 @@ def test_two_panels_do_not_disturb_each_other_and_leave_nothing_behind(lab, brow
     assert int(left[0]) < int(n_widgets) / 4
     assert left[1] == "0"
     page.wait_for_function("() => document.querySelectorAll('.lossviz-picture').length === 0")
+    assert notebook.errors == []
+    page.close()
+
+
+def test_runs_race_on_one_plane(lab, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    notebook = Notebook(page, lab, "race.ipynb")
+    notebook.run_cell(0)
+    panel = Panel(notebook)
+    page.wait_for_selector(".lossviz-picture")
+    panel.wait_drawn()
+    legend = page.locator(".lossviz-pane-surface .legendtext").all_text_contents()
+    assert legend == ["Adam", "SGD + momentum"]
+    ends = [[panel.trace("surface", f"trajectory{i}", axis)[-1] for axis in "xy"] for i in ("", "-1")]
+    assert ends[0] != pytest.approx(ends[1], abs=1e-3)
+    for i, end in zip(("", "-1"), ends, strict=True):  # each ball at the end of its own run
+        ball = [panel.trace("surface", f"ball{i}", axis) for axis in "xy"]
+        assert np.mean(ball, axis=1) == pytest.approx(end, abs=1e-3)
+        assert len(panel.trace("fit", f"network{i}", "y")) == 100
+    panel.press("step", "ArrowLeft", 3)
+    panel.wait_drawn()
+    step, *losses = map(float, notebook.run_cell(1).split())
+    assert step == 147
+    shown = [panel.trace("curve", f"step{i}", axis) for i in ("", "-1") for axis in "xy"]
+    assert np.ravel(shown) == pytest.approx([147, losses[0], 147, losses[1]], rel=1e-4)
+    for plane in ("random", "saddle", "local"):
+        before = panel.look()
+        panel.choose("plane", plane)
+        panel.wait_until(lambda before=before: panel.look() != before)
+        panel.wait_drawn()
+        assert f"2 runs, {plane} plane" in panel.title
+    page.locator(".lossviz-pane-surface .legendtoggle").nth(1).click()
+    page.wait_for_timeout(800)
+    hidden = "() => document.querySelector('.lossviz-pane-surface')._fullData.map(t => t.visible)"
+    assert page.evaluate(hidden) == [True, True, True, True, "legendonly", "legendonly", "legendonly"]
     assert notebook.errors == []
     page.close()
 

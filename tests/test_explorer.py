@@ -485,6 +485,69 @@ def test_the_figures_say_what_is_true(explorer):
     assert f"{land.explained_variance_ratio.sum():.1%}" in text
 
 
+def test_several_runs_race_on_one_plane():
+    runs = lv.compare("x^2", ["adam", "sgd"], steps=40, progress=False)
+    short = lv.train("x^2", steps=15, optimizer="rmsprop", progress=False)
+    panel = Explorer({"a": runs[0], "b": runs[1], "short": short}, resolution=7, k=3)
+    assert panel.wait(60.0)
+    assert panel.runs == (*runs, short)
+    assert panel.run is runs[0]
+    land = lv.landscape([*runs, short], resolution=7, k=3, progress=False)
+    picture = panel.picture
+    np.testing.assert_allclose(decode(picture, "surface_surface", "z"), land.loss.ravel(), rtol=1e-5)
+    drawn = {trace.get("uid", trace["name"]) for trace in picture.panes["surface"]["data"]}
+    assert {"trajectory", "trajectory-1", "trajectory-2", "ball-2", "error-1", "surface"} <= drawn
+    for step, rows in ((20, (20, 20, 15)), (3, (3, 3, 3))):
+        panel.step = step
+        for i, (run, row, part) in enumerate(zip(panel.runs, rows, land.bundle.rows, strict=True)):
+            end = f"-{i}" if i else ""
+            path = decode(picture, f"surface_trajectory{end}", "x")
+            np.testing.assert_allclose(path, land.path[part, 0], rtol=1e-5, atol=1e-6)
+            ball = decode(picture, f"surface_ball{end}", "x")
+            assert ball.mean() == pytest.approx(land.path[part][row, 0], abs=1e-4)
+            np.testing.assert_allclose(decode(picture, f"curve_loss{end}", "y"), run.loss, rtol=1e-5)
+            np.testing.assert_allclose(decode(picture, f"curve_step{end}", "y"), run.loss[[row]], rtol=1e-5)
+            answer = decode(picture, f"fit_network{end}", "y")
+            np.testing.assert_allclose(answer, run.predict(row), rtol=1e-4, atol=1e-5)
+    panel._click({"pane": "surface", "trace": "trajectory-1", "index": 12, "x": 0, "y": 0})
+    assert panel.step == 12
+    panel._click({"pane": "curve", "trace": "loss-2", "index": 9, "x": 0, "y": 0})
+    assert panel.step == 9
+    assert "<dt>short</dt>" in panel.desk._figures.value
+    names: dict = {"runs": panel.runs}
+    exec(panel.code.replace("lv.surface_figure", "figure = lv.surface_figure"), names)
+    assert [trace.name for trace in names["figure"].data if trace.showlegend] == list(land.bundle.names)
+    for plane in ("random", "hessian", "saddle", "final"):
+        panel.plane = plane
+        assert panel.wait(60.0)
+        other = lv.landscape([*runs, short], resolution=7, k=3, plane=plane, progress=False)
+        np.testing.assert_allclose(decode(picture, "surface_surface", "z"), other.loss.ravel(), rtol=1e-4)
+        assert picture.surface_layout["scene.xaxis.title.text"].startswith(other.projection.axes[0])
+    panel.close()
+    with pytest.raises(ValueError, match="must share one loss"):
+        Explorer([runs[0], lv.train("x", steps=20, progress=False)])
+
+
+def test_a_model_without_such_a_plane_says_so_beside_the_control():
+    model = torch.nn.BatchNorm1d(3)
+    x = torch.linspace(-1, 1, 30).reshape(10, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with lv.Recorder(model, lambda m: (m(x) - 2).square().mean()).attach(optimizer) as recorder:
+        for _ in range(20):
+            optimizer.zero_grad()
+            (model(x) - 2).square().mean().backward()
+            optimizer.step()
+    panel = Explorer(recorder.run(), resolution=7, k=3)
+    assert panel.wait(60.0)
+    panel.plane = "random"
+    assert not panel.wait(60.0)
+    assert "needs a weight matrix or filter" in complaints(panel)["plane"]
+    panel.plane = "hessian"
+    assert panel.wait(60.0)
+    assert complaints(panel) == {}
+    panel.close()
+
+
 def test_a_run_of_ones_own(run):
     own = lv.Run(run.weights, run.loss, run.step * 10, run.objective)
     panel = Explorer(own, resolution=7, k=3)

@@ -388,34 +388,47 @@ def test_a_loss_that_is_none_is_refused_before_the_training(loss_fn, error, caus
     assert model.training
 
 
-def test_a_model_that_changes_is_refused_and_the_run_until_then_is_kept():
-    def grow(model):
-        model[2] = nn.Linear(6, 2)
+def grow(model):
+    model[2] = nn.Linear(6, 2)
 
-    def shrink(model):
-        del model[2]
 
-    def unfreeze(model):
-        model[0].requires_grad_(True)
+def shrink(model):
+    del model[2]
 
-    for change, words in (
-        (grow, r"'2.weight' is \(2, 6\), at the start it was \(1, 6\)"),
-        (shrink, "is gone"),
-        (unfreeze, "frozen"),
-    ):
-        model = build()
-        model[0].requires_grad_(False)
-        recorder = lv.Recorder(model, mse)
-        for _ in range(3):
-            with torch.no_grad():
-                model[2].weight += 0.1
-            recorder.record()
-        change(model)
-        with pytest.raises(ValueError, match=f"at step 4 .*{words}"):
-            recorder.record()
-        run = recorder.run()
-        assert run.step.tolist() == [0, 1, 2, 3]
-        assert run.note == "The model changed at step 4; the run is kept up to step 3."
+
+def unfreeze(model):
+    model[0].requires_grad_(True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (grow, r"'2\.weight' was \(1, 6\) and is \(2, 6\)"),
+        (shrink, r"'2\.weight' was \(1, 6\) and is gone"),
+        (unfreeze, r"'0\.weight' was not trained and is \(6, 1\)"),
+    ],
+)
+@pytest.mark.parametrize("way", ["record", "attach"])
+def test_a_model_that_changes_ends_the_recording_and_not_the_training(change, words, way):
+    model = build()
+    model[0].requires_grad_(False)
+    recorder = lv.Recorder(model, mse)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if way == "attach":
+        recorder.attach(optimizer)
+    follow = recorder.record if way == "record" else int
+    for _ in steps(model, optimizer, 3):
+        follow()
+    change(model)
+    said = rf"At step 4 the model has changed, {words}; the run is kept up to step 3\. Make a new Recorder"
+    optimizer.zero_grad()
+    with pytest.warns(RuntimeWarning, match=said):
+        optimizer.step() if way == "attach" else follow()
+    optimizer.step()
+    follow()
+    run = recorder.run()
+    assert run.step.tolist() == [0, 1, 2, 3]
+    assert "the model has changed" in run.note
 
 
 def test_other_misuse_is_refused():
