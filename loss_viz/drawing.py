@@ -1,5 +1,6 @@
 """Where to put the ink: scales, colours and the traces from which figures are made."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -207,6 +208,11 @@ def layout(height: int) -> dict[str, Any]:
 def name_run(run: Run) -> str:
     """What to call the only curve in a figure."""
     return run.name or (run.task.name if run.task else "run")
+
+
+def name_loss(runs: Sequence[Run]) -> str:
+    """What the curves show: the loss of the training, or the one that a run of somebody's own was recorded with."""
+    return "training loss" if all(run.task for run in runs) else "loss"
 
 
 def pick_colors(n: int) -> list[str]:

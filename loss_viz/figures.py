@@ -20,6 +20,7 @@ from .drawing import (
     colorbar_trace,
     layout,
     name_axis,
+    name_loss,
     name_run,
     paleness,
     path_details,
@@ -230,7 +231,7 @@ def loss_curve_figure(*runs: Run, step: int | None = None, log: bool = True, hei
     figure.update_layout(layout(height), showlegend=len(runs) > 1, margin={"t": 24, "r": 16})
     figure.update_xaxes(title={"text": "step"}, gridcolor=GRID, zeroline=False)
     axis = log_axis(np.log10(high / low)) if log else {}
-    return figure.update_yaxes(title={"text": "training loss"}, gridcolor=GRID, zeroline=False, **axis)
+    return figure.update_yaxes(title={"text": name_loss(runs)}, gridcolor=GRID, zeroline=False, **axis)
 
 
 def curve_traces(runs: Sequence[Run], step: int | None, names: Sequence[str] | None = None) -> list[go.Scatter]:

@@ -22,6 +22,7 @@ from .drawing import (
     camera,
     caption,
     name_axis,
+    name_loss,
     name_surface,
     path_arrays,
     pick_ball_colors,
@@ -62,7 +63,7 @@ def part(name: str, run: int) -> str:
 def build_panes(own: Bundle | None = None) -> dict[str, go.Figure]:
     """The views of a panel by name: for runs that are there, or for the one that it will train."""
     names = own.names if own and len(own.runs) > 1 else ("",)
-    panes = {"surface": surface_pane(names), "curve": curve_pane(names)}
+    panes = {"surface": surface_pane(names), "curve": curve_pane(names, name_loss(own.runs if own else ()))}
     return panes if own and not all(run.task for run in own.runs) else panes | {"fit": fit_pane(names)}
 
 
@@ -90,7 +91,7 @@ def surface_pane(names: Sequence[str] = ("",)) -> go.Figure:
     return figure.update_layout(PAPER, title=title, legend=LEGEND, margin={"l": 0, "r": 0, "t": 44, "b": 0})
 
 
-def curve_pane(names: Sequence[str] = ("",)) -> go.Figure:
+def curve_pane(names: Sequence[str] = ("",), title: str = "training loss") -> go.Figure:
     """The loss of each run against the step, their plateaus and the balls' places."""
     figure = go.Figure()
     for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
@@ -102,7 +103,7 @@ def curve_pane(names: Sequence[str] = ("",)) -> go.Figure:
     for i in range(len(names)):
         mark = {"mode": "markers", "marker": mark_ball(i, len(names)), "hoverinfo": "skip", "uid": part("step", i)}
         figure.add_scatter(**mark, name="step", x=[], y=[])
-    return _lay_small(figure, "training loss", "step").update_layout(hovermode="x").update_yaxes(exponentformat="power")
+    return _lay_small(figure, title, "step").update_layout(hovermode="x").update_yaxes(exponentformat="power")
 
 
 def fit_pane(names: Sequence[str] = ("",)) -> go.Figure:

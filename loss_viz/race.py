@@ -4,7 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .drawing import BOX, GRID, camera, caption, layout, name_axis, surface_trace
+from .drawing import BOX, GRID, camera, caption, layout, name_axis, name_loss, surface_trace
 from .figures import LEGEND, PLAIN_AXIS, curve_traces, run_traces
 from .landscapes import Landscape
 from .scales import fit_scale, log_axis
@@ -48,10 +48,11 @@ def compare_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         uirevision="keep",
     )
     low, high = landscape.path_loss.min(), landscape.path_loss.max()
-    figure.update_xaxes(title={"text": "step"}, gridcolor=GRID, zeroline=False)
+    small = {"gridcolor": GRID, "zeroline": False, "tickfont": {"size": 11}}
+    figure.update_xaxes(title={"text": "step", "font": {"size": 12}}, **small)
     axis = log_axis(np.log10(high / low)) if low > 0 else {}
-    figure.update_yaxes(title={"text": "training loss"}, gridcolor=GRID, zeroline=False, **axis)
+    figure.update_yaxes(title={"text": name_loss(landscape.runs), "font": {"size": 12}}, **small, **axis)
     title = {"text": caption(landscape), "x": 0.3, "font": {"size": 13}}
     return figure.update_layout(
-        layout(height), title=title, legend=LEGEND, showlegend=True, margin={"l": 0, "r": 8, "t": 64, "b": 8}
+        layout(height), title=title, legend=LEGEND, showlegend=True, margin={"l": 0, "r": 24, "t": 64, "b": 8}
     )

@@ -68,10 +68,9 @@ class Snapshots:
         return np.array([snapshot.step for snapshot in self._kept], dtype=np.int64)
 
     def is_due(self, step: int) -> bool:
-        """Whether a step is one of those to be kept, once there is room for it and for the last one."""
-        if len(self._kept) - self._has_tail >= self.most - 1:
-            self.every *= 2
-            self._drop([snapshot for snapshot in self._kept if snapshot.step % self.every])
+        """Whether a step is one of those to be kept, once there is room for it."""
+        if step % self.every == 0:
+            self._make_room()
         return step % self.every == 0
 
     def add(self, step: int, weights: Float[Tensor, " n_params"], buffers: Float[Tensor, " n_buffers"]) -> None:
@@ -80,6 +79,8 @@ class Snapshots:
         Raises:
             OSError: it cannot be written; those before it are as they were.
         """
+        if step % self.every:
+            self._make_room()
         if self.folder is None:
             snapshot = Snapshot(step, weights.numpy(), buffers.numpy(), None)
         else:
@@ -100,6 +101,11 @@ class Snapshots:
         held = np.stack([snapshot.weights for snapshot in self._kept if snapshot.weights is not None])
         states = np.stack([snapshot.buffers for snapshot in self._kept if snapshot.buffers is not None])
         return held, states if np.ptp(states, axis=0).any() else None
+
+    def _make_room(self) -> None:
+        if len(self._kept) - self._has_tail >= self.most:
+            self.every *= 2
+            self._drop([snapshot for snapshot in self._kept if snapshot.step % self.every])
 
     @property
     def _has_tail(self) -> bool:

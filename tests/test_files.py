@@ -131,7 +131,7 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
         lv.load_run(path)
     with pytest.raises(FileNotFoundError, match="There is no file"):
         lv.load_run(tmp_path / "nothing")
-    write_archive(path, {}, {"version": 2})
+    write_archive(path, {"weights": np.ones((2, 2))}, {"version": 2})
     with pytest.raises(ValueError, match=r"version 2 of the format"):
         lv.load_run(path)
 

@@ -1,0 +1,138 @@
+"""Memory of a landscape of eleven million weights from two hundred checkpoints on disk: `python -m benchmarks.memory`.
+
+Trains a ResNet-18 on scikit-learn's digits, 200 steps recorded to a folder (9 GB), and draws the landscape of that
+folder in a process of its own; another process only builds the model and evaluates its loss. Prints the peak of the
+resident memory of both, as `/usr/bin/time -v` reports it, and what lies between them.
+
+With `--folder` the checkpoints are kept there, and used again the next time.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional
+
+import loss_viz as lv
+
+N_STEPS = 199  # and the start: 200 checkpoints
+
+
+class Block(nn.Module):
+    """Two convolutions and a way around them."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(n_out),
+            nn.ReLU(),
+            nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(n_out),
+        )
+        around = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+        self.around = around if stride > 1 or n_in != n_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum of both ways."""
+        return functional.relu(self.inner(x) + self.around(x))
+
+
+def build_model() -> nn.Module:
+    """ResNet-18 for small grey images: 11.2 million weights."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    n_in = 64
+    for n_out, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
+        layers.append(Block(n_in, n_out, stride))
+        n_in = n_out
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+def build_loss() -> tuple[Tensor, Tensor, Callable[[nn.Module], Tensor]]:
+    """All images and labels, and the loss on 64 of them."""
+    images, labels = load_digits(return_X_y=True)
+    x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    y = torch.tensor(labels)
+    return x, y, lambda model: functional.cross_entropy(model(x[:64]), y[:64])
+
+
+def write_checkpoints(folder: Path) -> None:
+    """A short training by mini-batches, recorded to the folder."""
+    model = build_model()
+    x, y, loss_fn = build_loss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    with lv.Recorder(model, loss_fn, storage=folder, max_snapshots=N_STEPS + 1).attach(optimizer):
+        for _ in range(N_STEPS):
+            batch = torch.randint(0, len(x), (32,))
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+
+
+def evaluate_only() -> None:
+    """What a process holds that has the model and its data, and evaluates its loss."""
+    _, _, loss_fn = build_loss()
+    model = build_model()
+    objective = lv.Objective(model, loss_fn)
+    objective(objective.own_weights[None])
+
+
+def draw(folder: Path, resolution: int) -> None:
+    """The landscape, from the folder alone."""
+    _, _, loss_fn = build_loss()
+    started = time.perf_counter()
+    run = lv.Run.from_checkpoints(build_model(), loss_fn, folder)
+    opened = time.perf_counter()
+    land = lv.landscape(run, resolution=resolution)
+    done = time.perf_counter()
+    print(f"{run}, {land.n_evaluations:,} losses; opened in {opened - started:.0f} s, drawn in {done - opened:.0f} s")
+    print(f"{lv.fidelity(land)}, PC1 and PC2 explain {land.explained_variance_ratio.sum():.1%}")
+
+
+def measure_peak(*arguments: str) -> float:
+    """Peak resident memory of this script with other arguments, in GB."""
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.memory", *arguments])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{arguments} ended with {status}")
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def main() -> None:
+    """Measure both processes and print what lies between them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="of the checkpoints; a temporary one by default")
+    parser.add_argument("--resolution", type=int, default=11)
+    parser.add_argument("--part", choices=["write", "evaluate", "draw"], help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.part == "evaluate":
+        return evaluate_only()
+    if chosen.part == "draw":
+        return draw(chosen.folder, chosen.resolution)
+    if chosen.part == "write":
+        return write_checkpoints(chosen.folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = chosen.folder or Path(temporary)
+        at = ["--folder", str(folder)]
+        if not any(folder.glob("*.safetensors")):
+            measure_peak("--part", "write", *at)
+        stored = sum(path.stat().st_size for path in folder.iterdir()) / 1e9
+        own = measure_peak("--part", "evaluate")
+        peak = measure_peak("--part", "draw", *at, "--resolution", str(chosen.resolution))
+    print(
+        f"{stored:.1f} GB of checkpoints; peak {peak:.2f} GB, the model and its data alone {own:.2f} GB: "
+        f"{peak - own:.2f} GB for the landscape"
+    )
+
+
+if __name__ == "__main__":
+    main()
