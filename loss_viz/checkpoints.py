@@ -1,16 +1,11 @@
 """A folder of checkpoints as the rows of a weight matrix, which stay in their files until they are asked for."""
 
-import json
 import os
 import re
-import tarfile
-import warnings
-import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 import safetensors.torch
@@ -19,16 +14,21 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from .parameters import Entry, Layout
+from .stored import (
+    SUFFIXES,
+    WEIGHTS,
+    find_prefixes,
+    find_weights,
+    match_names,
+    open_checkpoint,
+    read_flat,
+    require_shapes,
+)
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-# What Hugging Face's Trainer writes into a folder, in the order in which transformers itself looks for it.
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 KINDS = f"files ending in {', '.join(SUFFIXES)}, or folders such as checkpoint-500 with {WEIGHTS[0]} in them"
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "_orig_mod")
 # Hidden and half-written files and the states of other things than the model; what is saved once more at the end.
 ASIDE = re.compile(r"\..*|.*\.tmp|(optimizer|scheduler|scaler|sampler|rng_state|training_args)(_\d+)?\.\w+")
 AGAIN = re.compile(r"last(-v\d+)?\.ckpt|model\.safetensors|pytorch_model\.bin")
-REPAIR = "build `model` as it was when this checkpoint was written, or leave the file out."
 
 Place = str | os.PathLike
 Index = SupportsIndex | slice | Sequence[int] | np.ndarray
@@ -83,8 +83,8 @@ def write_snapshot(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
 
 def holds(path: Path, entry: Entry) -> bool:
     """Whether a checkpoint has a tensor of one of these names, whatever prefix stands before it."""
-    with _open(path) as stored:
-        return bool(_find_prefixes(stored, entry))
+    with open_checkpoint(path) as stored:
+        return bool(find_prefixes(stored, entry))
 
 
 class Checkpoints:
@@ -117,6 +117,7 @@ class Checkpoints:
         self.paths = tuple(paths)
         self.layout = layout
         self.nbytes = 0
+        self._keys: dict[tuple[str, ...], list[str]] = {}  # the files of one run have the same names in them
         self.shape = (len(self.paths), layout.n)
         self.dtype = torch.empty(0, dtype=layout.dtype).numpy().dtype
 
@@ -143,18 +144,22 @@ class Checkpoints:
         """Fill `out` with the values of a checkpoint from column `start` on."""
         entries, sizes = self.layout.entries, self.layout.sizes
         begins = accumulate(sizes[:-1], initial=-start)
-        with _open(path) as stored:
-            keys = _match(path, stored, entries)
+        with open_checkpoint(path) as stored:
+            names = tuple(stored)
+            if names not in self._keys:
+                self._keys[names] = match_names(path, stored, entries)
+            keys = self._keys[names]
+            require_shapes(path, stored, entries, keys)
             for entry, key, begin, size in zip(entries, keys, begins, sizes, strict=True):
                 first, last = max(begin, 0), min(begin + size, len(out))
                 if first < last:
-                    out[first:last] = _read_flat(stored[key], entry.shape, first - begin, last - begin)
+                    out[first:last] = read_flat(stored[key], entry.shape, first - begin, last - begin)
 
 
 def _search(place: Path) -> list[Path]:
     if place.is_dir():
         inside = _choose(place.iterdir())
-        return [place] if _find_weights(place) and not any(path.is_dir() for path in inside) else inside
+        return [place] if find_weights(place) and not any(path.is_dir() for path in inside) else inside
     if re.search(r"[*?]", str(place)):
         return _choose(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
     return [_verify(place)]
@@ -162,22 +167,16 @@ def _search(place: Path) -> list[Path]:
 
 def _choose(candidates: Iterable[Path]) -> list[Path]:
     """Those that mark the way of a run, without what lies beside them."""
-    found = [path for path in candidates if _find_weights(path) and not ASIDE.fullmatch(path.name)]
+    found = [path for path in candidates if find_weights(path) and not ASIDE.fullmatch(path.name)]
     saves = [path for path in found if path.is_dir() and path.name.startswith("checkpoint-")]
     return saves or [path for path in found if not AGAIN.fullmatch(path.name)] or found
 
 
 def _verify(path: Path) -> Path:
-    if not _find_weights(path):
+    if not find_weights(path):
         what = "is of another kind" if path.exists() else "does not exist"
         raise ValueError(f"`paths` must be checkpoints, {path} {what}. Give {KINDS}.")
     return path
-
-
-def _find_weights(path: Path) -> Path | None:
-    """The file that holds the weights of a checkpoint, or tells which files do; none where it is no checkpoint."""
-    files = [path / name for name in WEIGHTS] if path.is_dir() else [path] * (path.suffix.lower() in SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
 
 
 def _order_naturally(path: Path) -> list[str | int]:
@@ -190,111 +189,3 @@ def _read_step(path: Path) -> int:
     named = re.search(r"steps?[-_= ]*(\d+)", name, re.IGNORECASE) or re.search(r"checkpoint-(\d+)", name)
     whole = [named[1]] if named else re.findall(r"\d+", re.sub(r"\d+\.\d+", "", name))
     return int(whole[-1]) if whole else -1
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The tensors of a checkpoint by name, still in its files, as long as the block lasts."""
-    stored: dict[str, Any] = {}
-    at = path
-    with ExitStack() as stack:
-        try:
-            for at in _list_files(path):
-                stored.update(_open_file(at, stack))
-        except Exception as error:  # a broken file may fail in any way
-            raise ValueError(_explain(at, error)) from error
-        yield stored
-
-
-def _list_files(path: Path) -> list[Path]:
-    weights = _find_weights(path) or path
-    if weights.suffix != ".json":
-        return [weights]
-    shards = json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()
-    return [path / Path(name).name for name in sorted(set(shards))]
-
-
-def _open_file(path: Path, stack: ExitStack) -> Iterable[tuple[str, Any]]:
-    if path.suffix.lower() == ".safetensors":
-        file = stack.enter_context(safetensors.safe_open(str(path), framework="pt"))
-        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        # A tensor without axes cannot be sliced.
-        return [(name, part if part.get_shape() else file.get_tensor(name)) for name, part in parts.items()]
-    # PyTorch before 2.6 runs what is in tar files and TorchScript, whatever `weights_only` says.
-    if tarfile.is_tarfile(path):
-        raise ValueError("it is a tar file")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*TorchScript")
-        return _flatten(torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)))
-
-
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors by dotted name; so a dictionary around them is a prefix like any other."""
-    if isinstance(value, Tensor):
-        yield prefix[:-1], value.detach()
-    elif isinstance(value, Mapping):
-        for name, part in value.items():
-            yield from _flatten(part, f"{prefix}{name}.")
-
-
-def _explain(path: Path, error: Exception) -> str:
-    if refused := re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error)):
-        return (
-            f"{path} cannot be read: it holds a {refused[1]}, and only tensors, numbers and texts are taken from a "
-            "checkpoint, since other objects can run code. Write torch.save(model.state_dict(), path) instead."
-        )
-    reason = (str(error).split("WeightsUnpickler error: ")[-1].strip().splitlines() or [""])[0].split(". ")[0]
-    said = f"{type(error).__name__}: {reason}"
-    return f"{path} cannot be read as a checkpoint ({said}). It may be truncated; leave it out or write it again."
-
-
-def _match(path: Path, stored: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
-    """What the tensors of the layout are called in this checkpoint; each must be there, in its shape."""
-    found = {prefix: _find_keys(stored, prefix, entries) for prefix in _find_prefixes(stored, entries[0])}
-    whole = sorted((prefix for prefix, keys in found.items() if len(keys) == len(entries)), key=_rank)
-    if not whole:
-        raise ValueError(_explain_missing(path, stored, entries))
-    if len(whole) > 1 and _rank(whole[0])[0] == _rank(whole[1])[0]:
-        where = _enumerate([repr(prefix) for prefix in whole])
-        raise ValueError(f"{path} must hold `model` once, it does under {where}. Write one of them alone, or {REPAIR}")
-    keys = [found[whole[0]][entry.name] for entry in entries]
-    shapes = [tuple(p.shape if isinstance(p, Tensor) else p.get_shape()) for p in map(stored.__getitem__, keys)]
-    pairs = [(entry, shape) for entry, shape in zip(entries, shapes, strict=True) if entry.shape != shape]
-    if pairs:
-        told = _enumerate([f"{entry.name!r} is {shape} in it, {entry.shape} in `model`" for entry, shape in pairs])
-        raise ValueError(f"{path} must hold tensors of the shapes of `model`: {told}; {REPAIR}")
-    return keys
-
-
-def _explain_missing(path: Path, stored: Collection[str], entries: Sequence[Entry]) -> str:
-    prefixes = sorted({""}.union(*(_find_prefixes(stored, entry) for entry in entries)), key=_rank)
-    most = max((_find_keys(stored, prefix, entries) for prefix in prefixes), key=len)
-    missing = _enumerate([repr(entry.name) for entry in entries if entry.name not in most])
-    there = _enumerate([repr(name) for name in stored]) or "no tensors"
-    return f"{path} must hold every tensor of `model`: it lacks {missing}, and holds {there}; {REPAIR}"
-
-
-def _enumerate(texts: Sequence[str]) -> str:
-    return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
-
-
-def _find_keys(stored: Collection[str], prefix: str, entries: Sequence[Entry]) -> dict[str, str]:
-    """By first name, under which of its names, tied ones included, a tensor is there."""
-    return {e.name: prefix + name for e in entries for name in reversed(e.names) if prefix + name in stored}
-
-
-def _find_prefixes(stored: Collection[str], entry: Entry) -> set[str]:
-    return {key.removesuffix(n) for n in entry.names for key in stored if key == n or key.endswith(f".{n}")}
-
-
-def _rank(prefix: str) -> tuple[list[int], str]:
-    """Order of preference: no prefix, then the usual wrappers, then any other."""
-    return [WRAPPERS.index(part) if part in WRAPPERS else len(WRAPPERS) for part in prefix.split(".")[:-1]], prefix
-
-
-def _read_flat(part: Any, shape: tuple[int, ...], start: int, stop: int) -> Float[Tensor, " m"]:
-    """Values `start` to `stop` of a flattened tensor; of its file only the rows in which they lie are read."""
-    width = torch.Size(shape[1:]).numel()
-    first = start // width
-    rows = part[first : -(-stop // width)] if shape else part
-    return rows.reshape(-1)[start - first * width : stop - first * width]

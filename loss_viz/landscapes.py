@@ -194,7 +194,7 @@ def landscape(
     with progress_bar(total=0, desc="landscape", unit="loss", delay=1, leave=False, disable=not progress) as bar:
         bundle = bundle_runs(run)
         projection = project(bundle, plane, seed=seed, bar=bar)
-        around = survey(bundle, projection, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
+        around = survey(bundle, projection, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors, bar=bar)
         return blend_path(around, blend_surface(around, sigma, bar), sigma, bar)
 
 

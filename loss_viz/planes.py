@@ -7,16 +7,17 @@ plane closest to the same displacement carried to W[t]: theta_t(q) = W[t] + Eᵀ
 so nothing blows up where a local plane stands steeply on the picture. (E and C hold their axes as rows.)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from tqdm import tqdm
 
 from .frames import Frames
 from .projection import Projection
-from .rows import Rows, column_blocks, step_lengths
+from .rows import Rows, column_blocks, row_blocks, step_lengths
 
 # Below these a velocity or acceleration holds no direction of its own: the plane is a line, or a point.
 MIN_SINE = 1e-6
@@ -50,7 +51,7 @@ class Planes:
         return self.frames.lift(index, np.einsum("nij,nj->ni", self.overlap[index], displacement))
 
 
-def choose_anchors(weights: Rows, n_anchors: int | None) -> Int[np.ndarray, " n_anchors"]:
+def choose_anchors(weights: Rows, n_anchors: int | None, bar: tqdm | None = None) -> Int[np.ndarray, " n_anchors"]:
     """Rows evenly spaced in half arc length in weight space plus half time, first and last included.
 
     Time alone drowns the escape from a plateau among the steps spent on it; arc length alone leaves one or two
@@ -64,7 +65,7 @@ def choose_anchors(weights: Rows, n_anchors: int | None) -> Int[np.ndarray, " n_
         return np.arange(n_steps)
     if n_anchors < 2:
         raise ValueError(f"`n_anchors` must be at least 2, got {n_anchors}. Use 200, or None for every step.")
-    arc = np.append(0, np.cumsum(step_lengths(weights)))
+    arc = np.append(0, np.cumsum(step_lengths(weights, bar)))
     spread = (arc / (arc[-1] or 1.0) + np.linspace(0, 1, n_steps)) / 2
     even = np.linspace(0, spread[-1], n_anchors)
     return np.unique(np.rint(np.interp(even, spread, np.arange(n_steps))).astype(int))
@@ -77,6 +78,7 @@ def local_planes(
     *,
     k: int,
     starts: Sequence[int] = (0,),
+    bar: tqdm | None = None,
 ) -> Planes:
     """The osculating plane of the run at each anchor, spanned by its k-step velocity and acceleration.
 
@@ -91,6 +93,7 @@ def local_planes(
         anchors: rows at which the planes stand.
         k: stride, in recorded steps.
         starts: the first row of each run.
+        bar: told of every block of parameters where there are several.
 
     Raises:
         ValueError: `k` below 1, or more than a run is long enough for.
@@ -109,7 +112,7 @@ def local_planes(
     here = np.where(past, anchors, np.minimum(anchors, first + lengths[path] - 1 - 2 * k))
     side = np.where(past, -1, 1)
     stencil = here[:, None] + k * side[:, None] * np.arange(3)
-    mix, overlap = _measure(weights, stencil, side, projection)
+    mix, overlap = _measure(weights, stencil, side, projection, bar)
 
     def span(plane: int, rows: Float[np.ndarray, "4 n_params"]) -> Float[np.ndarray, "2 n_params"]:
         return mix[plane] @ np.stack(_differentiate(rows[1:].astype(np.float64), side[plane]))
@@ -139,7 +142,11 @@ def _differentiate(rows: Shaped[np.ndarray, "3 ..."], side: Any) -> tuple[np.nda
 
 
 def _measure(
-    weights: Rows, stencil: Int[np.ndarray, "n 3"], side: Int[np.ndarray, " n"], projection: Projection
+    weights: Rows,
+    stencil: Int[np.ndarray, "n 3"],
+    side: Int[np.ndarray, " n"],
+    projection: Projection,
+    bar: tqdm | None,
 ) -> tuple[Float[np.ndarray, "n 2 2"], Float[np.ndarray, "n 2 2"]]:
     """Gram-Schmidt, velocity first: how to mix velocity and acceleration into axes E, and the overlaps E Cᵀ.
 
@@ -147,32 +154,33 @@ def _measure(
     parameters, so that no more than one block of the run is in memory.
     """
     rows, place = np.unique(stencil, return_inverse=True)
-    place = place.reshape(stencil.shape).T
+    place = place.reshape(stencil.shape)
     n = len(stencil)
-
-    def blocks() -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        for columns in column_blocks((3 * n + len(rows), weights.shape[1])):
-            yield columns, *_differentiate(weights[rows, columns].astype(np.float64)[place], side[:, None])
-
-    speed2, along, size2 = np.zeros((3, n))
-    for _, v, a in blocks():
-        speed2, along, size2 = speed2 + _dot(v, v), along + _dot(v, a), size2 + _dot(a, a)
+    shares = np.zeros(n)
+    # Of velocity v, acceleration a and what of a is not along v: |v|², v·a, |a|², |rest|², and both along C.
+    speed2, along, size2, height2, inside = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, 2, 2))
     min_length = MIN_LENGTH * projection.diagonal
-    speed, size = np.sqrt(speed2), np.sqrt(size2)
-    moves = speed > min_length
-    share = np.divide(along, speed2, out=np.zeros(n), where=moves)
-    height2, inside = np.zeros(n), np.zeros((n, 2, 2))
-    for columns, v, a in blocks():
-        rest = a - share[:, None] * v
-        height2 += _dot(rest, rest)
-        inside += np.stack([v, rest], axis=1) @ projection.components[:, columns].T
-    height = np.sqrt(height2)
-    bends = (size > min_length) & (height > MIN_SINE * size)
+    for last in (False, True):
+        for columns in column_blocks((len(rows), weights.shape[1]), bar):
+            block = weights[rows, columns]
+            axes = projection.components[:, columns].T
+            for part in row_blocks((n, 8 * block.shape[1])):
+                v, a = _differentiate(block[place[part].T].astype(np.float64), side[part, None])
+                if last:
+                    a -= shares[part, None] * v
+                    height2[part] += _dot(a, a)
+                    inside[part] += np.stack([v @ axes, a @ axes], axis=1)
+                else:
+                    speed2[part] += _dot(v, v)
+                    along[part] += _dot(v, a)
+                    size2[part] += _dot(a, a)
+        np.divide(along, speed2, out=shares, where=np.sqrt(speed2) > min_length)
+    speed, size, height = np.sqrt(speed2), np.sqrt(size2), np.sqrt(height2)
     scale = np.zeros((n, 2))
-    np.divide(1.0, speed, out=scale[:, 0], where=moves)
-    np.divide(1.0, height, out=scale[:, 1], where=bends)
+    np.divide(1.0, speed, out=scale[:, 0], where=speed > min_length)
+    np.divide(1.0, height, out=scale[:, 1], where=(size > min_length) & (height > MIN_SINE * size))
     mix = np.zeros((n, 2, 2))
-    mix[:, 0, 0], mix[:, 1, 0], mix[:, 1, 1] = scale[:, 0], -share * scale[:, 1], scale[:, 1]
+    mix[:, 0, 0], mix[:, 1, 0], mix[:, 1, 1] = scale[:, 0], -shares * scale[:, 1], scale[:, 1]
     return mix, scale[:, :, None] * inside
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import eigh
 from sklearn.decomposition import PCA
+from tqdm import tqdm
 
 from .rows import Rows, column_blocks
 
@@ -52,7 +53,7 @@ class Projection:
         return self.origin + points @ self.components
 
 
-def fit_projection(weights: Rows) -> Projection:
+def fit_projection(weights: Rows, bar: tqdm | None = None) -> Projection:
     """Fit the PC plane of the rows of `weights`: mean-centred, exact, in float64.
 
     scikit-learn's full SVD where there are no more parameters than steps, else the eigenvectors of the
@@ -60,20 +61,26 @@ def fit_projection(weights: Rows) -> Projection:
     copy of `weights`. Signs follow scikit-learn's rule: the largest loading of each component is positive, so that
     the picture never flips between two fits.
 
+    Args:
+        weights: the recorded weights, one row a step.
+        bar: told of every block where there are several.
+
     Example:
         >>> line = np.outer(np.arange(5.0), [3.0, 4.0, 0.0])
         >>> projection = fit_projection(line)
-        >>> projection.path[:, 0].round(6).tolist(), projection.diagonal
+        >>> projection.path[:, 0].round(6).tolist(), round(projection.diagonal, 6)
         ([-10.0, -5.0, 0.0, 5.0, 10.0], 20.0)
     """
-    mean, total = _center(weights)
+    n_steps, n_params = weights.shape
+    gram = np.zeros((n_steps, n_steps)) if n_params > n_steps else None
+    mean, total = _center(weights, bar, gram)
     if not total:  # it never moved: any two axes serve
-        components, variance = np.eye(2, len(mean)), np.zeros(2)
-    elif len(mean) <= len(weights):
+        components, variance = np.eye(2, n_params), np.zeros(2)
+    elif gram is None:
         components, variance = _principal_axes(weights[:].astype(np.float64))
     else:
-        components, variance = _gram_axes(weights, mean)
-    return Projection(mean, components, *_cast_shadow(weights, mean, components), variance / (total or 1.0))
+        components, variance = _gram_axes(weights, mean, gram, bar)
+    return Projection(mean, components, *_cast_shadow(weights, mean, components, bar), variance / (total or 1.0))
 
 
 def project_onto(
@@ -82,6 +89,7 @@ def project_onto(
     directions: Float[np.ndarray, "2 n_params"],
     *,
     axes: tuple[str, str],
+    bar: tqdm | None = None,
 ) -> Projection:
     """The plane through `origin` along two given directions, of any lengths and any angle but none.
 
@@ -100,39 +108,40 @@ def project_onto(
             "The two directions must span a plane, these are parallel or zero. A plane needs a model of two weights "
             "or more, and the random one a weight matrix or filter."
         )
-    path, off_plane = _cast_shadow(weights, origin, directions, np.linalg.inv(directions @ directions.T))
-    _, total = _center(weights)
+    path, off_plane = _cast_shadow(weights, origin, directions, bar)
+    _, total = _center(weights, bar)
     variance = path.var(axis=0) * len(weights) * np.square(directions).sum(axis=1)
     return Projection(origin, directions, path, off_plane, variance / (total or 1.0), axes)
 
 
-def _center(weights: Rows) -> tuple[Float[np.ndarray, " n_params"], float]:
-    """The mean row, and the sum of all squared distances from it."""
+def _center(
+    weights: Rows, bar: tqdm | None, gram: Float[np.ndarray, "n_steps n_steps"] | None = None
+) -> tuple[Float[np.ndarray, " n_params"], float]:
+    """The mean row, and the sum of all squared distances from it; adds up the Gram matrix of what is left, if asked."""
     mean, total = np.empty(weights.shape[1]), 0.0
-    for columns in column_blocks(weights.shape):
+    for columns in column_blocks(weights.shape, bar):
         block = weights[:, columns].astype(np.float64)
         moved = np.ptp(block, axis=0) > 0  # the mean of equal numbers is not always that number
         mean[columns] = np.where(moved, block.mean(axis=0), block[0])
-        total += float(np.square(block - mean[columns]).sum())
+        block -= mean[columns]
+        total += float(np.einsum("np,np->", block, block))
+        if gram is not None:
+            gram += block @ block.T
     return mean, total
 
 
 def _cast_shadow(
-    weights: Rows,
-    origin: Float[np.ndarray, " n_params"],
-    components: Float[np.ndarray, "2 n_params"],
-    metric: Float[np.ndarray, "2 2"] | None = None,
+    weights: Rows, origin: Float[np.ndarray, " n_params"], axes: Float[np.ndarray, "2 n_params"], bar: tqdm | None
 ) -> tuple[Float[np.ndarray, "n_steps 2"], Float[np.ndarray, " n_steps"]]:
-    """Coordinates of the points of a plane closest to each row, and the distances to them."""
-    path, squared = np.zeros((len(weights), 2)), np.zeros(len(weights))
-    for columns in column_blocks(weights.shape):
-        path += (weights[:, columns].astype(np.float64) - origin[columns]) @ components[:, columns].T
-    if metric is not None:  # the axes are not orthonormal
-        path = path @ metric
-    for columns in column_blocks(weights.shape):
-        rest = weights[:, columns].astype(np.float64) - origin[columns] - path @ components[:, columns]
-        squared += np.square(rest).sum(axis=1)
-    return path, np.sqrt(squared)
+    """Coordinates of the points of a plane closest to each row, and, by Pythagoras, the distances to them."""
+    along, squared = np.zeros((len(weights), 2)), np.zeros(len(weights))
+    for columns in column_blocks(weights.shape, bar):
+        block = weights[:, columns].astype(np.float64)
+        block -= origin[columns]
+        along += block @ axes[:, columns].T
+        squared += np.einsum("np,np->n", block, block)
+    path = along @ np.linalg.pinv(axes @ axes.T)
+    return path, np.sqrt((squared - (along * path).sum(axis=1)).clip(min=0))
 
 
 def _principal_axes(
@@ -147,17 +156,18 @@ def _principal_axes(
 
 
 def _gram_axes(
-    weights: Rows, mean: Float[np.ndarray, " n_params"]
+    weights: Rows,
+    mean: Float[np.ndarray, " n_params"],
+    gram: Float[np.ndarray, "n_steps n_steps"],
+    bar: tqdm | None,
 ) -> tuple[Float[np.ndarray, "2 n_params"], Float[np.ndarray, " 2"]]:
     n_steps = len(weights)
-    gram = np.zeros((n_steps, n_steps))
-    for columns in column_blocks(weights.shape):
-        block = weights[:, columns].astype(np.float64) - mean[columns]
-        gram += block @ block.T
     values, vectors = eigh(gram, subset_by_index=[max(0, n_steps - 2), n_steps - 1])
     components = np.empty((len(values), len(mean)))
-    for columns in column_blocks(weights.shape):
-        components[:, columns] = vectors[:, ::-1].T @ (weights[:, columns].astype(np.float64) - mean[columns])
+    for columns in column_blocks(weights.shape, bar):
+        block = weights[:, columns].astype(np.float64)
+        block -= mean[columns]
+        components[:, columns] = vectors[:, ::-1].T @ block
     # QR rather than division by the singular values: the axes stay orthonormal where the second one is noise.
     orthonormal, _ = np.linalg.qr(components.T)
     return _fix_signs(orthonormal.T), values[::-1].clip(min=0)

@@ -5,8 +5,9 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from tqdm import tqdm
 
-BLOCK_BYTES = 2**27  # of one block in float64; a few of them are held at once, whatever the size of the model
+BLOCK_BYTES = 2**29  # of one block in float64; a few of them are held at once, whatever the size of the model
 
 
 @runtime_checkable
@@ -72,12 +73,23 @@ def stack_rows(parts: Sequence[Rows]) -> Rows:
     return parts[0] if len(parts) == 1 else Stack(parts)
 
 
-def column_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of columns, each of which holds at most `BLOCK_BYTES` over all rows in float64."""
+def column_blocks(shape: tuple[int, ...], bar: tqdm | None = None) -> Iterator[slice]:
+    """Slices of columns, each of which holds at most `BLOCK_BYTES` over all rows in float64.
+
+    Args:
+        shape: of the matrix.
+        bar: told of every block where there are several; what it raises ends the work.
+    """
     n_rows, n_columns = shape
     width = max(1, BLOCK_BYTES // (8 * max(1, n_rows)))
-    for start in range(0, n_columns, width):
+    starts = range(0, n_columns, width)
+    told = bar if len(starts) > 1 else None
+    if told is not None:
+        told.total = (told.total or 0) + len(starts)
+    for start in starts:
         yield slice(start, min(start + width, n_columns))
+        if told is not None:
+            told.update(1)
 
 
 def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -88,9 +100,9 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(start, min(start + height, n_rows))
 
 
-def step_lengths(rows: Rows) -> np.ndarray:
+def step_lengths(rows: Rows, bar: tqdm | None = None) -> np.ndarray:
     """Euclidean distance from each row to the next, `(n_rows - 1,)`."""
     squared = np.zeros(max(0, len(rows) - 1))
-    for columns in column_blocks(rows.shape):
+    for columns in column_blocks(rows.shape, bar):
         squared += np.square(np.diff(rows[:, columns].astype(np.float64), axis=0)).sum(axis=1)
     return np.sqrt(squared)

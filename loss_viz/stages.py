@@ -66,7 +66,7 @@ class Stages:
             for kept in self._kept.get("survey", {}).values():
                 if (kept.k, kept.plane) == (k, plane):
                     return lay_anew(kept, resolution)
-            return survey(bundle, self.project(bundle, plane, bar), k=k, plane=plane, resolution=resolution)
+            return survey(bundle, self.project(bundle, plane, bar), k=k, plane=plane, resolution=resolution, bar=bar)
 
         return self._recall("survey", (bundle, k, plane, resolution), make)
 
@@ -77,7 +77,7 @@ class Stages:
             "sketch",
             (bundle, k, plane),
             lambda: survey(
-                bundle, around.projection, k=k, plane=plane, resolution=SKETCH_SIZE, n_anchors=SKETCH_ANCHORS
+                bundle, around.projection, k=k, plane=plane, resolution=SKETCH_SIZE, n_anchors=SKETCH_ANCHORS, bar=bar
             ),
         )
         return blend_surface(coarse, settings["sigma"], bar)

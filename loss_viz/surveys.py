@@ -67,7 +67,7 @@ def project(bundle: Bundle, plane: str, *, seed: int = 0, bar: tqdm | None = Non
         bundle: the runs.
         plane: as for `loss_viz.landscape`.
         seed: of random directions.
-        bar: told of every Hessian-vector product.
+        bar: told of every block of parameters that is read and of every Hessian-vector product.
 
     Raises:
         ValueError: an unknown plane, or one that this model does not have.
@@ -75,7 +75,7 @@ def project(bundle: Bundle, plane: str, *, seed: int = 0, bar: tqdm | None = Non
     if plane not in PLANES:
         raise ValueError(f"`plane` must be one of {', '.join(PLANES)}; got {plane!r}. 'local' is the default.")
     if plane not in ("random", "hessian", "saddle"):
-        return fit_projection(bundle.weights)
+        return fit_projection(bundle.weights, bar)
     run = bundle.runs[0]
     last = run.weights[len(run) - 1].astype(np.float64)
     if plane == "random":
@@ -85,7 +85,7 @@ def project(bundle: Bundle, plane: str, *, seed: int = 0, bar: tqdm | None = Non
         buffers = None if run.buffers is None else run.buffers[len(run) - 1]
         values, directions = hessian_directions(bundle.objective, last, buffers, plane=plane, bar=bar)
         axes = (f"eigenvector, λ = {values[0]:.3g}", f"eigenvector, λ = {values[1]:.3g}")
-    return project_onto(bundle.weights, last, directions, axes=axes)
+    return project_onto(bundle.weights, last, directions, axes=axes, bar=bar)
 
 
 def survey(
@@ -96,6 +96,7 @@ def survey(
     plane: str,
     resolution: int | tuple[int, int],
     n_anchors: int | None = 200,
+    bar: tqdm | None = None,
 ) -> Survey:
     """Place the planes along some runs and lay the grid over their picture. Nothing is evaluated yet.
 
@@ -104,7 +105,7 @@ def survey(
     Raises:
         ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
     """
-    anchors, planes = _place_planes(bundle, projection, plane=plane, k=k, n_anchors=n_anchors)
+    anchors, planes = _place_planes(bundle, projection, plane=plane, k=k, n_anchors=n_anchors, bar=bar)
     if bundle.buffers is not None:
         at = anchors if len(anchors) else np.array([len(bundle.runs[0]) - 1])
         planes = replace(planes, buffers=bundle.buffers[at])
@@ -124,7 +125,7 @@ def lay_anew(around: Survey, resolution: int | tuple[int, int]) -> Survey:
 
 
 def _place_planes(
-    bundle: Bundle, projection: Projection, *, plane: str, k: int, n_anchors: int | None
+    bundle: Bundle, projection: Projection, *, plane: str, k: int, n_anchors: int | None, bar: tqdm | None
 ) -> tuple[Int[np.ndarray, " n_anchors"], Planes]:
     if plane not in ("local", "parallel", "final"):
         return np.arange(0), single_plane(projection)
@@ -133,11 +134,11 @@ def _place_planes(
         last = bundle.ends[:1] - 1
         return last, parallel_planes(weights, projection, last, starts=starts)
     share = None if n_anchors is None else max(2, n_anchors // len(bundle.runs)) if n_anchors > 1 else n_anchors
-    chosen = [start + choose_anchors(run.weights, share) for start, run in zip(starts, bundle.runs, strict=True)]
+    chosen = [start + choose_anchors(run.weights, share, bar) for start, run in zip(starts, bundle.runs, strict=True)]
     anchors = np.concatenate(chosen)
     if plane == "parallel":
         return anchors, parallel_planes(weights, projection, anchors, starts=starts)
-    return anchors, local_planes(weights, projection, anchors, k=k, starts=starts)
+    return anchors, local_planes(weights, projection, anchors, k=k, starts=starts, bar=bar)
 
 
 def _lay_grid(
