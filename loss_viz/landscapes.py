@@ -191,7 +191,7 @@ def landscape(
         >>> bool(np.abs(land.path_height / land.path_loss - 1).max() < 0.05)
         True
     """
-    with progress_bar(total=0, desc="landscape", unit="loss", delay=1, leave=False, disable=not progress) as bar:
+    with progress_bar(total=0, desc="landscape", delay=1, leave=False, disable=not progress) as bar:
         bundle = bundle_runs(run)
         projection = project(bundle, plane, seed=seed, bar=bar)
         around = survey(bundle, projection, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors, bar=bar)

@@ -1,21 +1,38 @@
 import numpy as np
 import pytest
 import reference
+from tqdm import tqdm
 
 from loss_viz.projection import fit_projection
+from loss_viz.rows import column_blocks
 
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.parametrize("block_bytes", [2**29, 300])
 @pytest.mark.parametrize("shape", [(40, 7), (7, 40), (12, 12), (3, 2), (3, 500)])
-def test_equals_the_dense_svd(shape):
+def test_equals_the_dense_svd(shape, block_bytes, monkeypatch):
+    monkeypatch.setattr("loss_viz.rows.BLOCK_BYTES", block_bytes)
     weights = RNG.normal(size=shape) * np.linspace(3, 1, shape[1])
     projection = fit_projection(weights)
     mean, components, ratio = reference.principal_plane(weights)
     np.testing.assert_allclose(projection.origin, mean, atol=1e-12)
     np.testing.assert_allclose(projection.components, components, atol=1e-9)
     np.testing.assert_allclose(projection.explained_variance_ratio, ratio, atol=1e-12)
-    np.testing.assert_allclose(projection.path, (weights - mean) @ components.T, atol=1e-8)
+    path = (weights - mean) @ components.T
+    np.testing.assert_allclose(projection.path, path, atol=1e-8)
+    off_plane = np.linalg.norm(weights - mean - path @ components, axis=1)
+    extent = np.linalg.norm(weights - mean, axis=1).max()
+    np.testing.assert_allclose(projection.off_plane, off_plane, atol=(1e-12 if block_bytes > 300 else 1e-7) * extent)
+
+
+def test_blocks_are_counted():
+    bar = tqdm(total=0, disable=True)
+    assert list(column_blocks((10, 7), bar)) == [slice(0, 7)]
+    assert bar.total == 0  # one block is quick
+    blocks = list(column_blocks((2**26, 7), bar))
+    assert blocks == [slice(i, i + 1) for i in range(7)]
+    assert bar.total == 7
 
 
 @pytest.mark.parametrize("shape", [(40, 7), (7, 40)])
