@@ -22,6 +22,7 @@ from .rows import Rows, column_blocks, row_blocks, step_lengths
 # Below these a velocity or acceleration holds no direction of its own: the plane is a line, or a point.
 MIN_SINE = 1e-6
 MIN_LENGTH = 1e-12
+CLOSE = 1e-6  # sine² below which |a|² - (v·a)² / |v|² is not to be trusted
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,38 +151,53 @@ def _measure(
 ) -> tuple[Float[np.ndarray, "n 2 2"], Float[np.ndarray, "n 2 2"]]:
     """Gram-Schmidt, velocity first: how to mix velocity and acceleration into axes E, and the overlaps E Cᵀ.
 
-    A vector that is too short, or parallel to the first, leaves a row of zeros. In two passes over blocks of
-    parameters, so that no more than one block of the run is in memory.
+    A vector that is too short, or parallel to the first, leaves a row of zeros.
     """
-    rows, place = np.unique(stencil, return_inverse=True)
-    place = place.reshape(stencil.shape)
-    n = len(stencil)
-    shares = np.zeros(n)
+    n, axes = len(stencil), projection.components
     # Of velocity v, acceleration a and what of a is not along v: |v|², v·a, |a|², |rest|², and both along C.
-    speed2, along, size2, height2, inside = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, 2, 2))
+    speed2, along, size2, inside = _sum_products(weights, stencil, side, np.zeros(n), axes, bar)
     min_length = MIN_LENGTH * projection.diagonal
-    for last in (False, True):
-        for columns in column_blocks((len(rows), weights.shape[1]), bar):
-            block = weights[rows, columns]
-            axes = projection.components[:, columns].T
-            for part in row_blocks((n, 8 * block.shape[1])):
-                v, a = _differentiate(block[place[part].T].astype(np.float64), side[part, None])
-                if last:
-                    a -= shares[part, None] * v
-                    height2[part] += _dot(a, a)
-                    inside[part] += np.stack([v @ axes, a @ axes], axis=1)
-                else:
-                    speed2[part] += _dot(v, v)
-                    along[part] += _dot(v, a)
-                    size2[part] += _dot(a, a)
-        np.divide(along, speed2, out=shares, where=np.sqrt(speed2) > min_length)
-    speed, size, height = np.sqrt(speed2), np.sqrt(size2), np.sqrt(height2)
+    speed, size = np.sqrt(speed2), np.sqrt(size2)
+    shares = np.divide(along, speed2, out=np.zeros(n), where=speed > min_length)
+    height2 = size2 - shares * along
+    inside[:, 1] -= shares[:, None] * inside[:, 0]
+    close = height2 < CLOSE * size2  # the difference has lost its digits: subtract the vectors themselves
+    if close.any():
+        again = _sum_products(weights, stencil[close], side[close], shares[close], axes, bar)
+        height2[close], inside[close] = again[2:]
+    height = np.sqrt(height2)
     scale = np.zeros((n, 2))
     np.divide(1.0, speed, out=scale[:, 0], where=speed > min_length)
     np.divide(1.0, height, out=scale[:, 1], where=(size > min_length) & (height > MIN_SINE * size))
     mix = np.zeros((n, 2, 2))
     mix[:, 0, 0], mix[:, 1, 0], mix[:, 1, 1] = scale[:, 0], -shares * scale[:, 1], scale[:, 1]
     return mix, scale[:, :, None] * inside
+
+
+def _sum_products(
+    weights: Rows,
+    stencil: Int[np.ndarray, "n 3"],
+    side: Int[np.ndarray, " n"],
+    shares: Float[np.ndarray, " n"],
+    axes: Float[np.ndarray, "2 n_params"],
+    bar: tqdm | None,
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, "n 2 2"]]:
+    """v·v, v·b, b·b and the products of v and b with the axes C, where b = a - share v; block by block."""
+    rows, place = np.unique(stencil, return_inverse=True)
+    place = place.reshape(stencil.shape)
+    n = len(stencil)
+    vv, vb, bb, inside = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, 2, 2))
+    for columns in column_blocks((len(rows), weights.shape[1]), bar):
+        block, along = weights[rows, columns], axes[:, columns].T
+        for part in row_blocks((n, 8 * block.shape[1])):
+            v, b = _differentiate(block[place[part].T].astype(np.float64), side[part, None])
+            if shares[part].any():
+                b -= shares[part, None] * v
+            vv[part] += _dot(v, v)
+            vb[part] += _dot(v, b)
+            bb[part] += _dot(b, b)
+            inside[part] += np.stack([v @ along, b @ along], axis=1)
+    return vv, vb, bb, inside
 
 
 def _dot(a: Float[np.ndarray, "n n_params"], b: Float[np.ndarray, "n n_params"]) -> Float[np.ndarray, " n"]:
