@@ -86,13 +86,13 @@ def evaluate_only() -> None:
     objective(objective.own_weights[None])
 
 
-def draw(folder: Path, resolution: int) -> None:
+def draw(folder: Path, resolution: int, n_anchors: int) -> None:
     """The landscape, from the folder alone."""
     _, _, loss_fn = build_loss()
     started = time.perf_counter()
     run = lv.Run.from_checkpoints(build_model(), loss_fn, folder)
     opened = time.perf_counter()
-    land = lv.landscape(run, resolution=resolution)
+    land = lv.landscape(run, resolution=resolution, n_anchors=n_anchors)
     done = time.perf_counter()
     print(f"{run}, {land.n_evaluations:,} losses; opened in {opened - started:.0f} s, drawn in {done - opened:.0f} s")
     print(f"{lv.fidelity(land)}, PC1 and PC2 explain {land.explained_variance_ratio.sum():.1%}")
@@ -112,12 +112,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="of the checkpoints; a temporary one by default")
     parser.add_argument("--resolution", type=int, default=11)
+    parser.add_argument("--anchors", type=int, default=50, help="planes along the run; they cost time, not memory")
     parser.add_argument("--part", choices=["write", "evaluate", "draw"], help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.part == "evaluate":
         return evaluate_only()
     if chosen.part == "draw":
-        return draw(chosen.folder, chosen.resolution)
+        return draw(chosen.folder, chosen.resolution, chosen.anchors)
     if chosen.part == "write":
         return write_checkpoints(chosen.folder)
     with tempfile.TemporaryDirectory() as temporary:
@@ -127,7 +128,9 @@ def main() -> None:
             measure_peak("--part", "write", *at)
         stored = sum(path.stat().st_size for path in folder.iterdir()) / 1e9
         own = measure_peak("--part", "evaluate")
-        peak = measure_peak("--part", "draw", *at, "--resolution", str(chosen.resolution))
+        peak = measure_peak(
+            "--part", "draw", *at, "--resolution", str(chosen.resolution), "--anchors", str(chosen.anchors)
+        )
     print(
         f"{stored:.1f} GB of checkpoints; peak {peak:.2f} GB, the model and its data alone {own:.2f} GB: "
         f"{peak - own:.2f} GB for the landscape"

@@ -8,6 +8,9 @@
     lv.surface_figure(land)          # the surface, the trajectory and the ball
     lv.Explorer("x^3")               # all of it in a panel: slide, and see
 
+    recorder = lv.Recorder(model, loss_fn).attach(optimizer)    # the same for a training of your own
+    run = recorder.run()
+
 Names are imported when they are first used, so that `import loss_viz` is instant and drawing libraries are loaded
 only by those who draw.
 """

@@ -12,7 +12,7 @@ from .bundle import Bundle, Runs, bundle_runs
 from .kernels import Kernel, fit_kernel
 from .planes import Planes
 from .projection import Projection
-from .surveys import Survey, project, survey
+from .surveys import Survey, project, require_view, survey
 from .trajectory import Run
 
 
@@ -193,6 +193,8 @@ def landscape(
     """
     with progress_bar(total=0, desc="landscape", delay=1, leave=False, disable=not progress) as bar:
         bundle = bundle_runs(run)
+        require_view(bundle, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
+        fit_kernel(np.zeros((1, 2)), sigma, diagonal=1.0)  # refuses a wrong one before the runs are read
         projection = project(bundle, plane, seed=seed, bar=bar)
         around = survey(bundle, projection, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors, bar=bar)
         return blend_path(around, blend_surface(around, sigma, bar), sigma, bar)

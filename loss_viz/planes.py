@@ -72,6 +72,21 @@ def choose_anchors(weights: Rows, n_anchors: int | None, bar: tqdm | None = None
     return np.unique(np.rint(np.interp(even, spread, np.arange(n_steps))).astype(int))
 
 
+def require_stride(k: int, n_steps: int) -> None:
+    """Refuse a stride for which a run is too short.
+
+    Raises:
+        ValueError: `k` below 1, or 2k + 1 more than the steps that were recorded.
+    """
+    if k < 1 or k != int(k):
+        raise ValueError(f"`k` must be a whole number of at least 1, got {k}. Use 5, or more for a jittery run.")
+    if 2 * k + 1 > n_steps:
+        raise ValueError(
+            f"`k`={k} needs at least 2k + 1 = {2 * k + 1} recorded steps, the run has {n_steps}. "
+            f"Record a longer run or use `k` of at most {(n_steps - 1) // 2}."
+        )
+
+
 def local_planes(
     weights: Rows,
     projection: Projection,
@@ -99,14 +114,8 @@ def local_planes(
     Raises:
         ValueError: `k` below 1, or more than a run is long enough for.
     """
-    if k < 1 or k != int(k):
-        raise ValueError(f"`k` must be a whole number of at least 1, got {k}. Use 5, or more for a jittery run.")
     lengths = np.diff([*starts, len(weights)])
-    if 2 * k + 1 > lengths.min():
-        raise ValueError(
-            f"`k`={k} needs at least 2k + 1 = {2 * k + 1} recorded steps, the run has {lengths.min()}. "
-            f"Record a longer run or use `k` of at most {(lengths.min() - 1) // 2}."
-        )
+    require_stride(k, int(lengths.min()))
     path = np.searchsorted(starts, anchors, side="right") - 1
     first = np.asarray(starts)[path]
     past = anchors - first >= 2 * k

@@ -12,7 +12,7 @@ from .blend import Sweep
 from .bundle import Bundle
 from .directions import hessian_directions, random_directions
 from .kernels import MAX_WIDTH
-from .planes import Planes, choose_anchors, local_planes, parallel_planes, single_plane
+from .planes import Planes, choose_anchors, local_planes, parallel_planes, require_stride, single_plane
 from .projection import Projection, fit_projection, project_onto
 
 PLANES = ("local", "parallel", "global", "final", "random", "hessian", "saddle")
@@ -60,6 +60,23 @@ class Survey:
         return support.reshape(len(self.y), len(self.x))
 
 
+def require_view(
+    bundle: Bundle, *, k: int, plane: str, resolution: int | tuple[int, int], n_anchors: int | None
+) -> None:
+    """Refuse at once what `survey` would refuse after the runs were read, which may take minutes.
+
+    Raises:
+        ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
+    """
+    if plane not in PLANES:
+        raise ValueError(f"`plane` must be one of {', '.join(PLANES)}; got {plane!r}. 'local' is the default.")
+    if plane == "local":
+        require_stride(k, min(len(run) for run in bundle.runs))
+    if n_anchors is not None and n_anchors < 2:
+        raise ValueError(f"`n_anchors` must be at least 2, got {n_anchors}. Use 200, or None for every step.")
+    _read_resolution(resolution)
+
+
 def project(bundle: Bundle, plane: str, *, seed: int = 0, bar: tqdm | None = None) -> Projection:
     """The plane of the picture: of the PCs of all runs, or through the last weights of the first run.
 
@@ -70,10 +87,8 @@ def project(bundle: Bundle, plane: str, *, seed: int = 0, bar: tqdm | None = Non
         bar: told of every block of parameters that is read and of every Hessian-vector product.
 
     Raises:
-        ValueError: an unknown plane, or one that this model does not have.
+        ValueError: a plane that this model does not have.
     """
-    if plane not in PLANES:
-        raise ValueError(f"`plane` must be one of {', '.join(PLANES)}; got {plane!r}. 'local' is the default.")
     if plane not in ("random", "hessian", "saddle"):
         return fit_projection(bundle.weights, bar)
     run = bundle.runs[0]
@@ -105,6 +120,7 @@ def survey(
     Raises:
         ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
     """
+    require_view(bundle, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
     anchors, planes = _place_planes(bundle, projection, plane=plane, k=k, n_anchors=n_anchors, bar=bar)
     if bundle.buffers is not None:
         at = anchors if len(anchors) else np.array([len(bundle.runs[0]) - 1])
@@ -133,7 +149,7 @@ def _place_planes(
     if plane == "final":
         last = bundle.ends[:1] - 1
         return last, parallel_planes(weights, projection, last, starts=starts)
-    share = None if n_anchors is None else max(2, n_anchors // len(bundle.runs)) if n_anchors > 1 else n_anchors
+    share = None if n_anchors is None else max(2, n_anchors // len(bundle.runs))
     chosen = [start + choose_anchors(run.weights, share, bar) for start, run in zip(starts, bundle.runs, strict=True)]
     anchors = np.concatenate(chosen)
     if plane == "parallel":
@@ -144,12 +160,7 @@ def _place_planes(
 def _lay_grid(
     projection: Projection, resolution: int | tuple[int, int], plane: str
 ) -> tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]:
-    sizes = np.resize(resolution, 2)
-    if np.shape(resolution) not in ((), (2,)) or sizes.dtype.kind != "i" or sizes.min() < 2:
-        raise ValueError(
-            f"`resolution` must be a whole number of at least 2, or a pair (n_x, n_y) of them; got {resolution}. "
-            "Use 61."
-        )
+    sizes = _read_resolution(resolution)
     low, high = projection.bounds
     centre = (low + high) / 2
     reach = np.maximum(high - low, MIN_AXIS * projection.diagonal) * (0.5 + MARGIN)
@@ -158,3 +169,13 @@ def _lay_grid(
         low, high = np.minimum(low, -RANDOM_REACH), np.maximum(high, RANDOM_REACH)
     x, y = (np.linspace(low[i], high[i], sizes[i]) for i in range(2))
     return x, y
+
+
+def _read_resolution(resolution: int | tuple[int, int]) -> Int[np.ndarray, " 2"]:
+    sizes = np.resize(resolution, 2)
+    if np.shape(resolution) not in ((), (2,)) or sizes.dtype.kind != "i" or sizes.min() < 2:
+        raise ValueError(
+            f"`resolution` must be a whole number of at least 2, or a pair (n_x, n_y) of them; got {resolution}. "
+            "Use 61."
+        )
+    return sizes
