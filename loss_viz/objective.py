@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from .parameters import buffer_layout, parameter_layout
-from .probes import Meter, copy_model, plain_attention
+from .probes import Meter, copy_model, plain_attention, unwrap_model
 
 LossFn = Callable[[nn.Module], Tensor]
 
@@ -41,7 +41,7 @@ class Objective:
         device: where to evaluate, such as `"cuda"`; that of the model by default. The data of `loss_fn` must be there.
 
     Attributes:
-        model: the model that was given.
+        model: the model that was given, without the wrapper of `torch.compile` or data parallelism.
         loss_fn: the loss that was given.
         layout: names and shapes of the parameters within the vector.
         buffer_layout: likewise for the floating-point buffers.
@@ -63,7 +63,7 @@ class Objective:
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, *, device: str | torch.device | None = None) -> None:
-        self.model = model
+        self.model = model = unwrap_model(model)
         self.loss_fn = loss_fn
         self.layout = parameter_layout(model)
         self.buffer_layout = buffer_layout(model)

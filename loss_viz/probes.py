@@ -35,6 +35,13 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """The module itself, without what `torch.compile` or data parallelism has put around it."""
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    inner = getattr(model, "module" if parallel else "_orig_mod", None)
+    return unwrap_model(inner) if isinstance(inner, nn.Module) else model
+
+
 def copy_model(model: nn.Module) -> nn.Module:
     """A copy that shares nothing with a user's model.
 

@@ -70,8 +70,8 @@ class Recorder:
         for argument, count, least in (("every", every, 1), ("max_snapshots", max_snapshots, 3)):
             if count is not None and count < least:
                 raise ValueError(f"`{argument}` must be a whole number of at least {least}, got {count}.")
-        self.model = model
         self.objective = Objective(model, loss_fn, device=device)
+        self.model = self.objective.model
         self.name = name
         layouts = self.objective.layout, self.objective.buffer_layout
         folder = None if storage is None else Path(storage)

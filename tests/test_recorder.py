@@ -239,6 +239,21 @@ def test_lbfgs_and_a_loop_without_optimizer():
     assert len(np.unique(recorder.run().weights[:, 0])) == 6
 
 
+@pytest.mark.parametrize(
+    "wrap", [lambda m: torch.compile(m, backend="eager"), nn.DataParallel], ids=["compile", "parallel"]
+)
+def test_wrappers_of_pytorch_are_looked_through(wrap):
+    model = build()
+    wrapped = wrap(model)
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+    with lv.Recorder(wrapped, mse).attach(optimizer) as recorder:
+        exhaust(steps(wrapped, optimizer, 4))
+    run = recorder.run()
+    assert run.model is model
+    assert run.loss[-1] == pytest.approx(mse(model.eval()).item(), rel=1e-5)
+    assert run.objective.layout.entries[0].name == "0.weight"
+
+
 def test_storage_is_a_folder_of_checkpoints_that_anyone_can_load(tmp_path):
     model = build(batch_norm=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
