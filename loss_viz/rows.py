@@ -104,5 +104,6 @@ def step_lengths(rows: Rows, bar: tqdm | None = None) -> np.ndarray:
     """Euclidean distance from each row to the next, `(n_rows - 1,)`."""
     squared = np.zeros(max(0, len(rows) - 1))
     for columns in column_blocks(rows.shape, bar):
-        squared += np.square(np.diff(rows[:, columns].astype(np.float64), axis=0)).sum(axis=1)
+        moved = np.diff(rows[:, columns].astype(np.float64), axis=0)
+        squared += np.einsum("np,np->n", moved, moved)
     return np.sqrt(squared)
