@@ -7,7 +7,7 @@ networks that compute the same with weights of another scale get the same pictur
 
 import numpy as np
 from jaxtyping import Float
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from tqdm import tqdm
 
 from .objective import Objective
@@ -109,10 +109,10 @@ def hessian_directions(
         start = np.random.default_rng(0).standard_normal(n_params)
         try:
             values, vectors = eigsh(hessian, k=2, which=ENDS[plane], v0=start, tol=EIGEN_TOLERANCE)
-        except ArpackNoConvergence as error:
+        except ArpackError as error:
             raise ValueError(
-                f"The eigenvectors of `plane`={plane!r} did not settle within {n_params * 10} products: the Hessian's "
-                "ends lie too close together there. Use another `plane`."
+                f"The eigenvectors of `plane`={plane!r} could not be found ({str(error).splitlines()[0]}): the "
+                "Hessian's ends lie too close together there, or its numbers are too large. Use another `plane`."
             ) from error
     order = np.argsort(values)[::-1]
     axes = vectors[:, order].T

@@ -142,7 +142,8 @@ def colorbar_trace(scale: Scale) -> go.Scatter3d:
     """A trace without points that carries the colour bar, which a mesh of painted vertices cannot."""
     marker = {"color": [scale.low], "cmin": scale.low, "cmax": scale.high, "colorscale": COLORSCALE}
     marker |= {"showscale": True, "colorbar": scale.colorbar()}
-    return go.Scatter3d(name="loss", x=[None], y=[None], z=[None], mode="markers", marker=marker, hoverinfo="skip")
+    place = {"x": [None], "y": [None], "z": [None]}
+    return go.Scatter3d(name="loss", **place, mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
 
 
 def paleness(surface: Surface | Landscape) -> Float[np.ndarray, "n_y n_x"]:

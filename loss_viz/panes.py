@@ -138,8 +138,9 @@ def surface_parts(surface: Surface, projection: Projection, scale: Scale) -> Par
         "surface_layout": {
             "scene.xaxis.range": [float(surface.x[0]), float(surface.x[-1])],
             "scene.yaxis.range": [float(surface.y[0]), float(surface.y[-1])],
-            "scene.zaxis.range": axis["range"],
             "scene.zaxis.type": axis["type"],
+            "scene.zaxis.autorange": False,  # which Plotly sets when the type changes and losses are below 1
+            "scene.zaxis.range": axis["range"],
             "scene.zaxis.dtick": axis.get("dtick"),
             "scene.xaxis.title.text": name_axis(projection, 0),
             "scene.yaxis.title.text": name_axis(projection, 1),

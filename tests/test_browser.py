@@ -53,7 +53,7 @@ def lab(tmp_path_factory):
         folder / "race.ipynb",
         "import loss_viz as lv\n"
         "runs = lv.compare('x^3', ['adam', 'sgd'], steps=150, progress=False)\n"
-        "explorer = lv.Explorer(runs, resolution=15)\n"
+        "explorer = lv.Explorer(runs, resolution=15, loss_axis='log')\n"
         "explorer",
         "assert explorer.wait(60)\n"
         "print(explorer.step, *(round(float(run.loss[explorer.step]), 6) for run in explorer.runs))",
@@ -388,6 +388,8 @@ def test_runs_race_on_one_plane(lab, browser):
     panel = Panel(notebook)
     page.wait_for_selector(".lossviz-picture")
     panel.wait_drawn()
+    axis = page.evaluate("() => document.querySelector('.lossviz-pane-surface')._fullLayout.scene.zaxis.range")
+    assert -3 < axis[0] < axis[1] < 0  # powers of ten, for all losses are below 1
     legend = page.locator(".lossviz-pane-surface .legendtext").all_text_contents()
     assert legend == ["Adam", "SGD + momentum"]
     ends = [[panel.trace("surface", f"trajectory{i}", axis)[-1] for axis in "xy"] for i in ("", "-1")]

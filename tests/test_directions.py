@@ -144,6 +144,13 @@ def test_two_weights_are_fewer_than_lanczos_can_work_with():
     np.testing.assert_allclose(axes, np.eye(2))
 
 
+def test_curvature_beyond_all_numbers_is_refused():
+    model = nn.Linear(3, 1)
+    objective = Objective(model, lambda m: m.weight.pow(4).sum() + m.bias.sum())
+    with pytest.raises(ValueError, match="eigenvectors of `plane`='hessian' could not be found"):
+        hessian_directions(objective, np.full(4, 1e30))
+
+
 def test_models_without_such_a_plane_are_refused():
     vector = nn.Linear(1, 1, bias=False)
     objective = Objective(vector, lambda m: m.weight.square().sum())
