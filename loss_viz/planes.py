@@ -64,12 +64,21 @@ def choose_anchors(weights: Rows, n_anchors: int | None, bar: tqdm | None = None
     n_steps = len(weights)
     if n_anchors is None or n_steps < 3:
         return np.arange(n_steps)
-    if n_anchors < 2:
-        raise ValueError(f"`n_anchors` must be at least 2, got {n_anchors}. Use 200, or None for every step.")
+    require_anchors(n_anchors)
     arc = np.append(0, np.cumsum(step_lengths(weights, bar)))
     spread = (arc / (arc[-1] or 1.0) + np.linspace(0, 1, n_steps)) / 2
     even = np.linspace(0, spread[-1], n_anchors)
     return np.unique(np.rint(np.interp(even, spread, np.arange(n_steps))).astype(int))
+
+
+def require_anchors(n_anchors: int | None) -> None:
+    """Refuse fewer anchors than the two ends of a run.
+
+    Raises:
+        ValueError: fewer than two anchors.
+    """
+    if n_anchors is not None and n_anchors < 2:
+        raise ValueError(f"`n_anchors` must be at least 2, got {n_anchors}. Use 200, or None for every step.")
 
 
 def require_stride(k: int, n_steps: int) -> None:

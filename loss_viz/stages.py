@@ -10,7 +10,7 @@ from .bundle import Bundle, bundle_runs
 from .landscapes import Landscape, Surface, blend_path, blend_surface
 from .projection import Projection
 from .settings import TRAINING
-from .surveys import Survey, lay_anew, project, survey
+from .surveys import OWN_AXES, Survey, lay_anew, project, survey
 from .training import Training, descend, prepare_training
 
 N_KEPT = 4
@@ -49,7 +49,7 @@ class Stages:
 
     def project(self, bundle: Bundle, plane: str, bar: tqdm) -> Projection:
         """The plane of the picture; one for all those that the PCs span."""
-        kind = plane if plane in ("random", "hessian", "saddle") else "PC"
+        kind = plane if plane in OWN_AXES else "PC"
         return self._recall("projection", (bundle, kind), lambda: project(bundle, plane, bar=bar))
 
     def survey(self, bundle: Bundle, settings: Settings, bar: tqdm) -> Survey:

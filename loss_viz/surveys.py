@@ -12,10 +12,11 @@ from .blend import Sweep
 from .bundle import Bundle
 from .directions import hessian_directions, random_directions
 from .kernels import MAX_WIDTH
-from .planes import Planes, choose_anchors, local_planes, parallel_planes, require_stride, single_plane
+from .planes import Planes, choose_anchors, local_planes, parallel_planes, require_anchors, require_stride, single_plane
 from .projection import Projection, fit_projection, project_onto
 
-PLANES = ("local", "parallel", "global", "final", "random", "hessian", "saddle")
+OWN_AXES = ("random", "hessian", "saddle")  # planes of the picture that are not the one of the PCs
+PLANES = ("local", "parallel", "global", "final", *OWN_AXES)
 MARGIN = 0.3
 MIN_AXIS = 0.1  # of the diagonal: a straight run still gets a picture with two sides
 RANDOM_REACH = 1.0  # in filter norms to each side, as Li et al. draw it
@@ -72,8 +73,7 @@ def require_view(
         raise ValueError(f"`plane` must be one of {', '.join(PLANES)}; got {plane!r}. 'local' is the default.")
     if plane == "local":
         require_stride(k, min(len(run) for run in bundle.runs))
-    if n_anchors is not None and n_anchors < 2:
-        raise ValueError(f"`n_anchors` must be at least 2, got {n_anchors}. Use 200, or None for every step.")
+    require_anchors(n_anchors)
     _read_resolution(resolution)
 
 
@@ -89,7 +89,7 @@ def project(bundle: Bundle, plane: str, *, seed: int = 0, bar: tqdm | None = Non
     Raises:
         ValueError: a plane that this model does not have.
     """
-    if plane not in ("random", "hessian", "saddle"):
+    if plane not in OWN_AXES:
         return fit_projection(bundle.weights, bar)
     run = bundle.runs[0]
     last = run.weights[len(run) - 1].astype(np.float64)
