@@ -1,13 +1,6 @@
 """Record a training under Lightning: one callback, and the module stays as it is."""
 
-from functools import partial
-from pathlib import Path
-
-import torch
-
-from .objective import LossFn
-from .recorder import Recorder
-from .trajectory import Run
+from .recording import Recording
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,7 +14,7 @@ except ModuleNotFoundError:
         ) from error
 
 
-class RecorderCallback(Callback):
+class RecorderCallback(Recording, Callback):
     """Records the weights of a LightningModule while a Trainer trains it.
 
     At the start of `trainer.fit`, when module and optimizers are where they belong, it makes a `Recorder` and attaches
@@ -71,42 +64,10 @@ class RecorderCallback(Callback):
         (31, 30, True)
     """
 
-    def __init__(
-        self,
-        loss_fn: LossFn,
-        *,
-        every: int = 1,
-        max_snapshots: int | None = None,
-        storage: str | Path | None = None,
-        device: str | torch.device | None = None,
-        name: str = "",
-    ) -> None:
-        self.recorder: Recorder | None = None
-        self._make = partial(
-            Recorder,
-            loss_fn=loss_fn,
-            every=every,
-            max_snapshots=max_snapshots,
-            storage=storage,
-            device=device,
-            name=name,
-        )
-
-    def run(self, *, progress: bool = True) -> Run:
-        """The run of the latest training so far; see `Recorder.run`.
-
-        Args:
-            progress: show a progress bar when the losses take more than a second.
-
-        Raises:
-            ValueError: no training has started, or it made no update.
-        """
-        if self.recorder is None:
-            raise ValueError(
-                "`run()` needs a training that has started, this callback has seen none. Hand it to "
-                "Trainer(callbacks=[...]) and call trainer.fit(...) first; of several processes the first one records."
-            )
-        return self.recorder.run(progress=progress)
+    _nothing = (
+        "`run()` needs a training that has started, this callback has seen none. Hand it to "
+        "Trainer(callbacks=[...]) and call trainer.fit(...) first; of several processes the first one records."
+    )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the recorder: that is step 0."""
@@ -126,7 +87,3 @@ class RecorderCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let go of the optimizer, with the weights at which the training broke off."""
         self._finish()
-
-    def _finish(self) -> None:
-        if self.recorder is not None:
-            self.recorder.finish()

@@ -2,16 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from .objective import LossFn
-from .recorder import Recorder
-from .trajectory import Run
+from .recording import Recording
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -23,7 +18,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-class RecorderCallback(TrainerCallback):
+class RecorderCallback(Recording, TrainerCallback):
     """Records the weights of a model while a `transformers.Trainer` trains it.
 
     When the training begins it makes a `Recorder` of the model without its wrappers; it counts the Trainer's own
@@ -68,43 +63,11 @@ class RecorderCallback(TrainerCallback):
         ([0, 1, 2, 3, 4, 5], True)
     """
 
-    def __init__(
-        self,
-        loss_fn: LossFn,
-        *,
-        every: int = 1,
-        max_snapshots: int | None = None,
-        storage: str | Path | None = None,
-        device: str | torch.device | None = None,
-        name: str = "",
-    ) -> None:
-        self.recorder: Recorder | None = None
-        self._make = partial(
-            Recorder,
-            loss_fn=loss_fn,
-            every=every,
-            max_snapshots=max_snapshots,
-            storage=storage,
-            device=device,
-            name=name,
-        )
-
-    def run(self, *, progress: bool = True) -> Run:
-        """The run of the latest training so far; see `Recorder.run`.
-
-        Args:
-            progress: show a progress bar when the losses take more than a second.
-
-        Raises:
-            ValueError: no training has begun, or it made no update.
-        """
-        if self.recorder is None:
-            raise ValueError(
-                "`run()` needs a training that has begun, this callback has seen none. Hand it to "
-                "Trainer(..., callbacks=[...]) and call trainer.train() first; of several processes the first one "
-                "records."
-            )
-        return self.recorder.run(progress=progress)
+    _nothing = (
+        "`run()` needs a training that has begun, this callback has seen none. Hand it to "
+        "Trainer(..., callbacks=[...]) and call trainer.train() first; of several processes the first one "
+        "records."
+    )
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -133,10 +96,6 @@ class RecorderCallback(TrainerCallback):
     ) -> None:
         """Take the last weights."""
         self._finish()
-
-    def _finish(self) -> None:
-        if self.recorder is not None:
-            self.recorder.finish()
 
 
 @contextmanager
