@@ -1,5 +1,6 @@
 // The view of `Picture`: Plotly figures side by side. Arrays come as binary buffers, one part for each trace, and only
-// the newest state is drawn. Nothing is computed here but what belongs to the page: its theme, its width, its pointer.
+// the newest state is drawn. Nothing is computed here but what belongs to the page: its theme, its width, its pointer,
+// and the camera, which is one for all panes in 3D.
 const Plotly = module.exports;
 
 const ARRAYS = { float32: Float32Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
@@ -41,32 +42,46 @@ function mix(rgba, paper) {
 }
 
 class Pane {
-  constructor(model, el, name, onFree) {
-    Object.assign(this, { model, name, ready: false, closed: false, held: false, seen: {}, laid: {}, paint: {} });
-    this.gd = el.appendChild(document.createElement("div"));
+  constructor(model, name, listeners) {
+    Object.assign(this, { model, name, ...listeners, seen: {}, laid: {}, paint: {} });
+    Object.assign(this, { opened: false, ready: false, drawn: false, closed: false, held: false });
+    this.gd = document.createElement("div");
     this.gd.className = `lossviz-pane lossviz-pane-${name}`;
-    const { data, layout } = JSON.parse(JSON.stringify(model.get("panes")[name]));
-    this.traces = data.map((trace) => trace.uid || trace.name);
-    this.parts = [...this.traces.map((trace) => `${name}_${trace}`), `${name}_layout`];
-    this.inked = data.map((trace) => trace.meta === "ink");
-    Plotly.newPlot(this.gd, data, layout, CONFIG).then(() => {
-      if (this.closed) return;
-      this.ready = true;
-      this.gd.on("plotly_click", (event) => this.hit(event.points[0]));
-      onFree();
-    });
     this.press = (event) => Object.assign(this, { held: true, at: [event.clientX, event.clientY], found: null });
     this.release = (event) => {
       if (!this.held) return;
       const moved = Math.hypot(event.clientX - this.at[0], event.clientY - this.at[1]);
       Object.assign(this, { held: false, still: moved < STILL });
       this.keepCamera();
+      this.onTurn(this);
       if (this.found && this.still) this.tell(this.found);
-      onFree();
+      this.onFree();
     };
     this.gd.addEventListener("pointerdown", this.press, true);
-    this.gd.addEventListener("pointermove", (event) => event.buttons || this.release(event)); // released off the window
+    this.gd.addEventListener("pointermove", (event) => {
+      if (!event.buttons) this.release(event); // released off the window
+      else if (this.held) this.onTurn(this);
+    });
+    // Plotly tells of a wheel too, but before it zooms, and of the first notch without the camera.
+    this.gd.addEventListener("wheel", () => this.onTurn(this), { passive: true });
     for (const type of ["pointerup", "pointercancel"]) window.addEventListener(type, this.release, true);
+  }
+
+  // Makes the figure, when it is first in the page: each scene costs a WebGL context, of which a page has few.
+  open() {
+    if (this.opened) return;
+    this.opened = true;
+    const { data, layout } = JSON.parse(JSON.stringify(this.model.get("panes")[this.name]));
+    this.traces = data.map((trace) => trace.uid || trace.name);
+    this.parts = [...this.traces.map((trace) => `${this.name}_${trace}`), `${this.name}_layout`];
+    this.inked = data.map((trace) => trace.meta === "ink");
+    Plotly.newPlot(this.gd, data, layout, CONFIG).then(() => {
+      if (this.closed) return;
+      this.ready = true;
+      this.gd.on("plotly_click", (event) => this.hit(event.points[0]));
+      this.gd.on("plotly_relayout", (event) => "scene.camera" in event && this.onTurn(this)); // by the mode bar
+      this.onFree();
+    });
   }
 
   // In 3D Plotly finds the point when the button goes down, before it is known whether a turn follows; in 2D after it.
@@ -82,10 +97,22 @@ class Pane {
     this.model.send({ kind: "click", ...found });
   }
 
+  get scene() {
+    const layout = this.gd._fullLayout;
+    return layout && layout.scene && layout.scene._scene;
+  }
+
   // Plotly notes a turn only when the button is released over its canvas; without this the next redraw undoes it.
   keepCamera() {
-    const scene = this.gd._fullLayout && this.gd._fullLayout.scene && this.gd._fullLayout.scene._scene;
-    if (scene) scene.saveLayout(this.gd.layout);
+    if (this.scene) this.scene.saveLayout(this.gd.layout);
+  }
+
+  // Takes the camera of another pane, at once and without a redraw. `relayout` would do it too, but it fires the event
+  // that tells of a turn, so that panes would lead one another back.
+  look(camera) {
+    if (!this.scene || !camera || this.held) return;
+    this.scene.setViewport({ camera, aspectratio: this.scene.fullSceneLayout.aspectratio });
+    this.keepCamera();
   }
 
   themeEdits(theme) {
@@ -105,8 +132,8 @@ class Pane {
     }
   }
 
-  // Brings the figure up to date; false if it cannot be now.
-  async draw(theme) {
+  // Brings the figure up to date; false if it cannot be now. A new scene looks as those do that were there before it.
+  async draw(theme, camera) {
     if (!this.ready || this.held) return false;
     const { gd, model } = this;
     const traces = {};
@@ -130,8 +157,14 @@ class Pane {
       this.inked.forEach((inked, i) => inked && edit(i, "line.color", theme.ink));
     }
     if (!Object.keys(traces).length && !Object.keys(layout).length) return true;
+    if (!this.drawn && camera) {
+      delete layout["scene.camera"];
+      this.look(camera);
+    }
+    this.drawn = true;
     this.keepCamera();
     await Plotly.update(gd, traces, layout, [...gd.data.keys()]);
+    if (layout["scene.camera"] || !camera) this.onSet(this);
     return true;
   }
 
@@ -142,7 +175,7 @@ class Pane {
   close() {
     Object.assign(this, { ready: false, closed: true });
     for (const type of ["pointerup", "pointercancel"]) window.removeEventListener(type, this.release, true);
-    Plotly.purge(this.gd);
+    if (this.opened) Plotly.purge(this.gd);
   }
 }
 
@@ -160,10 +193,11 @@ function render({ model, el }) {
     drawing = true;
     while (dirty && !closed) {
       dirty = false;
+      arrange();
       const serial = model.get("serial");
       let current = true;
-      for (const pane of panes) {
-        current = (await pane.draw(theme)) && current;
+      for (const pane of shown()) {
+        current = (await pane.draw(theme, camera)) && current;
         await new Promise((go) => setTimeout(go)); // let the page show it before the next
       }
       if (current && !dirty) showState();
@@ -188,20 +222,54 @@ function render({ model, el }) {
     if (message.kind === "copy" && navigator.clipboard) navigator.clipboard.writeText(message.text).catch(() => {});
   };
 
-  const panes = Object.keys(model.get("panes")).map((name) => new Pane(model, el, name, ask));
+  // A pane that is hidden is not in the page at all, and left as it is until it comes back.
+  const shown = () => panes.filter((pane) => pane.gd.parentNode === el);
+  const arrange = () => {
+    let last = badge;
+    for (const pane of panes) {
+      if (model.get("hidden").includes(pane.name)) pane.gd.remove();
+      else {
+        if (pane.gd.parentNode !== el) {
+          last.after(pane.gd);
+          if (pane.drawn) pane.look(camera);
+        }
+        last = pane.gd;
+      }
+    }
+    el.dataset.shown = shown().map((pane) => pane.name).join(" ");
+    shown().forEach((pane) => pane.open()); // when all have their places, and so their sizes
+  };
+
+  let camera = null; // of all scenes
+  let turned = null; // the pane that the pointer has turned since the last frame
+  const lead = (leader) => {
+    turned = null;
+    if (closed || !leader || !leader.scene) return;
+    camera = leader.scene.getCamera();
+    leader.keepCamera();
+    for (const pane of shown()) if (pane !== leader && pane.drawn) pane.look(camera);
+  };
+  const turn = (pane) => {
+    if (!turned) requestAnimationFrame(() => lead(turned)); // by then Plotly has heard of the event too
+    turned = pane;
+  };
+
+  const panes = Object.keys(model.get("panes")).map((name) => new Pane(model, name, { onFree: ask, onTurn: turn, onSet: lead }));
   el.setAttribute("role", "figure");
   el.setAttribute("aria-busy", "true");
   warn();
   showSummary();
   model.on("change:serial", ask);
+  model.on("change:hidden", ask);
   model.on("change:state", warn);
   model.on("change:summary", showSummary);
   model.on("msg:custom", copy);
-  const sizes = new ResizeObserver(() => {
+  const sizes = new ResizeObserver((changes) => {
     retheme(); // before it is in the page its background is not known
-    panes.forEach((pane) => pane.resize());
+    const changed = changes.map((change) => change.target);
+    panes.forEach((pane) => changed.includes(pane.gd) && pane.resize());
   });
-  sizes.observe(el);
+  [el, ...panes.map((pane) => pane.gd)].forEach((node) => sizes.observe(node));
   const looks = new MutationObserver(() => requestAnimationFrame(retheme));
   for (const node of [document.documentElement, document.body]) looks.observe(node, { attributes: true });
   ask();
@@ -211,6 +279,7 @@ function render({ model, el }) {
     sizes.disconnect();
     looks.disconnect();
     model.off("change:serial", ask);
+    model.off("change:hidden", ask);
     model.off("change:state", warn);
     model.off("change:summary", showSummary);
     model.off("msg:custom", copy);
