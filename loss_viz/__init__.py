@@ -22,20 +22,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .animation import animate as animate
     from .comparison import compare as compare
+    from .curves import fidelity_figure as fidelity_figure
+    from .curves import loss_curve_figure as loss_curve_figure
     from .diagnostics import Fidelity as Fidelity
+    from .diagnostics import disagreement_map as disagreement_map
     from .diagnostics import fidelity as fidelity
+    from .diagnostics import held_out_fidelity as held_out_fidelity
+    from .diagnostics import mixing_map as mixing_map
+    from .escapes import Escape as Escape
+    from .escapes import trace_escape as trace_escape
     from .explorer import Explorer as Explorer
     from .figures import contour_figure as contour_figure
-    from .figures import loss_curve_figure as loss_curve_figure
     from .figures import surface_figure as surface_figure
+    from .folds import Fold as Fold
+    from .folds import find_folds as find_folds
+    from .geometry import Geometry as Geometry
+    from .geometry import Sharpness as Sharpness
+    from .geometry import fit_cosines as fit_cosines
+    from .geometry import trace_geometry as trace_geometry
+    from .geometry import trace_sharpness as trace_sharpness
     from .landscapes import Landscape as Landscape
     from .landscapes import landscape as landscape
+    from .levels import Level as Level
+    from .levels import fit_levels as fit_levels
+    from .levels import name_level as name_level
     from .loading import load_run as load_run
     from .objective import Objective as Objective
     from .plateaus import Plateau as Plateau
     from .plateaus import find_plateaus as find_plateaus
     from .race import compare_figure as compare_figure
     from .recorder import Recorder as Recorder
+    from .reports import geometry_figure as geometry_figure
+    from .reports import map_figure as map_figure
+    from .reports import sigma_figure as sigma_figure
+    from .sigmas import SigmaCurve as SigmaCurve
+    from .sigmas import sigma_curve as sigma_curve
     from .tasks import Task as Task
     from .training import train as train
     from .trajectory import Run as Run
@@ -52,11 +73,32 @@ _ROOMS = {
     "Landscape": "landscapes",
     "fidelity": "diagnostics",
     "Fidelity": "diagnostics",
+    "held_out_fidelity": "diagnostics",
+    "mixing_map": "diagnostics",
+    "disagreement_map": "diagnostics",
+    "find_folds": "folds",
+    "Fold": "folds",
+    "sigma_curve": "sigmas",
+    "SigmaCurve": "sigmas",
+    "trace_geometry": "geometry",
+    "Geometry": "geometry",
+    "trace_sharpness": "geometry",
+    "Sharpness": "geometry",
+    "fit_cosines": "geometry",
     "find_plateaus": "plateaus",
     "Plateau": "plateaus",
+    "name_level": "levels",
+    "fit_levels": "levels",
+    "Level": "levels",
+    "trace_escape": "escapes",
+    "Escape": "escapes",
     "surface_figure": "figures",
     "contour_figure": "figures",
-    "loss_curve_figure": "figures",
+    "loss_curve_figure": "curves",
+    "fidelity_figure": "curves",
+    "sigma_figure": "reports",
+    "map_figure": "reports",
+    "geometry_figure": "reports",
     "compare_figure": "race",
     "animate": "animation",
     "Explorer": "explorer",

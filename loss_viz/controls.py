@@ -36,6 +36,8 @@ HINTS = {
     "post": "The width that the blog post used, 0.06 of the diagonal, everywhere.",
     "resolution": "Points of the surface along each axis.",
     "loss_axis": "Draw the height of the surface in losses or in powers of ten; the curve keeps powers of ten.",
+    "min_support": "Leave the surface open where the run is farther away: 0 shows all, 1 only what lies on the path.",
+    "beside": "A second surface of the same run on other planes, on the same scale and under the same camera.",
     "step": "The training step at which the ball lies; a click on the curve or the trajectory moves it too.",
     "play": "Let the ball roll along the run.",
     "code": "Copy the Python lines that draw this picture without the panel.",
@@ -75,6 +77,10 @@ def build_controls() -> dict[str, Any]:
         "post": widgets.Button(description=f"post's {POST_SIGMA}"),
         "resolution": widgets.IntSlider(min=11, max=121, description="grid", **slider),
         "loss_axis": widgets.Dropdown(options=CHOICES["loss_axis"], description="loss", style=SHORT),
+        "min_support": widgets.FloatSlider(
+            min=0.0, max=1.0, step=0.02, readout_format=".2f", description="support", **(slider | {"style": LABEL})
+        ),
+        "beside": widgets.Dropdown(options=CHOICES["beside"], description="beside", style=LABEL),
         "code": widgets.Button(description="Copy code", icon="copy"),
         "play": widgets.Play(interval=150),
         "step": widgets.IntSlider(min=0, max=1, description="step", **slider),

@@ -16,7 +16,17 @@ from .picture import Picture
 from .settings import TRAINING, VIEW
 
 FIELDS = ("width", "depth", "activation", "optimizer", "lr", "steps", "seed")
-PLAIN = ("target", *FIELDS, "plane", "k", "resolution", "loss_axis", "step")  # the control's value is the setting's
+PLAIN = (
+    "target",
+    *FIELDS,
+    "plane",
+    "k",
+    "resolution",
+    "loss_axis",
+    "min_support",
+    "beside",
+    "step",
+)  # the control's value is the setting's
 
 
 class Notice(widgets.HTML):
@@ -62,10 +72,11 @@ class Desk:
         self._sigma_place = math.log10(POST_SIGMA)
         self._errors = {name: Notice("error") for name in TRAINING + VIEW}
         self._note = Notice("note")
-        self._figures, self._status = widgets.HTML("<dl></dl>"), widgets.HTML()
+        self._figures, self._status, self._costs = widgets.HTML("<dl></dl>"), widgets.HTML(), widgets.HTML()
         self._progress = widgets.FloatProgress(min=0.0, max=1.0)
         self._code = widgets.Textarea(layout={"display": "none", "width": "auto", "height": "110px"})
         named = {"figures": self._figures, "status": self._status, "progress": self._progress, "code": self._code}
+        named["costs"] = self._costs
         for name, widget in named.items():
             widget.add_class(f"lossviz-{name}")
         self.box = _box(widgets.VBox, "desk", self._arrange(trains=trains), self._status, self._code)
@@ -111,6 +122,11 @@ class Desk:
     def show_figures(self, html: str) -> None:
         """Show the line of figures."""
         self._figures.value = html
+
+    def show_costs(self, html: str) -> None:
+        """Show what each place of the σ slider costs, or nothing."""
+        self._costs.value = html
+        self._costs.layout.display = None if html else "none"
 
     def show_code(self, text: str) -> None:
         """Show lines of Python, put them on the clipboard, or put them away again."""
@@ -211,8 +227,9 @@ class Desk:
             "Landscape",
             *(c["plane"], c["k"], c["sigma"]),
             _box(widgets.HBox, "buttons", c["auto"], c["post"]),
-            *(self._note, c["resolution"], c["loss_axis"], _box(widgets.HBox, "buttons", c["code"])),
-            of=("plane", "k", "sigma", "resolution", "loss_axis"),
+            *(self._note, self._costs, c["resolution"], c["loss_axis"], c["min_support"], c["beside"]),
+            _box(widgets.HBox, "buttons", c["code"]),
+            of=("plane", "k", "sigma", "resolution", "loss_axis", "min_support", "beside"),
         )
         target = group("Target", c["choice"], c["target"], of=["target"])
         network = group("Network", c["preset"], fields, *work, of=FIELDS)

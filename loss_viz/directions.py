@@ -6,15 +6,17 @@ networks that compute the same with weights of another scale get the same pictur
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from tqdm import tqdm
 
 from .objective import Objective
 from .parameters import Layout
+from .rows import Rows
 
-ENDS = {"hessian": "LA", "saddle": "BE"}  # the two largest eigenvalues, or the largest and the smallest
+ENDS = {"hessian": "LA", "valley": "LA", "saddle": "BE"}  # the largest eigenvalues, or the largest and the smallest
 EIGEN_TOLERANCE = 1e-6  # of an eigenvalue: what float32 losses allow
+N_KEPT = 12  # vectors that Lanczos keeps along a run: 200 anchors of a small net take a second or two
 EPSILON = 1e-10  # keeps a filter of zeros from dividing by zero, as in the authors' code
 
 
@@ -91,6 +93,72 @@ def hessian_directions(
     Raises:
         ValueError: the loss cannot be differentiated twice, the iteration does not settle, or there is one weight.
     """
+    start = np.random.default_rng(0).standard_normal(objective.n_params)
+    values, vectors = _solve(objective, weights, buffers, which=ENDS[plane], k=2, start=start, plane=plane, bar=bar)
+    order = np.argsort(values)[::-1]
+    axes = vectors[order]
+    return values[order], axes * np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])[:, None]
+
+
+def trace_hessian(
+    objective: Objective,
+    weights: Rows,
+    rows: Int[np.ndarray, " n"],
+    buffers: Rows | None = None,
+    *,
+    plane: str = "valley",
+    bar: tqdm | None = None,
+) -> tuple[Float[np.ndarray, "n n_values"], Float[np.ndarray, "n n_params"]]:
+    """Eigenvalues of the Hessian at rows of a run, and the eigenvector of the largest.
+
+    Each search starts from the eigenvector of the row before, which is why it settles after a few products.
+
+    Args:
+        objective: the loss.
+        weights: the recorded weights.
+        rows: which of them, in the order of the run.
+        buffers: of the model at all rows.
+        plane: `"valley"`, the largest eigenvalue alone; or `"saddle"`, the largest and the smallest.
+        bar: told of every row; what it raises ends the work.
+
+    Returns:
+        Eigenvalues, the largest first; and one unit vector a row.
+
+    Raises:
+        ValueError: as for `hessian_directions`.
+    """
+    start = np.random.default_rng(0).standard_normal(objective.n_params)
+    values, vectors = [], []
+    k = 2 if plane == "saddle" else 1
+    if bar is not None:
+        bar.total = (bar.total or 0) + len(rows)
+    for row in rows:
+        at = None if buffers is None else buffers[row]
+        found, axes = _solve(
+            objective, weights[row], at, which=ENDS[plane], k=k, start=start, plane=plane, bar=None, n_kept=N_KEPT
+        )
+        order = np.argsort(found)[::-1]
+        values.append(found[order])
+        vectors.append(axes[order[0]])
+        start = axes.sum(axis=0)
+        if bar is not None:
+            bar.update(1)
+    return np.stack(values), np.stack(vectors)
+
+
+def _solve(
+    objective: Objective,
+    weights: Float[np.ndarray, " n_params"],
+    buffers: Float[np.ndarray, " n_buffers"] | None,
+    *,
+    which: str,
+    k: int,
+    start: Float[np.ndarray, " n_params"],
+    plane: str,
+    bar: tqdm | None,
+    n_kept: int | None = None,
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k n_params"]]:
+    """`k` eigenvalues at the ends of the spectrum, and their eigenvectors."""
     n_params = objective.n_params
     if n_params < 2:
         raise ValueError(f"`plane`={plane!r} needs at least 2 weights, the model has {n_params}. Use 'local'.")
@@ -102,18 +170,17 @@ def hessian_directions(
             bar.update(1)
         return product
 
-    if n_params == 2:  # fewer than Lanczos can work with
-        values, vectors = np.linalg.eigh(np.stack([multiply(axis) for axis in np.eye(2)]))
-    else:
-        hessian = LinearOperator((n_params, n_params), matvec=multiply, dtype=np.float64)
-        start = np.random.default_rng(0).standard_normal(n_params)
-        try:
-            values, vectors = eigsh(hessian, k=2, which=ENDS[plane], v0=start, tol=EIGEN_TOLERANCE)
-        except ArpackError as error:
-            raise ValueError(
-                f"The eigenvectors of `plane`={plane!r} could not be found ({str(error).splitlines()[0]}): the "
-                "Hessian's ends lie too close together there, or its numbers are too large. Use another `plane`."
-            ) from error
-    order = np.argsort(values)[::-1]
-    axes = vectors[:, order].T
-    return values[order], axes * np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])[:, None]
+    if n_params <= max(2, k + 1):  # fewer than Lanczos can work with
+        values, vectors = np.linalg.eigh(np.stack([multiply(axis) for axis in np.eye(n_params)]))
+        chosen = [-1] if which == "LA" and k == 1 else [-2, -1] if which == "LA" else [0, -1]
+        return values[chosen], vectors[:, chosen].T
+    hessian = LinearOperator((n_params, n_params), matvec=multiply, dtype=np.float64)
+    n_kept = None if n_kept is None else min(n_params, n_kept)
+    try:
+        values, vectors = eigsh(hessian, k=k, which=which, v0=start, ncv=n_kept, tol=EIGEN_TOLERANCE)
+    except ArpackError as error:
+        raise ValueError(
+            f"The eigenvectors of `plane`={plane!r} could not be found ({str(error).splitlines()[0]}): the "
+            "Hessian's ends lie too close together there, or its numbers are too large. Use another `plane`."
+        ) from error
+    return values, vectors.T

@@ -1,6 +1,5 @@
 """Where to put the ink: scales, colours and the traces from which figures are made."""
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -11,15 +10,15 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 from scipy.spatial import ConvexHull
 
 from .bundle import Bundle
-from .diagnostics import fidelity
+from .diagnostics import compare_heights
 from .landscapes import Landscape, Surface
 from .projection import Projection
 from .scales import BALL_RADIUS, LINE_LIFT, Scale
-from .trajectory import Run
 
 COLORSCALE = "Viridis"
 PATH_COLOR = "#e8112d"
 BALL_COLOR = "#ff8c1a"
+DRAINED = "#8a8f98"  # where the surface is off by two or more; seen on white, on dark and on it
 # Of several runs: not on the colour scale, bright enough for dark paper and dark enough for white.
 RUN_COLORS = (PATH_COLOR, "#2f86ff", "#f03fd0", "#ff8c1a", "#00a88f", "#9a6b4b", "#8a93a0")
 INK = "#22303c"
@@ -34,16 +33,22 @@ FADE_ROOT = 16
 BOX = {"x": 1.15, "y": 1.15, "z": 0.75}
 LIGHT = {"ambient": 0.8, "diffuse": 0.45, "specular": 0.08, "roughness": 0.9, "fresnel": 0.05}
 
-SMALL = "<span style='font-size:12px'>{}</span>"
 SURFACE_HOVER = "at (%{x:.3g}, %{y:.3g})<br>surface %{z:.4g}<extra></extra>"
 PATH_HOVER = (
     "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<br>surface %{customdata[2]:.4g}"
-    "<br>at (%{x:.3g}, %{y:.3g}), off the plane by %{customdata[3]:.3g}<extra>%{meta}</extra>"
+    ", off by ×%{customdata[4]:.3g}<br>at (%{x:.3g}, %{y:.3g}), off the plane by %{customdata[3]:.3g}"
+    "<extra>%{meta}</extra>"
 )
 
 
 SURFACE = {"name": "surface", "lighting": LIGHT, "hovertemplate": SURFACE_HOVER}
-PATH = {"name": "trajectory", "mode": "lines", "line": {"color": PATH_COLOR, "width": 7}, "hovertemplate": PATH_HOVER}
+PATH = {
+    "name": "trajectory",
+    "mode": "lines",
+    "hovertemplate": PATH_HOVER,
+    "legendgroup": "trajectory",
+    "showlegend": False,
+}
 STEM = {"name": "error", "mode": "lines", "line": {"color": INK, "width": 4}, "hoverinfo": "skip"}
 BALL = {
     "name": "ball",
@@ -52,26 +57,27 @@ BALL = {
 }
 
 
-def surface_trace(landscape: Landscape, scale: Scale) -> go.Mesh3d:
-    """The surface, coloured by loss and paler where it extrapolates.
+def surface_trace(landscape: Landscape, scale: Scale, min_support: float = 0.0) -> go.Mesh3d:
+    """The surface, coloured by loss and paler where it extrapolates; open where its support is below a threshold.
 
     A mesh, because `go.Surface` has one colour value a vertex and cannot fade by a second one.
     """
-    arrays = surface_arrays(landscape, scale)
+    arrays = surface_arrays(landscape, scale, min_support)
     rgba = arrays.pop("rgba") / 255
     on_white = np.rint(255 * (rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:])).astype(int)
     return go.Mesh3d(SURFACE, **arrays, vertexcolor=[f"#{r:02x}{g:02x}{b:02x}" for r, g, b in on_white.tolist()])
 
 
-def surface_arrays(surface: Surface | Landscape, scale: Scale) -> dict[str, np.ndarray]:
+def surface_arrays(surface: Surface | Landscape, scale: Scale, min_support: float = 0.0) -> dict[str, np.ndarray]:
     """Vertices, triangles and colours of the mesh.
 
     The fourth colour value tells how much of the colour is left over the paper, from 255 on the path to pale far
-    from it. Cells with a corner whose loss is not finite are left open.
+    from it. Cells with a corner whose loss is not finite, or whose support is below a threshold, are left open.
     """
     x, y = np.meshgrid(surface.x, surface.y)
     triangles = _triangulate(*surface.loss.shape)
-    triangles = triangles[np.isfinite(surface.loss.ravel()[triangles]).all(axis=1)]
+    shown = np.isfinite(surface.loss) & (surface.support >= min_support)
+    triangles = triangles[shown.ravel()[triangles].all(axis=1)]
     rgb = _lookup_colors()[np.rint(255 * scale.fraction(surface.loss)).astype(int)]
     rgba = np.concatenate([rgb, 255 * (1 - paleness(surface)[..., None])], axis=-1)
     rgba = np.rint(rgba).astype(np.uint8).reshape(-1, 4)
@@ -79,15 +85,16 @@ def surface_arrays(surface: Surface | Landscape, scale: Scale) -> dict[str, np.n
 
 
 def path_traces(landscape: Landscape, scale: Scale) -> list[go.Scatter3d]:
-    """Each run at its true losses, raised by `LINE_LIFT` of the axis; the hover shows the true ones."""
-    bundle = landscape.bundle
-    return [
-        go.Scatter3d(
-            style_path(name, color),
-            **path_arrays(bundle, landscape.projection, landscape.path_height, scale, rows),
-        )
-        for name, color, rows in zip(bundle.names, pick_colors(len(bundle.runs)), bundle.rows, strict=True)
-    ]
+    """Each run at its true losses, raised by `LINE_LIFT` of the axis; the hover shows the true ones.
+
+    Its colour drains to grey where the surface is off by a factor of two or more.
+    """
+    bundle, traces = landscape.bundle, []
+    for name, color, rows in zip(bundle.names, pick_colors(len(bundle.runs)), bundle.rows, strict=True):
+        arrays = path_arrays(bundle, landscape.projection, landscape.path_height, scale, rows)
+        shade = arrays.pop("line.color")
+        traces.append(go.Scatter3d(style_path(name, color), **arrays).update(line={"color": shade}))
+    return traces
 
 
 def path_arrays(
@@ -96,14 +103,21 @@ def path_arrays(
     """The line of one run over the plane, and what its hover tells."""
     x, y = projection.path[rows].T
     details = path_details(bundle, projection, height)[rows]
-    return {"x": x, "y": y, "z": scale.lift(bundle.loss[rows], LINE_LIFT), "customdata": details}
+    z = scale.lift(bundle.loss[rows], LINE_LIFT)
+    return {"x": x, "y": y, "z": z, "customdata": details, "line.color": shade(details[:, 4])}
+
+
+def shade(factor: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """How far the colour of a run has drained: 0 where the surface is right, 1 where it is off by two or more."""
+    return np.nan_to_num(np.log2(factor), posinf=1.0).clip(0, 1)
 
 
 def path_details(
     bundle: Bundle, projection: Projection, height: Float[np.ndarray, " n_steps"]
-) -> Float[np.ndarray, "n_steps 4"]:
-    """Step, true loss, surface and distance off the plane: what the hover of a run tells."""
-    return np.column_stack([bundle.step, bundle.loss, height, projection.off_plane])
+) -> Float[np.ndarray, "n_steps 5"]:
+    """Step, true loss, surface, distance off the plane and factor: what the hover of a run tells."""
+    factor = compare_heights(bundle.step, height, bundle.loss).factor
+    return np.column_stack([bundle.step, bundle.loss, height, projection.off_plane, factor])
 
 
 def ball_traces(landscape: Landscape, scale: Scale, row: int, color: str) -> list[go.Scatter3d | go.Mesh3d]:
@@ -112,6 +126,7 @@ def ball_traces(landscape: Landscape, scale: Scale, row: int, color: str) -> lis
     true, height = landscape.path_loss[row], landscape.path_height[row]
     hover = (
         f"step {landscape.bundle.step[row]}<br>true loss {true:.4g}<br>surface {height:.4g}"
+        f", off by ×{compare_heights(np.zeros(1, int), np.array([height]), np.array([true])).factor[0]:.3g}"
         f"<br>at ({x:.3g}, {y:.3g}), off the plane by {landscape.off_plane[row]:.3g}<extra></extra>"
     )
     extent = np.array([np.ptp(landscape.x), np.ptp(landscape.y)])
@@ -161,36 +176,10 @@ def camera(landscape: Surface | Landscape, scale: Scale, *, distance: float) -> 
     return {"eye": eye, "center": {"x": 0, "y": 0, "z": -0.12}}
 
 
-def caption(landscape: Landscape) -> str:
-    """Two lines: what is drawn, and how far it is from the run."""
-    fit = fidelity(landscape)
-    median, p90, start = map(write_factor, (fit.median, fit.p90, fit.start))
-    headline = name_surface(landscape.bundle, plane=landscape.plane, k=landscape.k, sigma=landscape.sigma)
-    return f"{headline}<br>{SMALL.format(f'error under the path: median {median}, p90 {p90}, start {start}')}"
-
-
 def style_path(name: str, color: str) -> dict[str, Any]:
     """How the line of a run looks; the only run has no name of its own."""
-    return PATH | {"line": {"color": color, "width": 7}} | ({"name": name, "meta": name} if name else {"meta": ""})
-
-
-def name_surface(bundle: Bundle, *, plane: str, k: int, sigma: float | str) -> str:
-    """One line: the target, the planes and the settings that matter for them."""
-    settings = {"local": f", k = {k}, σ = {sigma}", "parallel": f", σ = {sigma}"}
-    run, n_runs = bundle.runs[0], len(bundle.runs)
-    what = [run.task.name] if run.task else [run.name] if run.name and n_runs == 1 else []
-    target = "".join(f"{word}, " for word in (*what, *([f"{n_runs} runs"] if n_runs > 1 else [])))
-    return f"<b>{target}{plane} {'planes' if plane in settings else 'plane'}</b>{settings.get(plane, '')}"
-
-
-def write_factor(factor: float) -> str:
-    """A factor of fidelity in three digits."""
-    return f"×{factor:.2f}" if factor < 10 else f"×{factor:.3g}"
-
-
-def name_axis(projection: Projection, axis: int) -> str:
-    """Name of a picture axis with its share of the variance."""
-    return f"{projection.axes[axis]} ({projection.explained_variance_ratio[axis]:.1%})"
+    line = {"color": color, "width": 7, "cmin": 0, "cmax": 1, "colorscale": [[0, color], [1, DRAINED]]}
+    return PATH | {"line": line} | ({"name": name, "meta": name, "legendgroup": name} if name else {"meta": ""})
 
 
 def layout(height: int) -> dict[str, Any]:
@@ -204,16 +193,6 @@ def layout(height: int) -> dict[str, Any]:
         "modebar": {"remove": ["sendChartToCloud"]},
         "hoverlabel": {"font": {"family": FONT["family"]}},
     }
-
-
-def name_run(run: Run) -> str:
-    """What to call the only curve in a figure."""
-    return run.name or (run.task.name if run.task else "run")
-
-
-def name_loss(runs: Sequence[Run]) -> str:
-    """What the curves show: the loss of the training, or the one that a run of somebody's own was recorded with."""
-    return "training loss" if all(run.task for run in runs) else "loss"
 
 
 def pick_colors(n: int) -> list[str]:

@@ -19,7 +19,9 @@ from .figures import surface_figure
 from .landscapes import Landscape
 from .panes import build_panes
 from .picture import Picture
-from .settings import TRAINING, VIEW, check_setting, write_code
+from .settings import ALONE, TRAINING, VIEW, check_setting, write_code
+from .sigmas import SigmaCurve
+from .sparkline import draw_costs
 from .stages import Stages
 from .studio import Studio
 from .training import PRESETS, fill_in
@@ -28,7 +30,7 @@ from .trajectory import Run
 NAMES = TRAINING + VIEW
 NUMBERS = {"k": 5, "resolution": 61, "width": 8, "depth": 1, "steps": 2000, "seed": 52}
 WORDS = {"target": "x^3", "plane": "local", "activation": "silu", "optimizer": "adam", "loss_axis": "linear"}
-CLICK_REACH = 0.08  # of the path's diagonal: a click on the surface so near to the path means the path
+WORDS["beside"] = ALONE
 
 
 class Explorer(widgets.VBox):
@@ -42,7 +44,8 @@ class Explorer(widgets.VBox):
             in a list, or by name in a dict, that race on one plane.
         preset: `"post"` or `"robust"`, for what the settings leave out (as for `train`).
         settings: any of `width`, `depth`, `activation`, `optimizer`, `lr`, `steps`, `seed` (as for `train`), `k`,
-            `sigma`, `resolution`, `plane` (as for `landscape`), `step` and `loss_axis`, `"linear"` or `"log"`.
+            `sigma`, `resolution`, `plane` (as for `landscape`), `step`, `loss_axis`, `"linear"` or `"log"`,
+            `min_support` (as for `surface_figure`) and `beside`, a plane for a second surface, or `"none"`.
 
     Raises:
         TypeError: another kind of target, or a setting that does not exist.
@@ -62,8 +65,9 @@ class Explorer(widgets.VBox):
     """
 
     k, resolution, width, depth, steps, seed = (traitlets.Int(value) for value in NUMBERS.values())
-    target, plane, activation, optimizer, loss_axis = (traitlets.Unicode(value) for value in WORDS.values())
+    target, plane, activation, optimizer, loss_axis, beside = (traitlets.Unicode(value) for value in WORDS.values())
     lr = traitlets.Float(PRESETS["post"].lr)
+    min_support = traitlets.Float(0.0)
     sigma = traitlets.Union([traitlets.Float(), traitlets.Unicode()], default_value="auto")
     step = traitlets.Int(None, allow_none=True)
     _opened = False
@@ -97,7 +101,7 @@ class Explorer(widgets.VBox):
             for name, value in fill_in(self.target, preset)._asdict().items():
                 if name not in settings:
                     setattr(self, name, value)
-        self.picture = Picture(**build_panes(own))
+        self.picture = Picture(hidden=["beside"], **build_panes(own))
         self.desk = Desk(self.picture, trains=own is None, on_change=self._take, on_press=self._press)
         self._studio = Studio(self.picture, self, Stages(own), step=self.step)
         for name in self._names:
@@ -153,7 +157,9 @@ class Explorer(widgets.VBox):
         """
         if self.landscape is None:
             raise ValueError("There is no landscape to draw yet. Call explorer.wait() first.")
-        return surface_figure(self.landscape, step=self.step, log=self.loss_axis == "log")
+        frame = self._studio.frame
+        shown = [self.landscape, *([frame.beside] if frame and frame.beside else [])]
+        return surface_figure(*shown, step=self.step, log=self.loss_axis == "log", min_support=self.min_support)
 
     @property
     def code(self) -> str:
@@ -241,18 +247,9 @@ class Explorer(widgets.VBox):
         return (self.depth, self.activation, self.optimizer) == (1, "silu", "adam")
 
     def _click(self, point: dict[str, Any]) -> None:
-        bundle, frame = self._studio.bundle, self._studio.frame
-        if bundle is None or frame is None or point["pane"] == "fit":
-            return
-        trace, _, which = point["trace"].partition("-")
-        row = bundle.starts[int(which or 0)] + point["index"]
-        if trace in ("surface", "ball"):
-            projection = frame.projection
-            distance = np.linalg.norm(projection.path - [point["x"], point["y"]], axis=1)
-            row = int(distance.argmin())
-            if distance[row] > CLICK_REACH * projection.diagonal:
-                return
-        self.step = int(bundle.step[row])
+        step = self._studio.frame.find_step(point) if self._studio.frame else None
+        if step is not None:
+            self.step = step
 
     def hear_progress(self, words: str, share: float) -> None:
         """Of the work: how far it is."""
@@ -283,6 +280,11 @@ class Explorer(widgets.VBox):
             self._blamed = ""
         if self.landscape is not None:
             self.desk.explain_sigma(self.landscape.sigma_absolute)
+
+    def hear_costs(self, curve: SigmaCurve | None, sigma: float | str) -> None:
+        """Of what the places of the σ slider cost."""
+        ends = self.desk.controls["sigma"]
+        self.desk.show_costs(draw_costs(curve, sigma, ends=(ends.min, ends.max)) if curve else "")
 
     def hear_error(self, error: Exception) -> None:
         """Of what cannot be drawn: said beside the control whose name the error gives, and the last picture stays."""

@@ -1,37 +1,35 @@
-"""The window: landscapes and runs as Plotly figures, returned and never shown."""
+"""The window: landscapes as Plotly figures, returned and never shown."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .bundle import find_rows, name_runs
+from .captions import caption, name_axis, write_note
+from .curves import mark_ball
 from .drawing import (
-    BALL_COLOR,
     BOX,
     COLORSCALE,
+    DRAINED,
     GRID,
     PATH_HOVER,
     ball_traces,
     camera,
-    caption,
     colorbar_trace,
     layout,
-    name_axis,
-    name_loss,
-    name_run,
     paleness,
     path_details,
     path_traces,
     pick_ball_colors,
     pick_colors,
+    shade,
     surface_trace,
 )
+from .folds import find_folds
 from .landscapes import Landscape
-from .scales import Scale, fit_scale, log_axis, require_positive
-from .trajectory import Run
+from .marks import fold_trace, key_trace, plateau_trace
+from .plateaus import find_plateaus
+from .scales import Scale, fit_scale
 
 PLAIN_AXIS = {
     "backgroundcolor": "rgba(0,0,0,0)",
@@ -42,25 +40,31 @@ PLAIN_AXIS = {
     "nticks": 6,
 }
 LEGEND = {"x": 0.01, "y": 0.99, "bgcolor": "rgba(255,255,255,0.6)", "itemsizing": "constant"}
-BALL_MARKER = {"size": 13, "color": BALL_COLOR, "line": {"color": "white", "width": 2}}
+FAINT = "#6b7680"
 
 
-def surface_figure(*landscapes: Landscape, step: int | None = None, log: bool = False, height: int = 560) -> go.Figure:
+def surface_figure(
+    *landscapes: Landscape, step: int | None = None, log: bool = False, min_support: float = 0.0, height: int = 560
+) -> go.Figure:
     """The landscape as a surface, with the trajectory and the ball on it.
 
     The red line and the ball stand at the run's **true** losses, wherever the surface is; the thin stem from there
-    to the surface is the error of the picture. Where no step of the run is near, the surface extrapolates and is
-    paler. Several landscapes stand side by side on one scale of loss. What it does not show: see `Landscape`.
+    to the surface is the error of the picture, and where that is a factor of two the line has lost its colour. Where
+    no step of the run is near, the surface extrapolates and is paler. A pale band marks the plateaus of a single run,
+    an upright line each fold. Several landscapes stand side by side on one scale of loss; in the panel their cameras
+    move together. What it does not show: see `Landscape`.
 
     Args:
         landscapes: one or more.
         step: the training step at which the ball lies, and those of all runs; the last one by default.
         log: draw the loss on a logarithmic axis.
+        min_support: leave the surface open where its support is below this, from 0 to 1.
         height: of the figure, in pixels; it is as wide as its cell.
 
     Returns:
-        A Plotly figure with four traces for each landscape, surface, trajectory, error and ball, and one for the
-        colour bar; with several runs the last three come once for each, and a legend tells them apart. The line is
+        A Plotly figure with four traces for each landscape, surface, trajectory, error and ball, then what marks
+        plateaus and folds where there are any, and one for the colour bar; with several runs the trajectory, the error
+        and the ball come once for each, and a legend tells them apart. The line is
         drawn 0.6 % of the axis above its losses and the ball rests on its own, so that neither is buried in the
         surface.
 
@@ -79,8 +83,10 @@ def surface_figure(*landscapes: Landscape, step: int | None = None, log: bool = 
     scale = fit_scale([loss for land in landscapes for loss in (land.loss, land.path_loss)], log=log)
     n = len(landscapes)
     figure = make_subplots(cols=n, specs=[[{"type": "scene"}] * n], horizontal_spacing=0.01)
+    notes: list[str] = []
     for column, land in enumerate(landscapes, start=1):
-        for trace in (surface_trace(land, scale), *run_traces(land, scale, step)):
+        surface = surface_trace(land, scale, min_support)
+        for trace in (surface, *run_traces(land, scale, step), *mark_traces(land, scale)):
             figure.add_trace(trace, row=1, col=column)
         figure.update_scenes(
             xaxis={"title": {"text": name_axis(land.projection, 0)}, "range": [land.x[0], land.x[-1]]},
@@ -88,16 +94,11 @@ def surface_figure(*landscapes: Landscape, step: int | None = None, log: bool = 
             row=1,
             col=column,
         )
-        figure.add_annotation(
-            text=caption(land),
-            x=(column - 0.5) / n,
-            y=1,
-            xref="paper",
-            yref="paper",
-            xanchor="center",
-            yanchor="bottom",
-            showarrow=False,
-        )
+        place = {"x": (column - 0.5) / n, "xref": "paper", "yref": "paper", "xanchor": "center", "showarrow": False}
+        font = {"size": 13 if n < 3 else 12}
+        figure.add_annotation(place, text=caption(land), y=1, yanchor="bottom", font=font)
+        notes.append(write_note(land, width=150 // n))
+        figure.add_annotation(place, text=notes[-1], y=0, yanchor="top", font={"color": FAINT})
     figure.add_trace(colorbar_trace(scale), row=1, col=n)
     figure.update_scenes(
         xaxis=PLAIN_AXIS,
@@ -109,8 +110,12 @@ def surface_figure(*landscapes: Landscape, step: int | None = None, log: bool = 
         uirevision="keep",
     )
     figure.update_scenes(zaxis=scale.axis())
-    return figure.update_layout(layout(height), legend=LEGEND, margin={"l": 0, "r": 0, "t": 56, "b": 8}).update_layout(
-        showlegend=len(landscapes[0].runs) > 1
+    foot = 16 + 17 * max(note.count("<br>") + 1 for note in notes)
+    return figure.update_layout(
+        layout(height),
+        legend=LEGEND,
+        margin={"l": 0, "r": 0, "t": 56, "b": foot},
+        showlegend=len(landscapes[0].runs) > 1,
     )
 
 
@@ -125,9 +130,19 @@ def run_traces(landscape: Landscape, scale: Scale, step: int | None) -> list[go.
     for path, row, color in zip(path_traces(landscape, scale), rows, colors, strict=True):
         of_one = [path, *ball_traces(landscape, scale, row, color)]
         for trace in of_one:
-            trace.update(legendgroup=path.name, showlegend=trace is path)
+            trace.update(legendgroup=path.name, showlegend=False)
         traces += of_one
     return traces
+
+
+def mark_traces(landscape: Landscape, scale: Scale) -> list[go.Scatter3d]:
+    """The plateaus of a single run, the folds, where there are any, and what several runs are called in the legend."""
+    plateaus = find_plateaus(landscape.run) if len(landscape.runs) == 1 else []
+    folds = find_folds(landscape)
+    marks = [plateau_trace(landscape, scale, plateaus)] if plateaus else []
+    marks += [fold_trace(landscape, scale, folds)] if folds else []
+    names = landscape.bundle.names if len(landscape.runs) > 1 else ()
+    return marks + [key_trace(name, color) for name, color in zip(names, pick_colors(len(names)), strict=True)]
 
 
 def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool = True, height: int = 520) -> go.Figure:
@@ -182,7 +197,10 @@ def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         hoverinfo="skip",
     )
     for i, (name, rows) in enumerate(zip(bundle.names, bundle.rows, strict=True)):
-        line = {"mode": "lines", "line": {"color": pick_colors(len(balls))[i], "width": 2.5}}
+        color = pick_colors(len(balls))[i]
+        drained = shade(details[rows, 4])
+        dots = {"size": 4, "color": drained, "colorscale": [[0, color], [1, DRAINED]], "cmin": 0, "cmax": 1}
+        line = {"mode": "lines+markers", "line": {"color": color, "width": 2}, "marker": dots}
         ball = {"mode": "markers", "marker": mark_ball(i, len(balls))}
         for heading, style, chosen in ((name or "trajectory", line, rows), ("ball", ball, balls[i : i + 1])):
             figure.add_scatter(
@@ -202,66 +220,3 @@ def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool =
     title = {"text": caption(landscape), "x": 0.5, "font": {"size": 13}}
     figure.update_layout(layout(height), title=title, legend=LEGEND, margin={"t": 72, "r": 8})
     return figure.update_layout(showlegend=len(bundle.runs) > 1)
-
-
-def loss_curve_figure(*runs: Run, step: int | None = None, log: bool = True, height: int = 380) -> go.Figure:
-    """The training loss of one or more runs against the step, on a logarithmic axis as in the post.
-
-    Args:
-        runs: one or more.
-        step: mark this training step on each curve.
-        log: draw the loss on a logarithmic axis.
-        height: of the figure, in pixels.
-
-    Raises:
-        ValueError: no run, a step outside a run, or `log=True` with a loss that is not positive.
-
-    Example:
-        >>> import loss_viz as lv
-        >>> figure = loss_curve_figure(lv.train("x^2", steps=60, progress=False), step=30)
-        >>> [trace.name for trace in figure.data], figure.layout.yaxis.type
-        (['x^2', 'x^2, step 30'], 'log')
-    """
-    if not runs:
-        raise ValueError("`loss_curve_figure` needs at least one run. Pass what `loss_viz.train` returns.")
-    low, high = min(run.loss.min() for run in runs), max(run.loss.max() for run in runs)
-    if log:
-        require_positive(low)
-    figure = go.Figure(curve_traces(runs, step))
-    figure.update_layout(layout(height), showlegend=len(runs) > 1, margin={"t": 24, "r": 16})
-    figure.update_xaxes(title={"text": "step"}, gridcolor=GRID, zeroline=False)
-    axis = log_axis(np.log10(high / low)) if log else {}
-    return figure.update_yaxes(title={"text": name_loss(runs)}, gridcolor=GRID, zeroline=False, **axis)
-
-
-def curve_traces(runs: Sequence[Run], step: int | None, names: Sequence[str] | None = None) -> list[go.Scatter]:
-    """The losses of each run against the step, and a mark at one step of each.
-
-    Args:
-        runs: one or more.
-        step: where the marks are; None for none.
-        names: of the runs; found by themselves where None.
-
-    Raises:
-        ValueError: a step outside all runs.
-    """
-    names = names or (name_runs(runs) if len(runs) > 1 else (name_run(runs[0]),))
-    rows = find_rows(runs, step)
-    traces = []
-    for i, (run, name) in enumerate(zip(runs, names, strict=True)):
-        color = pick_colors(len(runs))[i]
-        hover = f"step %{{x}}<br>loss %{{y:.4g}}<extra>{name}</extra>"
-        common = {"hovertemplate": hover, "legendgroup": name}
-        line = {"width": 2.2, "color": color}
-        traces.append(go.Scatter(common, name=name, x=run.step, y=run.loss, mode="lines", line=line))
-        if step is not None:
-            row = [rows[i]]
-            title = f"{name}, step {run.step[row[0]]}"
-            mark = {"name": title, "mode": "markers", "marker": mark_ball(i, len(runs)), "showlegend": False}
-            traces.append(go.Scatter(common | mark, x=run.step[row], y=run.loss[row]))
-    return traces
-
-
-def mark_ball(i: int, n_runs: int) -> dict[str, Any]:
-    """The ball of run `i` of several, from above."""
-    return BALL_MARKER | {"color": pick_ball_colors(n_runs)[i]}

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm as progress_bar
 
 from .blend import Sweep
 from .bundle import Bundle, Runs, bundle_runs
+from .holdout import choose_kernel
 from .kernels import Kernel, fit_kernel
 from .planes import Planes
 from .projection import Projection
@@ -67,22 +68,15 @@ class Landscape:
         k: stride of velocity and acceleration, in recorded steps.
         sigma: bandwidth as it was asked for.
         sigma_absolute: `(n_anchors,)`, kernel widths on the path, in units of weights.
-        n_evaluations: losses computed for it.
+        kernel: the weights of the planes.
+        survey: all that was settled before the kernel, and what was evaluated for it.
+        n_evaluations: losses on which it rests.
     """
 
-    bundle: Bundle
-    projection: Projection
-    planes: Planes
+    survey: Survey
     kernel: Kernel
-    x: Float[np.ndarray, " n_x"]
-    y: Float[np.ndarray, " n_y"]
     loss: Float[np.ndarray, "n_y n_x"]
-    support: Float[np.ndarray, "n_y n_x"]
     path_height: Float[np.ndarray, " n_steps"]
-    anchors: Int[np.ndarray, " n_anchors"]
-    plane: str
-    k: int
-    sigma: float | str
     n_evaluations: int
 
     def __post_init__(self) -> None:
@@ -103,6 +97,56 @@ class Landscape:
     def run(self) -> Run:
         """The run, the first one of several."""
         return self.bundle.runs[0]
+
+    @property
+    def bundle(self) -> Bundle:
+        """The runs that it is of, one after the other."""
+        return self.survey.bundle
+
+    @property
+    def projection(self) -> Projection:
+        """The plane of the picture."""
+        return self.survey.projection
+
+    @property
+    def planes(self) -> Planes:
+        """The planes that were blended."""
+        return self.survey.planes
+
+    @property
+    def anchors(self) -> Int[np.ndarray, " n_anchors"]:
+        """Rows whose planes were blended."""
+        return self.survey.anchors
+
+    @property
+    def plane(self) -> str:
+        """Which planes."""
+        return self.survey.plane
+
+    @property
+    def k(self) -> int:
+        """Stride of velocity and acceleration, in recorded steps."""
+        return self.survey.k
+
+    @property
+    def sigma(self) -> float | str:
+        """Bandwidth as it was asked for."""
+        return self.kernel.sigma
+
+    @property
+    def x(self) -> Float[np.ndarray, " n_x"]:
+        """Coordinates along PC1, in units of weights."""
+        return self.survey.x
+
+    @property
+    def y(self) -> Float[np.ndarray, " n_y"]:
+        """Coordinates along PC2."""
+        return self.survey.y
+
+    @property
+    def support(self) -> Float[np.ndarray, "n_y n_x"]:
+        """exp(-d² / (2 (0.03 diag)²)) for the distance d to the path."""
+        return self.survey.support
 
     @property
     def path(self) -> Float[np.ndarray, "n_steps 2"]:
@@ -163,10 +207,12 @@ def landscape(
         run: from `train`, a `Recorder` or a file; or several runs of one model with one loss, in a list or by name in
             a dict, on the PC plane of them all.
         k: stride of velocity and acceleration, in recorded steps; larger values smooth a jittery run.
-        sigma: `"auto"`: kernels as narrow as the anchors allow on the path and wider away from it; or a fraction
-            of the path's diagonal on the plane (the post's was about 0.06), the same everywhere.
+        sigma: `"auto"`: kernels as narrow as the anchors allow on the path and wider away from it, of the shape that
+            predicts the run better where it is held out; or a fraction of the path's diagonal on the plane (the
+            post's was about 0.06), the same everywhere.
         resolution: points along each axis, or a pair `(n_x, n_y)`.
-        plane: `"local"`, spanned by velocity and acceleration; `"parallel"`, the PC plane carried to each anchor;
+        plane: `"local"`, spanned by velocity and acceleration; `"valley"`, by velocity and the steepest direction of
+            the loss, the top eigenvector of its Hessian; `"parallel"`, the PC plane carried to each anchor;
             or one plane without a blend, for comparison: `"global"`, the PC plane itself; `"final"`, the same
             through the last weights, as most tools draw it; and through the last weights of the first run too,
             `"random"`, two filter-normalized directions (Li et al. 2018), `"hessian"`, the eigenvectors of the two
@@ -197,42 +243,18 @@ def landscape(
         fit_kernel(np.zeros((1, 2)), sigma, diagonal=1.0)  # refuses a wrong one before the runs are read
         projection = project(bundle, plane, seed=seed, bar=bar)
         around = survey(bundle, projection, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors, bar=bar)
-        return blend_path(around, blend_surface(around, sigma, bar), sigma, bar)
+        kernel = choose_kernel(around, sigma, bar)
+        return blend_path(around, blend_surface(around, kernel, bar), kernel, bar)
 
 
-def blend_surface(around: Survey, sigma: float | str, bar: tqdm) -> Surface:
-    """The heights over the grid of a survey.
-
-    Raises:
-        ValueError: a `sigma` out of its range.
-    """
-    heights, n_evaluations = around.grid.blend(_fit_kernel(around, sigma), bar)
+def blend_surface(around: Survey, kernel: Kernel, bar: tqdm) -> Surface:
+    """The heights over the grid of a survey."""
+    heights, n_evaluations = around.grid.blend(kernel, bar)
     shape = len(around.y), len(around.x)
     return Surface(around.x, around.y, heights.reshape(shape), around.support, n_evaluations)
 
 
-def blend_path(around: Survey, surface: Surface, sigma: float | str, bar: tqdm) -> Landscape:
+def blend_path(around: Survey, surface: Surface, kernel: Kernel, bar: tqdm) -> Landscape:
     """The landscape of a survey: a surface of it, completed by the heights under the run."""
-    kernel = _fit_kernel(around, sigma)
     path_height, n_evaluations = around.path.blend(kernel, bar)
-    return Landscape(
-        bundle=around.bundle,
-        projection=around.projection,
-        planes=around.planes,
-        kernel=kernel,
-        x=surface.x,
-        y=surface.y,
-        loss=surface.loss,
-        support=surface.support,
-        path_height=path_height,
-        anchors=around.anchors,
-        plane=around.plane,
-        k=around.k,
-        sigma=sigma,
-        n_evaluations=surface.n_evaluations + n_evaluations,
-    )
-
-
-def _fit_kernel(around: Survey, sigma: float | str) -> Kernel:
-    planes = around.planes
-    return fit_kernel(planes.position, sigma, diagonal=around.projection.diagonal, path=planes.path)
+    return Landscape(around, kernel, surface.loss, path_height, surface.n_evaluations + n_evaluations)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, grad, vmap
 
 from .parameters import buffer_layout, parameter_layout
 from .probes import Meter, copy_model, plain_attention, unwrap_model
@@ -120,6 +120,44 @@ class Objective:
         with self._guard():
             state = self._name(self._tensor(weights), self._tensor(self.own_buffers if buffers is None else buffers))
             return functional_call(self._module.model, state, (x,))
+
+    def gradients(
+        self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None
+    ) -> Float[np.ndarray, "n n_params"]:
+        """Gradients of the loss at weight vectors `(n, n_params)`, in float64; batched where `torch.func` can.
+
+        Raises:
+            ValueError: the loss cannot be differentiated.
+        """
+        slopes = np.empty(weights.shape)
+        batched = vmap(grad(self._loss_at), randomness="same") if self.chunk_size > 1 else None
+        with self._guard():
+            for start in range(0, len(weights), self.chunk_size):
+                rows = slice(start, start + self.chunk_size)
+                at = self._tensor(weights[rows])
+                own = np.broadcast_to(self.own_buffers, (len(at), len(self.own_buffers)))
+                state = self._tensor(own if buffers is None else buffers[rows])
+                try:
+                    part = self._differentiate(at, state) if batched is None else batched(at, state)
+                except RuntimeError:  # the loss can be batched, its derivative cannot
+                    batched, part = None, self._differentiate(at, state)
+                slopes[rows] = part.double().cpu().numpy()
+        return slopes
+
+    def _differentiate(self, weights: Tensor, buffers: Tensor) -> Tensor:
+        """Gradients one at a time."""
+        slopes = []
+        with torch.enable_grad():
+            for one, state in zip(weights, buffers, strict=True):
+                at = one.clone().requires_grad_()
+                try:
+                    slopes += torch.autograd.grad(self._loss_at(at, state), at)
+                except RuntimeError as error:
+                    raise ValueError(
+                        "A gradient needs a loss that PyTorch can differentiate; this one it cannot "
+                        f"({str(error).strip().splitlines()[0]}). Compute it from the model with tensors alone."
+                    ) from error
+        return torch.stack(slopes)
 
     def multiply_hessian(
         self,

@@ -1,7 +1,6 @@
 """The panel's three views as empty figures, and the parts that fill them: `Picture` takes both."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -9,34 +8,34 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
 from .bundle import Bundle
-from .diagnostics import fidelity
+from .captions import SMALL, caption, name_axis, name_loss, name_surface
+from .curves import band_plateaus, mark_ball
 from .drawing import (
     BALL,
+    BALL_COLOR,
     BOX,
     FONT,
     INK,
-    SMALL,
     STEM,
     SURFACE,
     ball_arrays,
     camera,
-    caption,
-    name_axis,
-    name_loss,
-    name_surface,
     path_arrays,
     pick_ball_colors,
     pick_colors,
     stem_arrays,
     style_path,
     surface_arrays,
-    write_factor,
 )
-from .figures import PLAIN_AXIS, mark_ball
+from .figures import PLAIN_AXIS
+from .folds import find_folds
 from .landscapes import Landscape, Surface
+from .levels import Level
+from .marks import FOLD, PLATEAU, fold_arrays, key_trace, plateau_arrays
 from .plateaus import Plateau
 from .projection import Projection
 from .scales import Scale, log_axis
+from .screen import Facts
 from .surveys import Survey
 
 Parts = dict[str, dict[str, Any]]
@@ -63,7 +62,8 @@ def part(name: str, run: int) -> str:
 def build_panes(own: Bundle | None = None) -> dict[str, go.Figure]:
     """The views of a panel by name: for runs that are there, or for the one that it will train."""
     names = own.names if own and len(own.runs) > 1 else ("",)
-    panes = {"surface": surface_pane(names), "curve": curve_pane(names, name_loss(own.runs if own else ()))}
+    panes = {"surface": surface_pane(names), "beside": surface_pane(names)}
+    panes["curve"] = curve_pane(names, name_loss(own.runs if own else ()))
     return panes if own and not all(run.task for run in own.runs) else panes | {"fit": fit_pane(names)}
 
 
@@ -80,9 +80,12 @@ def surface_pane(names: Sequence[str] = ("",)) -> go.Figure:
     for i, (name, (color, ball_color)) in enumerate(zip(names, colors, strict=True)):
         group = {} if alone else {"legendgroup": name}
         ball = BALL | {"color": ball_color, "hovertemplate": BALL_HOVER, "showlegend": alone}
-        figure.add_scatter3d(**style_path(name, color), **nothing, **group, uid=part("trajectory", i))
+        figure.add_scatter3d(**style_path(name, color), **nothing, uid=part("trajectory", i))
+        figure.add_trace(key_trace(name, color).update(uid=part("key", i)))
         figure.add_scatter3d(**STEM, **nothing, **group, uid=part("error", i), meta="ink", showlegend=alone)
         figure.add_trace(go.Mesh3d(ball, **nothing, **group, uid=part("ball", i)))
+    figure.add_scatter3d(**PLATEAU, **nothing)
+    figure.add_scatter3d(**FOLD, **nothing, meta="ink")
     figure.update_scenes(
         xaxis=PLAIN_AXIS, yaxis=PLAIN_AXIS, zaxis=PLAIN_AXIS, aspectmode="manual", aspectratio=BOX, uirevision="keep"
     )
@@ -100,10 +103,18 @@ def curve_pane(names: Sequence[str] = ("",), title: str = "training loss") -> go
         figure.add_scatter(name="loss", x=[], y=[], mode="lines", line=line, hovertemplate=hover, uid=part("loss", i))
     dots = {"width": 1.5, "dash": "dot", "color": INK}
     figure.add_scatter(name="plateau", x=[], y=[], mode="lines", meta="ink", line=dots, hoverinfo="skip")
+    for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
+        hover = f"step %{{x}}<br>off by ×%{{y:.3g}}<extra>{name}</extra>"
+        style = {"mode": "lines", "line": {"width": 1.5, "color": color}, "yaxis": "y2", "hovertemplate": hover}
+        figure.add_scatter(**style, name="factor", x=[], y=[], uid=part("factor", i))
     for i in range(len(names)):
         mark = {"mode": "markers", "marker": mark_ball(i, len(names)), "hoverinfo": "skip", "uid": part("step", i)}
         figure.add_scatter(**mark, name="step", x=[], y=[])
-    return _lay_small(figure, title, "step").update_layout(hovermode="x").update_yaxes(exponentformat="power")
+    figure = _lay_small(figure, title, "step").update_layout(hovermode="x", xaxis={"anchor": "y2"})
+    strip: dict[str, Any] = SMALL_AXIS | {"domain": [0.0, 0.2], "type": "log", "tickvals": [1, 2, 10, 100, 1e4]}
+    figure.update_layout(yaxis={"domain": [0.34, 1.0], "exponentformat": "power"}, yaxis2=strip)
+    title_place = {"x": 0, "y": 0.21, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+    return figure.add_annotation(title_place, text="surface off by ×", showarrow=False, font={"size": 10})
 
 
 def fit_pane(names: Sequence[str] = ("",)) -> go.Figure:
@@ -113,7 +124,9 @@ def fit_pane(names: Sequence[str] = ("",)) -> go.Figure:
     for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
         line = {"width": 2.5, "color": color}
         figure.add_scatter(name=name or "network", x=[], y=[], mode="lines", line=line, uid=part("network", i))
-    legend = LEGEND | {"y": 1.02, "x": 1, "xanchor": "right", "yanchor": "bottom"}
+    learned = {"width": 2, "dash": "dot", "color": BALL_COLOR}
+    figure.add_scatter(name="level", x=[], y=[], mode="lines", line=learned, uid="level")
+    legend = LEGEND | {"orientation": "v", "y": 0.99, "x": 0.01, "yanchor": "top"}
     title = "the network" if len(names) == 1 else "the networks"
     return _lay_small(figure, title, "x").update_layout(showlegend=len(names) == 1, legend=legend)
 
@@ -130,12 +143,14 @@ def _lay_small(figure: go.Figure, title: str, x_title: str) -> go.Figure:
     return figure.update_xaxes(title_text=x_title)
 
 
-def surface_parts(surface: Surface, projection: Projection, scale: Scale) -> Parts:
+def surface_parts(
+    surface: Surface | Landscape, projection: Projection, scale: Scale, *, min_support: float, pane: str = "surface"
+) -> Parts:
     """The mesh, and the axes around it."""
     axis = scale.axis() | {"type": "log" if scale.log else "linear"}
     return {
-        "surface_surface": surface_arrays(surface, scale),
-        "surface_layout": {
+        f"{pane}_surface": surface_arrays(surface, scale, min_support),
+        f"{pane}_layout": {
             "scene.xaxis.range": [float(surface.x[0]), float(surface.x[-1])],
             "scene.yaxis.range": [float(surface.y[0]), float(surface.y[-1])],
             "scene.zaxis.type": axis["type"],
@@ -153,21 +168,39 @@ def camera_parts(surface: Surface, scale: Scale) -> Parts:
     return {"surface_layout": {"scene.camera": camera(surface, scale, distance=1.22)}}
 
 
-def path_parts(bundle: Bundle, projection: Projection, height: Float[np.ndarray, " n_steps"], scale: Scale) -> Parts:
-    """The trajectories; heights of the surface that are not known yet are nan."""
-    return {
-        f"surface_{part('trajectory', i)}": path_arrays(bundle, projection, height, scale, rows)
+def path_parts(
+    bundle: Bundle,
+    projection: Projection,
+    height: Float[np.ndarray, " n_steps"],
+    scale: Scale,
+    plateaus: Sequence[Plateau],
+    *,
+    pane: str = "surface",
+) -> Parts:
+    """The trajectories, and where the only one lies still; heights of the surface that are not known yet are nan."""
+    parts: Parts = {
+        f"{pane}_{part('trajectory', i)}": path_arrays(bundle, projection, height, scale, rows)
         for i, rows in enumerate(bundle.rows)
     }
+    marked = plateaus if len(bundle.runs) == 1 else ()
+    return parts | {f"{pane}_plateau": plateau_arrays(bundle, projection, scale, marked)}
+
+
+def fold_parts(landscape: Landscape | None, scale: Scale, *, pane: str = "surface") -> Parts:
+    """Where the surface can show only one of two losses."""
+    nothing = {"x": np.empty(0), "y": np.empty(0), "z": np.empty(0), "text": []}
+    return {f"{pane}_fold": fold_arrays(landscape, scale, find_folds(landscape)) if landscape else nothing}
 
 
 def ball_parts(
     bundle: Bundle,
     projection: Projection,
-    surface: Surface,
+    surface: Surface | Landscape,
     height: Float[np.ndarray, " n_steps"],
     scale: Scale,
     rows: Sequence[int],
+    *,
+    pane: str = "surface",
 ) -> Parts:
     """The ball of each run on its stem, at a row of each."""
     extent = np.array([np.ptp(surface.x), np.ptp(surface.y)])
@@ -176,15 +209,25 @@ def ball_parts(
         point, true = projection.path[row], float(bundle.loss[row])
         ball = ball_arrays(point, true, extent, scale)
         ball["customdata"] = np.tile([float(bundle.step[row]), true], (len(ball["x"]), 1))
-        parts[f"surface_{part('error', i)}"] = stem_arrays(point, true, float(height[row]))
-        parts[f"surface_{part('ball', i)}"] = ball
+        parts[f"{pane}_{part('error', i)}"] = stem_arrays(point, true, float(height[row]))
+        parts[f"{pane}_{part('ball', i)}"] = ball
     return parts
 
 
-def title_parts(around: Survey, sigma: float | str, landscape: Landscape | None) -> Parts:
+def title_parts(around: Survey, sigma: float | str, landscape: Landscape | None, *, pane: str = "surface") -> Parts:
     """What is drawn, and how far it is from the run once that is known."""
     name = name_surface(around.bundle, plane=around.plane, k=around.k, sigma=sigma)
-    return {"surface_layout": {"title.text": caption(landscape) if landscape else f"{name}<br>{SMALL.format('…')}"}}
+    return {f"{pane}_layout": {"title.text": caption(landscape) if landscape else f"{name}<br>{SMALL.format('…')}"}}
+
+
+def factor_parts(bundle: Bundle, facts: Facts | None) -> Parts:
+    """The strip under the curve: how far the surface is off at each step; empty while that is not known."""
+    known = facts.fit.factor if facts else np.full(len(bundle), np.nan)
+    top = np.log10(max(2.0, float(np.max(known[np.isfinite(known)], initial=1.0))))
+    parts: Parts = {"curve_layout": {"yaxis2.range": [-0.02 * top, 1.05 * top]}}
+    for i, rows in enumerate(bundle.rows):
+        parts[f"curve_{part('factor', i)}"] = {"x": bundle.step[rows], "y": known[rows]}
+    return parts
 
 
 def curve_parts(curves: Sequence[Curve], plateaus: Sequence[Plateau], n_steps: int | None) -> Parts:
@@ -197,6 +240,8 @@ def curve_parts(curves: Sequence[Curve], plateaus: Sequence[Plateau], n_steps: i
         ticks = log_axis(np.log10(losses.max() / losses.min()))
         axis |= {"yaxis.type": "log", "yaxis.dtick": ticks.get("dtick")}
     axis |= {"xaxis.autorange": True} if n_steps is None else {"xaxis.range": [0, n_steps]}
+    bands = band_plateaus(plateaus) if len(curves) == 1 else []
+    axis |= {"shapes": bands}
     lines = {f"curve_{part('loss', i)}": {"x": step, "y": loss} for i, (step, loss) in enumerate(curves)}
     return lines | {"curve_plateau": {"x": ends.ravel(), "y": level.ravel()}, "curve_layout": axis}
 
@@ -206,41 +251,18 @@ def step_parts(curves: Sequence[Curve]) -> Parts:
     return {f"curve_{part('step', i)}": {"x": step, "y": loss} for i, (step, loss) in enumerate(curves)}
 
 
-def fit_parts(x: np.ndarray, target: np.ndarray, answers: Sequence[np.ndarray], step: int) -> Parts:
-    """The target, and the answer of each network at a step."""
+def fit_parts(
+    x: np.ndarray, target: np.ndarray, answers: Sequence[np.ndarray], step: int, level: Level | None = None
+) -> Parts:
+    """The target, the answer of each network at a step, and what it is stuck on at a plateau."""
     title = "the network" if len(answers) == 1 else "the networks"
-    lines = {f"fit_{part('network', i)}": {"x": x, "y": answer} for i, answer in enumerate(answers)}
+    lines: Parts = {f"fit_{part('network', i)}": {"x": x, "y": answer} for i, answer in enumerate(answers)}
     words = {"title.text": f"<b>{title} at step {step}</b>"}
-    return lines | {"fit_target": {"x": x, "y": target}, "fit_layout": words}
-
-
-def write_figures(
-    bundle: Bundle, projection: Projection, plateaus: Sequence[Plateau], rows: Sequence[int], land: Landscape | None
-) -> str:
-    """The line of figures under the title of the panel, as HTML; those of the surface wait for it."""
-    fit = fidelity(land) if land else None
-    off = projection.off_plane[list(rows)].max() / projection.diagonal
-    every = {
-        "error here": (write_factor(fit.factor[list(rows)].max()) if fit else "…", ""),
-        "error, median": (write_factor(fit.median) if fit else "…", f"p90 {write_factor(fit.p90)}" if fit else ""),
-        "off the plane": (f"{off:.1%}", ""),
-        "variance": (f"{projection.explained_variance_ratio.sum():.1%}", ""),
+    learned = level.values if level else np.empty(0)
+    lines["fit_level"] = {
+        "x": x[: len(learned)],
+        "y": learned,
+        "name": level.name if level else "",
+        "showlegend": bool(level),
     }
-    step, loss = bundle.step[list(rows)].tolist(), [f"{bundle.loss[row]:.3g}" for row in rows]
-    if len(rows) == 1:
-        entries = {f"loss at step {step[0]}": (loss[0], ""), "plateau": _write_plateau(plateaus, step[0])} | every
-    else:
-        entries = {name: (loss[i], f"step {step[i]}") for i, name in enumerate(bundle.names)} | every
-    tiles = (
-        f"<div><dt>{escape(name)}</dt><dd>{value} <small>{more}</small></dd></div>"
-        for name, (value, more) in entries.items()
-    )
-    return f"<dl>{''.join(tiles)}</dl>"
-
-
-def _write_plateau(plateaus: Sequence[Plateau], step: int) -> tuple[str, str]:
-    here = next((plateau for plateau in plateaus if plateau.start <= step <= plateau.end), None)
-    longest = here or max(plateaus, key=lambda plateau: plateau.end - plateau.start, default=None)
-    if longest is None:
-        return "none", ""
-    return f"{longest.level:.3g}", "now" if here else f"{longest.start} – {longest.end}"
+    return lines | {"fit_target": {"x": x, "y": target}, "fit_layout": words}

@@ -10,6 +10,7 @@ const THEMES = {
 };
 const CONFIG = { displaylogo: false, showSendToCloud: false, toImageButtonOptions: { filename: "loss_viz", scale: 2 } };
 const STILL = 4; // pixels: a press that moves less is a click, more is a turn of the camera
+const REST = 12; // frames: a scene glides on for some after the pointer's last move
 
 function decode(value) {
   if (!(value && value.data instanceof DataView)) return value;
@@ -58,11 +59,11 @@ class Pane {
       this.onFree();
     };
     this.gd.addEventListener("pointerdown", this.press, true);
+    // Plotly has events for turns and wheels, but fires them before its camera moves, and some of them without it.
     this.gd.addEventListener("pointermove", (event) => {
       if (!event.buttons) this.release(event); // released off the window
       else if (this.held) this.onTurn(this);
     });
-    // Plotly tells of a wheel too, but before it zooms, and of the first notch without the camera.
     this.gd.addEventListener("wheel", () => this.onTurn(this), { passive: true });
     for (const type of ["pointerup", "pointercancel"]) window.addEventListener(type, this.release, true);
   }
@@ -196,7 +197,7 @@ function render({ model, el }) {
       arrange();
       const serial = model.get("serial");
       let current = true;
-      for (const pane of shown()) {
+      for (const pane of shown) {
         current = (await pane.draw(theme, camera)) && current;
         await new Promise((go) => setTimeout(go)); // let the page show it before the next
       }
@@ -222,39 +223,46 @@ function render({ model, el }) {
     if (message.kind === "copy" && navigator.clipboard) navigator.clipboard.writeText(message.text).catch(() => {});
   };
 
+  let shown = [];
   // A pane that is hidden is not in the page at all, and left as it is until it comes back.
-  const shown = () => panes.filter((pane) => pane.gd.parentNode === el);
   const arrange = () => {
-    let last = badge;
-    for (const pane of panes) {
-      if (model.get("hidden").includes(pane.name)) pane.gd.remove();
-      else {
-        if (pane.gd.parentNode !== el) {
-          last.after(pane.gd);
-          if (pane.drawn) pane.look(camera);
-        }
-        last = pane.gd;
-      }
-    }
-    el.dataset.shown = shown().map((pane) => pane.name).join(" ");
-    shown().forEach((pane) => pane.open()); // when all have their places, and so their sizes
+    shown = panes.filter((pane) => !model.get("hidden").includes(pane.name));
+    panes.forEach((pane) => shown.includes(pane) || pane.gd.remove());
+    shown.forEach((pane, i) => {
+      if (pane.gd.parentNode === el) return;
+      (i ? shown[i - 1].gd : badge).after(pane.gd);
+      if (pane.drawn) pane.look(camera);
+    });
+    el.dataset.shown = shown.map((pane) => pane.name).join(" ");
+    shown.forEach((pane) => pane.open()); // when all have their places, and so their sizes
   };
 
   let camera = null; // of all scenes
-  let turned = null; // the pane that the pointer has turned since the last frame
-  const lead = (leader) => {
-    turned = null;
-    if (closed || !leader || !leader.scene) return;
-    camera = leader.scene.getCamera();
-    leader.keepCamera();
-    for (const pane of shown()) if (pane !== leader && pane.drawn) pane.look(camera);
+  let leader = null; // the pane that was turned last, until it rests
+  let rested = 0;
+  const lead = (pane) => {
+    const now = pane.scene && pane.scene.getCamera();
+    if (!now || JSON.stringify(now) === JSON.stringify(camera)) return false;
+    camera = now;
+    pane.keepCamera();
+    shown.forEach((other) => other !== pane && other.drawn && other.look(camera));
+    return true;
+  };
+  const follow = () => {
+    if (closed) return;
+    rested = lead(leader) ? 0 : rested + 1;
+    if (rested < REST) requestAnimationFrame(follow);
+    else leader = null;
   };
   const turn = (pane) => {
-    if (!turned) requestAnimationFrame(() => lead(turned)); // by then Plotly has heard of the event too
-    turned = pane;
+    if (!pane.scene) return;
+    if (!leader) requestAnimationFrame(follow); // by then Plotly has heard of the event too
+    leader = pane;
+    rested = 0;
   };
 
-  const panes = Object.keys(model.get("panes")).map((name) => new Pane(model, name, { onFree: ask, onTurn: turn, onSet: lead }));
+  const listeners = { onFree: ask, onTurn: turn, onSet: lead };
+  const panes = Object.keys(model.get("panes")).map((name) => new Pane(model, name, listeners));
   el.setAttribute("role", "figure");
   el.setAttribute("aria-busy", "true");
   warn();

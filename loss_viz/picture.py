@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,19 @@ class Picture(anywidget.AnyWidget):
 
     Plotly's own JavaScript is taken from the installed package, so nothing is fetched from the network. Arrays
     travel as float32 buffers. The page draws the newest state only, keeps camera, zoom and hidden traces, waits
-    while a button is down, and answers when a frame is on screen.
+    while a button is down, and answers when a frame is on screen. All panes in 3D have one camera: whoever turns one
+    of them turns the others.
 
     Args:
+        hidden: names of the panes that are not shown for now. Such a pane takes no room and costs nothing: its figure
+            is made when it is first shown. Set it anew, `picture.hidden = []`, to show it. (So no pane can have the
+            name "hidden".)
         panes: the figures by name, in their order. The uid of each trace, or its name where it has none, tells which
             part it takes: trace "ball" of pane "surface" takes the part "surface_ball"; "surface_layout" takes changes
             to the layout.
+
+    Raises:
+        traitlets.TraitError: `hidden` names a pane that does not exist.
 
     Example:
         >>> line = go.Scatter(name="line", x=[], y=[])
@@ -36,6 +43,7 @@ class Picture(anywidget.AnyWidget):
         >>> picture.push({"curve_line": {"x": np.arange(3.0), "y": np.arange(3.0)}})
         >>> picture.serial, picture.wait_shown()
         (1, False)
+        >>> picture.hidden = ["curve"]
     """
 
     _esm = (
@@ -48,9 +56,10 @@ class Picture(anywidget.AnyWidget):
     panes = traitlets.Dict().tag(sync=True)
     state = traitlets.Unicode("").tag(sync=True)  # what a badge says while the picture is not up to date
     summary = traitlets.Unicode("").tag(sync=True)  # the picture in words, for those who do not see it
+    hidden = traitlets.List(traitlets.Unicode()).tag(sync=True)
     serial = traitlets.Int(0).tag(sync=True)
 
-    def __init__(self, **panes: go.Figure) -> None:
+    def __init__(self, *, hidden: Sequence[str] = (), **panes: go.Figure) -> None:
         names = [f"{pane}_{trace.uid or trace.name}" for pane, figure in panes.items() for trace in figure.data]
         names += [f"{pane}_layout" for pane in panes]
         # Before ipywidgets starts, which looks once for what is to be kept in step with the page.
@@ -60,21 +69,21 @@ class Picture(anywidget.AnyWidget):
         self._shown = 0
         self._patient = False  # is there a page that answers?
         self._handlers: list[Callable[[dict[str, Any]], object]] = []
-        super().__init__(panes={name: _to_json(figure) for name, figure in panes.items()})
+        super().__init__(panes={name: _to_json(figure) for name, figure in panes.items()}, hidden=hidden)
         self.on_msg(self._hear)
 
-    def push(self, parts: Parts, **words: str) -> None:
+    def push(self, parts: Parts, **others: str | Sequence[str]) -> None:
         """Change parts of the picture, in one message; those that are as they were are not sent.
 
         Args:
             parts: by name, each with new values for some attributes of its trace or layout.
-            words: `state` or `summary`.
+            others: `state`, `summary` or `hidden`.
         """
         with self._pushing, self.hold_sync():
             for name, values in parts.items():
                 setattr(self, name, getattr(self, name) | {key: _encode(value) for key, value in values.items()})
-            for name, text in words.items():
-                setattr(self, name, text)
+            for name, value in others.items():
+                setattr(self, name, value)
             self.serial += 1
 
     def wait_shown(self, timeout: float = 1.0) -> bool:
@@ -91,6 +100,14 @@ class Picture(anywidget.AnyWidget):
     def copy_text(self, text: str) -> None:
         """Put a text on the clipboard of whoever looks at the picture."""
         self.send({"kind": "copy", "text": text})
+
+    @traitlets.validate("hidden")
+    def _check_hidden(self, proposal: Any) -> list[str]:
+        if unknown := sorted(set(proposal["value"]) - set(self.panes)):
+            raise traitlets.TraitError(
+                f"`hidden` takes names of panes, which are {', '.join(self.panes)}; got {', '.join(unknown)}."
+            )
+        return proposal["value"]
 
     def _hear(self, _: Any, message: dict[str, Any], __: Any) -> None:
         if message.get("kind") == "shown":

@@ -123,14 +123,7 @@ def local_planes(
     Raises:
         ValueError: `k` below 1, or more than a run is long enough for.
     """
-    lengths = np.diff([*starts, len(weights)])
-    require_stride(k, int(lengths.min()))
-    path = np.searchsorted(starts, anchors, side="right") - 1
-    first = np.asarray(starts)[path]
-    past = anchors - first >= 2 * k
-    here = np.where(past, anchors, np.minimum(anchors, first + lengths[path] - 1 - 2 * k))
-    side = np.where(past, -1, 1)
-    stencil = here[:, None] + k * side[:, None] * np.arange(3)
+    path, stencil, side = lay_stencil(anchors, len(weights), k, starts)
     mix, overlap = _measure(weights, stencil, side, projection, bar)
 
     def span(plane: int, rows: Float[np.ndarray, "4 n_params"]) -> Float[np.ndarray, "2 n_params"]:
@@ -138,6 +131,67 @@ def local_planes(
 
     frames = Frames(weights, np.column_stack([anchors, stencil]), span)
     return Planes(frames, projection.path[anchors], overlap, path)
+
+
+def valley_planes(
+    weights: Rows,
+    projection: Projection,
+    anchors: Int[np.ndarray, " n_anchors"],
+    walls: Float[np.ndarray, "n_anchors n_params"],
+    *,
+    k: int,
+    starts: Sequence[int] = (0,),
+) -> Planes:
+    """The plane of river and wall at each anchor: its k-step velocity, and the steepest direction of the loss there.
+
+    After Wen et al., "Understanding warmup-stable-decay learning rates: a river valley loss landscape perspective"
+    (2024). Unlike the osculating plane it holds the walls of the valley, and not the way that the run will turn.
+
+    Args:
+        weights: the recorded weights, as for `local_planes`.
+        projection: the plane of the picture.
+        anchors: rows at which the planes stand.
+        walls: the eigenvector of the largest eigenvalue of the Hessian at each, of length 1.
+        k: stride, in recorded steps.
+        starts: the first row of each run.
+
+    Raises:
+        ValueError: `k` below 1, or more than a run is long enough for.
+    """
+    path, stencil, side = lay_stencil(anchors, len(weights), k, starts)
+    axes = np.zeros((len(anchors), 2, weights.shape[1]))
+    for plane, (rows, wall) in enumerate(zip(stencil, walls, strict=True)):
+        velocity = _differentiate(weights[rows].astype(np.float64), side[plane])[0]
+        axes[plane] = _orthonormalize(velocity, wall, MIN_LENGTH * projection.diagonal)
+    frames = Frames(weights, anchors[:, None], lambda plane, _: axes[plane])
+    return Planes(frames, projection.path[anchors], axes @ projection.components.T, path)
+
+
+def lay_stencil(
+    anchors: Int[np.ndarray, " n"], n_rows: int, k: int, starts: Sequence[int]
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 3"], Int[np.ndarray, " n"]]:
+    """The run of each anchor, its three rows, and whether they look back (-1) or forward (1).
+
+    Raises:
+        ValueError: `k` below 1, or more than a run is long enough for.
+    """
+    lengths = np.diff([*starts, n_rows])
+    require_stride(k, int(lengths.min()))
+    path = np.searchsorted(starts, anchors, side="right") - 1
+    first = np.asarray(starts)[path]
+    past = anchors - first >= 2 * k
+    here = np.where(past, anchors, np.minimum(anchors, first + lengths[path] - 1 - 2 * k))
+    side = np.where(past, -1, 1)
+    return path, here[:, None] + k * side[:, None] * np.arange(3), side
+
+
+def span_local_planes(
+    points: Float[np.ndarray, "n 3 n_params"], side: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "n n_params"], Float[np.ndarray, "n n_params"], Float[np.ndarray, "n 2 n_params"]]:
+    """Velocity, acceleration, and the axes of the plane of both, from the weights at three rows each."""
+    velocity, acceleration = _differentiate(points.transpose(1, 0, 2), side[:, None])
+    axes = [_orthonormalize(v, a, 0.0) for v, a in zip(velocity, acceleration, strict=True)]
+    return velocity, acceleration, np.stack(axes)
 
 
 def parallel_planes(
@@ -153,6 +207,20 @@ def single_plane(projection: Projection) -> Planes:
     """The plane of the picture itself: theta(q) = origin + Cᵀ q. The run does not lie on it."""
     frames = Frames(projection.origin[None], np.zeros((1, 1), dtype=int), lambda *_: projection.components)
     return Planes(frames, np.zeros((1, 2)), np.eye(2)[None], np.zeros(1, dtype=int))
+
+
+def _orthonormalize(
+    first: Float[np.ndarray, " n_params"], second: Float[np.ndarray, " n_params"], min_length: float
+) -> Float[np.ndarray, "2 n_params"]:
+    """Gram-Schmidt; a vector that is too short, or parallel to the first, leaves a row of zeros."""
+    axes = np.zeros((2, len(first)))
+    if (length := np.linalg.norm(first)) > min_length:
+        axes[0] = first / length
+    rest = second - (axes[0] @ second) * axes[0]
+    rest -= (axes[0] @ rest) * axes[0]  # once more: of a small rest the first time leaves rounding
+    if (length := np.linalg.norm(rest)) > MIN_SINE * np.linalg.norm(second):
+        axes[1] = rest / length
+    return axes
 
 
 def _differentiate(rows: Shaped[np.ndarray, "3 ..."], side: Any) -> tuple[np.ndarray, np.ndarray]:

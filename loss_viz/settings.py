@@ -11,10 +11,12 @@ from .surveys import PLANES
 from .tasks import ACTIVATIONS, build_task
 
 TRAINING = ("target", "width", "depth", "activation", "optimizer", "lr", "steps", "seed")
-VIEW = ("k", "sigma", "resolution", "plane", "step", "loss_axis")
+VIEW = ("k", "sigma", "resolution", "plane", "step", "loss_axis", "min_support", "beside")
+ALONE = "none"  # beside the surface
 
 CHOICES = {
     "plane": PLANES,
+    "beside": (ALONE, *PLANES),
     "activation": tuple(ACTIVATIONS),
     "optimizer": tuple(OPTIMIZERS),
     "loss_axis": ("linear", "log"),
@@ -49,6 +51,9 @@ def check_setting(name: str, value: Any) -> Any:
         fit_kernel(np.zeros((1, 2)), value, diagonal=1.0)
     elif name == "lr":
         check_lr(value)
+    elif name == "min_support":
+        if not 0 <= value <= 1:
+            raise ValueError(f"`min_support` must be a number from 0 to 1, got {value}. Use 0 to show all.")
     elif name in CHOICES:
         if value not in CHOICES[name]:
             choices = ", ".join(CHOICES[name])
@@ -77,7 +82,12 @@ def write_code(settings: Mapping[str, Any], *, runs: str = "run") -> str:
     if "target" in settings:
         lines.append(f"run = lv.train({settings['target']!r}, {_spell_out(settings, TRAINING[1:])})")
     lines.append(f"land = lv.landscape({runs}, {_spell_out(settings, VIEW[:4])})")
-    lines.append(f"lv.surface_figure(land, step={settings['step']}, log={settings['loss_axis'] == 'log'})")
+    lands = "land"
+    if (beside := settings.get("beside", ALONE)) != ALONE:
+        lines.append(f"beside = lv.landscape({runs}, {_spell_out({**settings, 'plane': beside}, VIEW[:4])})")
+        lands = "land, beside"
+    more = f", min_support={settings['min_support']}" if settings.get("min_support") else ""
+    lines.append(f"lv.surface_figure({lands}, step={settings['step']}, log={settings['loss_axis'] == 'log'}{more})")
     return "\n".join(lines)
 
 

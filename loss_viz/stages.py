@@ -7,9 +7,12 @@ from typing import Any
 from tqdm import tqdm
 
 from .bundle import Bundle, bundle_runs
+from .holdout import choose_kernel
+from .kernels import Kernel
 from .landscapes import Landscape, Surface, blend_path, blend_surface
 from .projection import Projection
 from .settings import TRAINING
+from .sigmas import SigmaCurve, sigma_curve
 from .surveys import OWN_AXES, Survey, lay_anew, project, survey
 from .training import Training, descend, prepare_training
 
@@ -80,22 +83,40 @@ class Stages:
                 bundle, around.projection, k=k, plane=plane, resolution=SKETCH_SIZE, n_anchors=SKETCH_ANCHORS, bar=bar
             ),
         )
-        return blend_surface(coarse, settings["sigma"], bar)
+        return blend_surface(coarse, self._choose_kernel(coarse, settings, bar), bar)
 
     def blend_surface(self, around: Survey, settings: Settings, bar: tqdm) -> Surface:
         """The heights over the grid."""
-        sigma = settings["sigma"]
-        return self._recall("surface", (around, sigma), lambda: blend_surface(around, sigma, bar))
+        kernel = self._choose_kernel(around, settings, bar)
+        return self._recall("surface", (around, kernel), lambda: blend_surface(around, kernel, bar))
 
     def blend_path(self, around: Survey, settings: Settings, bar: tqdm) -> Landscape:
         """The whole landscape."""
-        sigma = settings["sigma"]
+        kernel = self._choose_kernel(around, settings, bar)
         surface = self.blend_surface(around, settings, bar)
-        return self._recall("landscape", (around, sigma), lambda: blend_path(around, surface, sigma, bar))
+        return self._recall("landscape", (around, kernel), lambda: blend_path(around, surface, kernel, bar))
+
+    def measure_costs(self, around: Survey, landscape: Landscape, bar: tqdm) -> SigmaCurve | None:
+        """What each bandwidth costs; None where there is nothing to blend, or too little to leave anything out."""
+        if len(landscape.planes) < 2:
+            return None
+
+        def measure() -> SigmaCurve | None:
+            try:
+                return sigma_curve(landscape, bar=bar)
+            except ValueError:
+                return None
+
+        return self._recall("costs", (around.planes,), measure)
 
     def knows_surface(self, around: Survey, settings: Settings) -> bool:
         """Whether the surface needs no work."""
-        return (around, settings["sigma"]) in self._kept.get("surface", {})
+        kernel = self._kept.get("kernel", OrderedDict()).get((around.planes, settings["sigma"]))
+        return kernel is not None and (around, kernel) in self._kept.get("surface", OrderedDict())
+
+    def _choose_kernel(self, around: Survey, settings: Settings, bar: tqdm) -> Kernel:
+        sigma = settings["sigma"]
+        return self._recall("kernel", (around.planes, sigma), lambda: choose_kernel(around, sigma, bar))
 
     def _recall(self, stage: str, key: Hashable, make: Callable[[], Any]) -> Any:
         kept = self._kept.setdefault(stage, OrderedDict())

@@ -3,34 +3,25 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from .bundle import Bundle
+from .composition import compose_frame, join_parts, summarize
 from .jobs import Meter, Worker
 from .landscapes import Landscape, Surface
-from .panes import (
-    ball_parts,
-    camera_parts,
-    curve_parts,
-    fit_parts,
-    path_parts,
-    step_parts,
-    surface_parts,
-    title_parts,
-    write_figures,
-)
+from .panes import ball_parts, curve_parts, factor_parts, fit_parts, step_parts
 from .picture import Picture
-from .plateaus import Plateau, find_plateaus
-from .projection import Projection
-from .scales import Scale, fit_scale
+from .scales import fit_scale
+from .screen import Frame, Stays, find_facts, find_stays
+from .settings import ALONE
+from .sigmas import SigmaCurve
 from .stages import Stages, prepare
 from .surveys import Survey
+from .tiles import write_figures
 from .training import Training
 
 SECONDS_PER_FRAME = 0.1  # of a curve that grows
@@ -52,6 +43,9 @@ class Listener(Protocol):
     def hear_end(self, words: str) -> None:
         """All is drawn."""
 
+    def hear_costs(self, curve: SigmaCurve | None, sigma: float | str) -> None:
+        """What the bandwidths cost; None where there is nothing to choose."""
+
     def hear_error(self, error: Exception) -> None:
         """What was asked for cannot be drawn."""
 
@@ -67,18 +61,6 @@ class Stopped(Exception):
     """Raised inside work that the user has stopped."""
 
 
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """The surface that is on screen. Heights under the run that are not known yet are nan."""
-
-    bundle: Bundle
-    projection: Projection
-    surface: Surface
-    height: Float[np.ndarray, " n_steps"]
-    scale: Scale
-    landscape: Landscape | None = None
-
-
 class Studio:
     """Draws on a picture what was asked for last.
 
@@ -90,7 +72,7 @@ class Studio:
 
     Attributes:
         bundle: the latest runs.
-        plateaus: where they lie still.
+        stays: where they lie still.
         frame: the surface that is on screen.
     """
 
@@ -100,7 +82,7 @@ class Studio:
         self.stages = stages
         self.step = step
         self.bundle: Bundle | None = None
-        self.plateaus: list[Plateau] = []
+        self.stays = Stays()
         self.frame: Frame | None = None
         self.worker = Worker(self._work, self._fail)
         self._drawing = threading.RLock()  # the ball is moved by other threads than the worker's
@@ -135,12 +117,12 @@ class Studio:
             with threadpool_limits(n_threads, user_api="openmp"):  # of this thread only
                 bundle = self._find_runs(request, check)
                 landscape = self._draw_landscape(bundle, request.settings, check)
+                words = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
+                self.listener.hear_end(" ".join([*(run.note for run in bundle.runs if run.note), words]))
+                self._measure_costs(landscape, request.settings, check)
         except Stopped:
             self.picture.state = "stopped"
             self.listener.hear_end("Stopped; the surface is not that of these settings. Move a control or train anew.")
-            return
-        words = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
-        self.listener.hear_end(" ".join([*(run.note for run in bundle.runs if run.note), words]))
 
     def _fail(self, error: Exception) -> None:
         self._training = False
@@ -156,11 +138,12 @@ class Studio:
         if bundle is not self.bundle:
             self.bundle = bundle
             self.step = self.listener.hear_runs(bundle)
-            self.plateaus = [plateau for run in bundle.runs for plateau in find_plateaus(run)]
-            curves = curve_parts([(run.step, run.loss) for run in bundle.runs], self.plateaus, None)
+            self.stays = find_stays(bundle)
+            curves = curve_parts([(run.step, run.loss) for run in bundle.runs], self.stays.plateaus, None)
             with self._drawing:
                 check()
-                self.picture.push(curves | self._place_balls(bundle), state="updating")
+                parts = join_parts(curves, factor_parts(bundle, None), self._place_balls(bundle))
+                self.picture.push(parts, state="updating")
         return bundle
 
     def _train(self, settings: Mapping[str, Any], check: Callable[[], None]) -> Bundle:
@@ -208,8 +191,19 @@ class Studio:
         if not known and settings["sigma"] != "auto":  # the heights under the run then take longer than a redraw
             self._draw(around, surface, None, settings, check_both)
         landscape = self.stages.blend_path(around, settings, meter)
-        self._draw(around, surface, landscape, settings, check_both)
+        beside = self._blend_beside(bundle, settings, meter) if settings["beside"] != ALONE else None
+        self._draw(around, surface, landscape, settings, check_both, beside)
         return landscape
+
+    def _blend_beside(self, bundle: Bundle, settings: Mapping[str, Any], meter: Meter) -> Landscape:
+        chosen = {**settings, "plane": settings["beside"]}
+        return self.stages.blend_path(self.stages.survey(bundle, chosen, meter), chosen, meter)
+
+    def _measure_costs(self, landscape: Landscape, settings: Mapping[str, Any], check: Callable[[], None]) -> None:
+        """After all is drawn: what each place of the slider costs."""
+        meter = Meter(check, lambda _: None)
+        curve = self.stages.measure_costs(landscape.survey, landscape, meter)
+        self.listener.hear_costs(curve, settings["sigma"])
 
     def _draw(
         self,
@@ -218,23 +212,23 @@ class Studio:
         landscape: Landscape | None,
         settings: Mapping[str, Any],
         check: Callable[[], None],
+        beside: Landscape | None = None,
     ) -> None:
-        sigma, log = settings["sigma"], settings["loss_axis"] == "log"
         bundle, projection = around.bundle, around.projection
         height = landscape.path_height if landscape else np.full(len(bundle), np.nan)
-        scale = fit_scale([surface.loss, bundle.loss], log=log)
-        frame = Frame(bundle, projection, surface, height, scale, landscape)
-        parts = surface_parts(surface, projection, scale) | path_parts(bundle, projection, height, scale)
-        parts["surface_layout"] |= title_parts(around, sigma, landscape)["surface_layout"]
-        if self.frame is None:
-            parts["surface_layout"] |= camera_parts(surface, scale)["surface_layout"]
+        losses = [surface.loss, bundle.loss, *([beside.loss] if beside else [])]
+        scale = fit_scale(losses, log=settings["loss_axis"] == "log")
+        facts = find_facts(landscape) if landscape else None
+        frame = Frame(bundle, projection, surface, height, scale, landscape, beside, facts)
+        parts = compose_frame(frame, around, settings, self.stays, first=self.frame is None)
         self.picture.wait_shown(0.5)
         with self._drawing:
             check()
             self.frame = frame
-            state = "" if landscape else "updating"
-            words = _summarize(bundle, self.plateaus)
-            self.picture.push(parts | self._place_balls(bundle), state=state, summary=words)
+            # Until all is known a second surface stays as it is.
+            hidden = self.picture.hidden if landscape is None else [] if beside else ["beside"]
+            state, words = "" if landscape else "updating", summarize(bundle, self.stays.plateaus)
+            self.picture.push(join_parts(parts, self._place_balls(bundle)), hidden=hidden, state=state, summary=words)
             self._write_figures(bundle)
 
     def _find_rows(self, bundle: Bundle) -> list[int]:
@@ -245,7 +239,7 @@ class Studio:
     def _write_figures(self, bundle: Bundle) -> None:
         if self.frame and self.frame.bundle is bundle:
             rows, frame = self._find_rows(bundle), self.frame
-            self.listener.hear_figures(write_figures(bundle, frame.projection, self.plateaus, rows, frame.landscape))
+            self.listener.hear_figures(write_figures(bundle, frame.projection, self.stays, rows, frame.facts))
 
     def _place_balls(self, bundle: Bundle) -> dict[str, dict[str, Any]]:
         """The balls' places on the curves and the networks there; on the surface where that is of the same runs."""
@@ -253,23 +247,16 @@ class Studio:
         parts: dict[str, dict[str, Any]] = step_parts([(bundle.step[[row]], bundle.loss[[row]]) for row in rows])
         if frame and frame.bundle is bundle:
             parts |= ball_parts(bundle, frame.projection, frame.surface, frame.height, frame.scale, rows)
+            if other := frame.beside:
+                parts |= ball_parts(
+                    bundle, other.projection, other, other.path_height, frame.scale, rows, pane="beside"
+                )
         task = bundle.runs[0].task
         if task and all(run.task for run in bundle.runs):
             x, target = (values.ravel().double().cpu().numpy() for values in (task.x, task.y))
             places = zip(bundle.runs, rows, bundle.starts, strict=True)
             answers = [run.predict(row - start) for run, row, start in places]
-            parts |= fit_parts(x, target, answers, max(int(bundle.step[row]) for row in rows))
+            step = max(int(bundle.step[row]) for row in rows)
+            stuck = self.stays.find(step) if len(rows) == 1 else None
+            parts |= fit_parts(x, target, answers, step, stuck[1] if stuck else None)
         return parts
-
-
-def _summarize(bundle: Bundle, plateaus: list[Plateau]) -> str:
-    runs = "; ".join(
-        f"{name or 'a run'} of {len(run)} steps, from loss {run.loss[0]:.3g} to {run.loss[-1]:.3g}"
-        for name, run in zip(bundle.names, bundle.runs, strict=True)
-    )
-    sticky = "".join(
-        f" It lies on a plateau at loss {plateau.level:.3g} from step {plateau.start} to {plateau.end}."
-        for plateau in plateaus
-        if len(bundle.runs) == 1
-    )
-    return f"Loss landscape of {runs}.{sticky}"

@@ -10,13 +10,24 @@ from tqdm import tqdm
 
 from .blend import Sweep
 from .bundle import Bundle
-from .directions import hessian_directions, random_directions
-from .kernels import MAX_WIDTH
-from .planes import Planes, choose_anchors, local_planes, parallel_planes, require_anchors, require_stride, single_plane
+from .directions import hessian_directions, random_directions, trace_hessian
+from .frames import HELD_BYTES
+from .planes import (
+    Planes,
+    choose_anchors,
+    local_planes,
+    parallel_planes,
+    require_anchors,
+    require_stride,
+    single_plane,
+    valley_planes,
+)
 from .projection import Projection, fit_projection, project_onto
 
 OWN_AXES = ("random", "hessian", "saddle")  # planes of the picture that are not the one of the PCs
-PLANES = ("local", "parallel", "global", "final", *OWN_AXES)
+LOCAL = ("local", "valley")  # planes through the run, turned as it turns
+PLANES = (*LOCAL, "parallel", "global", "final", *OWN_AXES)
+SUPPORT_WIDTH = 0.03  # of the diagonal: how near the run vouches for the surface
 MARGIN = 0.3
 MIN_AXIS = 0.1  # of the diagonal: a straight run still gets a picture with two sides
 RANDOM_REACH = 1.0  # in filter norms to each side, as Li et al. draw it
@@ -33,7 +44,7 @@ class Survey:
         anchors: `(n_anchors,)`, rows of the runs at which they stand.
         plane: which planes.
         k: stride of velocity and acceleration, in recorded steps.
-        path: the losses under the runs.
+        path: the losses under the runs, one point a row.
         x: `(n_x,)`, coordinates along the first axis, in units of weights where it is of length 1.
         y: `(n_y,)`, coordinates along the second.
     """
@@ -49,6 +60,15 @@ class Survey:
     y: Float[np.ndarray, " n_y"]
 
     @cached_property
+    def arc(self) -> Float[np.ndarray, " n_steps"]:
+        """Length of the way that each run has gone on the picture."""
+        starts = self.bundle.starts
+        lengths = np.linalg.norm(np.diff(self.projection.path, axis=0, prepend=self.projection.path[:1]), axis=1)
+        lengths[starts] = 0.0
+        total = np.cumsum(lengths)
+        return total - np.repeat(total[starts], [len(run) for run in self.bundle.runs])
+
+    @cached_property
     def grid(self) -> Sweep:
         """The losses over the picture, row by row."""
         return Sweep(np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2), self.planes, self.bundle.objective)
@@ -57,7 +77,7 @@ class Survey:
     def support(self) -> Float[np.ndarray, "n_y n_x"]:
         """exp(-d² / (2 (0.03 diag)²)) for the distance d of each grid point to the path."""
         distance, _ = KDTree(self.projection.path).query(self.grid.points)
-        support = np.exp(-0.5 * (distance / (MAX_WIDTH * self.projection.diagonal)) ** 2)
+        support = np.exp(-0.5 * (distance / (SUPPORT_WIDTH * self.projection.diagonal)) ** 2)
         return support.reshape(len(self.y), len(self.x))
 
 
@@ -71,7 +91,7 @@ def require_view(
     """
     if plane not in PLANES:
         raise ValueError(f"`plane` must be one of {', '.join(PLANES)}; got {plane!r}. 'local' is the default.")
-    if plane == "local":
+    if plane in LOCAL:
         require_stride(k, min(len(run) for run in bundle.runs))
     require_anchors(n_anchors)
     _read_resolution(resolution)
@@ -143,7 +163,7 @@ def lay_anew(around: Survey, resolution: int | tuple[int, int]) -> Survey:
 def _place_planes(
     bundle: Bundle, projection: Projection, *, plane: str, k: int, n_anchors: int | None, bar: tqdm | None
 ) -> tuple[Int[np.ndarray, " n_anchors"], Planes]:
-    if plane not in ("local", "parallel", "final"):
+    if plane not in (*LOCAL, "parallel", "final"):
         return np.arange(0), single_plane(projection)
     weights, starts = bundle.weights, bundle.starts
     if plane == "final":
@@ -154,7 +174,20 @@ def _place_planes(
     anchors = np.concatenate(chosen)
     if plane == "parallel":
         return anchors, parallel_planes(weights, projection, anchors, starts=starts)
+    if plane == "valley":
+        _require_room(len(anchors), weights.shape[1])
+        _, walls = trace_hessian(bundle.objective, weights, anchors, bundle.buffers, bar=bar)
+        return anchors, valley_planes(weights, projection, anchors, walls, k=k, starts=starts)
     return anchors, local_planes(weights, projection, anchors, k=k, starts=starts, bar=bar)
+
+
+def _require_room(n_anchors: int, n_params: int) -> None:
+    n_most = HELD_BYTES // (16 * n_params)
+    if n_anchors > n_most:
+        raise ValueError(
+            f"`plane`='valley' keeps two axes for each of {n_anchors} anchors in memory, which is too much for "
+            f"{n_params:,} weights. Use `n_anchors` of at most {n_most}, or 'local'."
+        )
 
 
 def _lay_grid(

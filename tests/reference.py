@@ -56,34 +56,64 @@ def lift(weights, components, path, t, k, point, plane):
     return theta
 
 
-def kernel_weights(point, path, anchors, sigma):
+def picture_distance(point, center, basis, components):
+    """Distance to an anchor, where what its plane cannot follow counts four times; `basis` None for a round kernel."""
+    step = point - center
+    if basis is None:
+        return np.linalg.norm(step)
+    carried = components.T @ step
+    followed = sum(((direction @ carried) * (components @ direction) for direction in basis), np.zeros(2))
+    return np.sqrt(step @ step + 3 * (step - followed) @ (step - followed))
+
+
+def kernel_weights(point, path, anchors, sigma, bases=None, components=None, left_out=()):
     """The weight of each anchor at one point, summing to 1; logarithms, so that nothing underflows."""
     diagonal = np.linalg.norm(path.max(axis=0) - path.min(axis=0))
-    distance = [np.linalg.norm(point - path[t]) for t in anchors]
+    bases = bases or [None] * len(anchors)
+    distance = [picture_distance(point, path[t], basis, components) for t, basis in zip(anchors, bases, strict=True)]
+    nearest = min(distance[j] for j, t in enumerate(anchors) if t not in left_out)
     logs = []
     for j, t in enumerate(anchors):
         if sigma == "auto":
             neighbours = [anchors[i] for i in (j - 1, j + 1) if 0 <= i < len(anchors)]
             spacing = min(np.linalg.norm(path[t] - path[other]) for other in neighbours)
-            narrow = min(max(0.35 * spacing, 1e-5 * diagonal), 0.03 * diagonal)
-            width = np.sqrt(narrow**2 + (0.25 * min(distance)) ** 2)
+            narrow = min(max(0.35 * spacing, 1e-5 * diagonal), 0.003 * diagonal)
+            width = np.sqrt(narrow**2 + (0.14 * nearest) ** 2)
             logs.append(-2 * np.log(width) - distance[j] ** 2 / (2 * width**2))
         else:
             logs.append(-(distance[j] ** 2) / (2 * (sigma * diagonal) ** 2))
+    logs = [-np.inf if t in left_out else log for t, log in zip(anchors, logs, strict=True)]
     weights = np.exp(np.array(logs) - max(logs))
     return weights / weights.sum()
 
 
-def blended_height(run, point, anchors, *, k, sigma, plane):
-    """The full sum over all anchors at one point of the picture."""
+def blended_height(run, point, anchors, *, k, sigma, plane, shaped, left_out=()):
+    """The full sum over all anchors at one point of the picture, or over those that are not left out."""
     weights = np.array(run.weights, dtype=float)
     mean, components, _ = principal_plane(weights)
     path = np.array([components @ (row - mean) for row in weights])
-    shares = kernel_weights(point, path, anchors, sigma)
+    bases = [local_basis(weights, t, k) for t in anchors] if shaped else None
+    shares = kernel_weights(point, path, anchors, sigma, bases, components, left_out)
     losses = [
         loss_at(run.model, run.objective.loss_fn, lift(weights, components, path, t, k, point, plane)) for t in anchors
     ]
     return float(shares @ losses)
+
+
+def held_out_heights(run, anchors, reach, **settings):
+    """At each anchor the blend of all that lie farther along the path than `reach` of its diagonal."""
+    weights = np.array(run.weights, dtype=float)
+    mean, components, _ = principal_plane(weights)
+    path = np.array([components @ (row - mean) for row in weights])
+    diagonal = np.linalg.norm(path.max(axis=0) - path.min(axis=0))
+    arc = [sum(np.linalg.norm(path[i] - path[i - 1]) for i in range(1, t + 1)) for t in range(len(path))]
+    rows, heights = [], []
+    for t in anchors:
+        left_out = [other for other in anchors if other == t or abs(arc[other] - arc[t]) <= reach * diagonal]
+        if len(left_out) < len(anchors):
+            rows.append(t)
+            heights.append(blended_height(run, path[t], anchors, left_out=left_out, **settings))
+    return rows, np.array(heights)
 
 
 def filter_norms(model, vector):

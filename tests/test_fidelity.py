@@ -19,8 +19,8 @@ def test_factors_are_ratios_either_way(run):
 
 
 def test_nine_steps_of_ten_are_within_p90():
-    assert Fidelity(np.arange(1.0, 11.0)).p90 == 9.0
-    assert Fidelity(np.append(np.ones(9), np.inf)).p90 == 1.0
+    assert Fidelity(np.arange(10), np.arange(1.0, 11.0)).p90 == 9.0
+    assert Fidelity(np.arange(10), np.append(np.ones(9), np.inf)).p90 == 1.0
 
 
 @pytest.mark.parametrize("seed", [None, 0, 1, 2, 3, 4])

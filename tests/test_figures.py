@@ -81,9 +81,10 @@ def test_path_and_ball_stand_at_true_losses(land, log):
     path = trace(figure, "trajectory")
     assert np.array_equal(np.column_stack([path.x, path.y]), land.path)
     np.testing.assert_allclose(units(path.z) - units(land.path_loss), LINE_LIFT * length, rtol=1e-6)
-    np.testing.assert_array_equal(
-        path.customdata, np.column_stack([land.run.step, land.path_loss, land.path_height, land.off_plane])
-    )
+    fit = lv.fidelity(land)
+    told = np.column_stack([land.run.step, land.path_loss, land.path_height, land.off_plane, fit.factor])
+    np.testing.assert_array_equal(path.customdata, told)
+    np.testing.assert_allclose(path.line.color, np.log2(fit.factor).clip(0, 1))
     ball = trace(figure, "ball")
     assert min(ball.z) == pytest.approx(land.path_loss[13], rel=1e-12)  # it rests there
     assert np.mean(ball.x) == pytest.approx(land.path[13, 0])

@@ -51,12 +51,15 @@ def test_every_cell_is_within_one_percent_of_the_full_sum(run, sigma, plane, n_a
     assert land.loss.shape == (3, 5)
     anchors = choose_anchors(run.weights, n_anchors)
     assert np.array_equal(land.anchors, anchors)
+    shaped = land.kernel.shape is not None
     for row, column in itertools.product(range(3), range(5)):
         point = np.array([land.x[column], land.y[row]])
-        expected = reference.blended_height(run, point, anchors.tolist(), k=3, sigma=sigma, plane=plane)
+        expected = reference.blended_height(run, point, anchors.tolist(), k=3, sigma=sigma, plane=plane, shaped=shaped)
         assert land.loss[row, column] == pytest.approx(expected, rel=0.01)
     for t in (0, 17, 60):
-        expected = reference.blended_height(run, land.path[t], anchors.tolist(), k=3, sigma=sigma, plane=plane)
+        expected = reference.blended_height(
+            run, land.path[t], anchors.tolist(), k=3, sigma=sigma, plane=plane, shaped=shaped
+        )
         assert land.path_height[t] == pytest.approx(expected, rel=0.01)
 
 
@@ -75,7 +78,7 @@ def test_skipped_terms_stay_within_one_percent_where_losses_span_decades(sigma):
 
 
 def test_a_threshold_on_the_weights_alone_would_not_do(post_landscapes):
-    """What the bound on the losses is for: without it the same cells are wrong by far more than one percent."""
+    """What the bound on the losses is for: without it the same cells are wrong by more than one percent."""
     land = post_landscapes["sin(3x)"]
     grid = np.stack(np.meshgrid(land.x[::4], land.y[::4]), axis=-1).reshape(-1, 2)
     n_planes = len(land.planes)
@@ -85,7 +88,7 @@ def test_a_threshold_on_the_weights_alone_would_not_do(post_landscapes):
     full = (shares * losses.reshape(shares.shape)).sum(axis=1)
     kept = shares * (shares > 1e-3)
     cut = (kept * losses.reshape(shares.shape)).sum(axis=1) / kept.sum(axis=1)
-    assert np.abs(cut / full - 1).max() > 0.1
+    assert np.abs(cut / full - 1).max() > 0.02
     np.testing.assert_allclose(land.at(grid), full, rtol=0.01)
 
 
@@ -167,11 +170,11 @@ def test_tiny_and_huge_sigma_are_the_nearest_anchor_and_the_mean(run, sigma):
 def test_kernels_are_normalized_gaussians_of_the_stated_widths():
     centers = np.array([[0.0, 0.0], [0.1, 0.0], [0.1, 0.05], [0.1, 0.05], [1.0, 1.0]])
     kernel = fit_kernel(centers, "auto", diagonal=2.0)
-    np.testing.assert_allclose(kernel.width, [0.035, 0.0175, 2e-5, 2e-5, 0.06])
+    np.testing.assert_allclose(kernel.width, [0.006, 0.006, 2e-5, 2e-5, 0.006])
     points = np.array([[0.3, 0.2], [0.1, 0.05], [50.0, -3.0]])
     for point, shares in zip(points, kernel.shares(points), strict=True):
         distance = np.linalg.norm(centers - point, axis=1)
-        width = np.sqrt(kernel.width**2 + (0.25 * distance.min()) ** 2)
+        width = np.sqrt(kernel.width**2 + (0.14 * distance.min()) ** 2)
         logs = -2 * np.log(width) - distance**2 / (2 * width**2)
         raw = np.exp(logs - logs.max())
         np.testing.assert_allclose(shares, raw / raw.sum(), rtol=1e-9, atol=1e-300)
@@ -272,7 +275,7 @@ def test_k_at_its_bounds(run, k):
         ({"sigma": "wide"}, "got 'wide'", "0.06"),
         ({"resolution": 1}, "`resolution` must be a whole number of at least 2", "Use 61"),
         ({"resolution": (5, 1)}, "got (5, 1)", "Use 61"),
-        ({"plane": "globl"}, "`plane` must be one of local, parallel, global, final, random", "default"),
+        ({"plane": "globl"}, "`plane` must be one of local, valley, parallel, global, final, random", "default"),
         ({"n_anchors": 1}, "`n_anchors` must be at least 2, got 1", "Use 200"),
     ],
 )

@@ -5,6 +5,7 @@ import pytest
 from tqdm import tqdm
 
 from loss_viz.bundle import bundle_runs
+from loss_viz.holdout import shape_kernel
 from loss_viz.kernels import fit_kernel
 from loss_viz.landscapes import blend_path, blend_surface
 from loss_viz.projection import fit_projection
@@ -38,6 +39,11 @@ def silent():
     return tqdm(disable=True)
 
 
+def draw(around, sigma):
+    silent, kernel = tqdm(disable=True), shape_kernel(around, sigma)
+    return blend_path(around, blend_surface(around, kernel, silent), kernel, silent)
+
+
 def count_evaluations(objective, monkeypatch):
     counts = []
     evaluate = objective._evaluate
@@ -47,36 +53,36 @@ def count_evaluations(objective, monkeypatch):
 
 def test_a_second_kernel_evaluates_only_what_the_first_left_out(run, around, silent, monkeypatch):
     counts = count_evaluations(run.objective, monkeypatch)
-    blend_surface(around, 0.05, silent)
+    blend_surface(around, shape_kernel(around, 0.05), silent)
     first = sum(counts)
     counts.clear()
-    blend_surface(around, 0.05, silent)
+    blend_surface(around, shape_kernel(around, 0.05), silent)
     assert not counts
-    blend_surface(around, 0.06, silent)
+    blend_surface(around, shape_kernel(around, 0.06), silent)
     assert 0 < sum(counts) < first / 4
 
 
 def test_what_was_kept_changes_no_number(run, around, silent):
     for sigma in ("auto", 0.2, 0.003, 0.06):
-        blend_surface(around, sigma, silent)
+        blend_surface(around, shape_kernel(around, sigma), silent)
     fresh = survey(bundle_runs(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
     for sigma in ("auto", 0.06):
-        kept, new = (blend_path(a, blend_surface(a, sigma, silent), sigma, silent) for a in (around, fresh))
+        kept, new = (draw(a, sigma) for a in (around, fresh))
         np.testing.assert_allclose(kept.loss, new.loss, rtol=1e-12)
         np.testing.assert_allclose(kept.path_height, new.path_height, rtol=1e-12)
         assert kept.n_evaluations == new.n_evaluations
 
 
 def test_another_grid_keeps_the_planes_and_what_lies_under_the_run(run, around, silent, monkeypatch):
-    blend_path(around, blend_surface(around, 0.06, silent), 0.06, silent)
+    draw(around, 0.06)
     other = lay_anew(around, (6, 7))
     fresh = survey(bundle_runs(run), fit_projection(run.weights), k=5, plane="local", resolution=(6, 7))
     counts = count_evaluations(run.objective, monkeypatch)
-    surface = blend_surface(other, 0.06, silent)
+    surface = blend_surface(other, shape_kernel(other, 0.06), silent)
     counts.clear()
-    land = blend_path(other, surface, 0.06, silent)
+    land = blend_path(other, surface, shape_kernel(other, 0.06), silent)
     assert not counts
-    expected = blend_path(fresh, blend_surface(fresh, 0.06, silent), 0.06, silent)
+    expected = draw(fresh, 0.06)
     np.testing.assert_allclose(land.loss, expected.loss, rtol=1e-12)
     np.testing.assert_allclose(land.path_height, expected.path_height, rtol=1e-12)
     np.testing.assert_allclose(land.support, expected.support)
@@ -86,14 +92,14 @@ def test_another_grid_keeps_the_planes_and_what_lies_under_the_run(run, around, 
 def test_work_that_is_stopped_keeps_what_it_has(run, around, silent, monkeypatch, n_allowed):
     monkeypatch.setattr(run.objective, "chunk_size", 50)
     whole = survey(bundle_runs(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
-    expected = blend_surface(whole, 0.06, silent)
+    expected = blend_surface(whole, shape_kernel(whole, 0.06), silent)
     with pytest.raises(Stop):
-        blend_surface(around, 0.06, StopAfter(n_allowed))
+        blend_surface(around, shape_kernel(around, 0.06), StopAfter(n_allowed))
     n_kept = len(around.grid)
     assert n_kept >= n_allowed - 61 * 25
     assert n_kept < len(whole.grid)
     counts = count_evaluations(run.objective, monkeypatch)
-    heights = blend_surface(around, 0.06, silent).loss
+    heights = blend_surface(around, shape_kernel(around, 0.06), silent).loss
     np.testing.assert_allclose(heights, expected.loss, rtol=1e-12)
     assert sum(counts) - 61 * 25 <= len(whole.grid) - n_kept
 

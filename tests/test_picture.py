@@ -1,0 +1,337 @@
+"""The picture by itself: panes that are hidden and shown, and one camera for all that are in 3D."""
+
+import os
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import traitlets
+
+from loss_viz.picture import Picture
+
+try:
+    from lab import CHROMIUM, FLAGS, Lab, Notebook, write_notebook
+    from playwright.sync_api import sync_playwright
+
+    missing = "" if CHROMIUM else "no Chromium on the PATH; on Debian: apt-get install chromium"
+except ImportError as error:
+    missing = f"{error.name} is not installed"
+if missing and "LOSS_VIZ_BROWSER" in os.environ:
+    raise RuntimeError(missing)
+in_browser = pytest.mark.skipif(bool(missing), reason=missing or "-")
+
+# What the tests of both kinds show: two hills and two lines.
+CELL = """
+import ipywidgets
+import numpy as np
+import plotly.graph_objects as go
+from loss_viz.picture import Picture
+
+
+def hill():
+    scene = {"aspectmode": "cube", "uirevision": "keep", "zaxis": {"range": [-4, 4]}}
+    return go.Figure(go.Surface(name="hill", showscale=False), {"scene": scene, "title": {"text": ""}})
+
+
+def line():
+    return go.Figure(go.Scatter(name="line"), {"margin": {"l": 40, "r": 5, "t": 20, "b": 30}})
+
+
+def parts(slope):
+    x = np.linspace(-1, 1, 15)
+    land = {"x": x, "y": x, "z": slope * np.add.outer(x**2, x)}
+    lines = {"curve_line": {"x": x, "y": slope * x}, "fit_line": {"x": x, "y": slope * x**2}}
+    words = {"title.text": f"slope {slope}"}
+    first = {"scene.camera": {"eye": {"x": -1.5, "y": 1.0, "z": 0.8}}}
+    second = {"scene.camera": {"eye": {"x": 1.0, "y": 0.1, "z": 0.1}}}
+    layouts = {"surface_layout": words | first, "beside_layout": words | second}
+    return {"surface_hill": land, "beside_hill": land} | layouts | lines
+
+
+picture = Picture(hidden=["beside"], surface=hill(), beside=hill(), curve=line(), fit=line())
+picture.push(parts(1))
+box = ipywidgets.VBox([picture])
+box.add_class("lossviz")
+box
+"""
+# WebGL contexts, counted as they are made.
+COUNT = """
+const open = HTMLCanvasElement.prototype.getContext;
+window.contexts = new Set();
+HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
+    const context = open.call(this, kind, ...more);
+    if (context && kind.includes('webgl')) window.contexts.add(context);
+    return context;
+};
+"""
+
+
+@pytest.fixture
+def picture():
+    scope = {}
+    exec(CELL, scope)
+    yield scope["picture"]
+    scope["picture"].close()
+
+
+def test_hidden_panes_are_named_at_the_start_or_later(picture):
+    assert Picture(curve=go.Figure()).hidden == []
+    assert picture.hidden == ["beside"]
+    picture.hidden = []
+    assert picture.hidden == []
+    assert list(picture.panes) == ["surface", "beside", "curve", "fit"]
+
+
+def test_parts_and_hidden_panes_change_in_one_message(picture):
+    sent = []
+    picture.send_state = lambda key=None: sent.append({*key})
+    picture.push({"beside_hill": {"z": np.ones((2, 2))}}, hidden=[], state="updating")
+    assert sent == [{"beside_hill", "hidden", "state", "serial"}]
+    assert picture.hidden == []
+
+
+def test_a_pane_that_does_not_exist_cannot_be_hidden(picture):
+    words = "`hidden` takes names of panes, which are surface, beside, curve, fit; got besides"
+    with pytest.raises(traitlets.TraitError, match=words):
+        picture.hidden = ["curve", "besides"]
+    assert picture.hidden == ["beside"]
+    with pytest.raises(traitlets.TraitError, match="which are curve; got surface"):
+        Picture(hidden=["surface"], curve=go.Figure())
+
+
+class Page:
+    """A notebook with the picture, and a cell for whatever is asked of it."""
+
+    def __init__(self, notebook):
+        self.notebook = notebook
+        self.page = notebook.page
+
+    def run(self, code):
+        """Run a line beneath the picture, and give back what it printed."""
+        cell = "index => window.jupyterapp.shell.currentWidget.content.widgets[index].model.sharedModel"
+        self.page.evaluate(f"code => ({cell})(1).setSource(code)", code)
+        return self.notebook.run_cell(1)
+
+    def wait_shown(self):
+        for _ in range(200):
+            if self.run("print(picture.wait_shown(0))").strip() == "True":
+                return
+            self.page.wait_for_timeout(50)
+        raise TimeoutError("the page has not said that it shows what was pushed")
+
+    def wait_for(self, *names):
+        """Until just these panes are in the page, drawn and as large as their places."""
+        self.page.wait_for_function(
+            """names => {
+                const panes = Array.from(document.querySelectorAll('.lossviz-pane'));
+                const fits = pane => ['width', 'height'].every(side =>
+                    Math.abs(pane._fullLayout?.[side] - pane.getBoundingClientRect()[side]) < 1);
+                return document.querySelector('.lossviz-picture').dataset.shown === names.join(' ')
+                    && panes.length === names.length && panes.every(fits);
+            }""",
+            arg=list(names),
+        )
+        self.page.wait_for_timeout(300)
+
+    def ask(self, name, code):
+        """Something about the figure of a pane: `pane` in JavaScript."""
+        return self.page.evaluate(f"name => (pane => {code})(document.querySelector('.lossviz-pane-' + name))", name)
+
+    def camera(self, name):
+        camera = self.ask(name, "pane._fullLayout.scene._scene.getCamera()")
+        return [camera[vector][axis] for vector in ("eye", "center", "up") for axis in "xyz"]
+
+    def title(self, name):
+        return self.ask(name, "pane._fullLayout.title.text")
+
+    def place(self, name):
+        box = self.page.locator(f".lossviz-pane-{name}").bounding_box()
+        return box["x"], box["y"], box["width"], box["height"]
+
+    @property
+    def n_contexts(self):
+        return self.page.evaluate("() => window.contexts.size")
+
+    def grasp(self, name, dx, dy):
+        """Press the button in the middle of a pane and move; it stays down."""
+        x, y, width, height = self.place(name)
+        x, y = x + width / 2, y + height / 2
+        self.page.mouse.move(x, y)
+        self.page.wait_for_timeout(200)
+        self.page.mouse.down()
+        self.page.mouse.move(x + dx, y + dy, steps=6)
+        self.page.wait_for_timeout(600)
+
+    def turn(self, name, dx, dy):
+        self.grasp(name, dx, dy)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(600)
+
+    def shift(self, name, dx, dy):
+        self.page.keyboard.down("Control")
+        self.turn(name, dx, dy)
+        self.page.keyboard.up("Control")
+
+    def zoom(self, name):
+        self.page.locator(f".lossviz-pane-{name}").hover()
+        self.page.mouse.wheel(0, 100)
+        self.page.wait_for_timeout(600)
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("picture")
+    write_notebook(folder / "picture.ipynb", CELL, "")
+    lab = Lab(folder)
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            page = browser.new_page(viewport={"width": 1280, "height": 1300})
+            page.add_init_script(COUNT)
+            yield Notebook(page, lab, "picture.ipynb")
+            browser.close()
+    finally:
+        lab.close()
+
+
+@pytest.fixture
+def page(notebook):
+    """A new picture whose second hill is hidden."""
+    notebook.page.evaluate("() => window.contexts.clear()")
+    notebook.run_cell(0)
+    page = Page(notebook)
+    page.wait_shown()
+    page.wait_for("surface", "curve", "fit")
+    yield page
+    page.run("picture.close()")
+    assert notebook.errors == []
+
+
+@pytest.fixture
+def both(page):
+    """A new picture, all of it shown."""
+    page.run("picture.hidden = []")
+    page.wait_for("surface", "beside", "curve", "fit")
+    return page
+
+
+@in_browser
+def test_a_pane_is_made_when_it_is_first_shown(page):
+    assert page.n_contexts == 1
+    wide = page.place("surface")
+    page.run("picture.hidden = []")
+    page.wait_for("surface", "beside", "curve", "fit")
+    assert page.n_contexts == 2
+    assert page.title("beside") == "slope 1"
+    page.run("picture.hidden = ['beside']")
+    page.wait_for("surface", "curve", "fit")
+    assert page.place("surface")[2:] == wide[2:]
+    page.run("picture.hidden = []")
+    page.wait_for("surface", "beside", "curve", "fit")
+    assert page.n_contexts == 2
+
+
+@in_browser
+def test_a_hidden_pane_is_not_drawn_and_catches_up(both):
+    both.page.evaluate("() => { window.beside = document.querySelector('.lossviz-pane-beside'); }")
+    look = "() => [window.beside.layout.title.text, window.beside.data[0].z[0][14]]"
+    both.run("picture.push(parts(2), hidden=['beside'])")
+    both.wait_shown()  # although a pane that has news is not drawn
+    both.wait_for("surface", "curve", "fit")
+    assert both.title("surface") == "slope 2"
+    assert both.page.evaluate(look) == ["slope 1", 2]
+    both.run("picture.push(parts(-1), hidden=[])")
+    both.wait_shown()
+    both.wait_for("surface", "beside", "curve", "fit")
+    assert both.page.evaluate(look) == ["slope -1", -2]
+    assert both.title("beside") == "slope -1"
+
+
+@in_browser
+@pytest.mark.parametrize("width", [700, 1280, 1800])
+def test_two_hills_are_of_one_size_and_nothing_overlaps(both, width):
+    normal = both.page.viewport_size
+    both.page.set_viewport_size({"width": width, "height": 1700})
+    names = ("surface", "beside", "curve", "fit")
+    try:
+        both.wait_for(*names)
+        places = [both.place(name) for name in names]
+    finally:
+        both.page.set_viewport_size(normal)
+    (x, y, wide, high), (x2, y2, *size) = places[:2]
+    assert size == pytest.approx([wide, high], abs=1)
+    assert high >= 400
+    assert (x2, y2) == pytest.approx((x, y + high + 6) if width == 700 else (x + wide + 6, y), abs=1)
+    for i, (left, top, wide, high) in enumerate(places):
+        for left2, top2, wide2, high2 in places[:i]:
+            beside = left >= left2 + wide2 or left2 >= left + wide
+            assert beside or top >= top2 + high2 or top2 >= top + high
+
+
+@in_browser
+def test_hills_turn_together(both):
+    assert both.camera("beside") == pytest.approx(both.camera("surface"), abs=1e-6)
+    for name, other in (("surface", "beside"), ("beside", "surface")):
+        moves = (
+            lambda name=name: both.turn(name, 25, -15),
+            lambda name=name: both.shift(name, 25, -15),
+            lambda name=name: both.zoom(name),
+        )
+        for move in moves:
+            before = both.camera(name)
+            move()
+            assert both.camera(name) != pytest.approx(before, abs=1e-3)
+            assert both.camera(other) == pytest.approx(both.camera(name), abs=1e-6)
+    at_rest = both.camera("surface"), both.camera("beside")
+    both.page.wait_for_timeout(600)
+    assert (both.camera("surface"), both.camera("beside")) == at_rest
+    both.page.locator(".lossviz-pane-beside").hover()
+    both.page.locator(".lossviz-pane-beside [data-title='Reset camera to default']").click()
+    both.page.wait_for_timeout(600)
+    assert both.camera("surface") == pytest.approx(both.camera("beside"), abs=1e-6)
+    assert both.camera("surface")[:3] == pytest.approx([1.25, 1.25, 1.25])
+
+
+@in_browser
+def test_while_one_hill_is_held_the_other_turns_and_is_drawn(both):
+    before = both.camera("surface")
+    both.grasp("surface", 30, -20)
+    held = both.camera("surface")
+    assert held != pytest.approx(before, abs=1e-2)
+    assert both.camera("beside") == pytest.approx(held, abs=1e-6)
+    both.run("picture.push(parts(2))")
+    both.page.wait_for_timeout(600)
+    assert (both.title("surface"), both.title("beside")) == ("slope 1", "slope 2")
+    assert both.camera("beside") == pytest.approx(held, abs=1e-6)
+    x, y, _, height = both.place("surface")
+    both.page.mouse.move(x + 40, y + height / 2, steps=4)
+    both.page.mouse.move(x - 40, y + height / 2)
+    both.page.mouse.up()  # outside the canvas
+    both.wait_shown()
+    assert both.title("surface") == "slope 2"
+    assert both.camera("surface") != pytest.approx(held, abs=1e-2)
+    both.page.wait_for_timeout(600)
+    assert both.camera("beside") == pytest.approx(both.camera("surface"), abs=1e-6)
+
+
+@in_browser
+def test_a_hill_that_appears_takes_the_camera_and_no_push_moves_it(page):
+    page.turn("surface", 20, -15)
+    turned = page.camera("surface")
+    page.run("picture.push(parts(2), hidden=[])")
+    page.wait_shown()
+    page.wait_for("surface", "beside", "curve", "fit")
+    assert page.camera("surface") == pytest.approx(turned, abs=1e-6)
+    assert page.camera("beside") == pytest.approx(turned, abs=1e-6)
+    page.run("picture.hidden = ['beside']")
+    page.wait_for("surface", "curve", "fit")
+    page.turn("surface", 20, -15)
+    turned = page.camera("surface")
+    page.run("picture.push(parts(3), hidden=[])")
+    page.wait_shown()
+    page.wait_for("surface", "beside", "curve", "fit")
+    page.run("picture.push(parts(1))")
+    page.wait_shown()
+    for name in ("surface", "beside"):
+        assert page.title(name) == "slope 1"
+        assert page.camera(name) == pytest.approx(turned, abs=1e-6)
