@@ -5,7 +5,7 @@ from textwrap import wrap
 
 from .bundle import Bundle
 from .diagnostics import fidelity
-from .folds import find_folds
+from .folds import Fold
 from .geometry import COSINE_LIMITS, fit_cosines
 from .landscapes import Landscape
 from .projection import Projection
@@ -22,10 +22,9 @@ def caption(landscape: Landscape) -> str:
     return f"{headline}<br>{SMALL.format(f'error under the path: median {median}, p90 {p90}, start {start}')}"
 
 
-def write_cautions(landscape: Landscape) -> list[str]:
+def write_cautions(landscape: Landscape, folds: Sequence[Fold]) -> list[str]:
     """What to keep in mind before this picture, in sentences; often none."""
     cautions = []
-    folds = find_folds(landscape)
     if folds:
         worst = max(folds, key=lambda fold: fold.factor)
         passes = "passes over its own place" if len(folds) == 1 else f"passes over its own place {len(folds)} times"
@@ -42,9 +41,9 @@ def write_cautions(landscape: Landscape) -> list[str]:
     return cautions
 
 
-def write_note(landscape: Landscape, *, width: int) -> str:
+def write_note(landscape: Landscape, folds: Sequence[Fold], *, width: int) -> str:
     """Small print for the foot of a picture, in lines of so many letters."""
-    sentences = [write_variance(landscape.projection), *write_cautions(landscape)]
+    sentences = [write_variance(landscape.projection), *write_cautions(landscape, folds)]
     return SMALL.format("<br>".join(line for sentence in sentences for line in wrap(sentence, width)))
 
 

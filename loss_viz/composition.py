@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .bundle import Bundle
+from .folds import find_folds
 from .panes import (
     Parts,
     camera_parts,
@@ -32,7 +33,7 @@ def compose_frame(frame: Frame, around: Survey, settings: Mapping[str, Any], sta
     parts = join_parts(
         surface_parts(frame.surface, frame.projection, scale, min_support=low),
         path_parts(bundle, frame.projection, frame.height, scale, stays.plateaus),
-        fold_parts(frame.landscape, scale),
+        fold_parts(frame.landscape, scale, frame.facts.folds if frame.facts else ()),
         factor_parts(bundle, frame.facts),
         title_parts(around, settings["sigma"], frame.landscape),
         camera_parts(frame.surface, scale) if first else {},
@@ -43,7 +44,7 @@ def compose_frame(frame: Frame, around: Survey, settings: Mapping[str, Any], sta
         parts,
         surface_parts(land, land.projection, scale, min_support=low, pane="beside"),
         path_parts(bundle, land.projection, land.path_height, scale, stays.plateaus, pane="beside"),
-        fold_parts(land, scale, pane="beside"),
+        fold_parts(land, scale, find_folds(land), pane="beside"),
         title_parts(land.survey, settings["sigma"], land, pane="beside"),
     )
 

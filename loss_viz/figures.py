@@ -1,5 +1,6 @@
 """The window: landscapes as Plotly figures, returned and never shown."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -25,7 +26,7 @@ from .drawing import (
     shade,
     surface_trace,
 )
-from .folds import find_folds
+from .folds import Fold, find_folds
 from .landscapes import Landscape
 from .marks import fold_trace, key_trace, plateau_trace
 from .plateaus import find_plateaus
@@ -85,8 +86,8 @@ def surface_figure(
     figure = make_subplots(cols=n, specs=[[{"type": "scene"}] * n], horizontal_spacing=0.01)
     notes: list[str] = []
     for column, land in enumerate(landscapes, start=1):
-        surface = surface_trace(land, scale, min_support)
-        for trace in (surface, *run_traces(land, scale, step), *mark_traces(land, scale)):
+        surface, folds = surface_trace(land, scale, min_support), find_folds(land)
+        for trace in (surface, *run_traces(land, scale, step), *mark_traces(land, scale, folds)):
             figure.add_trace(trace, row=1, col=column)
         figure.update_scenes(
             xaxis={"title": {"text": name_axis(land.projection, 0)}, "range": [land.x[0], land.x[-1]]},
@@ -97,7 +98,7 @@ def surface_figure(
         place = {"x": (column - 0.5) / n, "xref": "paper", "yref": "paper", "xanchor": "center", "showarrow": False}
         font = {"size": 13 if n < 3 else 12}
         figure.add_annotation(place, text=caption(land), y=1, yanchor="bottom", font=font)
-        notes.append(write_note(land, width=150 // n))
+        notes.append(write_note(land, folds, width=150 // n))
         figure.add_annotation(place, text=notes[-1], y=0, yanchor="top", font={"color": FAINT})
     figure.add_trace(colorbar_trace(scale), row=1, col=n)
     figure.update_scenes(
@@ -135,10 +136,9 @@ def run_traces(landscape: Landscape, scale: Scale, step: int | None) -> list[go.
     return traces
 
 
-def mark_traces(landscape: Landscape, scale: Scale) -> list[go.Scatter3d]:
+def mark_traces(landscape: Landscape, scale: Scale, folds: Sequence[Fold]) -> list[go.Scatter3d]:
     """The plateaus of a single run, the folds, where there are any, and what several runs are called in the legend."""
     plateaus = find_plateaus(landscape.run) if len(landscape.runs) == 1 else []
-    folds = find_folds(landscape)
     marks = [plateau_trace(landscape, scale, plateaus)] if plateaus else []
     marks += [fold_trace(landscape, scale, folds)] if folds else []
     names = landscape.bundle.names if len(landscape.runs) > 1 else ()

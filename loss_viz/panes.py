@@ -28,7 +28,7 @@ from .drawing import (
     surface_arrays,
 )
 from .figures import PLAIN_AXIS
-from .folds import find_folds
+from .folds import Fold
 from .landscapes import Landscape, Surface
 from .levels import Level
 from .marks import FOLD, PLATEAU, fold_arrays, key_trace, plateau_arrays
@@ -186,10 +186,10 @@ def path_parts(
     return parts | {f"{pane}_plateau": plateau_arrays(bundle, projection, scale, marked)}
 
 
-def fold_parts(landscape: Landscape | None, scale: Scale, *, pane: str = "surface") -> Parts:
+def fold_parts(landscape: Landscape | None, scale: Scale, folds: Sequence[Fold], *, pane: str = "surface") -> Parts:
     """Where the surface can show only one of two losses."""
     nothing = {"x": np.empty(0), "y": np.empty(0), "z": np.empty(0), "text": []}
-    return {f"{pane}_fold": fold_arrays(landscape, scale, find_folds(landscape)) if landscape else nothing}
+    return {f"{pane}_fold": fold_arrays(landscape, scale, folds) if landscape else nothing}
 
 
 def ball_parts(

@@ -8,6 +8,7 @@ from .captions import caption, name_axis, name_loss
 from .curves import curve_traces
 from .drawing import BOX, GRID, camera, layout, surface_trace
 from .figures import LEGEND, PLAIN_AXIS, mark_traces, run_traces
+from .folds import find_folds
 from .landscapes import Landscape
 from .scales import fit_scale, log_axis
 
@@ -36,7 +37,7 @@ def compare_figure(landscape: Landscape, *, step: int | None = None, log: bool =
     scale = fit_scale([landscape.loss, landscape.path_loss], log=log)
     figure = make_subplots(cols=2, column_widths=[0.6, 0.4], specs=[[{"type": "scene"}, {"type": "xy"}]])
     figure.add_trace(surface_trace(landscape, scale), row=1, col=1)
-    for trace in (*run_traces(landscape, scale, step), *mark_traces(landscape, scale)):
+    for trace in (*run_traces(landscape, scale, step), *mark_traces(landscape, scale, find_folds(landscape))):
         figure.add_trace(trace, row=1, col=1)
     names = landscape.bundle.names if len(landscape.runs) > 1 else None
     for trace in curve_traces(landscape.runs, step, names):

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from .bundle import Bundle
 from .captions import write_cautions
 from .diagnostics import Fidelity, fidelity, held_out_fidelity
+from .folds import Fold, find_folds
 from .landscapes import Landscape, Surface
 from .levels import Level, name_level
 from .plateaus import Plateau, find_plateaus
@@ -43,6 +44,7 @@ class Facts:
 
     fit: Fidelity
     held_out: Fidelity | None
+    folds: tuple[Fold, ...]
     cautions: tuple[str, ...]
 
 
@@ -88,4 +90,5 @@ def find_facts(landscape: Landscape) -> Facts:
             held_out = held_out_fidelity(landscape, progress=False)
         except ValueError:  # a run too short to leave anything out
             held_out = None
-    return Facts(fidelity(landscape), held_out, tuple(write_cautions(landscape)))
+    folds = tuple(find_folds(landscape))
+    return Facts(fidelity(landscape), held_out, folds, tuple(write_cautions(landscape, folds)))

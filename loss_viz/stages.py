@@ -96,7 +96,7 @@ class Stages:
         surface = self.blend_surface(around, settings, bar)
         return self._recall("landscape", (around, kernel), lambda: blend_path(around, surface, kernel, bar))
 
-    def measure_costs(self, around: Survey, landscape: Landscape, bar: tqdm) -> SigmaCurve | None:
+    def measure_costs(self, landscape: Landscape, bar: tqdm) -> SigmaCurve | None:
         """What each bandwidth costs; None where there is nothing to blend, or too little to leave anything out."""
         if len(landscape.planes) < 2:
             return None
@@ -107,7 +107,7 @@ class Stages:
             except ValueError:
                 return None
 
-        return self._recall("costs", (around.planes,), measure)
+        return self._recall("costs", landscape.planes, measure)
 
     def knows_surface(self, around: Survey, settings: Settings) -> bool:
         """Whether the surface needs no work."""

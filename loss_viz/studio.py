@@ -202,7 +202,7 @@ class Studio:
     def _measure_costs(self, landscape: Landscape, settings: Mapping[str, Any], check: Callable[[], None]) -> None:
         """After all is drawn: what each place of the slider costs."""
         meter = Meter(check, lambda _: None)
-        curve = self.stages.measure_costs(landscape.survey, landscape, meter)
+        curve = self.stages.measure_costs(landscape, meter)
         self.listener.hear_costs(curve, settings["sigma"])
 
     def _draw(

@@ -111,7 +111,7 @@ def test_a_random_walk_is_cosines_and_is_said_to_be(run):
     assert shares[1] > COSINE_LIMITS[1]
     from loss_viz.captions import write_cautions
 
-    assert any("as those of a random walk are" in caution for caution in write_cautions(land))
+    assert any("as those of a random walk are" in caution for caution in write_cautions(land, []))
 
 
 def test_a_run_that_is_no_cosine_is_not(post_landscapes):
@@ -121,7 +121,7 @@ def test_a_run_that_is_no_cosine_is_not(post_landscapes):
     assert lv.fit_cosines(land)[0] == pytest.approx(expected)
     from loss_viz.captions import write_cautions
 
-    assert not any("cosines" in caution for caution in write_cautions(land))
+    assert not any("cosines" in caution for caution in write_cautions(land, []))
     assert np.isnan(lv.fit_cosines(lv.landscape(land.run, plane="random", resolution=3, progress=False))).all()
 
 

@@ -67,7 +67,7 @@ MAY_IMPORT = {
         "trajectory",
     },
     "figures": {"captions", "curves", "drawing", "folds", "landscapes", "marks", "plateaus", "scales"},
-    "race": {"captions", "curves", "drawing", "figures", "landscapes", "scales"},
+    "race": {"captions", "curves", "drawing", "figures", "folds", "landscapes", "scales"},
     "reports": {"captions", "drawing", "geometry", "landscapes", "sigmas"},
     "animation": {"drawing", "figures", "landscapes", "planes", "scales"},
     "settings": {"kernels", "optimizers", "surveys", "tasks"},
@@ -76,7 +76,7 @@ MAY_IMPORT = {
         *("settings", "sigmas", "surveys", "training"),
     },
     "screen": {
-        *("bundle", "captions", "diagnostics", "landscapes", "levels"),
+        *("bundle", "captions", "diagnostics", "folds", "landscapes", "levels"),
         *("plateaus", "projection", "scales"),
     },
     "jobs": set(),
@@ -87,7 +87,7 @@ MAY_IMPORT = {
     },
     "tiles": {"bundle", "captions", "projection", "screen"},
     "sparkline": {"captions", "sigmas"},
-    "composition": {"bundle", "panes", "plateaus", "screen", "surveys"},
+    "composition": {"bundle", "folds", "panes", "plateaus", "screen", "surveys"},
     "studio": {
         *("bundle", "composition", "jobs", "landscapes", "panes", "picture", "scales", "screen"),
         *("settings", "sigmas", "stages", "surveys", "tiles", "training"),
