@@ -178,7 +178,9 @@ def _solve(
     n_kept = None if n_kept is None else min(n_params, n_kept)
     try:
         values, vectors = eigsh(hessian, k=k, which=which, v0=start, ncv=n_kept, tol=EIGEN_TOLERANCE)
-    except ArpackError as error:
+        if not np.isfinite(values).all():  # which older versions of SciPy hand over without a word
+            raise FloatingPointError("an eigenvalue is not finite")
+    except (ArpackError, FloatingPointError) as error:
         raise ValueError(
             f"The eigenvectors of `plane`={plane!r} could not be found ({str(error).splitlines()[0]}): the "
             "Hessian's ends lie too close together there, or its numbers are too large. Use another `plane`."
