@@ -7,7 +7,7 @@ from tqdm import tqdm
 from .kernels import Kernel, fit_kernel
 from .surveys import LOCAL, Survey
 
-BLOCK = 0.03  # of the diagonal: a gap as wide as the widest kernel on the path, to each side
+BLOCK = 0.03  # of the diagonal, to each side: as far as `support` says that the run vouches for the surface
 
 
 def hold_out(

@@ -25,6 +25,7 @@ from .tiles import write_figures
 from .training import Training
 
 SECONDS_PER_FRAME = 0.1  # of a curve that grows
+SECONDS_FOR_COSTS = 3.0  # the widest kernels ask every plane at every anchor
 
 
 @runtime_checkable
@@ -138,6 +139,7 @@ class Studio:
         if bundle is not self.bundle:
             self.bundle = bundle
             self.step = self.listener.hear_runs(bundle)
+            self.listener.hear_costs(None, request.settings["sigma"])
             self.stays = find_stays(bundle)
             curves = curve_parts([(run.step, run.loss) for run in bundle.runs], self.stays.plateaus, None)
             with self._drawing:
@@ -171,7 +173,8 @@ class Studio:
             answer = training.model(task.x)
         x, target, network = (values.ravel().double().numpy() for values in (task.x, task.y, answer))
         curve = curve_parts([(np.arange(len(losses)), np.array(losses))], [], n_steps)
-        parts = curve | fit_parts(x, target, [network], step) | step_parts([(np.empty(0, int), np.empty(0))])
+        nothing = {"x": np.empty(0), "y": np.empty(0)}
+        parts = curve | fit_parts(x, target, [network], step) | {"curve_step": nothing, "curve_factor": nothing}
         self.picture.push(parts, state="training")
         self.listener.hear_progress(f"training, step {step:,} of {n_steps:,}, loss {losses[-1]:.3g}", step / n_steps)
 
@@ -200,9 +203,21 @@ class Studio:
         return self.stages.blend_path(self.stages.survey(bundle, chosen, meter), chosen, meter)
 
     def _measure_costs(self, landscape: Landscape, settings: Mapping[str, Any], check: Callable[[], None]) -> None:
-        """After all is drawn: what each place of the slider costs."""
-        meter = Meter(check, lambda _: None)
-        curve = self.stages.measure_costs(landscape, meter)
+        """After all is drawn: what each place of the slider costs, if that is soon known.
+
+        What was evaluated until the time is up is kept, and the next redraw goes on from there.
+        """
+        end = time.monotonic() + SECONDS_FOR_COSTS
+
+        def check_time() -> None:
+            check()
+            if time.monotonic() > end:
+                raise Stopped
+
+        try:
+            curve = self.stages.measure_costs(landscape, Meter(check_time, lambda _: None))
+        except Stopped:
+            curve = None
         self.listener.hear_costs(curve, settings["sigma"])
 
     def _draw(

@@ -754,3 +754,16 @@ def test_folds_are_said_and_marked():
     assert len(decode(panel.picture, "surface_fold", "x")) == 3 * len(folds)
     assert "the surface can show only one of them" in panel.desk._figures.value
     panel.close()
+
+
+def test_costs_that_take_too_long_are_left_for_later(monkeypatch):
+    monkeypatch.setattr("loss_viz.studio.SECONDS_FOR_COSTS", -1.0)
+    panel = Explorer("x^2", **SMALL)
+    assert panel.wait(60.0)
+    assert panel.picture.state == ""
+    assert panel.desk._costs.value == ""
+    monkeypatch.setattr("loss_viz.studio.SECONDS_FOR_COSTS", 60.0)
+    panel.sigma = 0.06
+    assert panel.wait(60.0)
+    assert "here ×" in panel.desk._costs.value
+    panel.close()
