@@ -4,12 +4,12 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from .kernels import POST_SIGMA
 from .settings import CHOICES
 from .training import PRESETS
 
 FORMULAS = ("x", "x^2", "x^3", "sin(3x)")
 OWN = "own"
-POST_SIGMA = 0.06
 SIGMA_DECADES = (-2.5, 0.0)
 
 LABEL = {"description_width": "52px"}

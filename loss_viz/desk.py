@@ -11,7 +11,8 @@ import ipywidgets as widgets
 import numpy as np
 from jaxtyping import Float
 
-from .controls import FORMULAS, OWN, POST_SIGMA, build_controls
+from .controls import FORMULAS, OWN, build_controls
+from .kernels import POST_SIGMA
 from .picture import Picture
 from .settings import TRAINING, VIEW
 

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import cdist
 
+from .diagnostics import compare_heights
+from .kernels import neighbour_distances
 from .landscapes import Landscape
 
 MIN_FACTOR = 1.5
@@ -83,10 +85,7 @@ def _find_partners(landscape: Landscape) -> tuple[Float[np.ndarray, " n_steps"],
         part = slice(start, start + n_rows)
         near = cdist(path[part], path) <= reach[part, None]
         for ends in (np.where(near, loss, -np.inf).argmax(axis=1), np.where(near, loss, np.inf).argmin(axis=1)):
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = loss[ends] / loss[part]
-                ratio = np.where(ratio > 0, np.maximum(ratio, 1 / ratio), np.inf)
-            ratio = np.where(loss[ends] == loss[part], 1.0, ratio)
+            ratio = compare_heights(landscape.bundle.step[part], loss[ends], loss[part]).factor
             larger = ratio > factor[part]
             factor[part][larger], partner[part][larger] = ratio[larger], ends[larger]
     return factor, partner
@@ -94,15 +93,12 @@ def _find_partners(landscape: Landscape) -> tuple[Float[np.ndarray, " n_steps"],
 
 def _measure_reach(landscape: Landscape) -> Float[np.ndarray, " n_steps"]:
     """Width of the nearest kernel at each row, or half the way to the nearer neighbour if that is more."""
-    path = landscape.path
-    reach = np.zeros(len(path))
-    if len(landscape.anchors):
-        reach = landscape.kernel.width[cdist(path, landscape.planes.position).argmin(axis=1)]
-    for rows in landscape.bundle.rows:
-        gaps = np.linalg.norm(np.diff(path[rows], axis=0), axis=1)
-        nearer = np.minimum(np.append(np.inf, gaps), np.append(gaps, np.inf))
-        reach[rows] = np.maximum(reach[rows], np.where(np.isfinite(nearer), nearer / 2, 0.0))
-    return reach
+    path, runs = landscape.path, landscape.bundle.runs
+    steps = neighbour_distances(path, np.repeat(np.arange(len(runs)), [len(run) for run in runs])) / 2
+    if not len(landscape.anchors):
+        return steps
+    nearest = cdist(path, landscape.planes.position).argmin(axis=1)
+    return np.maximum(landscape.kernel.width[nearest], steps)
 
 
 def _find_stretches(flags: Bool[np.ndarray, " n"]) -> Iterator[tuple[int, int]]:

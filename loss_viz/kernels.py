@@ -18,6 +18,7 @@ MIN_WIDTH = 1e-5
 MAX_WIDTH = 0.003
 
 SIGMA_RANGE = (1e-6, 1e3)
+POST_SIGMA = 0.06  # about what the post used
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,7 @@ def fit_kernel(
         array([0.12])
     """
     if sigma == "auto":
-        widths = SPACING_SHARE * _neighbour_distances(centers, np.zeros(len(centers), int) if path is None else path)
+        widths = SPACING_SHARE * neighbour_distances(centers, np.zeros(len(centers), int) if path is None else path)
         shape = None if overlap is None else _shape(overlap)
         return Kernel(centers, widths.clip(MIN_WIDTH * diagonal, MAX_WIDTH * diagonal), GROWTH, sigma, shape)
     low, high = SIGMA_RANGE
@@ -115,10 +116,8 @@ def _shape(overlap: Float[np.ndarray, "n_planes 2 2"]) -> Float[np.ndarray, "n_p
     return np.linalg.cholesky(np.eye(2) + STRETCH * miss @ miss).transpose(0, 2, 1)
 
 
-def _neighbour_distances(
-    centers: Float[np.ndarray, "n_planes 2"], path: Int[np.ndarray, " n_planes"]
-) -> Float[np.ndarray, " n_planes"]:
-    """Distance from each anchor to the nearer of its two neighbours along its run; zero where it is alone."""
+def neighbour_distances(centers: Float[np.ndarray, "n 2"], path: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Distance from each point to the nearer of its two neighbours along its run; zero where it is alone."""
     gaps = np.where(np.diff(path) == 0, np.linalg.norm(np.diff(centers, axis=0), axis=1), np.inf)
     nearer = np.minimum(np.append(np.inf, gaps), np.append(gaps, np.inf))
     return np.where(np.isfinite(nearer), nearer, 0.0)

@@ -102,11 +102,7 @@ class Objective:
             )
         losses = np.empty(len(weights))
         with self._guard():
-            for start in range(0, len(weights), self.chunk_size):
-                rows = slice(start, start + self.chunk_size)
-                chunk = self._tensor(weights[rows])
-                own = np.broadcast_to(self.own_buffers, (len(chunk), len(self.own_buffers)))
-                state = self._tensor(own if buffers is None else buffers[rows])
+            for rows, chunk, state in self._chunks(weights, buffers):
                 losses[rows] = self._evaluate(chunk, state).double().cpu().numpy()
         return losses
 
@@ -132,11 +128,7 @@ class Objective:
         slopes = np.empty(weights.shape)
         batched = vmap(grad(self._loss_at), randomness="same") if self.chunk_size > 1 else None
         with self._guard():
-            for start in range(0, len(weights), self.chunk_size):
-                rows = slice(start, start + self.chunk_size)
-                at = self._tensor(weights[rows])
-                own = np.broadcast_to(self.own_buffers, (len(at), len(self.own_buffers)))
-                state = self._tensor(own if buffers is None else buffers[rows])
+            for rows, at, state in self._chunks(weights, buffers):
                 try:
                     part = self._differentiate(at, state) if batched is None else batched(at, state)
                 except RuntimeError:  # the loss can be batched, its derivative cannot
@@ -148,8 +140,7 @@ class Objective:
         """Gradients one at a time."""
         slopes = []
         with torch.enable_grad():
-            for one, state in zip(weights, buffers, strict=True):
-                at = one.clone().requires_grad_()
+            for at, state in zip([one.clone().requires_grad_() for one in weights], buffers, strict=True):
                 try:
                     slopes += torch.autograd.grad(self._loss_at(at, state), at)
                 except RuntimeError as error:
@@ -194,9 +185,18 @@ class Objective:
             if self._attends:
                 stack.enter_context(plain_attention())
             if self._draws:
-                devices = [self._device] if self._device.type == "cuda" else []
-                stack.enter_context(torch.random.fork_rng(devices))
+                stack.enter_context(torch.random.fork_rng([self._device] if self._device.type == "cuda" else []))
             yield
+
+    def _chunks(
+        self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows that are evaluated in one pass, their weights, and the buffers that go with them."""
+        for start in range(0, len(weights), self.chunk_size):
+            rows = slice(start, start + self.chunk_size)
+            chunk = self._tensor(weights[rows])
+            own = np.broadcast_to(self.own_buffers, (len(chunk), len(self.own_buffers)))
+            yield rows, chunk, self._tensor(own if buffers is None else buffers[rows])
 
     def _tensor(self, array: Float[np.ndarray, "*shape"]) -> Tensor:
         return torch.tensor(array, dtype=self.layout.dtype, device=self._device)

@@ -8,10 +8,10 @@ from plotly.subplots import make_subplots
 from .captions import name_axis
 from .drawing import BALL_COLOR, DRAINED, GRID, INK, PATH_COLOR, layout, pick_colors
 from .geometry import Geometry, Sharpness
+from .kernels import POST_SIGMA
 from .landscapes import Landscape
 from .sigmas import SigmaCurve
 
-POST_SIGMA = 0.06
 TICKS = (1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 1e3, 1e4, 1e6)
 LOUD = 10.0  # a factor at which the colours of a map end; beyond it hangs the colour of ten
 

@@ -3,10 +3,10 @@
 import numpy as np
 
 from .captions import write_factor
+from .kernels import POST_SIGMA
 from .sigmas import SigmaCurve
 
 WIDTH, HEIGHT, PAD = 236, 54, 6
-POST_SIGMA = 0.06
 
 
 def draw_costs(curve: SigmaCurve, sigma: float | str, *, ends: tuple[float, float]) -> str:
