@@ -2,34 +2,35 @@
 
 S(q) = sum_t w_t(q) L(theta_t(q)), with the weights of `kernels` and the points of `planes`.
 
-Most terms do not matter and are not evaluated. A term may be left out only if all that are left out at that point
-together cannot move the height by more than half a percent, whatever their losses are: a plane's losses are bounded
-by twice the largest seen on it, on a lattice over the picture first and then at every evaluation. A threshold on
-the weights alone is not enough: losses differ by a factor of 1e5 within one picture, and dropping weights below
-1e-3 was measured to be wrong by up to 38 %.
+Most terms are not evaluated. Those that are not may together move the height of their point by half a percent at
+most. Over a grid each plane's losses are interpolated between the nodes of a lattice, where that takes fewer of them,
+and by how much they may be off is known (`charts`). A plane of which nothing is known at a point counts as zero there,
+and its loss may be twice the largest that was seen on it. A threshold on the weights alone is not enough: losses differ
+by a factor of 1e5 within one picture, and dropping weights below 1e-3 was measured to be wrong by up to 38 %.
 """
 
-import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
+from .charts import BOUND_FACTOR, Chart, magnitude
+from .estimates import Axes, Block, Estimate
 from .kernels import Kernel
+from .ledger import Ledger
+from .lifting import evaluate_planes
 from .objective import Objective
 from .planes import Planes
+from .threads import keep_to_one
 
 TOLERANCE = 0.005
-BOUND_LATTICE = 5
-BOUND_FACTOR = 2.0
-MAX_LOSS = 1e300  # stands for inf where terms are bounded, so that a weight of zero times it is zero
 
 LEAST_SHARE = 0.01  # of the largest at a point: planes with more are always evaluated
+LEAST_CHARTED = 1e-6  # likewise: planes with less are not looked for on the chart
+OVERHEAD = 1.5  # so many losses are evaluated in the end where one counts at first sight
 
 PAIRS_PER_BLOCK = 2**18  # 2 MiB for each array over points and planes: as fast as more, and the heap stays whole
-LIFT_BYTES = 2**24
-CHUNKS_PER_UPDATE = 8  # the bar hears of so many chunks at a time: a few hundredths of a second
 
 
 class Sweep:
@@ -42,6 +43,9 @@ class Sweep:
         points: `(n, 2)` on the picture.
         planes: `n_planes` of them.
         objective: the loss.
+        chart: of the planes, over a box that holds the points; of their own by default.
+        axes: the coordinates `(n_x,)` and `(n_y,)`, where the points are a grid over that box, row by row.
+        ledger: of losses by the number of their point and plane.
 
     Example:
         >>> import loss_viz as lv
@@ -54,18 +58,27 @@ class Sweep:
         (True, True)
     """
 
-    def __init__(self, points: Float[np.ndarray, "n 2"], planes: Planes, objective: Objective) -> None:
+    def __init__(
+        self,
+        points: Float[np.ndarray, "n 2"],
+        planes: Planes,
+        objective: Objective,
+        *,
+        chart: Chart | None = None,
+        axes: Axes | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.points = points
         self.planes = planes
         self.objective = objective
-        self._keys = np.empty(0, dtype=np.int64)  # point * n_planes + plane, in increasing order
-        self._losses = np.empty(0)
-        self._bounds: Float[np.ndarray, " n_planes"] | None = None
-        self._lock = threading.RLock()  # a panel draws in a thread of its own what others ask about
+        self.chart = chart or Chart(planes, objective, points.min(axis=0), points.max(axis=0))
+        self.axes = axes
+        self.ledger = Ledger() if ledger is None else ledger  # by point * n_planes + plane
+        self._announced = 0
 
     def __len__(self) -> int:
-        """Number of losses evaluated so far, those that only served as bounds left out."""
-        return len(self._keys)
+        """Number of losses evaluated so far, those of the chart left out."""
+        return len(self.ledger)
 
     def blend(
         self,
@@ -85,16 +98,21 @@ class Sweep:
             left_out: for each of them the planes that are to be blended as if they were not there.
 
         Returns:
-            Heights, one a point, in float64, within 1 % of the sum over all planes; and the number of evaluations.
+            Heights, one a point, in float64, within 1 % of the sum over all planes; and the number of evaluations,
+            those that only bound the losses left out.
         """
-        rows = np.arange(len(self.points)) if rows is None else rows
-        heights = np.empty(len(rows))
-        with self._lock:
-            bounds, n_evaluations = self._bound_losses(bar)
+        with self.chart.lock, keep_to_one():
+            estimate, n_evaluations = (None, 0) if rows is not None else self._estimate(kernel, bar)
+            rows = np.arange(len(self.points)) if rows is None else rows
+            heights = np.empty(len(rows))
+            # The share of a single plane is 1 everywhere: there is nothing to leave out.
+            bounds = self.chart.bound(bar) if len(self.planes) > 1 else np.zeros(1)
             for part in self._blocks(len(rows)):
                 shares = kernel.shares(self.points[rows[part]], None if left_out is None else left_out[part])
-                heights[part], n_pairs = self._blend_block(rows[part], shares, bounds, bar)
+                block = None if estimate is None else estimate.read(part)
+                heights[part], n_pairs = self._blend_block(rows[part], shares, block, bounds, bar)
                 n_evaluations += n_pairs
+            self._announce(-self._announced, bar)
         return heights, n_evaluations
 
     def spread(self, kernel: Kernel, bar: tqdm) -> Float[np.ndarray, " n"]:
@@ -103,7 +121,7 @@ class Sweep:
         Weighted as blended; planes whose weight is below a hundredth of the largest one are left out. 1 is agreement;
         nan where one of the losses is not positive.
         """
-        with self._lock:
+        with self.chart.lock:
             return self._spread(kernel, lambda rows, planes: self._look_up(rows, planes, bar))
 
     def weigh(self, kernel: Kernel, losses: Float[np.ndarray, " n_planes"]) -> Float[np.ndarray, " n"]:
@@ -127,77 +145,78 @@ class Sweep:
         return spread
 
     def _blocks(self, n: int) -> Iterator[slice]:
+        """Parts of the points; of a grid whole rows."""
         n_rows = max(1, PAIRS_PER_BLOCK // len(self.planes))
-        return (slice(start, start + n_rows) for start in range(0, n, n_rows))
+        if self.axes is not None:
+            n_rows = max(1, n_rows // len(self.axes[0])) * len(self.axes[0])
+        return (slice(start, min(start + n_rows, n)) for start in range(0, n, n_rows))
+
+    def _estimate(self, kernel: Kernel, bar: tqdm) -> tuple[Estimate | None, int]:
+        """What the chart says of a grid, and the losses on which that rests; None where it would take too many."""
+        if self.axes is None or len(self.planes) < 2:
+            return None, 0
+        estimate = Estimate(self.chart, self.axes)
+        n_counting, leading = 0, np.empty(len(self.points), dtype=int)
+        for part in self._blocks(len(self.points)):
+            shares = kernel.shares(self.points[part])
+            largest = shares.max(axis=1, keepdims=True)
+            n_counting += int((shares >= LEAST_SHARE * largest).sum())
+            leading[part] = shares.argmax(axis=1)
+            estimate.want(part, shares >= LEAST_CHARTED * largest)
+        checks, n_nodes = estimate.choose_checks(), estimate.count_nodes()
+        if n_nodes + len(checks) > n_counting:
+            self._announce(int(OVERHEAD * n_counting), bar)
+            return None, 0
+        filled = estimate.fill(bar)
+        planes, points = leading[checks], self.points[checks]
+        filled.believe(planes, points, self._look_up(checks, planes, bar) - filled.at(planes, points))
+        return estimate, n_nodes + len(checks)
 
     def _blend_block(
         self,
         rows: Int[np.ndarray, " n"],
         shares: Float[np.ndarray, "n n_planes"],
+        block: Block | None,
         bounds: Float[np.ndarray, " n_planes"],
         bar: tqdm,
     ) -> tuple[Float[np.ndarray, " n"], int]:
-        losses = np.zeros_like(shares)
         done = np.zeros(shares.shape, dtype=bool)
-        needed = shares >= LEAST_SHARE * shares.max(axis=1, keepdims=True)
-        while needed.any():
+        if block is None:
+            block = Block(np.zeros_like(shares), np.zeros_like(shares), done.copy())
+            needed = shares >= LEAST_SHARE * shares.max(axis=1, keepdims=True)
+        else:
+            needed = done.copy()
+        losses = block.losses
+        while True:
             i, j = np.nonzero(needed)
             losses[i, j] = self._look_up(rows[i], j, bar)
             done |= needed
-            np.maximum.at(bounds, j, BOUND_FACTOR * _magnitude(losses[i, j]))
-            total = np.einsum("nt,nt->n", shares, losses)  # what is not evaluated counts as zero in it
-            heights = total / np.einsum("nt,nt->n", shares, done)
-            needed = _matter(shares, np.maximum(bounds, _magnitude(heights)[:, None]), np.abs(total)) & ~done
-        return heights, int(done.sum())
-
-    def _bound_losses(self, bar: tqdm) -> tuple[Float[np.ndarray, " n_planes"], int]:
-        """A bound on each plane's losses within the bounding box of the points, from a lattice over that box."""
-        n_planes = len(self.planes)
-        if n_planes == 1:
-            return np.zeros(1), 0  # its share is 1 everywhere: there is nothing to leave out
-        low, high = self.points.min(axis=0), self.points.max(axis=0)
-        axes = [np.unique(np.linspace(low[i], high[i], BOUND_LATTICE)) for i in range(2)]
-        lattice = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
-        if self._bounds is None:
-            index = np.repeat(np.arange(n_planes), len(lattice))
-            losses = np.concatenate(list(self._evaluate(index, np.tile(lattice, (n_planes, 1)), bar)))
-            self._bounds = BOUND_FACTOR * _magnitude(losses.reshape(n_planes, -1)).max(axis=1)
-        return self._bounds.copy(), n_planes * len(lattice)
+            np.maximum.at(bounds, j, BOUND_FACTOR * magnitude(losses[i, j]))
+            total = np.einsum("nt,nt->n", shares, losses)  # what is not known counts as zero in it
+            heights = total / np.einsum("nt,nt->n", shares, done | block.known)
+            gaps = np.where(block.known, block.errors, np.maximum(bounds, magnitude(heights)[:, None]))
+            gaps[done] = 0.0
+            needed = _matter(shares * gaps, np.abs(total))
+            if not needed.any():
+                return heights, int(done.sum())
 
     def _look_up(self, rows: Int[np.ndarray, " n"], index: Int[np.ndarray, " n"], bar: tqdm) -> Float[np.ndarray, " n"]:
         """Losses of plane `index[i]` at point `rows[i]`; those that were not kept are evaluated first."""
         keys = rows * len(self.planes) + index
-        new = keys[np.append(self._keys, -1)[np.searchsorted(self._keys, keys)] != keys]
-        if not self.planes.frames.fit_memory:  # each plane is then read once for all its points
-            new = new[np.argsort(new % len(self.planes), kind="stable")]
-        parts: list[Float[np.ndarray, " n_part"]] = []
-        try:
-            points = self.points[new // len(self.planes)]
-            parts.extend(self._evaluate(new % len(self.planes), points, bar))
-        finally:
-            self._keep(new, np.concatenate([np.empty(0), *parts]))
-        return self._losses[np.searchsorted(self._keys, keys)]
+        new = self.ledger.missing(keys)
+        if len(new):
+            new = new[np.argsort(new % len(self.planes), kind="stable")]  # each plane is read once for all its points
+            self._announce(max(0, len(new) - self._announced), bar)
+            self._announced -= len(new)
+            place, plane = np.divmod(new, len(self.planes))
+            parts = evaluate_planes(self.objective, self.planes, plane, self.points[place], bar)
+            self.ledger.record(new, parts)
+        return self.ledger.read(keys)
 
-    def _keep(self, keys: Int[np.ndarray, " n"], losses: Float[np.ndarray, " n_evaluated"]) -> None:
-        order = np.argsort(keys[: len(losses)])
-        keys, losses = keys[order], losses[order]
-        places = np.searchsorted(self._keys, keys)
-        self._keys = np.insert(self._keys, places, keys)
-        self._losses = np.insert(self._losses, places, losses)
-
-    def _evaluate(
-        self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"], bar: tqdm
-    ) -> Iterator[Float[np.ndarray, " n_part"]]:
-        """Losses of plane `index[i]` for `points[i]`, lifted a bounded number at a time."""
-        bar.total = (bar.total or 0) + len(index)
-        chunk = self.objective.chunk_size
-        n_rows = max(chunk, min(CHUNKS_PER_UPDATE * chunk, LIFT_BYTES // (3 * self.planes.frames.row_bytes)))
-        buffers = self.planes.buffers
-        for start in range(0, len(index), n_rows):
-            part = slice(start, start + n_rows)
-            weights = self.planes.lift(index[part], points[part])
-            yield self.objective(weights, None if buffers is None else buffers[index[part]])
-            bar.update(len(index[part]))
+    def _announce(self, n: int, bar: tqdm) -> None:
+        """Say how many losses are to come; those that come unannounced are announced then."""
+        bar.total = (bar.total or 0) + n
+        self._announced += n
 
 
 def _spread_losses(
@@ -211,18 +230,13 @@ def _spread_losses(
         return np.exp(np.sqrt((weights * (logs - mean) ** 2).sum(axis=1)))
 
 
-def _matter(
-    shares: Float[np.ndarray, "n n_planes"],
-    bounds: Float[np.ndarray, "n n_planes"],
-    total: Float[np.ndarray, " n"],
-) -> Bool[np.ndarray, "n n_planes"]:
-    """All but the smallest terms of each point, whose bounds together stay below `TOLERANCE` of its total."""
-    terms = shares * bounds
-    ranked = np.sort(terms, axis=1)
-    n_dropped = (np.cumsum(ranked, axis=1) <= TOLERANCE * total[:, None]).sum(axis=1, keepdims=True)
+def _matter(terms: Float[np.ndarray, "n n_planes"], total: Float[np.ndarray, " n"]) -> Bool[np.ndarray, "n n_planes"]:
+    """All but the smallest terms of each point, which together stay below `TOLERANCE` of its total."""
+    matter = np.zeros(terms.shape, dtype=bool)
+    rows = np.flatnonzero(~(terms.sum(axis=1) <= TOLERANCE * total))  # not a number is not below, either
+    part = terms[rows]
+    ranked = np.sort(part, axis=1)
+    n_dropped = (np.cumsum(ranked, axis=1) <= TOLERANCE * total[rows, None]).sum(axis=1, keepdims=True)
     smallest_kept = np.take_along_axis(ranked, np.minimum(n_dropped, terms.shape[1] - 1), axis=1)
-    return (terms >= smallest_kept) & (n_dropped < terms.shape[1]) & (shares > 0)
-
-
-def _magnitude(losses: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    return np.nan_to_num(np.abs(losses), nan=MAX_LOSS, posinf=MAX_LOSS)
+    matter[rows] = (part >= smallest_kept) & (n_dropped < terms.shape[1]) & (part > 0)
+    return matter

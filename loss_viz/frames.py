@@ -61,6 +61,17 @@ class Frames:
             weights[mine] = origin + coords[mine] @ basis
         return weights
 
+    def take(self, planes: Int[np.ndarray, " n"]) -> "Frames":
+        """Those of some of the planes, with no more of the recorded rows than they need; rows on disk stay there."""
+        if self.fit_memory:
+            origin, basis = (part[planes] for part in self._held)
+            return Frames(origin, np.arange(len(planes))[:, None], lambda plane, _: basis[plane])
+        rows, index, span = self._rows, self._index[planes], self._span
+        if isinstance(rows, np.ndarray):
+            used, place = np.unique(index, return_inverse=True)
+            rows, index = rows[used], place.reshape(index.shape)
+        return Frames(rows, index, lambda plane, its: span(int(planes[plane]), its))
+
     @cached_property
     def _held(self) -> tuple[Float[np.ndarray, "n_planes n_params"], Float[np.ndarray, "n_planes 2 n_params"]]:
         origins, bases = zip(*(self[plane] for plane in range(len(self._index))), strict=True)

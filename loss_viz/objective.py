@@ -1,8 +1,9 @@
 """From weight vectors to losses: many at once, and never through the user's own model."""
 
 import threading
+import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,17 +11,21 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
-from .parameters import buffer_layout, parameter_layout
-from .probes import Meter, copy_model, plain_attention, unwrap_model
+from .probes import Meter, plain_attention, require_scalar, unwrap_model
+from .pure import LossFn, PureLoss
+from .threads import Pace
 
-LossFn = Callable[[nn.Module], Tensor]
-
-# One chunk's largest tensor then stays in a core's cache. Measured on 1-8-1, 1-64-1 and 1-64-64-1 nets: within 20
-# to 40 % of the best chunk on each; a single vector, or many times as much, is several times slower.
-CHUNK_BYTES = 2**21
+# One chunk's largest tensor then stays in the cache. Measured on 1-8-1, 1-64-1 and 1-64-64-1 nets, a small CNN
+# and a transformer: within 20 % of the best chunk on each; a single vector is several times slower.
+CHUNK_BYTES = 2**22
 MAX_CHUNK = 4096
+DEVICE_FACTOR = 64  # a GPU has no such cache, and is idle while small chunks are handed to it
+
+# glibc hands freed blocks of over 128 kB back to the system at once, and every chunk then faults its pages in anew:
+# half the time of a 1-64-64-1 net went there. One large block, freed untouched, raises that threshold to its size.
+HEAP_BYTES = 2**25 - 2**16
 
 
 class Objective:
@@ -63,25 +68,27 @@ class Objective:
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, *, device: str | torch.device | None = None) -> None:
+        torch.empty(HEAP_BYTES, dtype=torch.uint8)
         self.model = model = unwrap_model(model)
         self.loss_fn = loss_fn
-        self.layout = parameter_layout(model)
-        self.buffer_layout = buffer_layout(model)
+        self._pure = PureLoss(model, loss_fn, device)
+        self._idle = [self._pure]
+        self.layout, self.buffer_layout = self._pure.layout, self._pure.buffer_layout
         self.n_params = self.layout.n
-        self._module = _LossModule(_move(copy_model(model), device).eval(), loss_fn)
-        inner = dict(self._module.model.named_parameters())
-        self._parameters = {name: inner[name] for name in (entry.name for entry in self.layout.entries)}
-        self._buffers = dict(self._module.model.named_buffers())
-        self._device = next(iter(self._parameters.values())).device
+        self._device = next(iter(self._pure.parameters.values())).device
         self.own_weights = self.layout.join(dict(model.named_parameters())).numpy()
         self.own_buffers = self.buffer_layout.join(dict(model.named_buffers())).numpy()
-        self._lock = threading.Lock()  # functional_call swaps parameters inside the one private copy
+        self._lock, self._pace, self._token = threading.Lock(), Pace(), uuid.uuid4().hex
         self._draws, self._attends = True, False  # random numbers, attention: `_probe` looks
         with self._guard():
             loss, largest = self._probe()
-        self.chunk_size = max(1, min(MAX_CHUNK, CHUNK_BYTES // largest))
         with self._guard():
-            self._evaluate = self._choose_evaluation(loss)
+            self._evaluate = vmap(self._loss_at, randomness="same")
+            factor = 1 if self._device.type == "cpu" else DEVICE_FACTOR
+            fitting = max(1, min(factor * MAX_CHUNK, factor * CHUNK_BYTES // largest))
+            self.chunk_size = fitting if self._can_batch(loss) else 1
+            if self.chunk_size == 1:  # the usual kernels are quicker than those for batches of one
+                self._evaluate = lambda weights, buffers: self._loss_at(weights[0], buffers[0])[None]
 
     def __call__(
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None
@@ -101,7 +108,7 @@ class Objective:
                 "For a single vector pass weights[None]."
             )
         losses = np.empty(len(weights))
-        with self._guard():
+        with self._guard(), self._pace.keep(len(weights) if len(weights) >= self.chunk_size else 0):
             for rows, chunk, state in self._chunks(weights, buffers):
                 losses[rows] = self._evaluate(chunk, state).double().cpu().numpy()
         return losses
@@ -114,8 +121,9 @@ class Objective:
     ) -> Tensor:
         """What the model answers at inputs `x` with the weights `(n_params,)` in place of its own."""
         with self._guard():
-            state = self._name(self._tensor(weights), self._tensor(self.own_buffers if buffers is None else buffers))
-            return functional_call(self._module.model, state, (x,))
+            state = self._tensor(self.own_buffers if buffers is None else buffers)
+            with self._borrow() as pure:
+                return pure.predict(self._tensor(weights), state, x)
 
     def gradients(
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None
@@ -174,17 +182,37 @@ class Objective:
                 ) from error
         return product.double().cpu().numpy()
 
+    def _loss_at(self, weights: Tensor, buffers: Tensor) -> Tensor:
+        with self._borrow() as pure:
+            return pure.at(weights, buffers)
+
+    @contextmanager
+    def _borrow(self) -> Iterator[PureLoss]:
+        """A private copy that no other thread is using."""
+        try:
+            pure = self._idle.pop()
+        except IndexError:
+            pure = self._pure.clone()
+        try:
+            yield pure
+        finally:
+            self._idle.append(pure)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What another process needs to make it again; it does so once, and not for every task."""
+        return _rebuild, (self._token, self.model, self.loss_fn, self._device, self.chunk_size)
+
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        """One thread at a time, without gradients, and with the random state of PyTorch as it was."""
+        """Without gradients, and with the random state of PyTorch as it was: one thread at a time where it is used."""
         with ExitStack() as stack:
-            stack.enter_context(self._lock)
             stack.enter_context(torch.no_grad())
             if self._device.type in ("cpu", "cuda"):
                 stack.enter_context(torch.autocast(self._device.type, enabled=False))
             if self._attends:
                 stack.enter_context(plain_attention())
             if self._draws:
+                stack.enter_context(self._lock)
                 stack.enter_context(torch.random.fork_rng([self._device] if self._device.type == "cuda" else []))
             yield
 
@@ -204,18 +232,9 @@ class Objective:
     def _probe(self) -> tuple[Tensor, int]:
         """The loss of the model as it stands, and the bytes of the largest tensor on the way to it."""
         random = torch.get_rng_state()
-        with Meter(self._parameters.values()) as meter:
+        with Meter(self._pure.parameters.values()) as meter:
             loss = self._evaluate_own()
-        if not isinstance(loss, Tensor):
-            raise TypeError(
-                f"`loss_fn(model)` must return a scalar tensor, got {type(loss).__name__}. "
-                "Return the loss itself, without .item() or .detach().numpy()."
-            )
-        if loss.ndim:
-            raise ValueError(
-                f"`loss_fn(model)` must return one number, got a tensor of shape {tuple(loss.shape)}. "
-                "Reduce it over the data, for example with .mean()."
-            )
+        require_scalar(loss)
         if not meter.touched:
             raise ValueError(
                 "`loss_fn(model)` must use the model that it is handed, it read none of its parameters. "
@@ -232,10 +251,8 @@ class Objective:
         return loss, meter.n_bytes
 
     def _evaluate_own(self) -> Any:
-        """The loss of the private copy as it stands; its buffers are lent, for a forward pass may write to them."""
-        lent = {f"model.{name}": b.clone() for name, b in self._buffers.items()}
         try:
-            return functional_call(self._module, lent, ())
+            return self._pure.at_own()
         except RuntimeError as error:
             if "device" not in str(error):
                 raise
@@ -244,57 +261,36 @@ class Objective:
                 f"{str(error).splitlines()[0]} Move it there, as in x.to({str(self._device)!r})."
             ) from error
 
-    def _choose_evaluation(self, loss: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        batched = vmap(self._loss_at, randomness="same")
+    def _can_batch(self, loss: Tensor) -> bool:
+        """Whether `vmap` gives the same loss; if not, a warning says why."""
         weights, buffers = self._tensor(self.own_weights), self._tensor(self.own_buffers)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                pair = batched(torch.stack([weights, weights]), torch.stack([buffers, buffers]))
-                rtol = max(1e-3, *(4 * torch.finfo(p.dtype).eps for p in self._parameters.values()))
+                pair = self._evaluate(torch.stack([weights, weights]), torch.stack([buffers, buffers]))
+                rtol = max(1e-3, *(4 * torch.finfo(p.dtype).eps for p in self._pure.parameters.values()))
                 reason = "" if torch.allclose(pair, loss, rtol=rtol, equal_nan=True) else "it gave another loss"
             except Exception as error:  # a user's code may fail in any way on tensors that stand for many
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
         reason = reason or next((str(w.message) for w in said if "batching rule" in str(w.message)), "")
-        if not reason:
-            return batched
-        warnings.warn(
-            f"torch.func.vmap cannot batch this model ({reason.split('. ')[0]}); weight vectors are evaluated one at "
-            "a time, which is slower and just as right.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-        self.chunk_size = 1
-        return lambda weights, buffers: self._loss_at(weights[0], buffers[0])[None]
-
-    def _loss_at(self, weights: Tensor, buffers: Tensor) -> Tensor:
-        state = {f"model.{name}": part for name, part in self._name(weights, buffers).items()}
-        return functional_call(self._module, state, ())
-
-    def _name(self, weights: Tensor, buffers: Tensor) -> dict[str, Tensor]:
-        """All tensors of the model by name. Buffers are copies: a forward pass may write to them."""
-        state = {name: part.to(self._parameters[name].dtype) for name, part in self.layout.split(weights).items()}
-        given = self.buffer_layout.split(buffers)
-        return state | {name: given.get(name, own).to(own.dtype, copy=True) for name, own in self._buffers.items()}
+        if reason:
+            warnings.warn(
+                f"torch.func.vmap cannot batch this model ({reason.split('. ')[0]}); weight vectors are evaluated one "
+                "at a time, which is slower and just as right.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return not reason
 
 
-def _move(model: nn.Module, device: str | torch.device | None) -> nn.Module:
-    try:
-        return model if device is None else model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"`device` must be one that PyTorch has here, got {device!r}: {str(error).splitlines()[0]} "
-            "Use 'cpu', or leave it out for that of the model."
-        ) from error
+_REBUILT: dict[str, Objective] = {}  # the latest one that another process has sent
 
 
-class _LossModule(nn.Module):
-    """`loss_fn(model)` as a forward pass, so that `functional_call` reaches the parameters inside it."""
-
-    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
-        super().__init__()
-        self.model = model
-        self.loss_fn = loss_fn
-
-    def forward(self) -> Any:  # a user's function may return anything: `_probe` looks
-        return self.loss_fn(self.model)
+def _rebuild(token: str, model: nn.Module, loss_fn: LossFn, device: torch.device, chunk_size: int) -> Objective:
+    if token not in _REBUILT:
+        _REBUILT.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # said already, where it was made
+            _REBUILT[token] = Objective(model, loss_fn, device=device)
+        _REBUILT[token].chunk_size = chunk_size
+    return _REBUILT[token]

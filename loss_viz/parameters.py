@@ -66,7 +66,7 @@ def parameter_layout(model: nn.Module) -> Layout:
     Raises:
         ValueError: there is none, or one of complex numbers.
     """
-    named = _name_all(model.named_parameters(remove_duplicate=False))
+    named = name_all(model.named_parameters(remove_duplicate=False))
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise ValueError(
@@ -84,18 +84,19 @@ def parameter_layout(model: nn.Module) -> Layout:
 
 def frozen_layouts(model: nn.Module) -> list[Layout]:
     """The parameters that are not trained, each in a layout of its own, for they may be large."""
-    named = _name_all(model.named_parameters(remove_duplicate=False))
+    named = name_all(model.named_parameters(remove_duplicate=False))
     frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
     return [_lay_out({named[id(p)]: p}) for p in frozen]
 
 
 def buffer_layout(model: nn.Module) -> Layout:
     """The floating-point buffers, such as the running statistics of batch normalization."""
-    named = _name_all(model.named_buffers(remove_duplicate=False))
+    named = name_all(model.named_buffers(remove_duplicate=False))
     return _lay_out({named[id(b)]: b for b in model.buffers() if b.is_floating_point()})
 
 
-def _name_all(named: Iterable[tuple[str, Tensor]]) -> dict[int, tuple[str, ...]]:
+def name_all(named: Iterable[tuple[str, Tensor]]) -> dict[int, tuple[str, ...]]:
+    """All names of each tensor, by its `id`."""
     names: dict[int, tuple[str, ...]] = {}
     for name, tensor in named:
         names[id(tensor)] = (*names.get(id(tensor), ()), name)

@@ -46,6 +46,13 @@ class Planes:
     def __len__(self) -> int:
         return len(self.position)
 
+    def take(self, index: Int[np.ndarray, " n"]) -> tuple["Planes", Int[np.ndarray, " n"]]:
+        """The planes that occur in `index`, and the same index into them: what another process needs."""
+        used, place = np.unique(index, return_inverse=True)
+        buffers = None if self.buffers is None else self.buffers[used]
+        frames = self.frames.take(used)
+        return Planes(frames, self.position[used], self.overlap[used], self.path[used], buffers), place
+
     def lift(self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_params"]:
         """The weights at which plane `index[i]` is evaluated for the point `points[i]` of the picture."""
         displacement = points - self.position[index]

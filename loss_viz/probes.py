@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -58,7 +58,28 @@ def copy_model(model: nn.Module) -> nn.Module:
         ) from error
 
 
-_ATTENTION = threading.RLock()  # its switches are global: two threads must not turn them at once
+def require_scalar(loss: Any) -> None:
+    """Refuse what is no loss.
+
+    Raises:
+        TypeError: it is not a tensor.
+        ValueError: it is not one number.
+    """
+    if not isinstance(loss, Tensor):
+        raise TypeError(
+            f"`loss_fn(model)` must return a scalar tensor, got {type(loss).__name__}. "
+            "Return the loss itself, without .item() or .detach().numpy()."
+        )
+    if loss.ndim:
+        raise ValueError(
+            f"`loss_fn(model)` must return one number, got a tensor of shape {tuple(loss.shape)}. "
+            "Reduce it over the data, for example with .mean()."
+        )
+
+
+_SWITCHED = ExitStack()  # the switches of attention are global: the first thread turns them, the last one back
+_LOCK = threading.Lock()
+_users: set[object] = set()
 
 
 @contextmanager
@@ -67,17 +88,27 @@ def plain_attention() -> Iterator[None]:
 
     Fused kernels have neither; where PyTorch is too old for the switches the model is evaluated one at a time.
     """
-    mha = getattr(torch.backends, "mha", None)
-    if mha is None:
+    if not hasattr(torch.backends, "mha"):
         yield
         return
+    user = object()
+    with _LOCK:
+        if not _users:
+            _turn_off_fused_attention()
+        _users.add(user)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _users.remove(user)
+            if not _users:
+                _SWITCHED.close()
+
+
+def _turn_off_fused_attention() -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    with _ATTENTION:
-        fast = mha.get_fastpath_enabled()
-        mha.set_fastpath_enabled(False)
-        try:
-            with sdpa_kernel(SDPBackend.MATH):
-                yield
-        finally:
-            mha.set_fastpath_enabled(fast)
+    mha = torch.backends.mha
+    _SWITCHED.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
+    mha.set_fastpath_enabled(False)
+    _SWITCHED.enter_context(sdpa_kernel(SDPBackend.MATH))

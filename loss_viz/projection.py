@@ -10,6 +10,9 @@ from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from .rows import Rows, column_blocks
+from .threads import keep_to_one
+
+SMALL = 1e8  # products: a few hundredths of a second
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,12 @@ def fit_projection(weights: Rows, bar: tqdm | None = None) -> Projection:
         >>> projection.path[:, 0].round(6).tolist(), round(projection.diagonal, 6)
         ([-10.0, -5.0, 0.0, 5.0, 10.0], 20.0)
     """
+    n_steps, n_params = weights.shape
+    with keep_to_one(n_steps * n_params * min(n_steps, n_params) < SMALL):
+        return _fit(weights, bar)
+
+
+def _fit(weights: Rows, bar: tqdm | None) -> Projection:
     n_steps, n_params = weights.shape
     gram = np.zeros((n_steps, n_steps)) if n_params > n_steps else None
     mean, total = _center(weights, bar, gram)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from .blend import Sweep
 from .bundle import Bundle
+from .charts import Chart
 from .directions import hessian_directions, random_directions, trace_hessian
 from .frames import HELD_BYTES
 from .planes import (
@@ -71,7 +72,8 @@ class Survey:
     @cached_property
     def grid(self) -> Sweep:
         """The losses over the picture, row by row."""
-        return Sweep(np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2), self.planes, self.bundle.objective)
+        points = np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
+        return Sweep(points, self.planes, self.bundle.objective, chart=self.path.chart, axes=(self.x, self.y))
 
     @cached_property
     def support(self) -> Float[np.ndarray, "n_y n_x"]:
@@ -145,8 +147,9 @@ def survey(
     if bundle.buffers is not None:
         at = anchors if len(anchors) else np.array([len(bundle.runs[0]) - 1])
         planes = replace(planes, buffers=bundle.buffers[at])
-    path = Sweep(projection.path, planes, bundle.objective)
     x, y = _lay_grid(projection, resolution, plane)
+    corners = np.array([[x[0], y[0]], [x[-1], y[-1]]])
+    path = Sweep(projection.path, planes, bundle.objective, chart=Chart(planes, bundle.objective, *corners))
     return Survey(bundle, projection, planes, anchors, plane, k, path, x, y)
 
 

@@ -188,7 +188,7 @@ def test_chunks_and_blocks_do_not_change_the_numbers(run, monkeypatch, chunk_siz
     whole.chunk_size = chunk_size
     other = Run(run.weights, run.loss, run.step, whole, run.task)
     monkeypatch.setattr("loss_viz.blend.PAIRS_PER_BLOCK", 200)
-    monkeypatch.setattr("loss_viz.blend.LIFT_BYTES", 2000)
+    monkeypatch.setattr("loss_viz.lifting.LIFT_BYTES", 2000)
     land = lv.landscape(other, resolution=(5, 4), progress=False)
     np.testing.assert_allclose(land.loss, expected.loss, rtol=0.01)
     np.testing.assert_allclose(land.path_height, expected.path_height, rtol=0.01)

@@ -1,0 +1,81 @@
+"""Losses that were evaluated once, each under a number of its own: in memory, and in a file where one is given."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+RECORD = np.dtype([("key", "<i8"), ("loss", "<f8")])
+
+
+class Ledger:
+    """Losses by number.
+
+    The file is a plain array of (int64 number, float64 loss), appended to and never rewritten. A process that is
+    killed leaves whole records and at most a torn last one, which is cut off when it is opened again.
+
+    Args:
+        path: of the file; what it holds is read. In memory alone by default.
+
+    Example:
+        >>> ledger = Ledger()
+        >>> ledger.record(np.array([7, 3]), [np.array([0.7, 0.3])])
+        >>> ledger.missing(np.array([3, 4])).tolist(), ledger.read(np.array([7, 3])).tolist(), len(ledger)
+        ([4], [0.7, 0.3], 2)
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._keys = np.empty(0, dtype=np.int64)  # in increasing order
+        self._losses = np.empty(0)
+        self._path = path
+        if path is not None and path.exists():
+            self._restore(path)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def known(self, keys: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Which of them are there."""
+        return np.append(self._keys, -1)[np.searchsorted(self._keys, keys)] == keys
+
+    def missing(self, keys: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n_missing"]:
+        """Those that are not there, in the order given."""
+        return keys[~self.known(keys)]
+
+    def read(self, keys: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """The losses of numbers that are there."""
+        return self._losses[np.searchsorted(self._keys, keys)]
+
+    def record(self, keys: Int[np.ndarray, " n"], parts: Iterable[Float[np.ndarray, " _"]]) -> None:
+        """Add losses of numbers that are not there yet, part by part; an error among them keeps what came before."""
+        done: list[Float[np.ndarray, " _"]] = []
+        n_done = 0
+        try:
+            for losses in parts:
+                self._append(keys[n_done : n_done + len(losses)], losses)
+                done.append(losses)
+                n_done += len(losses)
+        finally:
+            self._insert(keys[:n_done], np.concatenate([np.empty(0), *done]))
+
+    def _append(self, keys: Int[np.ndarray, " n"], losses: Float[np.ndarray, " n"]) -> None:
+        if self._path is not None:
+            records = np.empty(len(keys), RECORD)
+            records["key"], records["loss"] = keys, losses
+            with self._path.open("ab") as file:
+                file.write(records.tobytes())
+
+    def _insert(self, keys: Int[np.ndarray, " n"], losses: Float[np.ndarray, " n"]) -> None:
+        order = np.argsort(keys)
+        places = np.searchsorted(self._keys, keys[order])
+        self._keys = np.insert(self._keys, places, keys[order])
+        self._losses = np.insert(self._losses, places, losses[order])
+
+    def _restore(self, path: Path) -> None:
+        n_whole = path.stat().st_size // RECORD.itemsize
+        with path.open("r+b") as file:
+            file.truncate(n_whole * RECORD.itemsize)
+        records = np.fromfile(path, RECORD)
+        keys, first = np.unique(records["key"], return_index=True)
+        self._insert(keys, records["loss"][first])

@@ -1,0 +1,108 @@
+"""A user's loss as a pure function of the weights: on a private copy of the model, with every tensor handed in."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .parameters import buffer_layout, name_all, parameter_layout
+from .probes import copy_model
+
+LossFn = Callable[[nn.Module], Tensor]
+
+
+class PureLoss:
+    """`loss_fn(model)` at any weights and buffers; the model given stays as it is.
+
+    One copy serves one thread at a time, for a call puts the weights in the place of its own: `clone` makes another.
+
+    Args:
+        model: copied, in evaluation mode.
+        loss_fn: the loss of a model.
+        device: of the copy; that of the model by default.
+
+    Attributes:
+        layout: names and shapes of the parameters within the vector.
+        buffer_layout: likewise for the floating-point buffers.
+        parameters: the copy's own, by name.
+
+    Example:
+        >>> pure = PureLoss(nn.Linear(2, 1, bias=False), lambda m: m(torch.tensor([1.0, 10.0])).sum())
+        >>> pure.at(torch.tensor([3.0, 4.0]), torch.empty(0)).item()
+        43.0
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFn, device: str | torch.device | None = None) -> None:
+        self.layout = parameter_layout(model)
+        self.buffer_layout = buffer_layout(model)
+        self._module = _LossModule(_move(copy_model(model), device).eval(), loss_fn)
+        self._prepare()
+
+    def clone(self) -> "PureLoss":
+        """Another copy of the model, with the same data."""
+        other = copy.copy(self)
+        other._module = _LossModule(copy.deepcopy(self._module.model), self._module.loss_fn)
+        other._prepare()
+        return other
+
+    def _prepare(self) -> None:
+        inner = self._module.model
+        own = dict(inner.named_parameters())
+        self.parameters = {entry.name: own[entry.name] for entry in self.layout.entries}
+        buffers = name_all(inner.named_buffers(remove_duplicate=False))
+        self._buffers = [(buffers[id(b)], b) for b in inner.buffers()]
+
+    def at(self, weights: Tensor, buffers: Tensor) -> Tensor:
+        """The loss at one weight vector `(n_params,)` and the buffers `(n_buffers,)` that go with it."""
+        # All names of tied tensors are there: to look for them at every call takes as long as a small net's layer.
+        return functional_call(self._module, self._name(weights, buffers, "model."), (), tie_weights=False)
+
+    def at_own(self) -> Any:
+        """The loss of the copy as it stands; its buffers are lent, for a forward pass may write to them."""
+        own = {names[0]: b for names, b in self._buffers}
+        return functional_call(self._module, self._lend(own, "model."), (), tie_weights=False)
+
+    def predict(self, weights: Tensor, buffers: Tensor, x: Tensor) -> Tensor:
+        """What the model answers at inputs `x`."""
+        return functional_call(self._module.model, self._name(weights, buffers), (x,), tie_weights=False)
+
+    def _name(self, weights: Tensor, buffers: Tensor, prefix: str = "") -> dict[str, Tensor]:
+        """All tensors of the model, by all names."""
+        state = self._lend(self.buffer_layout.split(buffers), prefix)
+        for entry, part in zip(self.layout.entries, self.layout.split(weights).values(), strict=True):
+            tensor = part.to(self.parameters[entry.name].dtype)
+            state.update((prefix + name, tensor) for name in entry.names)
+        return state
+
+    def _lend(self, given: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """The buffers given, or the copy's own, under all their names; copies, for a forward pass may write to them."""
+        state: dict[str, Tensor] = {}
+        for names, own in self._buffers:
+            tensor = given.get(names[0], own).to(own.dtype, copy=True)
+            state.update((prefix + name, tensor) for name in names)
+        return state
+
+
+def _move(model: nn.Module, device: str | torch.device | None) -> nn.Module:
+    try:
+        return model if device is None else model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"`device` must be one that PyTorch has here, got {device!r}: {str(error).splitlines()[0]} "
+            "Use 'cpu', or leave it out for that of the model."
+        ) from error
+
+
+class _LossModule(nn.Module):
+    """`loss_fn(model)` as a forward pass, so that `functional_call` reaches the parameters inside it."""
+
+    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
+        super().__init__()
+        self.model = model
+        self.loss_fn = loss_fn
+
+    def forward(self) -> Any:  # a user's function may return anything: `Objective` looks
+        return self.loss_fn(self.model)
