@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .geometry import trace_geometry as trace_geometry
     from .geometry import trace_sharpness as trace_sharpness
     from .landscapes import Landscape as Landscape
-    from .landscapes import landscape as landscape
+    from .landscaping import landscape as landscape
     from .levels import Level as Level
     from .levels import fit_levels as fit_levels
     from .levels import name_level as name_level
@@ -69,7 +69,7 @@ _ROOMS = {
     "Recorder": "recorder",
     "load_run": "loading",
     "Objective": "objective",
-    "landscape": "landscapes",
+    "landscape": "landscaping",
     "Landscape": "landscapes",
     "fidelity": "diagnostics",
     "Fidelity": "diagnostics",

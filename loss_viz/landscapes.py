@@ -5,15 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
-from tqdm.auto import tqdm as progress_bar
 
 from .blend import Sweep
-from .bundle import Bundle, Runs, bundle_runs
-from .holdout import choose_kernel
-from .kernels import Kernel, fit_kernel
+from .bundle import Bundle
+from .kernels import Kernel
 from .planes import Planes
 from .projection import Projection
-from .surveys import Survey, project, require_view, survey
+from .surveys import Survey
 from .trajectory import Run
 
 
@@ -184,67 +182,6 @@ class Landscape:
         if not np.isfinite(points).all():
             raise ValueError("`points` must be finite, some are nan or inf. Leave those rows out.")
         return Sweep(points, self.planes, self.bundle.objective).blend(self.kernel, tqdm(disable=True))[0]
-
-
-def landscape(
-    run: Runs,
-    *,
-    k: int = 5,
-    sigma: float | str = "auto",
-    resolution: int | tuple[int, int] = 61,
-    plane: str = "local",
-    n_anchors: int | None = 200,
-    seed: int = 0,
-    progress: bool = True,
-) -> Landscape:
-    """Blend the losses on planes along a run into one surface over its PC plane; or along several over a common one.
-
-    S(q) = sum_t w_t(q) L(theta_t(q)), within 1 % of the sum over all anchors at every point. After Liu, "Loss
-    landscape visualization 1 - Seeing sticky plateau" (2026); the equations are in `loss_viz.planes` (theta) and
-    `loss_viz.kernels` (w).
-
-    Args:
-        run: from `train`, a `Recorder` or a file; or several runs of one model with one loss, in a list or by name in
-            a dict, on the PC plane of them all.
-        k: stride of velocity and acceleration, in recorded steps; larger values smooth a jittery run.
-        sigma: `"auto"`: kernels as narrow as the anchors allow on the path and wider away from it, of the shape that
-            predicts the run better where it is held out; or a fraction of the path's diagonal on the plane (the
-            post's was about 0.06), the same everywhere.
-        resolution: points along each axis, or a pair `(n_x, n_y)`.
-        plane: `"local"`, spanned by velocity and acceleration; `"valley"`, by velocity and the steepest direction of
-            the loss, the top eigenvector of its Hessian; `"parallel"`, the PC plane carried to each anchor;
-            or one plane without a blend, for comparison: `"global"`, the PC plane itself; `"final"`, the same
-            through the last weights, as most tools draw it; and through the last weights of the first run too,
-            `"random"`, two filter-normalized directions (Li et al. 2018), `"hessian"`, the eigenvectors of the two
-            largest eigenvalues, and `"saddle"`, those of the largest and the smallest.
-        n_anchors: at most so many steps carry planes, shared among the runs; `None` takes every recorded step.
-        seed: of the random directions.
-        progress: show a progress bar when the work takes more than a second.
-
-    Returns:
-        The landscape. The grid spans the path and 30 % more on each side; on the random plane also -1 to 1.
-
-    Raises:
-        ValueError: an argument out of its range, a run of fewer than 2k + 1 recorded steps, or runs that do not share
-            model and loss.
-
-    Example:
-        >>> import loss_viz as lv
-        >>> run = lv.train("x^2", steps=60, progress=False)
-        >>> land = landscape(run, resolution=(9, 7), progress=False)
-        >>> land.loss.shape
-        (7, 9)
-        >>> bool(np.abs(land.path_height / land.path_loss - 1).max() < 0.05)
-        True
-    """
-    with progress_bar(total=0, desc="landscape", delay=1, leave=False, disable=not progress) as bar:
-        bundle = bundle_runs(run)
-        require_view(bundle, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
-        fit_kernel(np.zeros((1, 2)), sigma, diagonal=1.0)  # refuses a wrong one before the runs are read
-        projection = project(bundle, plane, seed=seed, bar=bar)
-        around = survey(bundle, projection, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors, bar=bar)
-        kernel = choose_kernel(around, sigma, bar)
-        return blend_path(around, blend_surface(around, kernel, bar), kernel, bar)
 
 
 def blend_surface(around: Survey, kernel: Kernel, bar: tqdm) -> Surface:

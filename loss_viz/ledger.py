@@ -1,19 +1,23 @@
 """Losses that were evaluated once, each under a number of its own: in memory, and in a file where one is given."""
 
+import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-RECORD = np.dtype([("key", "<i8"), ("loss", "<f8")])
+RECORD = np.dtype([("key", "<i8"), ("loss", "<f8"), ("check", "<i8")])
+SALT = 0x6C6F73735F76697A  # so that a block of zeros, which a crash may leave behind, is no record
+SECONDS_PER_WRITE = 0.5
 
 
 class Ledger:
     """Losses by number.
 
-    The file is a plain array of (int64 number, float64 loss), appended to and never rewritten. A process that is
-    killed leaves whole records and at most a torn last one, which is cut off when it is opened again.
+    The file is a plain array of (int64 number, float64 loss, int64 check), appended to about twice a second and never
+    rewritten. What a crash leaves after the last whole record is cut off when it is opened again.
 
     Args:
         path: of the file; what it holds is read. In memory alone by default.
@@ -50,21 +54,30 @@ class Ledger:
     def record(self, keys: Int[np.ndarray, " n"], parts: Iterable[Float[np.ndarray, " _"]]) -> None:
         """Add losses of numbers that are not there yet, part by part; an error among them keeps what came before."""
         done: list[Float[np.ndarray, " _"]] = []
-        n_done = 0
+        n_done = n_written = 0
+        written = time.monotonic()
         try:
             for losses in parts:
-                self._append(keys[n_done : n_done + len(losses)], losses)
                 done.append(losses)
                 n_done += len(losses)
+                if self._path is not None and time.monotonic() > written + SECONDS_PER_WRITE:
+                    self._append(keys[n_written:n_done], np.concatenate(done)[n_written:])
+                    n_written, written = n_done, time.monotonic()
         finally:
-            self._insert(keys[:n_done], np.concatenate([np.empty(0), *done]))
+            every = np.concatenate([np.empty(0), *done])
+            self._insert(keys[:n_done], every)
+            self._append(keys[n_written:n_done], every[n_written:])
 
     def _append(self, keys: Int[np.ndarray, " n"], losses: Float[np.ndarray, " n"]) -> None:
-        if self._path is not None:
-            records = np.empty(len(keys), RECORD)
-            records["key"], records["loss"] = keys, losses
-            with self._path.open("ab") as file:
-                file.write(records.tobytes())
+        if self._path is None or not len(keys):
+            return
+        records = np.empty(len(keys), RECORD)
+        records["key"], records["loss"] = keys, losses
+        records["check"] = _check(records)
+        with self._path.open("ab") as file:
+            file.write(records.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
 
     def _insert(self, keys: Int[np.ndarray, " n"], losses: Float[np.ndarray, " n"]) -> None:
         order = np.argsort(keys)
@@ -74,8 +87,14 @@ class Ledger:
 
     def _restore(self, path: Path) -> None:
         n_whole = path.stat().st_size // RECORD.itemsize
-        with path.open("r+b") as file:
-            file.truncate(n_whole * RECORD.itemsize)
-        records = np.fromfile(path, RECORD)
+        records = np.fromfile(path, RECORD, count=n_whole)
+        wrong = np.flatnonzero(records["check"] != _check(records))
+        records = records[: wrong[0] if len(wrong) else None]
+        if records.nbytes < path.stat().st_size:
+            os.truncate(path, records.nbytes)
         keys, first = np.unique(records["key"], return_index=True)
         self._insert(keys, records["loss"][first])
+
+
+def _check(records: np.ndarray) -> Int[np.ndarray, " n"]:
+    return records["key"] ^ records["loss"].view("<i8") ^ SALT

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from .blend import Sweep
 from .bundle import Bundle
+from .cache import Cache
 from .charts import Chart
 from .directions import hessian_directions, random_directions, trace_hessian
 from .frames import HELD_BYTES
@@ -46,6 +47,7 @@ class Survey:
         plane: which planes.
         k: stride of velocity and acceleration, in recorded steps.
         path: the losses under the runs, one point a row.
+        cache: where losses are kept on disk, if anywhere.
         x: `(n_x,)`, coordinates along the first axis, in units of weights where it is of length 1.
         y: `(n_y,)`, coordinates along the second.
     """
@@ -57,6 +59,7 @@ class Survey:
     plane: str
     k: int
     path: Sweep
+    cache: Cache | None
     x: Float[np.ndarray, " n_x"]
     y: Float[np.ndarray, " n_y"]
 
@@ -73,7 +76,9 @@ class Survey:
     def grid(self) -> Sweep:
         """The losses over the picture, row by row."""
         points = np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
-        return Sweep(points, self.planes, self.bundle.objective, chart=self.path.chart, axes=(self.x, self.y))
+        axes = self.x, self.y
+        ledger = None if self.cache is None else self.cache.open("grid", *map(len, axes))
+        return Sweep(points, self.planes, self.bundle.objective, chart=self.path.chart, axes=axes, ledger=ledger)
 
     @cached_property
     def support(self) -> Float[np.ndarray, "n_y n_x"]:
@@ -133,6 +138,7 @@ def survey(
     plane: str,
     resolution: int | tuple[int, int],
     n_anchors: int | None = 200,
+    cache: Cache | None = None,
     bar: tqdm | None = None,
 ) -> Survey:
     """Place the planes along some runs and lay the grid over their picture. Nothing is evaluated yet.
@@ -148,9 +154,11 @@ def survey(
         at = anchors if len(anchors) else np.array([len(bundle.runs[0]) - 1])
         planes = replace(planes, buffers=bundle.buffers[at])
     x, y = _lay_grid(projection, resolution, plane)
-    corners = np.array([[x[0], y[0]], [x[-1], y[-1]]])
-    path = Sweep(projection.path, planes, bundle.objective, chart=Chart(planes, bundle.objective, *corners))
-    return Survey(bundle, projection, planes, anchors, plane, k, path, x, y)
+    corners = np.array([x[0], y[0]]), np.array([x[-1], y[-1]])
+    nodes, steps = (None if cache is None else cache.open(points) for points in ("chart", "path"))
+    chart = Chart(planes, bundle.objective, *corners, nodes)
+    path = Sweep(projection.path, planes, bundle.objective, chart=chart, ledger=steps)
+    return Survey(bundle, projection, planes, anchors, plane, k, path, cache, x, y)
 
 
 def lay_anew(around: Survey, resolution: int | tuple[int, int]) -> Survey:
