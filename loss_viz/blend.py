@@ -112,8 +112,18 @@ class Sweep:
                 block = None if estimate is None else estimate.read(part)
                 heights[part], n_pairs = self._blend_block(rows[part], shares, block, bounds, bar)
                 n_evaluations += n_pairs
-            self._announce(-self._announced, bar)
+            if len(rows) == len(self.points):
+                self.announce(0, bar)
         return heights, n_evaluations
+
+    def announce(self, n: int, bar: tqdm) -> None:
+        """Say that about so many losses are still to come, in place of what was said before."""
+        bar.total = (bar.total or 0) + n - self._announced
+        self._announced = n
+
+    def uses_chart(self, kernel: Kernel) -> bool:
+        """Whether `blend` over all points interpolates the planes, or evaluates whatever counts."""
+        return self.axes is not None and len(self.planes) > 1 and self._plan(self.axes, kernel)[0] is not None
 
     def spread(self, kernel: Kernel, bar: tqdm) -> Float[np.ndarray, " n"]:
         """How far the planes are from one another at each point: the factor exp(std(ln L)) over their losses there.
@@ -152,10 +162,24 @@ class Sweep:
         return (slice(start, min(start + n_rows, n)) for start in range(0, n, n_rows))
 
     def _estimate(self, kernel: Kernel, bar: tqdm) -> tuple[Estimate | None, int]:
-        """What the chart says of a grid, and the losses on which that rests; None where it would take too many."""
+        """What the chart says of a grid, and the losses on which that rests; None where it says nothing."""
         if self.axes is None or len(self.planes) < 2:
             return None, 0
-        estimate = Estimate(self.chart, self.axes)
+        estimate, checks, planes, n_evaluations = self._plan(self.axes, kernel)
+        if estimate is None:
+            self.announce(max(0, n_evaluations - len(self.ledger)), bar)
+            return None, 0
+        self.announce(int(OVERHEAD * len(checks)), bar)
+        filled = estimate.fill(bar)
+        points = self.points[checks]
+        filled.believe(planes, points, self._look_up(checks, planes, bar) - filled.at(planes, points))
+        return estimate, n_evaluations
+
+    def _plan(
+        self, axes: Axes, kernel: Kernel
+    ) -> tuple[Estimate | None, Int[np.ndarray, " n"], Int[np.ndarray, " n"], int]:
+        """The estimate to be filled, points and planes to check it by, and what both cost; None if that is too much."""
+        estimate = Estimate(self.chart, axes)
         n_counting, leading = 0, np.empty(len(self.points), dtype=int)
         for part in self._blocks(len(self.points)):
             shares = kernel.shares(self.points[part])
@@ -163,14 +187,11 @@ class Sweep:
             n_counting += int((shares >= LEAST_SHARE * largest).sum())
             leading[part] = shares.argmax(axis=1)
             estimate.want(part, shares >= LEAST_CHARTED * largest)
-        checks, n_nodes = estimate.choose_checks(), estimate.count_nodes()
-        if n_nodes + len(checks) > n_counting:
-            self._announce(int(OVERHEAD * n_counting), bar)
-            return None, 0
-        filled = estimate.fill(bar)
-        planes, points = leading[checks], self.points[checks]
-        filled.believe(planes, points, self._look_up(checks, planes, bar) - filled.at(planes, points))
-        return estimate, n_nodes + len(checks)
+        checks = estimate.choose_checks()
+        n_evaluations = estimate.count_nodes() + len(checks)
+        if n_evaluations > n_counting:
+            return None, checks, leading[checks], int(OVERHEAD * n_counting)
+        return estimate, checks, leading[checks], n_evaluations
 
     def _blend_block(
         self,
@@ -206,17 +227,12 @@ class Sweep:
         new = self.ledger.missing(keys)
         if len(new):
             new = new[np.argsort(new % len(self.planes), kind="stable")]  # each plane is read once for all its points
-            self._announce(max(0, len(new) - self._announced), bar)
+            self.announce(max(len(new), self._announced), bar)  # what comes unannounced is announced now
             self._announced -= len(new)
             place, plane = np.divmod(new, len(self.planes))
             parts = evaluate_planes(self.objective, self.planes, plane, self.points[place], bar)
             self.ledger.record(new, parts)
         return self.ledger.read(keys)
-
-    def _announce(self, n: int, bar: tqdm) -> None:
-        """Say how many losses are to come; those that come unannounced are announced then."""
-        bar.total = (bar.total or 0) + n
-        self._announced += n
 
 
 def _spread_losses(

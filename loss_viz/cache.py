@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from .bundle import Bundle
 from .checkpoints import Checkpoints
@@ -27,6 +29,9 @@ class Cache:
         bundle: the runs.
         view: everything else on which the planes depend.
 
+    Attributes:
+        seconds: what one loss took.
+
     Raises:
         ValueError: the folder cannot be made, or written to.
 
@@ -48,7 +53,10 @@ class Cache:
             for rows in (run.weights, run.buffers):
                 if rows is not None:
                     _digest_rows(rows, digest)
-        digest.update(_probe(bundle).encode())
+        started = time.perf_counter()
+        losses = _probe(bundle)
+        self.seconds = (time.perf_counter() - started) / len(losses)
+        digest.update(" ".join(f"{loss:.{PROBE_DIGITS}g}" for loss in losses).encode())
         self._digest = digest.hexdigest()[:24]
 
     def open(self, *points: object) -> Ledger:
@@ -83,10 +91,9 @@ def _digest_rows(rows: Rows, digest: "hashlib._Hash") -> None:
             digest.update(np.ascontiguousarray(rows[start : start + 1024]).tobytes())
 
 
-def _probe(bundle: Bundle) -> str:
+def _probe(bundle: Bundle) -> Float[np.ndarray, " n"]:
     """The losses at both ends of the first run and halfway between them."""
     run = bundle.runs[0]
     ends = run.weights[[0, len(run) - 1]]
     buffers = None if run.buffers is None else run.buffers[[0, len(run) - 1, len(run) - 1]]
-    losses = bundle.objective(np.vstack([ends, ends.mean(axis=0, keepdims=True)]), buffers)
-    return " ".join(f"{loss:.{PROBE_DIGITS}g}" for loss in losses)
+    return bundle.objective(np.vstack([ends, ends.mean(axis=0, keepdims=True)]), buffers)

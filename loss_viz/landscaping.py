@@ -18,8 +18,7 @@ from .landscapes import Landscape, blend_path, blend_surface
 from .surveys import Survey, project, require_view, survey
 
 LONG = 10.0  # seconds: more is done on coarser grids first
-COARSER = (4, 2)
-EVALUATIONS_PER_POINT = 10  # about, at the defaults
+PER_POINT, PER_POINT_AND_CHART, PER_PLANE = 25, 6, 100  # losses, about
 
 
 def landscape(
@@ -88,24 +87,37 @@ def landscape(
         around = survey(
             bundle, projection, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors, cache=shelf, bar=bar
         )
-        started = time.perf_counter()
+        around.grid.announce(_expect(around), bar)
+        started, n_kept = time.perf_counter(), _count(around)
         kernel = choose_kernel(around, sigma, bar)
-        return _complete(around, kernel, time.perf_counter() - started, bar)
+        n_new = _count(around) - n_kept
+        seconds = (time.perf_counter() - started) / max(1, n_new)
+        if shelf is not None and not n_new:  # all of that was kept: only the cache has timed a loss
+            seconds = shelf.seconds
+        return _complete(around, kernel, seconds, bar)
+
+
+def _count(around: Survey) -> int:
+    """Losses known so far."""
+    return len(around.path) + len(around.path.chart.ledger)
+
+
+def _expect(around: Survey) -> int:
+    """About how many losses the grid will take."""
+    n_points = len(around.grid.points)
+    if len(around.planes) < 2:
+        return n_points
+    return min(PER_POINT * n_points, PER_POINT_AND_CHART * n_points + PER_PLANE * len(around.planes))
 
 
 def _complete(around: Survey, kernel: Kernel, seconds: float, bar: tqdm) -> Landscape:
-    """The landscape; of long work the finest that is complete when it is interrupted.
-
-    What was evaluated until now, in so many seconds, tells how long it will take.
-    """
-    n_evaluated = len(around.path) + len(around.path.chart.ledger)
-    n_expected = EVALUATIONS_PER_POINT * len(around.grid.points)
-    if seconds / max(1, n_evaluated) * n_expected < LONG:
+    """The landscape, of which a loss takes about so many seconds; of long work, if interrupted, what is complete."""
+    if seconds * _expect(around) < LONG:
         return blend_path(around, blend_surface(around, kernel, bar), kernel, bar)
     path_height, n_path = around.path.blend(kernel, bar)
     coarser: Landscape | None = None
     try:
-        for stride in COARSER:
+        for stride in (4,) if around.grid.uses_chart(kernel) else (4, 2):  # a chart has little use for the second
             coarser = _blend_coarsely(around, kernel, stride, path_height, n_path, bar)
         return blend_path(around, blend_surface(around, kernel, bar), kernel, bar)
     except KeyboardInterrupt:
