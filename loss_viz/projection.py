@@ -1,11 +1,14 @@
 """The picture's plane: principal components of the recorded weights, or any two directions, and the run seen on it."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import eigh
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
@@ -13,6 +16,7 @@ from .rows import Rows, column_blocks
 from .threads import keep_to_one
 
 SMALL = 1e8  # products: a few hundredths of a second
+MANY_STEPS = 300  # Lanczos' method is then quicker than the whole spectrum
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +132,7 @@ def _center(
 ) -> tuple[Float[np.ndarray, " n_params"], float]:
     """The mean row, and the sum of all squared distances from it; adds up the Gram matrix of what is left, if asked."""
     mean, total = np.empty(weights.shape[1]), 0.0
-    for columns in column_blocks(weights.shape, bar):
-        block = weights[:, columns].astype(np.float64)
+    for columns, block in _widen(weights, bar):
         moved = np.ptp(block, axis=0) > 0  # the mean of equal numbers is not always that number
         mean[columns] = np.where(moved, block.mean(axis=0), block[0])
         block -= mean[columns]
@@ -146,9 +149,8 @@ def _cast_shadow(
 
     Of several blocks none is read twice: the distances then come from Pythagoras, right to 1e-7 of the run's extent.
     """
-    along, squared, block = np.zeros((len(weights), 2)), np.zeros(len(weights)), np.empty(0)
-    for columns in column_blocks(weights.shape, bar):
-        block = weights[:, columns].astype(np.float64)
+    along, squared, block = np.zeros((len(weights), 2)), np.zeros(len(weights)), np.empty((0, 0))
+    for columns, block in _widen(weights, bar):
         block -= origin[columns]
         along += block @ axes[:, columns].T
         squared += np.einsum("np,np->n", block, block)
@@ -176,16 +178,39 @@ def _gram_axes(
     gram: Float[np.ndarray, "n_steps n_steps"],
     bar: tqdm | None,
 ) -> tuple[Float[np.ndarray, "2 n_params"], Float[np.ndarray, " 2"]]:
-    n_steps = len(weights)
-    values, vectors = eigh(gram, subset_by_index=[max(0, n_steps - 2), n_steps - 1])
+    values, vectors = _top_eigenvectors(gram)
     components = np.empty((len(values), len(mean)))
-    for columns in column_blocks(weights.shape, bar):
-        block = weights[:, columns].astype(np.float64)
+    for columns, block in _widen(weights, bar):
         block -= mean[columns]
         components[:, columns] = vectors[:, ::-1].T @ block
     # QR rather than division by the singular values: the axes stay orthonormal where the second one is noise.
     orthonormal, _ = np.linalg.qr(components.T)
     return _fix_signs(orthonormal.T), values[::-1].clip(min=0)
+
+
+def _top_eigenvectors(
+    gram: Float[np.ndarray, "n_steps n_steps"],
+) -> tuple[Float[np.ndarray, " n_axes"], Float[np.ndarray, "n_steps n_axes"]]:
+    """The two largest eigenvalues, in increasing order, and their vectors, to the last digit."""
+    n_steps = len(gram)
+    if n_steps > MANY_STEPS:
+        start = np.random.default_rng(0).standard_normal(n_steps)  # the same picture for the same run
+        with suppress(ArpackNoConvergence):
+            values, vectors = eigsh(gram, k=2, which="LA", v0=start)
+            order = np.argsort(values)
+            return values[order], vectors[:, order]
+    return eigh(gram, subset_by_index=[max(0, n_steps - 2), n_steps - 1])
+
+
+def _widen(weights: Rows, bar: tqdm | None) -> Iterator[tuple[slice, Float[np.ndarray, "n_steps n_columns"]]]:
+    """Blocks of columns in float64, all in the same memory: to fault new pages in takes as long as the products."""
+    room = np.empty(0)
+    for columns in column_blocks(weights.shape, bar):
+        block = weights[:, columns]
+        room = np.empty(block.size) if block.size > room.size else room
+        wide = room[: block.size].reshape(block.shape)
+        wide[:] = block
+        yield columns, wide
 
 
 def _fix_signs(components: Float[np.ndarray, "n_components n_params"]) -> Float[np.ndarray, "n_components n_params"]:
