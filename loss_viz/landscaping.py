@@ -37,7 +37,7 @@ def landscape(
 
     S(q) = sum_t w_t(q) L(theta_t(q)), within 1 % of the sum over all anchors at every point. After Liu, "Loss
     landscape visualization 1 - Seeing sticky plateau" (2026); the equations are in `loss_viz.planes` (theta) and
-    `loss_viz.kernels` (w).
+    `loss_viz.kernels` (w). Where `joblib.parallel_config` names a backend, the losses are evaluated on its workers.
 
     Args:
         run: from `train`, a `Recorder` or a file; or several runs of one model with one loss, in a list or by name in

@@ -21,6 +21,7 @@ from .threads import Pace
 # and a transformer: within 20 % of the best chunk on each; a single vector is several times slower.
 CHUNK_BYTES = 2**22
 MAX_CHUNK = 4096
+WEIGHT_BYTES = 2**26  # of the vectors themselves: large models gain nothing from company
 DEVICE_FACTOR = 64  # a GPU has no such cache, and is idle while small chunks are handed to it
 
 # glibc hands freed blocks of over 128 kB back to the system at once, and every chunk then faults its pages in anew:
@@ -85,7 +86,10 @@ class Objective:
         with self._guard():
             self._evaluate = vmap(self._loss_at, randomness="same")
             factor = 1 if self._device.type == "cpu" else DEVICE_FACTOR
-            fitting = max(1, min(factor * MAX_CHUNK, factor * CHUNK_BYTES // largest))
+            weight_bytes = self.n_params * self.own_weights.itemsize
+            fitting = max(
+                1, min(factor * MAX_CHUNK, factor * CHUNK_BYTES // largest, factor * WEIGHT_BYTES // weight_bytes)
+            )
             self.chunk_size = fitting if self._can_batch(loss) else 1
             if self.chunk_size == 1:  # the usual kernels are quicker than those for batches of one
                 self._evaluate = lambda weights, buffers: self._loss_at(weights[0], buffers[0])[None]
