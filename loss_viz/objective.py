@@ -112,9 +112,10 @@ class Objective:
                 "For a single vector pass weights[None]."
             )
         losses = np.empty(len(weights))
-        with self._guard(), self._pace.keep(len(weights) if len(weights) >= self.chunk_size else 0):
+        with self._guard():
             for rows, chunk, state in self._chunks(weights, buffers):
-                losses[rows] = self._evaluate(chunk, state).double().cpu().numpy()
+                with self._pace.keep(len(chunk) if len(chunk) == self.chunk_size else 0):
+                    losses[rows] = self._evaluate(chunk, state).double().cpu().numpy()
         return losses
 
     def predict(

@@ -8,15 +8,17 @@ from functools import cache
 import torch
 from threadpoolctl import ThreadpoolController
 
-N_TRIALS = 3
+N_TRIALS = 3  # the first of them warms up
 GAIN = 0.9  # more threads take cores from others: they must save a tenth
+FAR_BEHIND = 2.0
 
 
 class Pace:
     """Tries one thread and several in turn on the first pieces of work, and keeps to what was quickest.
 
-    Small nets are often slower on two threads than on one: the threads wait for each other after every layer, longest
-    where the machine is busy. Nothing is computed for the trial's sake.
+    Small nets are often slower on two threads than on one: the threads wait for each other after every layer, and where
+    the machine is busy for so long that ten times the work could be done meanwhile. Nothing is computed for the trial's
+    sake; a count that is far behind is not tried again, and one that falls behind later is put to the test anew.
 
     Example:
         >>> pace = Pace()
@@ -25,7 +27,7 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[int, int], list[float]] = {}
+        self._seconds: dict[int, dict[int, list[float]]] = {}  # of one loss, by the threads there are and were taken
 
     @contextmanager
     def keep(self, n: int) -> Iterator[None]:
@@ -39,20 +41,26 @@ class Pace:
             started = time.perf_counter()
             yield
         if n:
-            self._seconds.setdefault((most, n_threads), []).append((time.perf_counter() - started) / n)
+            self._note(most, n_threads, (time.perf_counter() - started) / n)
 
     def choose(self, most: int) -> int:
         """The number of threads to take where there are `most`."""
-        counts = sorted({1, round(most**0.5), most})
-        trials = [self._seconds.get((most, count), []) for count in counts]
-        if min(map(len, trials)) <= N_TRIALS:  # the first of each warms up
-            return min(counts, key=lambda count: len(self._seconds.get((most, count), [])))
-        quickest = [min(seconds[1 : N_TRIALS + 1]) for seconds in trials]
-        best = 0
-        for i in range(1, len(counts)):
-            if quickest[i] < GAIN * quickest[best]:
-                best = i
-        return counts[best]
+        trials = self._seconds.setdefault(most, {count: [] for count in (1, round(most**0.5), most)})
+        best = 1
+        for count, seconds in trials.items():  # from few to many
+            behind = seconds and count > 1 and min(seconds) > FAR_BEHIND * min(trials[1])
+            if len(seconds) < N_TRIALS and not behind:
+                return count
+            if min(seconds) < GAIN * min(trials[best]):
+                best = count
+        return best
+
+    def _note(self, most: int, n_threads: int, seconds: float) -> None:
+        trials = self._seconds[most]
+        if len(trials[n_threads]) < N_TRIALS:
+            trials[n_threads].append(seconds)
+        elif n_threads > 1 and seconds > FAR_BEHIND * min(trials[n_threads]):
+            del self._seconds[most]
 
 
 @contextmanager
