@@ -22,7 +22,7 @@ def test_its_panel_opens():
     explorer.close()
 
 
-@pytest.mark.parametrize("code", BLOCKS[1:], ids=["five_lines", "own_model", "several_runs"])
+@pytest.mark.parametrize("code", BLOCKS[1:], ids=["five_lines", "own_model", "several_runs", "many_workers"])
 def test_its_code_runs_and_ends_in_a_figure(code, capsys):
     lines = code.strip().splitlines()
     names: dict = {}
