@@ -4,7 +4,7 @@ import threading
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,20 +13,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from .chunks import fit_chunk, keep_heap
+from .layers import UnitsFirst, has_narrow_layers
 from .probes import Meter, plain_attention, require_scalar, unwrap_model
 from .pure import LossFn, PureLoss
 from .threads import Pace
-
-# One chunk's largest tensor then stays in the cache. Measured on 1-8-1, 1-64-1 and 1-64-64-1 nets, a small CNN
-# and a transformer: within 20 % of the best chunk on each; a single vector is several times slower.
-CHUNK_BYTES = 2**22
-MAX_CHUNK = 4096
-WEIGHT_BYTES = 2**26  # of the vectors themselves: large models gain nothing from company
-DEVICE_FACTOR = 64  # a GPU has no such cache, and is idle while small chunks are handed to it
-
-# glibc hands freed blocks of over 128 kB back to the system at once, and every chunk then faults its pages in anew:
-# half the time of a 1-64-64-1 net went there. One large block, freed untouched, raises that threshold to its size.
-HEAP_BYTES = 2**25 - 2**16
 
 
 class Objective:
@@ -69,7 +60,7 @@ class Objective:
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, *, device: str | torch.device | None = None) -> None:
-        torch.empty(HEAP_BYTES, dtype=torch.uint8)
+        keep_heap()
         self.model = model = unwrap_model(model)
         self.loss_fn = loss_fn
         self._pure = PureLoss(model, loss_fn, device)
@@ -84,12 +75,9 @@ class Objective:
         with self._guard():
             loss, largest = self._probe()
         with self._guard():
-            self._evaluate = vmap(self._loss_at, randomness="same")
-            factor = 1 if self._device.type == "cpu" else DEVICE_FACTOR
-            weight_bytes = self.n_params * self.own_weights.itemsize
-            fitting = max(
-                1, min(factor * MAX_CHUNK, factor * CHUNK_BYTES // largest, factor * WEIGHT_BYTES // weight_bytes)
-            )
+            self._narrow = has_narrow_layers(model)
+            self._evaluate = vmap(self._loss_at_once, randomness="same")
+            fitting = fit_chunk(largest, self.own_weights.nbytes, self._device, narrow=self._narrow)
             self.chunk_size = fitting if self._can_batch(loss) else 1
             if self.chunk_size == 1:  # the usual kernels are quicker than those for batches of one
                 self._evaluate = lambda weights, buffers: self._loss_at(weights[0], buffers[0])[None]
@@ -190,6 +178,10 @@ class Objective:
     def _loss_at(self, weights: Tensor, buffers: Tensor) -> Tensor:
         with self._borrow() as pure:
             return pure.at(weights, buffers)
+
+    def _loss_at_once(self, weights: Tensor, buffers: Tensor) -> Tensor:
+        with UnitsFirst() if self._narrow else nullcontext():
+            return self._loss_at(weights, buffers)
 
     @contextmanager
     def _borrow(self) -> Iterator[PureLoss]:

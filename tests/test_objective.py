@@ -8,7 +8,8 @@ import reference
 import torch
 from torch import nn
 
-from loss_viz.objective import CHUNK_BYTES, Objective
+from loss_viz.chunks import CHUNK_BYTES, NARROW_FACTOR
+from loss_viz.objective import Objective
 
 
 def build(dtype=torch.float64):
@@ -53,7 +54,7 @@ def test_chunks_fit_the_budget_of_the_largest_tensor():
     model, _ = build(torch.float32)
     x = torch.zeros(1000, 3)
     objective = Objective(model, lambda m: m(x).square().mean())
-    assert objective.chunk_size == CHUNK_BYTES // (1000 * 5 * 4)
+    assert objective.chunk_size == NARROW_FACTOR * CHUNK_BYTES // (1000 * 5 * 4)
 
 
 def test_leaves_the_model_as_it_is():
@@ -150,3 +151,29 @@ def test_a_frozen_model_is_refused():
     model, loss_fn = build()
     with pytest.raises(ValueError, match="at least one parameter with requires_grad=True"):
         Objective(model.requires_grad_(False), loss_fn)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (11, 7), (2, 3, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("frozen", ["", "0.weight", "0.bias", "1.weight"])
+def test_narrow_layers_give_the_loss_of_the_model(shape, bias, frozen):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 5, bias=bias), nn.Linear(5, 1, bias=bias), nn.Tanh(), nn.Linear(1, 16)).double()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name != frozen)
+    x = torch.randn(shape, dtype=torch.float64)
+    loss_fn = lambda m: (m(x).sin() * torch.arange(16)).mean()  # noqa: E731
+    objective = Objective(model, loss_fn)
+    assert objective._narrow
+    weights = np.random.default_rng(0).normal(size=(6, objective.n_params))
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    expected = []
+    for row in weights:
+        torch.nn.utils.vector_to_parameters(torch.tensor(row), trainable)
+        expected.append(loss_fn(model).item())
+    np.testing.assert_allclose(objective(weights), expected, rtol=1e-12)
+    slopes = objective.gradients(weights)
+    assert slopes.shape == weights.shape
+    step = 1e-6 * np.eye(objective.n_params)[3]
+    slope = (objective(weights + step) - objective(weights - step)) / 2e-6
+    np.testing.assert_allclose(slopes[:, 3], slope, rtol=1e-4, atol=1e-9)
