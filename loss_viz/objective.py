@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from .chunks import fit_chunk, keep_heap
+from .chunks import MAX_DOUBTFUL, fit_chunk, keep_heap
 from .layers import UnitsFirst, has_narrow_layers
 from .probes import Meter, plain_attention, require_scalar, unwrap_model
 from .pure import LossFn, PureLoss
@@ -70,17 +70,19 @@ class Objective:
         self._device = next(iter(self._pure.parameters.values())).device
         self.own_weights = self.layout.join(dict(model.named_parameters())).numpy()
         self.own_buffers = self.buffer_layout.join(dict(model.named_buffers())).numpy()
-        self._lock, self._pace, self._token = threading.Lock(), Pace(), uuid.uuid4().hex
+        self._lock, self._token = threading.Lock(), uuid.uuid4().hex
         self._draws, self._attends = True, False  # random numbers, attention: `_probe` looks
         with self._guard():
             loss, largest = self._probe()
         with self._guard():
             self._narrow = has_narrow_layers(model)
-            self._evaluate = vmap(self._loss_at_once, randomness="same")
+            self._evaluate = self._evaluate_batch
             fitting = fit_chunk(largest, self.own_weights.nbytes, self._device, narrow=self._narrow)
             self.chunk_size = fitting if self._can_batch(loss) else 1
-            if self.chunk_size == 1:  # the usual kernels are quicker than those for batches of one
-                self._evaluate = lambda weights, buffers: self._loss_at(weights[0], buffers[0])[None]
+        if self.chunk_size == 1:  # the usual kernels are quicker than those for batches of one
+            self._evaluate = self._evaluate_singly
+        # Fused kernels, which cannot be batched, may be quicker than batches of the rest.
+        self._pace = Pace(2 if 1 < self.chunk_size <= MAX_DOUBTFUL else 1)
 
     def __call__(
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None
@@ -100,10 +102,11 @@ class Objective:
                 "For a single vector pass weights[None]."
             )
         losses = np.empty(len(weights))
-        with self._guard():
+        with self._guard(plain=False):
             for rows, chunk, state in self._chunks(weights, buffers):
-                with self._pace.keep(len(chunk) if len(chunk) == self.chunk_size else 0):
-                    losses[rows] = self._evaluate(chunk, state).double().cpu().numpy()
+                with self._pace.keep(len(chunk) if len(chunk) == self.chunk_size else 0) as way:
+                    evaluate = self._evaluate_singly if way else self._evaluate
+                    losses[rows] = evaluate(chunk, state).double().cpu().numpy()
         return losses
 
     def predict(
@@ -138,18 +141,8 @@ class Objective:
         return slopes
 
     def _differentiate(self, weights: Tensor, buffers: Tensor) -> Tensor:
-        """Gradients one at a time."""
-        slopes = []
-        with torch.enable_grad():
-            for at, state in zip([one.clone().requires_grad_() for one in weights], buffers, strict=True):
-                try:
-                    slopes += torch.autograd.grad(self._loss_at(at, state), at)
-                except RuntimeError as error:
-                    raise ValueError(
-                        "A gradient needs a loss that PyTorch can differentiate; this one it cannot "
-                        f"({str(error).strip().splitlines()[0]}). Compute it from the model with tensors alone."
-                    ) from error
-        return torch.stack(slopes)
+        with self._borrow() as pure:
+            return pure.differentiate(weights, buffers)
 
     def multiply_hessian(
         self,
@@ -179,9 +172,12 @@ class Objective:
         with self._borrow() as pure:
             return pure.at(weights, buffers)
 
-    def _loss_at_once(self, weights: Tensor, buffers: Tensor) -> Tensor:
-        with UnitsFirst() if self._narrow else nullcontext():
-            return self._loss_at(weights, buffers)
+    def _evaluate_batch(self, weights: Tensor, buffers: Tensor) -> Tensor:
+        with plain_attention() if self._attends else nullcontext(), UnitsFirst() if self._narrow else nullcontext():
+            return vmap(self._loss_at, randomness="same")(weights, buffers)
+
+    def _evaluate_singly(self, weights: Tensor, buffers: Tensor) -> Tensor:
+        return torch.stack([self._loss_at(*row) for row in zip(weights, buffers, strict=True)])
 
     @contextmanager
     def _borrow(self) -> Iterator[PureLoss]:
@@ -200,13 +196,13 @@ class Objective:
         return _rebuild, (self._token, self.model, self.loss_fn, self._device, self.chunk_size)
 
     @contextmanager
-    def _guard(self) -> Iterator[None]:
+    def _guard(self, plain: bool = True) -> Iterator[None]:
         """Without gradients, and with the random state of PyTorch as it was: one thread at a time where it is used."""
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             if self._device.type in ("cpu", "cuda"):
                 stack.enter_context(torch.autocast(self._device.type, enabled=False))
-            if self._attends:
+            if self._attends and plain:
                 stack.enter_context(plain_attention())
             if self._draws:
                 stack.enter_context(self._lock)

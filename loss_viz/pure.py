@@ -60,6 +60,24 @@ class PureLoss:
         # All names of tied tensors are there: to look for them at every call takes as long as a small net's layer.
         return functional_call(self._module, self._name(weights, buffers, "model."), (), tie_weights=False)
 
+    def differentiate(self, weights: Tensor, buffers: Tensor) -> Tensor:
+        """Gradients at weight vectors `(n, n_params)`, one at a time.
+
+        Raises:
+            ValueError: the loss cannot be differentiated.
+        """
+        slopes = []
+        with torch.enable_grad():
+            for at, state in zip([one.clone().requires_grad_() for one in weights], buffers, strict=True):
+                try:
+                    slopes += torch.autograd.grad(self.at(at, state), at)
+                except RuntimeError as error:
+                    raise ValueError(
+                        "A gradient needs a loss that PyTorch can differentiate; this one it cannot "
+                        f"({str(error).strip().splitlines()[0]}). Compute it from the model with tensors alone."
+                    ) from error
+        return torch.stack(slopes)
+
     def at_own(self) -> Any:
         """The loss of the copy as it stands; its buffers are lent, for a forward pass may write to them."""
         own = {names[0]: b for names, b in self._buffers}
