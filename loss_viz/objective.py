@@ -177,7 +177,8 @@ class Objective:
             return vmap(self._loss_at, randomness="same")(weights, buffers)
 
     def _evaluate_singly(self, weights: Tensor, buffers: Tensor) -> Tensor:
-        return torch.stack([self._loss_at(*row) for row in zip(weights, buffers, strict=True)])
+        with self._borrow() as pure:
+            return pure.one_by_one(weights, buffers)
 
     @contextmanager
     def _borrow(self) -> Iterator[PureLoss]:

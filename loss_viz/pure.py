@@ -60,6 +60,22 @@ class PureLoss:
         # All names of tied tensors are there: to look for them at every call takes as long as a small net's layer.
         return functional_call(self._module, self._name(weights, buffers, "model."), (), tie_weights=False)
 
+    def one_by_one(self, weights: Tensor, buffers: Tensor) -> Tensor:
+        """Losses at weight vectors `(n, n_params)` that are not evaluated together."""
+        if self._buffers:
+            return torch.stack([self.at(*row) for row in zip(weights, buffers, strict=True)])
+        own = [parameter.data for parameter in self.parameters.values()]
+        losses = []
+        try:  # to set them is quicker than to call with others in their place
+            for row in weights:
+                for parameter, part in zip(self.parameters.values(), self.layout.split(row).values(), strict=True):
+                    parameter.data = part.to(parameter.dtype)
+                losses.append(self._module())
+        finally:
+            for parameter, data in zip(self.parameters.values(), own, strict=True):
+                parameter.data = data
+        return torch.stack(losses)
+
     def differentiate(self, weights: Tensor, buffers: Tensor) -> Tensor:
         """Gradients at weight vectors `(n, n_params)`, one at a time.
 
