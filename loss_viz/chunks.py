@@ -8,7 +8,7 @@ CHUNK_BYTES = 2**22
 MAX_CHUNK = 4096
 WEIGHT_BYTES = 2**26  # of the vectors themselves: large models gain nothing from company
 NARROW_FACTOR = 2  # nets of narrow layers are so quick that what Python does for each chunk is still seen
-MAX_DOUBTFUL = 64  # a chunk of so few may be slower than they are one by one
+MAX_ATTENDING = 64  # so few that attend are slower together than one by one
 DEVICE_FACTOR = 64  # a GPU has no such cache, and is idle while small chunks are handed to it
 
 # glibc hands freed blocks of over 128 kB back to the system at once, and every chunk then faults its pages in anew:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from .chunks import MAX_DOUBTFUL, fit_chunk, keep_heap
+from .chunks import MAX_ATTENDING, fit_chunk, keep_heap
 from .layers import UnitsFirst, has_narrow_layers
 from .probes import Meter, plain_attention, require_scalar, unwrap_model
 from .pure import LossFn, PureLoss
@@ -70,7 +70,7 @@ class Objective:
         self._device = next(iter(self._pure.parameters.values())).device
         self.own_weights = self.layout.join(dict(model.named_parameters())).numpy()
         self.own_buffers = self.buffer_layout.join(dict(model.named_buffers())).numpy()
-        self._lock, self._token = threading.Lock(), uuid.uuid4().hex
+        self._lock, self._pace, self._token = threading.Lock(), Pace(), uuid.uuid4().hex
         self._draws, self._attends = True, False  # random numbers, attention: `_probe` looks
         with self._guard():
             loss, largest = self._probe()
@@ -79,10 +79,9 @@ class Objective:
             self._evaluate = self._evaluate_batch
             fitting = fit_chunk(largest, self.own_weights.nbytes, self._device, narrow=self._narrow)
             self.chunk_size = fitting if self._can_batch(loss) else 1
-        if self.chunk_size == 1:  # the usual kernels are quicker than those for batches of one
+        # Fused attention, which cannot be batched, is quicker than small batches without it.
+        if self.chunk_size == 1 or (self._attends and self.chunk_size <= MAX_ATTENDING):
             self._evaluate = self._evaluate_singly
-        # Fused kernels, which cannot be batched, may be quicker than batches of the rest.
-        self._pace = Pace(2 if 1 < self.chunk_size <= MAX_DOUBTFUL else 1)
 
     def __call__(
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None
@@ -104,9 +103,8 @@ class Objective:
         losses = np.empty(len(weights))
         with self._guard(plain=False):
             for rows, chunk, state in self._chunks(weights, buffers):
-                with self._pace.keep(len(chunk) if len(chunk) == self.chunk_size else 0) as way:
-                    evaluate = self._evaluate_singly if way else self._evaluate
-                    losses[rows] = evaluate(chunk, state).double().cpu().numpy()
+                with self._pace.keep(len(chunk) if len(chunk) == self.chunk_size else 0):
+                    losses[rows] = self._evaluate(chunk, state).double().cpu().numpy()
         return losses
 
     def predict(

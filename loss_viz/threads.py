@@ -18,54 +18,48 @@ class Pace:
 
     Small nets are often slower on two threads than on one: the threads wait for each other after every layer, and where
     the machine is busy for so long that ten times the work could be done meanwhile. Nothing is computed for the trial's
-    sake; what is far behind is not tried again, and what falls behind later is put to the test anew.
-
-    Args:
-        n_ways: ways in which the work can be done, of which the quickest is sought likewise.
+    sake; a count that is far behind is not tried again, and one that falls behind later is put to the test anew.
 
     Example:
         >>> pace = Pace()
-        >>> with pace.keep(1000) as way:  # a thousand losses
-        ...     way
-        0
+        >>> with pace.keep(1000):
+        ...     pass  # a thousand losses
     """
 
-    def __init__(self, n_ways: int = 1) -> None:
-        self._n_ways = n_ways
-        self._seconds: dict[int, dict[tuple[int, int], list[float]]] = {}  # of one loss
+    def __init__(self) -> None:
+        self._seconds: dict[int, dict[int, list[float]]] = {}  # of one loss, by the threads there are and were taken
 
     @contextmanager
-    def keep(self, n: int) -> Iterator[int]:
+    def keep(self, n: int) -> Iterator[None]:
         """Limit the threads of this thread's work on `n` losses, and note how long it takes; 0 is not noted."""
         most = torch.get_num_threads()
-        if most == self._n_ways == 1:
-            yield 0
+        if most == 1:
+            yield
             return
-        count, way = self.choose(most)
+        count = self.choose(most)
         with _pools().limit(limits=count, user_api="openmp"):
             started = time.perf_counter()
-            yield way
+            yield
         if n:
-            self._note(most, (count, way), (time.perf_counter() - started) / n)
+            self._note(most, count, (time.perf_counter() - started) / n)
 
-    def choose(self, most: int) -> tuple[int, int]:
-        """The number of threads to take where there are `most`, and the way."""
-        options = [(count, way) for way in range(self._n_ways) for count in sorted({1, round(most**0.5), most})]
-        trials = self._seconds.setdefault(most, {option: [] for option in options})
-        best = options[0]
-        for option, seconds in trials.items():  # from few threads to many
+    def choose(self, most: int) -> int:
+        """The number of threads to take where there are `most`."""
+        trials = self._seconds.setdefault(most, {count: [] for count in (1, round(most**0.5), most)})
+        best = 1
+        for count, seconds in trials.items():  # from few to many
             behind = seconds and min(seconds) > FAR_BEHIND * min(trials[best])
             if len(seconds) < N_TRIALS and not behind:
-                return option
+                return count
             if min(seconds) < GAIN * min(trials[best]):
-                best = option
+                best = count
         return best
 
-    def _note(self, most: int, option: tuple[int, int], seconds: float) -> None:
-        known = self._seconds[most][option]
+    def _note(self, most: int, count: int, seconds: float) -> None:
+        known = self._seconds[most][count]
         if len(known) < N_TRIALS:
             known.append(seconds)
-        elif option[0] > 1 and seconds > FAR_BEHIND * min(known):
+        elif count > 1 and seconds > FAR_BEHIND * min(known):
             del self._seconds[most]
 
 
