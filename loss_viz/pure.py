@@ -61,19 +61,14 @@ class PureLoss:
         return functional_call(self._module, self._name(weights, buffers, "model."), (), tie_weights=False)
 
     def one_by_one(self, weights: Tensor, buffers: Tensor) -> Tensor:
-        """Losses at weight vectors `(n, n_params)` that are not evaluated together."""
+        """Losses at weight vectors `(n, n_params)` that are not evaluated together; the copy is left at the last."""
         if self._buffers:
             return torch.stack([self.at(*row) for row in zip(weights, buffers, strict=True)])
-        own = [parameter.data for parameter in self.parameters.values()]
         losses = []
-        try:  # to set them is quicker than to call with others in their place
-            for row in weights:
-                for parameter, part in zip(self.parameters.values(), self.layout.split(row).values(), strict=True):
-                    parameter.data = part.to(parameter.dtype)
-                losses.append(self._module())
-        finally:
-            for parameter, data in zip(self.parameters.values(), own, strict=True):
-                parameter.data = data
+        for row in weights:  # to write them into the copy is quicker than to call it with others in their place
+            for parameter, part in zip(self.parameters.values(), self.layout.split(row).values(), strict=True):
+                parameter.data.copy_(part)
+            losses.append(self._module())
         return torch.stack(losses)
 
     def differentiate(self, weights: Tensor, buffers: Tensor) -> Tensor:
