@@ -64,10 +64,12 @@ class PureLoss:
         """Losses at weight vectors `(n, n_params)` that are not evaluated together; the copy is left at the last."""
         if self._buffers:
             return torch.stack([self.at(*row) for row in zip(weights, buffers, strict=True)])
+        own = [parameter.data for parameter in self.parameters.values()]
+        shapes = [(len(weights), *entry.shape) for entry in self.layout.entries]
+        parts = [part.reshape(to) for part, to in zip(weights.split(self.layout.sizes, dim=1), shapes, strict=True)]
         losses = []
-        for row in weights:  # to write them into the copy is quicker than to call it with others in their place
-            for parameter, part in zip(self.parameters.values(), self.layout.split(row).values(), strict=True):
-                parameter.data.copy_(part)
+        for row in zip(*parts, strict=True):  # to write them into the copy is quicker than to call it with others
+            torch._foreach_copy_(own, list(row))
             losses.append(self._module())
         return torch.stack(losses)
 
