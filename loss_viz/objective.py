@@ -64,7 +64,7 @@ class Objective:
         self.model = model = unwrap_model(model)
         self.loss_fn = loss_fn
         self._pure = PureLoss(model, loss_fn, device)
-        self._idle = [self._pure]
+        self._idle, self._returned = [self._pure], threading.Condition()
         self.layout, self.buffer_layout = self._pure.layout, self._pure.buffer_layout
         self.n_params = self.layout.n
         self._device = next(iter(self._pure.parameters.values())).device
@@ -171,8 +171,11 @@ class Objective:
             return pure.at(weights, buffers)
 
     def _evaluate_batch(self, weights: Tensor, buffers: Tensor) -> Tensor:
-        with plain_attention() if self._attends else nullcontext(), UnitsFirst() if self._narrow else nullcontext():
-            return vmap(self._loss_at, randomness="same")(weights, buffers)
+        with ExitStack() as stack:
+            stack.enter_context(plain_attention() if self._attends else nullcontext())
+            stack.enter_context(UnitsFirst() if self._narrow else nullcontext())
+            pure = stack.enter_context(self._borrow())
+            return vmap(pure.at, randomness="same")(weights, buffers)
 
     def _evaluate_singly(self, weights: Tensor, buffers: Tensor) -> Tensor:
         with self._borrow() as pure:
@@ -180,15 +183,21 @@ class Objective:
 
     @contextmanager
     def _borrow(self) -> Iterator[PureLoss]:
-        """A private copy that no other thread is using."""
-        try:
+        """A private copy that no other thread is using; a thread that has to wait for one leaves another behind."""
+        with self._returned:
+            waited = not self._idle
+            while not self._idle:
+                self._returned.wait()
             pure = self._idle.pop()
-        except IndexError:
-            pure = self._pure.clone()
+            if waited:
+                self._idle.append(pure.clone())
+                self._returned.notify()
         try:
             yield pure
         finally:
-            self._idle.append(pure)
+            with self._returned:
+                self._idle.append(pure)
+                self._returned.notify()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What another process needs to make it again; it does so once, and not for every task."""
