@@ -172,7 +172,9 @@ class Sweep:
         self.announce(int(OVERHEAD * len(checks)), bar)
         filled = estimate.fill(bar)
         points = self.points[checks]
-        filled.believe(planes, points, self._look_up(checks, planes, bar) - filled.at(planes, points))
+        # Narrow kernels hear of each plane itself; of wide ones many planes may be off alike, unseen behind the first.
+        n_alike = {} if kernel.growth else {"n_alike": 2 * len(self.planes)}
+        filled.believe(planes, points, self._look_up(checks, planes, bar) - filled.at(planes, points), **n_alike)
         return estimate, n_evaluations
 
     def _plan(

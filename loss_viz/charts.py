@@ -123,28 +123,38 @@ class Filled:
 
     def interpolate(self, x: Float[np.ndarray, " n_x"], y: Float[np.ndarray, " n_y"]) -> Float[np.ndarray, "n_y n_x _"]:
         """The losses of all planes at the points of a grid."""
-        along_x, along_y = (_weigh(self._measure(at, axis), ORDER) for axis, at in enumerate((x, y)))
+        along_x, along_y = (self._weigh(at, axis) for axis, at in enumerate((x, y)))
         rows = np.einsum("tab,ib->ait", self._losses, along_x, optimize=True)
         return np.tensordot(along_y, rows, axes=1)
 
     def at(self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
         """The losses of planes `index[i]` at `points[i]`."""
-        x, y = (_weigh(self._measure(points[:, axis], axis), ORDER) for axis in range(2))
+        x, y = (self._weigh(points[:, axis], axis) for axis in range(2))
         return np.einsum("na,nab,nb->n", y, self._losses[index], x, optimize=True)
 
     def believe(
-        self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"], gaps: Float[np.ndarray, " n"]
+        self,
+        index: Int[np.ndarray, " n"],
+        points: Float[np.ndarray, "n 2"],
+        gaps: Float[np.ndarray, " n"],
+        n_alike: int = REACH,
     ) -> None:
-        """Take in what was seen: planes `index[i]` are off by `gaps[i]` at `points[i]`, and so perhaps nearby."""
+        """Take in what was seen: planes `index[i]` are off by `gaps[i]` at `points[i]`, and so perhaps nearby.
+
+        Args:
+            index: planes.
+            points: where.
+            gaps: by how much.
+            n_alike: so many planes around one may be off with it.
+        """
         seen = np.zeros_like(self.errors)
         x, y = (self.chart.locate(points[:, axis], axis) for axis in range(2))
         np.maximum.at(seen, (index, y, x), magnitude(gaps))
-        np.maximum(self.errors, maximum_filter(seen, REACH), out=self.errors)
+        np.maximum(self.errors, maximum_filter(seen, (n_alike, REACH, REACH)), out=self.errors)
 
-    def _measure(self, points: Float[np.ndarray, " n"], axis: int) -> Float[np.ndarray, " n"]:
-        """Coordinates in cells of the lattice."""
+    def _weigh(self, points: Float[np.ndarray, " n"], axis: int) -> Float[np.ndarray, "n n_nodes"]:
         nodes = self.chart.axes[axis]
-        return (points - nodes[0]) / (nodes[1] - nodes[0])
+        return _weigh((points - nodes[0]) / (nodes[1] - nodes[0]), self.chart.locate(points, axis), ORDER)
 
 
 def magnitude(losses: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -156,9 +166,9 @@ def _apply(weights: Float[np.ndarray, "n m"], losses: Float[np.ndarray, "n_plane
     return weights @ losses @ weights.T
 
 
-def _weigh(at: Float[np.ndarray, " n"], order: int) -> Float[np.ndarray, "n n_nodes"]:
+def _weigh(at: Float[np.ndarray, " n"], cells: Int[np.ndarray, " n"], order: int) -> Float[np.ndarray, "n n_nodes"]:
     """Lagrange's weights of all nodes at each place, in cells from the first: zero but for the `order` around it."""
-    first = np.clip(np.floor(at).astype(int) - (order // 2 - 1), 0, N_NODES - order)
+    first = np.clip(cells - (order // 2 - 1), 0, N_NODES - order)
     nodes = first[:, None] + np.arange(order)
     weights = np.zeros((len(at), N_NODES))
     for k in range(order):
@@ -168,5 +178,6 @@ def _weigh(at: Float[np.ndarray, " n"], order: int) -> Float[np.ndarray, "n n_no
 
 
 _MIDDLES = np.arange(2 * N_NODES - 1) / 2
-_DIFFERENCES = _weigh(_MIDDLES, ORDER), _weigh(_MIDDLES, LOWER_ORDER)
-_STENCILS = (_weigh(np.arange(N_NODES - 1) + 0.5, ORDER) != 0).astype(np.float32)  # which nodes each cell needs
+_CELLS = np.arange(N_NODES - 1)
+_DIFFERENCES = tuple(_weigh(_MIDDLES, _MIDDLES.astype(int), order) for order in (ORDER, LOWER_ORDER))
+_STENCILS = (_weigh(_CELLS + 0.5, _CELLS, ORDER) != 0).astype(np.float32)  # which nodes each cell needs

@@ -1,11 +1,13 @@
 """Losses of planes at points of the picture: lifted to weights a bounded number at a time, here or on other workers.
 
-Where `joblib.parallel_config` names a backend the work is spread over it: threads and processes here, and with Dask or
-Ray whatever machines they reach. A task carries the loss and the planes that it is about.
+Where `joblib.parallel_config` names a backend the work is spread over it: threads and processes here, and with Dask
+whatever machines it reaches. A task carries the loss and the planes that it is about.
 """
 
 import warnings
 from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -61,7 +63,7 @@ def _evaluate_afar(
     n_done = 0
     try:
         tasks = (delayed(_carry_out)(objective, *planes.take(index[part]), points[part]) for part in parts)
-        for losses in Parallel(return_as="generator")(tasks):
+        for losses in _hand_out(tasks, n_workers):
             yield losses
             n_done += 1
         return
@@ -74,6 +76,17 @@ def _evaluate_afar(
         )
     rest = slice(parts[n_done].start, None)  # an error of the user's own comes again, where it can be looked at
     yield from _evaluate_here(objective, planes, index[rest], points[rest])
+
+
+def _hand_out(tasks: Iterator[Any], n_workers: int) -> Iterator[Losses]:
+    """Results in their order, as they come; where the backend cannot hand them on singly, one for each worker."""
+    try:
+        parallel = Parallel(return_as="generator")
+    except ValueError:
+        while wave := list(islice(tasks, n_workers)):
+            yield from Parallel()(wave)
+    else:
+        yield from parallel(tasks)
 
 
 def _carry_out(objective: Objective, planes: Planes, index: Index, points: Points) -> Losses:

@@ -56,11 +56,13 @@ class Pace:
         return best
 
     def _note(self, most: int, count: int, seconds: float) -> None:
-        known = self._seconds[most][count]
+        known = self._seconds.get(most, {}).get(count)
+        if known is None:  # another thread has put all to the test anew
+            return
         if len(known) < N_TRIALS:
             known.append(seconds)
         elif count > 1 and seconds > FAR_BEHIND * min(known):
-            del self._seconds[most]
+            self._seconds.pop(most, None)
 
 
 @contextmanager

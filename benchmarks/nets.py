@@ -1,0 +1,140 @@
+"""The networks that are measured, each trained a little, with its data, its loss and the run through its weights."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional
+
+import loss_viz as lv
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    """A trained network and all that a rival needs to evaluate the same loss.
+
+    Attributes:
+        name: what the tables call it.
+        run: the run that trained it; its objective is on the device.
+        x: inputs, on the device.
+        y: targets, on the device.
+        criterion: the loss of outputs and targets, a mean over the data.
+        side: a plane of side x side points is what is evaluated in one call, about a quarter of a second one by one.
+    """
+
+    name: str
+    run: lv.Run
+    x: Tensor
+    y: Tensor
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    side: int
+
+    def loss(self, model: nn.Module) -> Tensor:
+        """The loss of a model on all the data."""
+        return self.criterion(model(self.x), self.y)
+
+    def at(self, weights: np.ndarray) -> nn.Module:
+        """A copy of the network, in evaluation mode as loss_viz evaluates it, with other weights."""
+        model = copy.deepcopy(self.run.model).eval()
+        for parameter, part in zip(model.parameters(), self.split(weights), strict=True):
+            parameter.data.copy_(part)
+        return model
+
+    def split(self, vector: np.ndarray) -> list[Tensor]:
+        """A flat vector in the shapes of the parameters, on the device."""
+        parameters = list(self.run.model.parameters())
+        flat = torch.tensor(vector, dtype=parameters[0].dtype, device=self.x.device)
+        parts = flat.split([parameter.numel() for parameter in parameters])
+        return [part.reshape(like.shape) for part, like in zip(parts, parameters, strict=True)]
+
+    def scatter(self, n: int, spread: float = 0.1) -> np.ndarray:
+        """Weight vectors `(n, n_params)` around the trained one."""
+        final = self.run.weights[-1]
+        noise = np.random.default_rng(0).standard_normal((n, len(final))).astype(final.dtype)
+        return final + spread * np.sqrt(np.square(final).mean()) * noise
+
+
+class Encoder(nn.Module):
+    """A transformer encoder of one layer that reads an image row by row."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, width)
+        self.place = nn.Parameter(torch.randn(8, width) / 10)
+        self.layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Ten logits an image, from rows `(n_images, 8, 8)`."""
+        return self.head(self.layer(self.embed(x) + self.place).mean(dim=1))
+
+
+def build_cnn() -> nn.Module:
+    """Two convolutions and a linear layer."""
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
+
+
+def place(
+    name: str,
+    run: lv.Run,
+    x: Tensor,
+    y: Tensor,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    side: int,
+    device: torch.device,
+) -> Net:
+    """The net of a run, with model, data and objective on the device."""
+    x, y = x.to(device), y.to(device)
+    model = copy.deepcopy(run.model).to(device).eval()
+    objective = lv.Objective(model, lambda m: criterion(m(x), y))
+    return Net(name, replace(run, objective=objective), x, y, criterion, side)
+
+
+def place_task(name: str, run: lv.Run, side: int, device: torch.device) -> Net:
+    """The same for a run of `lv.train`."""
+    task = run.task
+    if task is None:
+        raise ValueError("`run` must come from lv.train, this one has no task.")
+    return place(name, run, task.x, task.y, functional.mse_loss, side, device)
+
+
+def build_mlps(device: torch.device) -> list[Net]:
+    """1-8-1 as `lv.train` makes it, 1-64-1, and 1-64-64-1 on 256 points."""
+    small = lv.train("x^3", progress=False)
+    wide = lv.train("x^3", width=64, lr=1e-3, steps=500, progress=False)
+    deep = lv.train("sin(3x)", width=64, depth=2, n_points=256, lr=1e-3, steps=500, progress=False)
+    return [
+        place_task("1-8-1", small, 64, device),
+        place_task("1-64-1", wide, 40, device),
+        place_task("1-64-64-1", deep, 32, device),
+    ]
+
+
+def train_digits(name: str, build: Callable[[], nn.Module], n_images: int, *, flat: bool, side: int) -> Net:
+    """A hundred updates on some of scikit-learn's digits, on the CPU."""
+    images, labels = load_digits(return_X_y=True)
+    x = torch.tensor(images[:n_images], dtype=torch.float32) / 16
+    x = x.reshape(-1, 8, 8) if flat else x.reshape(-1, 1, 8, 8)
+    y = torch.tensor(labels[:n_images])
+    torch.manual_seed(0)
+    model = build()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with lv.Recorder(model, lambda m: functional.cross_entropy(m(x), y)).attach(optimizer) as recorder:
+        for _ in range(100):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    return Net(name, recorder.run(progress=False), x, y, functional.cross_entropy, side)
+
+
+def build_digits(device: torch.device) -> list[Net]:
+    """A small CNN on 256 images and a small transformer encoder on 128."""
+    nets = [
+        train_digits("digits CNN", build_cnn, 256, flat=False, side=16),
+        train_digits("digits transformer", Encoder, 128, flat=True, side=10),
+    ]
+    return [place(net.name, net.run, net.x, net.y, net.criterion, net.side, device) for net in nets]

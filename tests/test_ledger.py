@@ -1,0 +1,184 @@
+"""Losses by number: what goes in comes out again, from memory and from a file that a crash has cut short."""
+
+import numpy as np
+import pytest
+
+from loss_viz import ledger as room
+from loss_viz.ledger import RECORD, Ledger
+
+
+class Stop(Exception):
+    pass
+
+
+def cut(values, rng):
+    """The same values in parts of random lengths, some of them empty."""
+    places = np.sort(rng.integers(0, len(values) + 1, size=rng.integers(0, 5)))
+    return np.split(values, places)
+
+
+def draw_new(kept, rng, n_most=30):
+    """Numbers that are not kept yet, in random order, with a loss each."""
+    drawn = rng.permutation(np.unique(rng.integers(0, 400, size=rng.integers(0, n_most))))
+    new = np.array([key for key in drawn.tolist() if key not in kept], dtype=np.int64)
+    losses = rng.normal(size=len(new))
+    losses[rng.random(len(new)) < 0.1] = rng.choice([np.nan, np.inf, -np.inf, -0.0, 5e-324])
+    return new, losses
+
+
+def require_same(ledger, kept, rng):
+    asked = rng.permutation(420)
+    expected = np.array([key in kept for key in asked.tolist()])
+    assert len(ledger) == len(kept)
+    np.testing.assert_array_equal(ledger.known(asked), expected)
+    np.testing.assert_array_equal(ledger.missing(asked), asked[~expected])
+    there = asked[expected]
+    np.testing.assert_array_equal(ledger.read(there), [kept[key] for key in there.tolist()])
+    twice = np.repeat(there[:3], 2)
+    np.testing.assert_array_equal(ledger.read(twice), [kept[key] for key in twice.tolist()])
+
+
+@pytest.fixture(params=["memory", "file"])
+def path(request, tmp_path):
+    return tmp_path / "some.losses" if request.param == "file" else None
+
+
+def test_a_ledger_is_a_dictionary(path):
+    rng = np.random.default_rng(0)
+    ledger, kept = Ledger(path), {}
+    require_same(ledger, kept, rng)
+    for _ in range(30):
+        keys, losses = draw_new(kept, rng)
+        ledger.record(keys, cut(losses, rng))
+        kept.update(zip(keys.tolist(), losses.tolist(), strict=True))
+        require_same(ledger, kept, rng)
+    assert len(kept) > 200
+    if path is not None:
+        require_same(Ledger(path), kept, rng)
+        assert path.stat().st_size == len(kept) * RECORD.itemsize
+
+
+def test_what_came_before_an_error_is_kept(path):
+    rng = np.random.default_rng(1)
+    ledger, kept = Ledger(path), {}
+    for error in (Stop, KeyboardInterrupt, ValueError):
+        keys, losses = draw_new(kept, rng, n_most=60)
+        done = len(losses) // 2
+
+        def parts(losses=losses, done=done, error=error):
+            yield from cut(losses[:done], rng)
+            raise error
+
+        with pytest.raises(error):
+            ledger.record(keys, parts())
+        assert done > 0
+        kept.update(zip(keys[:done].tolist(), losses[:done].tolist(), strict=True))
+        require_same(ledger, kept, rng)
+        rest = ledger.missing(keys)
+        np.testing.assert_array_equal(rest, keys[done:])
+        ledger.record(rest, [losses[done:]])
+        kept.update(zip(keys.tolist(), losses.tolist(), strict=True))
+        require_same(ledger, kept, rng)
+    if path is not None:
+        require_same(Ledger(path), kept, rng)
+
+
+def test_nothing_recorded_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "some.losses"
+    Ledger(path).record(np.empty(0, dtype=np.int64), [])
+    Ledger(path).record(np.empty(0, dtype=np.int64), [np.empty(0)])
+    assert not path.exists()
+    path.touch()
+    assert len(Ledger(path)) == 0
+
+
+def fill_file(path, n, seed=2):
+    rng = np.random.default_rng(seed)
+    keys, losses = rng.permutation(400)[:n], rng.normal(size=n)
+    Ledger(path).record(keys, [losses])
+    return keys, losses
+
+
+def test_another_ledger_reads_the_same_file(tmp_path):
+    path = tmp_path / "some.losses"
+    keys, losses = fill_file(path, 50)
+    second = Ledger(path)
+    np.testing.assert_array_equal(second.read(keys), losses)
+    second.record(np.array([500, 401]), [np.array([5.0]), np.array([4.0])])
+    third = Ledger(path)
+    assert len(third) == 52
+    np.testing.assert_array_equal(third.read(np.append(keys, [401, 500])), np.append(losses, [4.0, 5.0]))
+
+
+@pytest.mark.parametrize("n_bytes", range(RECORD.itemsize))
+def test_a_torn_record_is_cut_off_and_written_again(tmp_path, n_bytes):
+    path = tmp_path / "some.losses"
+    keys, losses = fill_file(path, 9)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: 8 * RECORD.itemsize + n_bytes])
+    ledger = Ledger(path)
+    assert path.read_bytes() == whole[: 8 * RECORD.itemsize]
+    np.testing.assert_array_equal(ledger.missing(keys), keys[8:])
+    np.testing.assert_array_equal(ledger.read(keys[:8]), losses[:8])
+    ledger.record(keys[8:], [losses[8:]])
+    assert path.read_bytes() == whole
+    np.testing.assert_array_equal(Ledger(path).read(keys), losses)
+
+
+@pytest.mark.parametrize("n_zeros", [1, RECORD.itemsize, 4096])
+def test_zeros_that_a_crash_left_behind_are_no_losses(tmp_path, n_zeros):
+    path = tmp_path / "some.losses"
+    keys, _ = fill_file(path, 9)
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(n_zeros))
+    ledger = Ledger(path)
+    assert len(ledger) == len(keys)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("bit", range(0, 8 * RECORD.itemsize, 7))
+def test_a_record_with_a_flipped_bit_is_none(tmp_path, bit):
+    path = tmp_path / "some.losses"
+    keys, losses = fill_file(path, 9)
+    whole = bytearray(path.read_bytes())
+    whole[6 * RECORD.itemsize + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(whole)
+    ledger = Ledger(path)
+    np.testing.assert_array_equal(ledger.missing(keys), keys[6:])
+    ledger.record(keys[6:], [losses[6:]])
+    np.testing.assert_array_equal(Ledger(path).read(keys), losses)
+
+
+def test_numbers_that_two_ledgers_wrote_to_one_file_are_harmless(tmp_path):
+    path = tmp_path / "some.losses"
+    first, second = Ledger(path), Ledger(path)
+    first.record(np.array([3, 1, 7]), [np.array([0.3, 0.1, 0.7])])
+    second.record(np.array([7, 1, 5]), [np.array([0.7, 0.1, 0.5])])
+    first.record(np.array([5, 2]), [np.array([0.5, 0.2])])
+    assert path.stat().st_size == 8 * RECORD.itemsize
+    both = Ledger(path)
+    assert len(both) == 5
+    np.testing.assert_array_equal(both.read(np.array([1, 2, 3, 5, 7])), [0.1, 0.2, 0.3, 0.5, 0.7])
+    both.record(np.array([4]), [np.array([0.4])])
+    np.testing.assert_array_equal(Ledger(path).read(np.array([3, 4, 5])), [0.3, 0.4, 0.5])
+
+
+def test_the_file_grows_while_the_work_goes_on(tmp_path, monkeypatch):
+    """A process that is killed leaves all but the last half second."""
+    now = 0.0
+    monkeypatch.setattr(room.time, "monotonic", lambda: now)
+    path = tmp_path / "some.losses"
+    ledger, seen = Ledger(path), []
+
+    def parts():
+        nonlocal now
+        for i in range(20):
+            seen.append(len(Ledger(path)))
+            now += 0.2
+            yield np.array([0.1 * i, 0.1 * i + 0.05])
+
+    ledger.record(np.arange(40), parts())
+    assert max(2 * i - n for i, n in enumerate(seen)) == 2 * 2
+    assert len(set(seen)) == 1 + 19 // 3
+    assert path.stat().st_size == 40 * RECORD.itemsize
+    np.testing.assert_allclose(Ledger(path).read(np.arange(40)), np.arange(40) * 0.05)
