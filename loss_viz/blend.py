@@ -172,9 +172,7 @@ class Sweep:
         self.announce(int(OVERHEAD * len(checks)), bar)
         filled = estimate.fill(bar)
         points = self.points[checks]
-        # Narrow kernels hear of each plane itself; of wide ones many planes may be off alike, unseen behind the first.
-        n_alike = {} if kernel.growth else {"n_alike": 2 * len(self.planes)}
-        filled.believe(planes, points, self._look_up(checks, planes, bar) - filled.at(planes, points), **n_alike)
+        filled.believe(planes, points, self._look_up(checks, planes, bar) - filled.at(planes, points))
         return estimate, n_evaluations
 
     def _plan(
@@ -233,7 +231,11 @@ class Sweep:
             self._announced -= len(new)
             place, plane = np.divmod(new, len(self.planes))
             parts = evaluate_planes(self.objective, self.planes, plane, self.points[place], bar)
-            self.ledger.record(new, parts)
+            try:
+                self.ledger.record(new, parts)
+            except BaseException:
+                self._announced = 0  # another bar is told of what is left
+                raise
         return self.ledger.read(keys)
 
 

@@ -22,7 +22,7 @@ from .planes import Planes
 N_NODES = 13  # along each axis: with 9 or 11 as much is evaluated in the end, and with 9 it is off by up to 2 %
 N_COARSE = 5  # of them: where every plane is looked at
 ORDER, LOWER_ORDER = 6, 4  # nodes to a polynomial
-REACH = 3  # cells, planes along the run: how far an error that was seen counts
+REACH = 3  # cells: how far an error that was seen counts
 BOUND_FACTOR = 2.0
 MAX_LOSS = 1e300  # stands for inf where terms are bounded, so that a weight of zero times it is zero
 LARGEST = 1e100  # losses of which differences can still be formed
@@ -133,24 +133,16 @@ class Filled:
         return np.einsum("na,nab,nb->n", y, self._losses[index], x, optimize=True)
 
     def believe(
-        self,
-        index: Int[np.ndarray, " n"],
-        points: Float[np.ndarray, "n 2"],
-        gaps: Float[np.ndarray, " n"],
-        n_alike: int = REACH,
+        self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"], gaps: Float[np.ndarray, " n"]
     ) -> None:
-        """Take in what was seen: planes `index[i]` are off by `gaps[i]` at `points[i]`, and so perhaps nearby.
+        """Take in what was seen: planes `index[i]` are off by `gaps[i]` at `points[i]`, and so perhaps all nearby.
 
-        Args:
-            index: planes.
-            points: where.
-            gaps: by how much.
-            n_alike: so many planes around one may be off with it.
+        Only the plane that counts most was looked at there; many that count less may be off alike.
         """
         seen = np.zeros_like(self.errors)
         x, y = (self.chart.locate(points[:, axis], axis) for axis in range(2))
         np.maximum.at(seen, (index, y, x), magnitude(gaps))
-        np.maximum(self.errors, maximum_filter(seen, (n_alike, REACH, REACH)), out=self.errors)
+        np.maximum(self.errors, maximum_filter(seen.max(axis=0), REACH), out=self.errors)
 
     def _weigh(self, points: Float[np.ndarray, " n"], axis: int) -> Float[np.ndarray, "n n_nodes"]:
         nodes = self.chart.axes[axis]
@@ -159,7 +151,7 @@ class Filled:
 
 def magnitude(losses: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Their size; that of what is not finite is as large as a bound can be."""
-    return np.nan_to_num(np.abs(losses), nan=MAX_LOSS, posinf=MAX_LOSS)
+    return np.fmin(np.nan_to_num(np.abs(losses), nan=MAX_LOSS, posinf=MAX_LOSS), MAX_LOSS)
 
 
 def _apply(weights: Float[np.ndarray, "n m"], losses: Float[np.ndarray, "n_planes m m"]) -> np.ndarray:
