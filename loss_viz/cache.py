@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ class Cache:
         for run in bundle.runs:
             for rows in (run.weights, run.buffers):
                 if rows is not None:
-                    _digest_rows(rows, digest)
+                    _digest_rows(rows, digest.update)
         started = time.perf_counter()
         losses = _probe(bundle)
         self.seconds = (time.perf_counter() - started) / len(losses)
@@ -76,19 +77,19 @@ def _require_folder(folder: Path) -> None:
         raise ValueError(f"`cache` must be a folder to keep losses in, got {str(folder)!r}: {reason}. Choose another.")
 
 
-def _digest_rows(rows: Rows, digest: "hashlib._Hash") -> None:
+def _digest_rows(rows: Rows, feed: Callable[[bytes], object]) -> None:
     """Numbers in memory count by their values; files by name, size and time, for to read them takes minutes."""
-    digest.update(repr((rows.shape, str(rows.dtype))).encode())
+    feed(repr((rows.shape, str(rows.dtype))).encode())
     if isinstance(rows, Checkpoints):
         for path in rows.paths:
             status = path.stat()
-            digest.update(repr((path.name, status.st_size, status.st_mtime_ns)).encode())
+            feed(repr((path.name, status.st_size, status.st_mtime_ns)).encode())
     elif isinstance(rows, Stack):
         for part in rows.parts:
-            _digest_rows(part, digest)
+            _digest_rows(part, feed)
     else:
         for start in range(0, len(rows), 1024):
-            digest.update(np.ascontiguousarray(rows[start : start + 1024]).tobytes())
+            feed(np.ascontiguousarray(rows[start : start + 1024]).tobytes())
 
 
 def _probe(bundle: Bundle) -> Float[np.ndarray, " n"]:
