@@ -1,0 +1,564 @@
+import builtins
+import json
+import re
+from dataclasses import replace
+
+import imageio_ffmpeg
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.interpolate import LinearNDInterpolator
+
+import loss_viz as lv
+from loss_viz.drawing import BALL_COLOR, BOX, PATH_COLOR, camera, pick_colors
+from loss_viz.paper import STEPS, Paper, mark_losses, place_ticks
+from loss_viz.scales import BALL_RADIUS, LINE_LIFT, fit_scale
+from loss_viz.scene import Scene, read_color
+
+SIZE = 400, 300
+WHITE = (255, 255, 255)
+
+
+@pytest.fixture(scope="module")
+def land(run):
+    return lv.landscape(run, resolution=(13, 9), progress=False)
+
+
+@pytest.fixture(scope="module")
+def race():
+    runs = lv.compare("x^3", ["adam", "sgd"], steps=80, progress=False)
+    return lv.landscape(runs, resolution=(9, 7), progress=False)
+
+
+class Pinhole:
+    """Where an eye sees points of the box, up to size and place of the picture, how far they are, what hides them."""
+
+    def __init__(self, land, *, log=False, turn=0.0):
+        self.land, self.scale = land, fit_scale([land.loss, land.path_loss], log=log)
+        eye = np.array(list(camera(land, self.scale, distance=1.0)["eye"].values()))
+        cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+        self.eye = np.array([cos * eye[0] - sin * eye[1], sin * eye[0] + cos * eye[1], eye[2]])
+        self.paper = Paper(land, self.scale, size=SIZE, turns=[turn])
+        self.paper.turn(turn)
+        x, y = np.meshgrid(land.x, land.y)
+        corners = self.put_in_box(np.column_stack([x.ravel(), y.ravel(), land.loss.ravel()]))
+        self.surface = LinearNDInterpolator(corners[:, :2], corners[:, 2])
+
+    def put_in_box(self, points):
+        """Points (x, y, loss) in a box of the size that Plotly gives it, with its middle at 0."""
+        drawn = np.column_stack([points[:, :2], self.scale.draw(points[:, 2])])
+        room = BALL_RADIUS * (self.scale.high - self.scale.low)
+        low = np.array([self.land.x[0], self.land.y[0], self.scale.low - room])
+        high = np.array([self.land.x[-1], self.land.y[-1], self.scale.high + 2 * room])
+        return ((drawn - low) / (high - low) - 0.5) * list(BOX.values())
+
+    def see(self, points):
+        """Places to the right and down, and distances, along the line to the middle of the box."""
+        ahead = -self.eye / np.linalg.norm(self.eye)
+        right = np.cross(ahead, [0, 0, 1])
+        right /= np.linalg.norm(right)
+        from_eye = self.put_in_box(points) - self.eye
+        distance = from_eye @ ahead
+        down = -np.cross(right, ahead)
+        return np.column_stack([from_eye @ right, from_eye @ down]) / distance[:, None], distance
+
+    def hides(self, point, margin=0.03):
+        """Whether the surface stands between the eye and a point, not counting what is as near to it as `margin`."""
+        place = self.put_in_box(point[None])[0]
+        way = self.eye - place
+        along = np.linspace(margin / np.linalg.norm(way), 1, 400)[:, None] * way + place
+        with np.errstate(invalid="ignore"):
+            return bool((self.surface(along[:, :2]) > along[:, 2]).any())
+
+    def find(self, points):
+        """Pixels, by the paper itself."""
+        drawn = np.column_stack([points[:, :2], self.scale.draw(points[:, 2])])
+        return self.paper.project(drawn)
+
+
+def lies_at(land, scale, row, lift=0.0):
+    return np.append(land.path[row], scale.lift(land.path_loss[row : row + 1], lift))
+
+
+@pytest.mark.parametrize("turn", [0.0, 37.0, -120.0])
+@pytest.mark.parametrize("log", [False, True])
+def test_points_appear_where_the_eye_of_the_interactive_figure_sees_them(land, turn, log):
+    view = Pinhole(land, log=log, turn=turn)
+    rng = np.random.default_rng(0)
+    points = rng.uniform([land.x[0], land.y[0], land.loss.min()], [land.x[-1], land.y[-1], land.loss.max()], (40, 3))
+    seen, distance = view.see(points)
+    found = view.find(points)
+    size = np.ptp(found[:, 0]) / np.ptp(seen[:, 0])
+    np.testing.assert_allclose(found[:, :2] - found[0, :2], size * (seen - seen[0]), atol=0.05)
+    assert np.array_equal(np.argsort(found[:, 2]), np.argsort(distance))
+
+
+@pytest.mark.parametrize("size", [(800, 600), (400, 300), (300, 700), (1200, 400)])
+@pytest.mark.parametrize("turns", [[0.0], [0.0, 45.0, 90.0, 135.0]])
+def test_the_whole_box_is_on_the_paper_below_the_title(land, size, turns):
+    scale = fit_scale([land.loss, land.path_loss], log=False)
+    paper = Paper(land, scale, size=size, turns=turns)
+    corners = np.stack(np.meshgrid(land.x[[0, -1]], land.y[[0, -1]], [scale.low, scale.high]), axis=-1).reshape(-1, 3)
+    for turn in turns:
+        paper.turn(turn)
+        places = paper.project(corners)[:, :2]
+        assert (places > [0, 60 * paper.zoom]).all()
+        assert (places < np.array(size) - [80 * paper.zoom, 0]).all()
+    assert paper.draw().size == size
+
+
+def read_pixels(image, place, reach=1):
+    """The pixels around a place, as rows of red, green and blue."""
+    column, row = np.floor(place).astype(int)
+    pixels = np.asarray(image.convert("RGB")).astype(float)
+    return pixels[row - reach : row + reach + 1, column - reach : column + reach + 1].reshape(-1, 3)
+
+
+def has_hue_of(pixel, color, atol=0.12):
+    """Whether a pixel is a colour in more or less light."""
+    wanted = read_color(color) / np.linalg.norm(read_color(color))
+    return np.abs(pixel / np.linalg.norm(pixel) - wanted).max() < atol
+
+
+@pytest.mark.parametrize("turn", [0.0, 60.0, 180.0])
+def test_the_ball_is_at_the_true_loss_in_every_still_where_nothing_hides_it(land, turn):
+    scene = Scene(land, size=SIZE, turns=(turn,))
+    view = Pinhole(land, turn=turn)
+    n_seen = n_hidden = 0
+    for row in range(0, 61, 4):
+        still = scene.shoot(int(land.run.step[row]), turn)
+        middle = lies_at(land, view.scale, row, lift=BALL_RADIUS)
+        place = view.find(middle[None])[0, :2]
+        orange = [has_hue_of(pixel, BALL_COLOR) for pixel in read_pixels(still, place)]
+        if view.hides(middle, margin=0.15):
+            n_hidden += 1
+            assert not any(orange)
+        elif not view.hides(middle, margin=0.0):
+            n_seen += 1
+            assert np.mean(orange) > 0.6
+    assert n_seen >= 6 if turn < 180 else n_hidden >= 2
+
+
+@pytest.mark.parametrize("turn", [0.0, 180.0])
+def test_the_line_is_seen_where_it_is_and_not_through_the_surface(run, turn):
+    land = lv.landscape(run, resolution=(41, 31), progress=False)
+    view = Pinhole(land, turn=turn)
+    still = Scene(land, size=SIZE, turns=(turn,)).shoot(60, turn)
+    points = np.array([lies_at(land, view.scale, row, LINE_LIFT) for row in range(61)])
+    places = view.find(points)[:, :2]
+    in_view = np.array([not view.hides(point) for point in points])
+    hidden = np.array([view.hides(point, margin=0.1) for point in points])
+    apart = np.linalg.norm(places[:, None] - places, axis=2)
+    ball = np.linalg.norm(places - view.find(lies_at(land, view.scale, 60, BALL_RADIUS)[None])[0, :2], axis=1) < 12
+    red = [any(has_hue_of(pixel, PATH_COLOR) for pixel in read_pixels(still, place)) for place in places]
+    red = np.array(red)
+    assert red[in_view & ~ball].mean() > 0.9
+    lonely = hidden & ~(apart[:, ~hidden] < 8).any(axis=1)
+    if turn:
+        assert (lonely & ~ball).sum() > 5
+        assert not red[lonely & ~ball].any()
+    else:
+        assert (in_view & ~ball).sum() > 20
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_surface_stands_at_the_heights_of_the_landscape(land, log):
+    """Seen from the front, each grid point that nothing hides is the nearest thing on its pixel, in its own colour."""
+    view = Pinhole(land, log=log)
+    scene = Scene(land, size=SIZE, log=log)
+    mesh = lv.surface_figure(land, log=log).data[0]
+    corners = np.stack([mesh.i, mesh.j, mesh.k], axis=1)
+    middles = np.column_stack([mesh.x, mesh.y, view.scale.draw(mesh.z)])[corners].mean(axis=1)
+    column, row = np.floor(2 * view.paper.project(middles)[:, :2]).astype(int).T
+    assert (scene._still.color[row, column, 3] == 255).mean() > 0.98  # those seen edgeways have no pixel
+    n_seen = 0
+    for j in range(1, len(land.y) - 1):
+        for i in range(1, len(land.x) - 1):
+            point = np.array([land.x[i], land.y[j], land.loss[j, i]])
+            place = view.find(point[None])[0]
+            column, row = np.floor(2 * place[:2]).astype(int)
+            near = scene._still.depth[row - 1 : row + 2, column - 1 : column + 2]
+            if not view.hides(point, margin=0.02) and land.support[j, i] < 0.1:  # the line is elsewhere
+                n_seen += 1
+                assert near.min() - 1e-3 < place[2] < near.max() + 1e-3
+    assert n_seen > 20
+
+
+def test_the_surface_has_the_colours_of_the_interactive_figure(land):
+    """Up to the light: its hue, point by point."""
+    view, still = Pinhole(land), Scene(land, size=SIZE).shoot(60)
+    mesh = lv.surface_figure(land).data[0]
+    alike = []
+    for vertex, color in enumerate(mesh.vertexcolor):
+        j, i = divmod(vertex, len(land.x))
+        point = np.array([mesh.x[vertex], mesh.y[vertex], mesh.z[vertex]])
+        inner = 0 < i < len(land.x) - 1 and 0 < j < len(land.y) - 1
+        if inner and not view.hides(point, margin=0.02) and land.support[j, i] < 0.1:
+            pixel = np.median(read_pixels(still, view.find(point[None])[0, :2]), axis=0)
+            alike.append(has_hue_of(pixel, color, atol=0.05))
+    assert len(alike) > 20
+    assert np.mean(alike) > 0.9
+
+
+def test_where_the_loss_is_not_finite_the_surface_is_open(land):
+    loss = land.loss.copy()
+    loss[2:5, 3:7] = np.nan
+    loss[6, 9] = np.inf
+    whole, open_ = (Scene(one, size=SIZE)._still for one in (land, replace(land, loss=loss)))
+    gone = (whole.color[..., 3] > 0) & (open_.color[..., 3] == 0)
+    assert gone.sum() > 1000
+    assert not (gone & (whole.color[..., 3] == 0)).any()
+    assert Scene(replace(land, loss=loss), size=SIZE).shoot(30).size == SIZE
+
+
+def test_support_opens_the_surface(land):
+    full, cut = ((Scene(land, size=SIZE, min_support=least)._still.color[..., 3] > 0).sum() for least in (0.0, 0.3))
+    assert 0 < cut < 0.6 * full
+
+
+def read_gif(path):
+    with Image.open(path) as film:
+        frames, durations = [], []
+        for i in range(film.n_frames):
+            film.seek(i)
+            frames.append(film.convert("RGB"))
+            durations.append(film.info["duration"])
+        return frames, durations, film.info
+
+
+def test_a_gif_holds_the_stills_one_for_each_chosen_step(land, tmp_path):
+    path = lv.export_gif(land, tmp_path / "film.gif", n_frames=9, width=400, height=300, duration=80, hold=900)
+    frames, durations, info = read_gif(path)
+    steps = [int(frame.name) for frame in lv.animate(land, n_frames=9).frames]
+    assert len(frames) == len(steps) == 9
+    assert durations == [80] * 8 + [900]
+    assert info["loop"] == 0
+    scene = Scene(land, size=SIZE)
+    for frame, step in zip(frames, steps, strict=True):
+        assert frame.size == SIZE
+        difference = np.abs(np.asarray(frame).astype(int) - np.asarray(scene.shoot(step)))
+        assert difference.mean() < 2.5
+        assert np.percentile(difference, 99.5) < 40
+        assert frame.getpixel((2, 150)) == WHITE
+
+
+def test_what_does_not_move_does_not_flicker(land, tmp_path):
+    frames, _, _ = read_gif(lv.export_gif(land, tmp_path / "film.gif", n_frames=6, width=400, height=300))
+    pixels = np.stack([np.asarray(frame) for frame in frames])
+    scene = Scene(land, size=SIZE)
+    stills = np.stack([np.asarray(scene.shoot(int(f.name))) for f in lv.animate(land, n_frames=6).frames])
+    still = (stills == stills[0]).all(axis=(0, 3))
+    assert 0.9 < still.mean() < 0.999
+    assert (pixels == pixels[0]).all(axis=(0, 3))[still].all()
+
+
+def test_the_ball_keeps_its_colour_in_a_gif(land, tmp_path):
+    frames, _, _ = read_gif(lv.export_gif(land, tmp_path / "film.gif", n_frames=12, width=400, height=300))
+    view = Pinhole(land)
+    n_seen = 0
+    for frame, told in zip(frames, lv.animate(land, n_frames=12).frames, strict=True):
+        middle = lies_at(land, view.scale, int(told.name), BALL_RADIUS)
+        if not view.hides(middle, margin=0.0):
+            n_seen += 1
+            pixels = read_pixels(frame, view.find(middle[None])[0, :2])
+            assert np.mean([has_hue_of(pixel, BALL_COLOR, atol=0.15) for pixel in pixels]) > 0.5
+    assert n_seen > 6
+
+
+def test_runs_race_in_their_own_colours(race, tmp_path):
+    frames, _, _ = read_gif(lv.export_gif(race, tmp_path / "race.gif", n_frames=7, width=400, height=300))
+    view = Pinhole(race)
+    steps = [int(frame.name) for frame in lv.animate(race, n_frames=7).frames]
+    assert len(frames) == len(steps)
+    n_seen = 0
+    for frame, step in zip(frames, steps, strict=True):
+        middles = np.array([lies_at(race, view.scale, row, BALL_RADIUS) for row in race.bundle.find_rows(step)])
+        places = view.find(middles)[:, :2]
+        if np.linalg.norm(places[0] - places[1]) > 12:  # neither ball hides the other
+            for middle, place, color in zip(middles, places, pick_colors(2), strict=True):
+                if not view.hides(middle, margin=0.0):
+                    n_seen += 1
+                    hues = [has_hue_of(pixel, color, atol=0.2) for pixel in read_pixels(frame, place)]
+                    assert np.mean(hues) > 0.5
+    assert n_seen >= 5
+
+
+def test_a_film_may_turn(land, tmp_path):
+    path = lv.export_gif(land, tmp_path / "film.gif", n_frames=4, width=400, height=300, turn=90.0)
+    frames, _, _ = read_gif(path)
+    scene = Scene(land, size=SIZE, turns=[0.0, 30.0, 60.0, 90.0])
+    for i, (frame, told) in enumerate(zip(frames, lv.animate(land, n_frames=4).frames, strict=True)):
+        difference = np.abs(np.asarray(frame).astype(int) - np.asarray(scene.shoot(int(told.name), 30.0 * i)))
+        assert difference.mean() < 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the reader leaves its pipe open
+def test_a_video_holds_the_same_stills(land, tmp_path):
+    path = lv.export_mp4(land, tmp_path / "film.mp4", n_frames=9, width=400, height=300, duration=100, hold=500)
+    reader = imageio_ffmpeg.read_frames(str(path))
+    about = next(reader)
+    frames = [np.frombuffer(frame, np.uint8).reshape(300, 400, 3) for frame in reader]
+    assert about["size"] == SIZE
+    assert about["codec"] == "h264"
+    assert about["fps"] == pytest.approx(10)
+    assert len(frames) == 9 + 4
+    scene = Scene(land, size=SIZE)
+    steps = [int(frame.name) for frame in lv.animate(land, n_frames=9).frames]
+    for frame, step in zip(frames, [*steps, *steps[-1:] * 4], strict=True):
+        assert np.abs(frame.astype(int) - np.asarray(scene.shoot(step))).mean() < 4
+
+
+def test_a_picture_is_as_fine_as_it_is_asked_for(land, tmp_path):
+    plain = np.asarray(Scene(land, size=SIZE).shoot(20)).astype(int)
+    for scale in (1, 3):
+        path = lv.export_png(land, tmp_path / f"{scale}.png", step=20, width=400, height=300, scale=scale)
+        with Image.open(path) as image:
+            assert image.size == (400 * scale, 300 * scale)
+            assert image.info["dpi"] == pytest.approx((96 * scale, 96 * scale), rel=0.01)
+            small = np.asarray(image.convert("RGB").resize(SIZE, Image.Resampling.BOX))
+        assert np.abs(small - plain).mean() < (0.01 if scale == 1 else 3)
+
+
+def test_the_words_are_those_of_the_still(land, monkeypatch):
+    scene = Scene(land, size=SIZE)
+    said = []
+    monkeypatch.setattr(scene._paper, "write", lambda *words: said.append(words))
+    scene.shoot(13)
+    factor = lv.fidelity(land).factor[13]
+    [[words, names]] = said
+    assert f"step 13, true loss {land.path_loss[13]:.4g}" in words
+    assert f"surface {land.path_height[13]:.4g} (×{factor:.2f})" in words
+    assert names == []
+
+
+def test_a_hidden_ball_is_told(run, monkeypatch):
+    sunk = lv.landscape(run, resolution=(13, 9), progress=False)
+    sunk = replace(sunk, loss=sunk.loss + 0.5 * np.ptp(sunk.loss))
+    scene = Scene(sunk, size=SIZE)
+    said = []
+    monkeypatch.setattr(scene._paper, "write", lambda *words: said.append(words))
+    scene.shoot(60)
+    assert said[0][0].endswith("; the ball is hidden")
+
+
+def test_names_are_written_as_they_are(race, tmp_path):
+    names = {"<b>$x^2_a$ & σ": race.runs[0], "cost $5, é": race.runs[1]}
+    named = lv.landscape(names, resolution=(5, 4), progress=False)
+    assert lv.export_png(named, tmp_path / "names.png", width=400, height=300).is_file()
+    settings = lv.read_settings(tmp_path / "names.png")
+    assert [told["name"] for told in settings["runs"]] == list(names)
+    legend = Scene(named, size=SIZE)._paper._names
+    assert [text.get_text() for text in legend] == list(names)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-7, 2), (-0.9, 0.3), (-0.62, -0.55), (-30, 31), (0, 1)])
+def test_logarithmic_axes_are_marked_at_round_losses(low, high):
+    axis = mpl.figure.Figure().add_subplot().yaxis
+    mark_losses(axis, float(low), float(high), n=5)
+    places = [place for place in axis.get_major_locator().tick_values(low, high) if low <= place <= high]
+    assert 2 <= len(places) <= 8
+    words = [axis.get_major_formatter()(place, 0) for place in places]
+    np.testing.assert_allclose([float(word) for word in words], 10.0 ** np.array(places), rtol=0.01)
+    if high - low > 0.5:
+        assert all(len(word.replace(".", "").strip("0").split("e")[0]) == 1 for word in words)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-0.3, 7.7), (1e-30, 4e-30), (1e4, 1e4 + 1e-3), (-2.9e303, 1.31e308), (1e306, 1.79e308)]
+)
+def test_axes_are_marked_at_round_numbers_however_large(low, high):
+    places = np.array(place_ticks(low, high, n=5))
+    assert 3 <= len(places) <= 7
+    assert low <= places[0] < places[-1] <= high
+    steps = np.diff(places)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+    digits = float(f"{steps[0]:e}".split("e")[0])
+    assert np.abs(digits - np.array(STEPS)).min() < 1e-6
+
+
+def test_somebodys_own_style_of_figures_is_neither_used_nor_changed(land):
+    plain = Scene(land, size=SIZE).shoot(20)
+    with mpl.rc_context():
+        mpl.style.use("dark_background")
+        mpl.rcParams["font.size"] = 30
+        before = dict(mpl.rcParams)
+        dark = Scene(land, size=SIZE).shoot(20)
+        assert dict(mpl.rcParams) == before
+    assert plain.tobytes() == dark.tobytes()
+
+
+FEW = {"film.gif": {"n_frames": 4}, "film.mp4": {"n_frames": 4}, "still.png": {"scale": 1}}
+EXPORTS = {"film.gif": "export_gif", "film.mp4": "export_mp4", "still.png": "export_png"}
+SMALL = {"width": 400, "height": 300}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_settings_in_the_file_make_the_same_file_again(name, tmp_path):
+    run = lv.train("x^2", steps=40, seed=3, progress=False)
+    land = lv.landscape(run, k=3, sigma=0.08, resolution=(6, 5), progress=False)
+    export = getattr(lv, EXPORTS[name])
+    chosen = SMALL | (
+        {"step": 17, "scale": 1} if name == "still.png" else {"n_frames": 4, "duration": 90, "turn": 20.0}
+    )
+    path = export(land, tmp_path / name, **chosen, log=True, min_support=0.01)
+    settings = lv.read_settings(path)
+    assert {key: settings[key] for key in land.settings} == land.settings
+    assert settings["export"] == EXPORTS[name]
+    assert chosen.items() <= settings["view"].items()
+    again = lv.reproduce(path, progress=False)
+    for array in ("x", "y", "loss", "path_height", "path_loss"):
+        assert np.array_equal(getattr(again, array), getattr(land, array))
+    other = getattr(lv, settings["export"])(again, tmp_path / f"again-{name}", **settings["view"])
+    assert other.read_bytes() == path.read_bytes()
+
+
+def test_settings_are_where_other_tools_look_for_them(land, tmp_path):
+    gif, mp4, png = (getattr(lv, EXPORTS[name])(land, tmp_path / name, **SMALL, **FEW[name]) for name in EXPORTS)
+    with Image.open(gif) as image:
+        assert json.loads(image.info["comment"]) == lv.read_settings(gif)
+    with Image.open(png) as image:
+        assert json.loads(image.text["loss_viz"]) == lv.read_settings(png)
+    import subprocess
+
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(mp4), "-f", "ffmetadata", "-"]
+    told = subprocess.run(ffmpeg, capture_output=True, text=True, check=True).stdout
+    [comment] = re.findall(r"^comment=(.*)$", told, re.MULTILINE)
+    assert json.loads(re.sub(r"\\([=;#\\])", r"\1", comment)) == lv.read_settings(mp4)
+
+
+def test_runs_of_ones_own_are_handed_over_to_reproduce(tmp_path):
+    run = lv.train(lambda x: x.sin() + x, steps=30, progress=False)
+    land = lv.landscape(run, resolution=4, progress=False)
+    path = lv.export_png(land, tmp_path / "still.png", **SMALL, scale=1)
+    with pytest.raises(ValueError, match="is none that `train` can make again") as error:
+        lv.reproduce(path)
+    assert "runs=load_run(...)" in str(error.value)
+    assert np.array_equal(lv.reproduce(path, runs=run, progress=False).loss, land.loss)
+
+
+def test_what_comes_out_otherwise_is_told(land):
+    settings = json.loads(land.to_json())
+    settings["runs"][0]["train"]["seed"] += 1
+    with pytest.warns(RuntimeWarning, match=re.escape(f"where it was {land.path_loss[0]:.4g} to")):
+        lv.reproduce(settings, progress=False)
+    settings = json.loads(land.to_json()) | {"complete": False}
+    with pytest.warns(RuntimeWarning, match="was interrupted"):
+        lv.reproduce(settings, progress=False)
+
+
+def test_files_without_settings_are_refused(land, tmp_path):
+    path = tmp_path / "other.gif"
+    Image.new("P", (5, 5)).save(path, comment=b"hello")
+    with pytest.raises(ValueError, match="holds no settings of loss_viz"):
+        lv.read_settings(path)
+    whole = land.to_json()
+    (tmp_path / "half.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="or only a part of them"):
+        lv.read_settings(tmp_path / "half.json")
+    (tmp_path / "later.json").write_text(whole.replace('"version": 1', '"version": 2'))
+    with pytest.raises(ValueError, match="version 2, this is version 1"):
+        lv.read_settings(tmp_path / "later.json")
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        lv.read_settings(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_file_is_there_in_whole_or_as_it_was(land, tmp_path, monkeypatch, name, error):
+    shoot, shot = Scene.shoot, []
+
+    def break_off(scene, step, turn=0.0):
+        shot.append(step)
+        if len(shot) == (1 if name == "still.png" else 3 if name == "film.mp4" else 7):  # a GIF: 4 samples come first
+            raise error
+        return shoot(scene, step, turn)
+
+    monkeypatch.setattr(Scene, "shoot", break_off)
+    for before in ([], [b"what was there"]):
+        shot.clear()
+        for content in before:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(error):
+            getattr(lv, EXPORTS[name])(land, tmp_path / name, **SMALL, **FEW[name])
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == before
+
+
+def test_a_full_disk_leaves_nothing(land, tmp_path, monkeypatch):
+    def fill_up(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("loss_viz.files.os.fsync", fill_up)
+    for name, export in EXPORTS.items():
+        with pytest.raises(OSError, match="No space left"):
+            getattr(lv, export)(land, tmp_path / name, **SMALL, **FEW[name])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "cause", "repair"),
+    [
+        ("film.webp", {}, "`path` must end in .gif, got '", "A still is written by export_png"),
+        ("film.gif", {"n_frames": 1}, "`n_frames` must be at least 2, got 1", "Use 80"),
+        ("film.gif", {"width": 100}, "`width` must be from 320 to 4096 pixels, got 100", "Use 800 x 600"),
+        ("film.gif", {"height": 5000}, "`height` must be from 240 to 4096 pixels, got 5000", "Use 800 x 600"),
+        ("film.gif", {"duration": 5}, "`duration` must be from 20 to 10000 milliseconds, got 5", "Use 60"),
+        ("film.gif", {"hold": -1}, "`hold` must be from 0 to 60000 milliseconds, got -1", "Use 1500"),
+        ("film.mp4", {"width": 401}, "even `width` and `height`, got 401 x 300", "Add a pixel"),
+        ("still.png", {"scale": 40}, "at most 20,000,000 pixels; got 40, which makes 16000 x 12000", "4 for print"),
+        ("still.png", {"scale": 0}, "`scale` must be at least 1", "Use 2"),
+        ("still.png", {"step": 61}, "from 0 to 60; got 61", "None is the last one"),
+    ],
+)
+def test_bad_input_is_refused_with_cause_and_repair(land, tmp_path, name, chosen, cause, repair):
+    export = getattr(lv, EXPORTS.get(name, "export_gif"))
+    with pytest.raises(ValueError, match=re.escape(cause)) as error:
+        export(land, tmp_path / name, **SMALL | chosen)
+    assert repair in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_where_nothing_can_be_written_are_refused_before_the_work(land, tmp_path, monkeypatch):
+    monkeypatch.setattr(Scene, "__init__", lambda *_, **__: pytest.fail("work has begun"))
+    (tmp_path / "folder.gif").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"is a folder\. Choose another name"):
+        lv.export_gif(land, tmp_path / "folder.gif")
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*missing\. Make it"):
+        lv.export_mp4(land, tmp_path / "missing" / "film.mp4")
+    monkeypatch.setattr("loss_viz.files.os.access", lambda *_: False)
+    with pytest.raises(PermissionError, match=r"cannot be written to\. Choose another"):
+        lv.export_png(land, tmp_path / "still.png")
+
+
+@pytest.mark.parametrize(("name", "missing"), [("film.gif", "matplotlib"), ("film.mp4", "imageio_ffmpeg")])
+def test_what_is_missing_is_told_with_the_line_that_installs_it(land, tmp_path, monkeypatch, name, missing):
+    import sys
+
+    own = [module for module in sys.modules if module.startswith(("loss_viz.scene", "loss_viz.paper", missing))]
+    for module in own:
+        monkeypatch.delitem(sys.modules, module)
+    whole = builtins.__import__
+
+    def import_less(asked, *args, **more):
+        if asked.split(".")[0] == missing:
+            raise ModuleNotFoundError(f"No module named {missing!r}")
+        return whole(asked, *args, **more)
+
+    monkeypatch.setattr(builtins, "__import__", import_less)
+    with pytest.raises(ImportError, match=re.escape(f"No module named {missing!r}")) as error:
+        getattr(lv, EXPORTS[name])(land, tmp_path / name)
+    assert f"pip install {missing.replace('_', '-')}" in str(error.value)
+
+
+def test_progress_is_shown_and_can_be_left_out(land, tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(lv.film.tqdm):
+        def __init__(self, **told):
+            super().__init__(**told)
+            bars.append((told["desc"], told["total"], told["disable"]))
+
+    monkeypatch.setattr("loss_viz.film.tqdm", Bar)
+    lv.export_gif(land, tmp_path / "film.gif", **SMALL, n_frames=5)
+    lv.export_mp4(land, tmp_path / "film.mp4", **SMALL, n_frames=5, progress=False)
+    assert bars == [("film.gif", 10, False), ("film.mp4", 5, True)]

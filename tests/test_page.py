@@ -1,0 +1,732 @@
+"""The page of `export_html`: what is gathered for it, what is in the file, and what it shows in Chromium."""
+
+import base64
+import errno
+import json
+import os
+import re
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import torch
+
+import loss_viz as lv
+from loss_viz import atlas, page, sheets
+from loss_viz.atlas import gather
+from loss_viz.captions import caption, write_factor
+from loss_viz.page import export_html
+from loss_viz.plotlyjs import read_plotly
+from loss_viz.scales import LINE_LIFT, Scale, fit_scale
+from loss_viz.sheets import Store, build_sheet
+
+try:
+    from lab import CHROMIUM, FLAGS, HARMLESS
+    from playwright.sync_api import sync_playwright
+
+    missing = "" if CHROMIUM else "no Chromium on the PATH; on Debian: apt-get install chromium"
+except ImportError as error:
+    missing = f"{error.name} is not installed"
+if missing and "LOSS_VIZ_BROWSER" in os.environ:
+    raise RuntimeError(missing)
+in_browser = pytest.mark.skipif(bool(missing), reason=missing or "-")
+
+K, SIGMA = [5, 2], ["auto", 0.06, 0.2]
+PAIRS = list(product(sorted(K), SIGMA))
+NASTY = "a <b>name</b> & </script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def gathered(run):
+    return gather(run, k=K, sigma=SIGMA, resolution=(9, 7), progress=False)
+
+
+@pytest.fixture(scope="module")
+def own_run():
+    """A run of no task, under a name that is made to break pages."""
+    model = torch.nn.Linear(2, 1)
+    torch.nn.init.constant_(model.weight, 1.0)
+    recorder = lv.Recorder(model, lambda m: m.weight.square().sum() - 1, name=NASTY)
+    for _ in range(20):
+        with torch.no_grad():
+            model.weight *= 0.9
+            model.weight[0, 0] *= 0.9
+        recorder.record()
+    return recorder.run()
+
+
+def read_part(path, name):
+    """What stands in a page as JSON under an id."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', text)[1])
+
+
+def unpack(sheet, number):
+    packed = sheet["arrays"][number]
+    return np.frombuffer(base64.b64decode(packed["base64"]), packed["dtype"]).reshape(packed["shape"])
+
+
+def strip_plotly(text):
+    plotly = read_plotly().replace("</script", r"<\/script").replace("<!--", r"<\!--")
+    assert text.count(plotly) == 1
+    return text.replace(plotly, "")
+
+
+# What is gathered.
+
+
+def test_every_pair_is_the_landscape_of_that_pair(run, gathered):
+    assert (gathered.k, gathered.sigma) == ((2, 5), ("auto", 0.06, 0.2))
+    assert (gathered.opening.k, gathered.opening.sigma) == (5, "auto")
+    for (k, sigma), land, facts in zip(PAIRS, gathered.landscapes, gathered.facts, strict=True):
+        expected = lv.landscape(run, k=k, sigma=sigma, resolution=(9, 7), progress=False)
+        assert (land.k, land.sigma) == (k, sigma)
+        assert np.array_equal(land.loss, expected.loss)
+        assert np.array_equal(land.path_height, expected.path_height)
+        assert land.settings == expected.settings
+        assert repr(facts.fit) == repr(lv.fidelity(expected))
+
+
+def test_bandwidths_share_what_was_evaluated(run):
+    counted = []
+    objective = run.objective
+
+    class Counting(type(objective)):
+        def __init__(self):
+            self.__dict__ = objective.__dict__
+
+        def __call__(self, weights, buffers=None):
+            counted.append(len(weights))
+            return objective(weights, buffers)
+
+    def count(**arguments):
+        counted.clear()
+        gather(replace(run, objective=Counting()), k=[5], resolution=15, progress=False, **arguments)
+        return sum(counted)
+
+    apart = sum(count(sigma=[sigma]) for sigma in SIGMA)
+    assert count(sigma=SIGMA) < 0.8 * apart
+    assert count(sigma=SIGMA) >= max(count(sigma=[sigma]) for sigma in SIGMA)
+
+
+def test_a_landscape_is_kept_with_its_plane_grid_anchors_and_seed(run):
+    land = lv.landscape(run, k=3, sigma=0.02, resolution=(6, 5), n_anchors=11, progress=False)
+    found = gather(land, k=[4], sigma=["auto"], progress=False)
+    assert (found.k, found.sigma) == ((3, 4), ("auto", 0.02))
+    assert found.opening is land
+    for (k, sigma), made in zip(product((3, 4), ("auto", 0.02)), found.landscapes, strict=True):
+        again = lv.landscape(run, k=k, sigma=sigma, resolution=(6, 5), n_anchors=11, progress=False)
+        assert np.array_equal(made.loss, again.loss)
+        assert made.settings == again.settings
+    assert gather(land, k=[3], sigma=[0.02], progress=False).landscapes == (land,)
+
+
+def test_a_grid_that_is_not_even_is_kept(run):
+    land = lv.landscape(run, resolution=8, progress=False)
+    columns = [0, 4, 7]
+    coarse = replace(land, survey=replace(land.survey, x=land.x[columns]), loss=land.loss[:, columns])
+    found = gather(coarse, k=[2], sigma=[0.06], progress=False)
+    for (k, sigma), made in zip(product((2, 5), ("auto", 0.06)), found.landscapes, strict=True):
+        whole = lv.landscape(run, k=k, sigma=sigma, resolution=8, progress=False)
+        assert np.array_equal(made.x, coarse.x)
+        assert made.loss == pytest.approx(whole.loss[:, columns], rel=0.011)
+
+
+def test_usual_strides_end_where_the_run_is_too_short():
+    run = lv.train("x", steps=20, progress=False)
+    found = gather(run, sigma=[0.06], resolution=3, progress=False)
+    assert found.k == (1, 2, 5, 10)
+    assert found.opening.k == 5
+    few = gather(lv.train("x", steps=3, progress=False), sigma=[0.06], resolution=3, progress=False)
+    assert (few.k, few.opening.k) == ((1,), 1)
+    land = lv.landscape(run, k=3, sigma=0.05, resolution=3, progress=False)
+    found = gather(land, progress=False)
+    assert (found.k, found.sigma) == ((1, 2, 3, 5, 10), ("auto", 0.01, 0.03, 0.05, 0.06, 0.1))
+    assert (found.opening.k, found.opening.sigma) == (3, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("plane", "n_strides", "n_widths"),
+    [("global", 1, 1), ("random", 1, 1), ("final", 1, 1), ("parallel", 1, 5), ("valley", 1, 5)],
+)
+def test_planes_without_stride_or_bandwidth_have_no_slider_for_it(run, plane, n_strides, n_widths):
+    land = lv.landscape(run, plane=plane, k=4, n_anchors=5, resolution=3, progress=False)
+    found = gather(land, progress=False)
+    assert (len(found.k), len(found.sigma)) == (n_strides, n_widths)
+    assert gather(land, **found.choices, progress=False).choices == found.choices
+    if plane != "valley":
+        with pytest.raises(ValueError, match=rf"`k` makes no difference to the {plane} plane, got \[4\]. Leave it out"):
+            gather(land, k=[4])
+    if n_widths == 1:
+        with pytest.raises(ValueError, match=r"`sigma` makes no difference to a single plane, got \[0.06\]. Leave"):
+            gather(land, sigma=[0.06])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"k": []}, ValueError, r"`k` must name at least one stride, as in \[5\]; got none"),
+        ({"sigma": []}, ValueError, r"`sigma` must name at least one bandwidth, as in \['auto', 0.06\]; got none"),
+        ({"sigma": "auto"}, TypeError, r"`sigma` must be a list, got 'auto'. Put it into brackets"),
+        ({"k": [0]}, ValueError, "`k` must be a whole number of at least 1, got 0"),
+        ({"k": [5, 31]}, ValueError, "`k`=31 needs at least 2k \\+ 1 = 63 recorded steps, the run has 61"),
+        ({"sigma": [0.06, "wide"]}, ValueError, "`sigma` must be 'auto' or a fraction .* got 'wide'"),
+        ({"sigma": [-0.1]}, ValueError, "`sigma` must be 'auto' or a fraction .* got -0.1"),
+        ({"resolution": 0}, ValueError, "`resolution` must be a whole number of at least 2, .* got 0"),
+        ({"resolution": 1}, ValueError, "`resolution` must be a whole number of at least 2"),
+        ({"step": 61}, ValueError, "`step` must lie within the run, from 0 to 60; got 61"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_work(run, tmp_path, monkeypatch, arguments, error, message):
+    monkeypatch.setattr(atlas, "project", lambda *_, **__: pytest.fail("the work has begun"))
+    with pytest.raises(error, match=message):
+        export_html(run, tmp_path / "run.html", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_source_is_refused(run):
+    land = lv.landscape(run, resolution=3, progress=False)
+    with pytest.raises(ValueError, match="`resolution` is that of the landscape, 3 x 3; got 5"):
+        gather(land, resolution=5)
+    for source, kind in ((5, "int"), ("x^3", "str"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"several runs in a list or dict, or a landscape is needed, got {kind}"):
+            atlas.read_source.__wrapped__(source)  # past the shape checks of the tests
+
+
+def test_progress_is_that_of_all(run, capsys):
+    bar = atlas._Bar(4, disable=False)
+    bar.delay = 0
+    meter = bar.begin(5, "auto")
+    meter.total = 10
+    meter._reported -= 1
+    meter.update(5)
+    assert bar.n == 0.5
+    meter.total, meter._reported = 100, 0  # more came to be done: it stays where it is
+    meter.update(1)
+    assert bar.n == 0.5
+    bar.begin(5, 0.06)
+    assert bar.n == 1
+    bar.refresh()
+    assert "25%" in capsys.readouterr().err
+    bar.close()
+
+
+# What is in the file.
+
+
+def test_arrays_come_back_as_they_were():
+    store, rng = Store(), np.random.default_rng(0)
+    sheet = {"arrays": store.arrays}
+    wide = np.append(rng.lognormal(sigma=20, size=50), [np.nan, np.inf, 0.0])
+    assert np.array_equal(unpack(sheet, store.keep(wide)), wide.astype(np.float32), equal_nan=True)
+    for top, kind in ((255, "uint8"), (256, "uint16"), (65_536, "uint32")):
+        whole = np.array([[0, top], [1, 2], [3, 4]])
+        assert np.array_equal(unpack(sheet, store.keep(whole)), whole)
+        assert store.arrays[-1]["dtype"] == kind
+    assert store.keep(np.empty(0)) == store.keep(np.empty(0))
+    assert store.keep(np.zeros(4)) != store.keep(np.zeros((2, 2)))
+    rgba = rng.integers(0, 256, (20, 4)).astype(np.uint8)
+    kept = store.encode({"rgba": rgba})["rgba"]
+    colors = unpack(sheet, kept["colors"])[unpack(sheet, kept["index"])]
+    assert np.array_equal(np.column_stack([colors, unpack(sheet, kept["left"])]), rgba)
+
+
+def test_the_loss_axis_is_that_of_the_first_and_longer_where_one_needs_it(gathered):
+    for log in (False, True):
+        own = [fit_scale([land.loss, land.path_loss], log=log) for land in gathered.landscapes]
+        assert len({(scale.low, scale.high) for scale in own}) > 1
+        for first, mine in enumerate(own):
+            chosen = sheets.choose_scales(gathered.landscapes, first, log=log)
+            assert chosen[first] == mine
+            for scale, needed in zip(chosen, own, strict=True):
+                assert scale == Scale(min(mine.low, needed.low), max(mine.high, needed.high), log)
+
+
+def test_long_runs_are_thinned_and_the_page_says_so(run, gathered, monkeypatch):
+    monkeypatch.setattr(sheets, "N_ROWS", 20)
+    monkeypatch.setattr(sheets, "N_ANSWERS", 700)
+    sheet = build_sheet(gathered, None)
+    step = unpack(sheet, sheet["runs"][0]["step"]["array"])
+    assert 10 < len(step) <= 20
+    assert (step[0], step[-1]) == (0, 60)
+    assert np.array_equal(unpack(sheet, sheet["runs"][0]["loss"]["array"]), run.loss[step].astype(np.float32))
+    picture = sheet["pictures"][1]
+    height = unpack(sheet, picture["runs"][0]["height"]["array"])
+    assert np.array_equal(height, gathered.landscapes[1].path_height[step].astype(np.float32))
+    line = picture["axes"]["linear"]["parts"]["surface_trajectory"]
+    assert len(unpack(sheet, line["x"]["array"])) == len(unpack(sheet, line["line.color"]["array"])) == len(step)
+    assert [len(unpack(sheet, column)) for column in line["customdata"]["columns"]] == [len(step)] * 5
+    [fit] = sheet["fits"]["runs"]
+    at, levels = (unpack(sheet, fit[name]["array"]) for name in ("step", "levels"))
+    assert len(at) <= 7
+    for row, told in zip(at.tolist(), levels, strict=True):
+        assert fit["low"] + fit["unit"] * told == pytest.approx(run.predict(row), abs=fit["unit"])
+    assert f"{len(step)} of 61 recorded steps are drawn" in " ".join(sheet["notes"])
+    assert f"kept at {len(at)} steps" in " ".join(sheet["notes"])
+    assert "drawn" not in " ".join(build_sheet(gathered, None)["notes"][:1])
+
+
+def test_a_loss_that_is_not_positive_has_no_logarithmic_axis(own_run):
+    sheet = build_sheet(gather(own_run, k=[2], sigma=["auto"], resolution=3, progress=False), None)
+    assert list(sheet["pictures"][0]["axes"]) == ["linear"]
+    assert sheet["fits"] is None
+    assert "fit" not in sheet["panes"]
+
+
+def test_nothing_in_the_page_points_elsewhere(gathered):
+    rest = strip_plotly(page.write_page(gathered, None)).lower()
+    for word in ("http:", "https:", "src=", "href=", "@import", "url(", "//cdn"):
+        assert word not in rest
+    assert "content=\"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline' data:; img-src" in rest
+
+
+def test_names_stay_text_wherever_they_stand(own_run):
+    rest = strip_plotly(page.write_page(gather(own_run, k=[2], sigma=["auto"], resolution=3, progress=False), None))
+    assert "<img" not in rest
+    assert rest.count("</script>") == 3
+    assert "<h1>a &lt;b&gt;name&lt;/b&gt; &amp; &lt;/script&gt;&lt;img" in rest
+    # Plotly leaves out signs of HTML that it does not know.
+    words = caption(lv.landscape(lv.train(lambda x: x, steps=20, progress=False), resolution=3, progress=False))
+    assert words.startswith("<b>&lt;lambda&gt;, local planes</b>")
+
+
+def test_the_settings_in_the_file_make_the_same_picture(tmp_path):
+    run = lv.train("x^2", steps=60, progress=False)
+    path = export_html(run, tmp_path / "run.html", k=[3, 1], sigma=[0.06], resolution=9, step=30, progress=False)
+    settings = read_part(path, "loss_viz-settings")
+    land = lv.landscape(run, k=3, sigma=0.06, resolution=9, progress=False)
+    assert settings["page"] == {"k": [3, 1], "sigma": [0.06], "step": 30}
+    twin = export_html(run, tmp_path / "twin.html", resolution=9, progress=False, **settings["page"])
+    assert twin.read_bytes() == path.read_bytes()
+    train = settings["runs"][0]["train"]
+    again = lv.train(**train | {"dtype": getattr(torch, train["dtype"])}, progress=False)
+    view = settings["landscape"] | {"resolution": tuple(settings["landscape"]["resolution"])}
+    assert np.array_equal(lv.landscape(again, **view, progress=False).loss, land.loss)
+    explorer = lv.Explorer(**settings["explorer"])
+    assert explorer.wait(60.0)
+    assert explorer.landscape.loss == pytest.approx(land.loss, rel=1e-6)
+    assert explorer.settings == settings["explorer"]
+    explorer.close()
+    recipe = read_part(path, "lossviz-data")["recipe"].format(k=3, sigma=0.06, step=30, log=False)
+    scope = {}
+    exec(recipe.replace("lv.surface_figure", "figure = lv.surface_figure"), scope)
+    assert np.array_equal(scope["land"].loss, land.loss)
+    assert isinstance(scope["figure"], go.Figure)
+
+
+@pytest.mark.parametrize(
+    ("train", "view"),
+    [
+        ({"dtype": torch.float64, "every": 2, "n_points": 30}, {"resolution": (4, 3), "n_anchors": 9}),
+        ({}, {"plane": "random", "seed": 7, "resolution": 3}),
+    ],
+)
+def test_recipes_of_unusual_pictures_draw_them_and_the_panel_does_not_pretend_to(train, view):
+    run = lv.train("x^2", steps=40, progress=False, **train)
+    land = lv.landscape(run, progress=False, **view)
+    found = gather(land, progress=False)
+    scope = {}
+    recipe = build_sheet(found, None)["recipe"]
+    exec(recipe.format(k=land.k, sigma=repr(land.sigma), step=40, log=False), scope)
+    assert np.array_equal(scope["land"].loss, land.loss)
+    assert json.loads(re.search(r'-settings">(.*?)</script>', page.write_page(found, None))[1])["explorer"] is None
+
+
+def test_runs_of_one_s_own_are_left_open(own_run):
+    runs = {"one": own_run, NASTY: own_run}
+    sheet = build_sheet(gather(runs, k=[2], sigma=["auto"], resolution=3, progress=False), None)
+    scope = {}
+    exec(sheet["recipe"].split("land =")[0], scope)
+    assert scope["run"] == {"one": ..., NASTY: ...}
+    assert [run["name"] for run in sheet["runs"]] == ["one", NASTY]
+
+
+class Stop(BaseException):
+    """As Ctrl-C."""
+
+
+@pytest.mark.parametrize("n_losses", [1, 2000, 30_000])
+def test_an_end_in_the_middle_leaves_no_file(run, tmp_path, n_losses):
+    path = tmp_path / "run.html"
+    path.write_text("what was there before")
+    objective, left = run.objective, [n_losses]
+
+    class Ending(type(objective)):
+        def __init__(self):
+            self.__dict__ = objective.__dict__
+
+        def __call__(self, weights, buffers=None):
+            left[0] -= len(weights)
+            if left[0] < 0:
+                raise Stop
+            return objective(weights, buffers)
+
+    with pytest.raises(Stop):
+        export_html(replace(run, objective=Ending()), path, progress=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.html"]
+    assert path.read_text() == "what was there before"
+
+
+def test_a_full_disk_leaves_what_was_there(gathered, tmp_path, monkeypatch):
+    def fill(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "run.html"
+    path.write_text("before")
+    monkeypatch.setattr(os, "fsync", fill)
+    with pytest.raises(OSError, match="No space left"):
+        page.write_whole(path, page.write_page(gathered, None))
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
+    monkeypatch.undo()
+    page.write_whole(path, "σ after")
+    assert path.read_bytes() == "σ after".encode()
+
+
+def test_places_where_no_file_can_be_are_refused_at_once(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "gather", lambda *_, **__: pytest.fail("the work has begun"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IsADirectoryError, match=r"`path` must name a file, .* is a folder. Add a name"):
+        export_html(run, tmp_path)
+    for folder in ("nowhere", "file"):
+        with pytest.raises(FileNotFoundError, match=rf"`path` must lie in a folder, '.*{folder}' is none. Make it"):
+            export_html(run, tmp_path / folder / "run.html")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # of root nothing is kept
+    with pytest.raises(PermissionError, match="`path` must lie in a folder that can be written to"):
+        export_html(run, str(tmp_path / "run.html"))
+
+
+# What it shows.
+
+
+class Page:
+    """An exported page in a browser. What its console complains of, and what it asks for, is collected."""
+
+    def __init__(self, browser, path, **options):
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        self.page = self.context.new_page()
+        self.errors, self.requests = [], []
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.errors.append(f"{error} {error.stack}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        # A promise that is rejected and caught by nobody is no console message everywhere.
+        self.page.add_init_script("addEventListener('unhandledrejection', e => console.error('unhandled', e.reason))")
+        self.page.goto(path.as_uri())
+        self.wait_drawn()
+
+    def _hear(self, message):
+        if message.type in ("error", "warning") and not HARMLESS.search(message.text):
+            self.errors.append(message.text)
+
+    def wait_drawn(self):
+        """Until all that was asked for is on screen."""
+        self.page.wait_for_function(
+            """() => {
+                const {asked, drawn} = document.getElementById('lossviz-picture')?.dataset || {};
+                return asked && asked === drawn;
+            }""",
+            timeout=90_000,
+        )
+
+    def trace(self, pane, name, key):
+        """The values of a trace that is drawn."""
+        return self.page.evaluate(
+            """([pane, name, key]) => {
+                pane = document.querySelector('.lossviz-pane-' + pane);
+                const trace = pane._fullData.find((t, i) => name === (pane.data[i].uid || t.name));
+                return Array.from(trace[key], v => Number.isFinite(v) ? v : v.length ? Array.from(v) : null);
+            }""",
+            [pane, name, key],
+        )
+
+    def layout(self, pane, code):
+        return self.page.evaluate(f"() => document.querySelector('.lossviz-pane-{pane}')._fullLayout.{code}")
+
+    def slide(self, label, at):
+        """Put a slider to its place, with the keyboard alone; that of the steps from the nearer end."""
+        slider = self.page.get_by_label(label, exact=True)
+        slider.focus()
+        back = int(slider.get_attribute("max")) - at
+        slider.press("Home" if at <= back else "End")
+        for _ in range(min(at, back)):
+            slider.press("ArrowRight" if at <= back else "ArrowLeft")
+        self.wait_drawn()
+
+    def tile(self, name):
+        return self.page.locator("#lossviz-figures dl > div").filter(has_text=name).locator("dd").inner_text()
+
+    def close(self):
+        assert self.errors == []
+        assert [url for url in self.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+        self.context.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if missing:
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def opened(browser, gathered, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "a folder" / "σ #1.html"
+    path.parent.mkdir()
+    page.write_whole(path, page.write_page(gathered, 30))
+    opened = Page(browser, path)
+    yield opened
+    opened.close()
+
+
+@in_browser
+def test_sliders_show_the_landscape_of_their_values(run, gathered, opened):
+    camera = opened.layout("surface", "scene._scene.getCamera().eye")
+    for k, sigma in PAIRS:
+        opened.slide("k", sorted(K).index(k))
+        opened.slide("σ", SIGMA.index(sigma))
+        expected = lv.landscape(run, k=k, sigma=sigma, resolution=(9, 7), progress=False)
+        assert opened.trace("surface", "surface", "z") == expected.loss.astype(np.float32).ravel().tolist()
+        x, y = np.meshgrid(expected.x.astype(np.float32), expected.y.astype(np.float32))
+        assert opened.trace("surface", "surface", "x") == x.ravel().tolist()
+        assert opened.trace("surface", "surface", "y") == y.ravel().tolist()
+        assert opened.layout("surface", "title.text") == caption(expected)
+        assert opened.trace("surface", "error", "z") == pytest.approx([run.loss[30], expected.path_height[30]])
+        factor = lv.fidelity(expected).factor
+        assert opened.trace("curve", "factor", "y") == factor.astype(np.float32).tolist()
+        assert opened.tile("error here") == write_factor(factor[30])
+        assert write_factor(lv.fidelity(expected).median) in opened.tile("error, median")
+        assert opened.page.get_by_label("σ", exact=True).get_attribute("aria-valuetext") == str(sigma)
+    assert opened.layout("surface", "scene._scene.getCamera().eye") == camera
+    assert len({float(land.loss.sum()) for land in gathered.landscapes}) == len(PAIRS)
+
+
+@in_browser
+def test_the_first_picture_is_the_panel_s_own(run, opened):
+    opened.slide("k", 1)
+    opened.slide("σ", 0)
+    panel = lv.Explorer(run, k=5, sigma="auto", resolution=7, step=30)
+    assert panel.wait(60.0)
+    for name in ("x", "y", "customdata"):
+        held = panel.picture.surface_trajectory[name]
+        mine = np.frombuffer(held["data"], held["dtype"]).reshape(held["shape"])
+        assert np.array_equal(np.array(opened.trace("surface", "trajectory", name), dtype=np.float32), mine)
+    for pane in ("surface", "curve", "fit"):
+        uids = [trace.get("uid") or trace["name"] for trace in panel.picture.panes[pane]["data"]]
+        drawn = opened.page.evaluate(
+            f"() => document.querySelector('.lossviz-pane-{pane}').data.map(t => t.uid || t.name)"
+        )
+        assert drawn == uids
+    panel.close()
+
+
+@in_browser
+@pytest.mark.parametrize("kind", ["linear", "log"])
+def test_the_ball_stands_at_the_true_loss(run, gathered, opened, kind):
+    opened.page.get_by_label("loss", exact=True).select_option(kind)
+    opened.slide("k", 0)
+    opened.slide("σ", 1)
+    land = gathered.landscapes[PAIRS.index((2, 0.06))]
+    scale = sheets.choose_scales(gathered.landscapes, gathered.first, log=kind == "log")[1]
+    lifted = scale.lift(run.loss, LINE_LIFT)
+    assert opened.trace("surface", "trajectory", "z") == pytest.approx(lifted.tolist(), rel=1e-5)
+    assert opened.layout("surface", "scene.zaxis.type") == kind
+    assert opened.layout("surface", "scene.zaxis.range") == pytest.approx(scale.axis()["range"])
+    for step in (0, 4, 60):
+        opened.slide("step", step)
+        x, y, z = (np.array(opened.trace("surface", "ball", axis)) for axis in "xyz")
+        assert z.min() == pytest.approx(run.loss[step], rel=1e-6)
+        # Its middle stands over the run's place, and as high above its foot as the sphere's radius.
+        middle = [(side.max() + side.min()) / 2 for side in (x, y)]
+        assert middle == pytest.approx(land.path[step].tolist(), abs=0.02 * np.ptp(x))
+        drawn = scale.draw(np.array([run.loss[step], z.max()]))
+        assert np.ptp(drawn) == pytest.approx(0.06 * (scale.high - scale.low), rel=1e-4)
+        assert [opened.trace("curve", "step", axis) for axis in "xy"] == [[step], pytest.approx([run.loss[step]])]
+        assert opened.trace("fit", "network", "y") == pytest.approx(run.predict(step).tolist(), abs=1e-4)
+        assert opened.tile("loss at step") == f"{run.loss[step]:.3g}"
+        assert opened.layout("fit", "title.text") == f"<b>the network at step {step}</b>"
+        assert f"step={step}, log={kind == 'log'})" in opened.page.locator("#lossviz-recipe").inner_text()
+    opened.page.get_by_label("loss", exact=True).select_option("linear")
+    opened.wait_drawn()
+
+
+@in_browser
+def test_play_moves_and_pause_stops(opened):
+    opened.slide("step", 0)
+    button = opened.page.get_by_role("button", name="play")
+    button.press("Enter")
+    assert opened.page.locator("#lossviz-play").inner_text() == "pause"
+    step = opened.page.get_by_label("step", exact=True)
+    opened.page.wait_for_function("() => document.getElementById('lossviz-step').value > 3")
+    opened.page.locator("#lossviz-play").press("Enter")
+    stopped = step.input_value()
+    opened.page.wait_for_timeout(400)
+    assert step.input_value() == stopped
+    assert int(stopped) < 60
+    assert opened.page.locator("#lossviz-play").inner_text() == "play"
+    opened.wait_drawn()
+    button.click()
+    opened.page.wait_for_function("() => document.getElementById('lossviz-play').innerText === 'play'")  # at the end
+    assert step.input_value() == "60"
+    button.click()  # from the start again
+    opened.page.wait_for_function("() => document.getElementById('lossviz-step').value < 60")
+    opened.slide("step", 2)  # and whoever moves the slider takes over
+    assert opened.page.locator("#lossviz-play").inner_text() == "play"
+
+
+@in_browser
+def test_a_click_on_the_curve_moves_the_ball_and_a_turn_of_the_camera_stays(opened):
+    box = opened.page.locator(".lossviz-pane-curve .nsewdrag[data-subplot=xy]").bounding_box()
+    mouse = opened.page.mouse
+    mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
+    opened.page.wait_for_timeout(300)
+    mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
+    opened.page.wait_for_function("() => document.getElementById('lossviz-step').value > 20")
+    opened.wait_drawn()
+    step = opened.page.get_by_label("step", exact=True)
+    assert int(step.input_value()) == pytest.approx(30, abs=4)
+    box = opened.page.locator(".lossviz-pane-surface canvas").first.bounding_box()
+    camera = opened.layout("surface", "scene._scene.getCamera().eye")
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    mouse.move(x, y)
+    mouse.down()
+    mouse.move(x - 90, y + 10, steps=6)
+    mouse.up()
+    opened.page.wait_for_timeout(400)
+    turned = opened.layout("surface", "scene._scene.getCamera().eye")
+    assert turned != camera
+    opened.slide("σ", 2)
+    opened.slide("k", 0)
+    opened.page.get_by_label("loss", exact=True).select_option("log")
+    opened.wait_drawn()
+    for axis in "xyz":
+        assert opened.layout("surface", "scene._scene.getCamera().eye")[axis] == pytest.approx(turned[axis])
+    opened.page.get_by_label("loss", exact=True).select_option("linear")
+    opened.wait_drawn()
+
+
+@in_browser
+def test_a_click_on_the_surface_means_the_run_nearby(gathered, opened):
+    opened.slide("step", 60)
+    box = opened.page.locator(".lossviz-pane-surface canvas").first.bounding_box()
+    opened.page.mouse.click(box["x"] + 4, box["y"] + box["height"] - 4)  # on nothing, and without a turn
+    path = gathered.opening.path
+    beside = path[17] + 0.02 * gathered.opening.projection.diagonal
+    nearest = int(np.linalg.norm(path - beside, axis=1).argmin())
+    corner = gathered.opening.x[0], gathered.opening.y[0]
+    for (x, y), trace, index, expected in (
+        (beside, "surface", 3, nearest),
+        (corner, "surface", 0, nearest),
+        (path[0], "trajectory", 5, 5),
+        (path[44], "ball", 0, int(np.linalg.norm(path - path[44], axis=1).argmin())),
+    ):
+        opened.page.evaluate(
+            """([x, y, trace, index]) => {
+                const pane = document.querySelector('.lossviz-pane-surface');
+                const curveNumber = pane.data.findIndex(t => (t.uid || t.name) === trace);
+                pane.emit('plotly_click', {points: [{curveNumber, pointNumber: index, x, y}]});
+            }""",
+            [float(x), float(y), trace, index],
+        )
+        opened.wait_drawn()
+        assert opened.page.get_by_label("step", exact=True).input_value() == str(expected)
+
+
+@in_browser
+def test_it_fits_the_window_and_follows_the_theme(opened):
+    ink = opened.layout("curve", "font.color")
+    width = opened.layout("surface", "width")
+    opened.page.set_viewport_size({"width": 390, "height": 800})
+    opened.page.emulate_media(color_scheme="dark")
+    opened.page.wait_for_function(
+        f"() => document.querySelector('.lossviz-pane-surface')._fullLayout.width < {width} / 2"
+        f" && document.querySelector('.lossviz-pane-curve')._fullLayout.font.color !== '{ink}'"
+    )
+    assert opened.page.evaluate("() => document.scrollingElement.scrollWidth") <= 390
+    assert opened.layout("fit", "width") == opened.layout("surface", "width")
+    # The sliders are in sight wherever the page is.
+    assert opened.page.get_by_label("σ", exact=True).bounding_box()["y"] < 800
+    opened.page.set_viewport_size({"width": 1280, "height": 900})
+    opened.page.emulate_media(color_scheme="light")
+    opened.page.wait_for_function(
+        f"() => document.querySelector('.lossviz-pane-surface')._fullLayout.width === {width}"
+        f" && document.querySelector('.lossviz-pane-curve')._fullLayout.font.color === '{ink}'"
+    )
+
+
+@in_browser
+def test_it_can_be_read_aloud_and_sends_nothing(opened):
+    snapshot = opened.page.locator("body").aria_snapshot()
+    for word in ('heading "x^3"', 'slider "step"', 'slider "k"', 'slider "σ"', 'combobox "loss"', 'button "play"'):
+        assert word in snapshot
+    assert 'figure "Loss landscape of a run of 61 steps' in snapshot
+    titles = (
+        "() => Array.from(document.querySelectorAll('.modebar-btn'), b => b.getAttribute('data-title') || '').join()"
+    )
+    buttons = opened.page.evaluate(titles)
+    assert "Orbital rotation" in buttons
+    assert "cloud" not in buttons.lower()
+    assert "share" not in buttons.lower()
+    with opened.page.expect_download() as download:
+        opened.page.locator(".lossviz-pane-curve").hover()
+        opened.page.locator(".lossviz-pane-curve .modebar-btn[data-title*='Download']").click()
+    assert download.value.suggested_filename == "loss_viz.png"
+    assert download.value.path().read_bytes()[1:4] == b"PNG"
+
+
+@in_browser
+def test_the_defaults_open_in_less_than_8_mb(browser, tmp_path):
+    run = lv.train("x^3", progress=False)
+    path = export_html(run, tmp_path / "run.html", progress=False)
+    assert path.stat().st_size < 8_000_000
+    opened = Page(browser, path)
+    assert opened.page.title() == "x^3 – loss landscape"
+    land = lv.landscape(run, progress=False)
+    assert opened.trace("surface", "surface", "z") == pytest.approx(land.loss.ravel().tolist(), rel=1e-5)
+    assert len(opened.trace("curve", "loss", "y")) == 2001
+    assert opened.page.locator("#lossviz-k-ticks").inner_text().split() == ["1", "2", "5", "10", "20"]
+    assert opened.page.locator("#lossviz-sigma-ticks").inner_text().split() == ["auto", ".01", ".03", ".06", ".1"]
+    assert "the best straight line" in opened.tile("plateau")
+    assert opened.page.evaluate("() => document.querySelector('.lossviz-pane-curve').layout.shapes.length") == 1
+    opened.close()
+
+
+@in_browser
+def test_runs_race(browser, tmp_path):
+    a, b = lv.compare("x^3", ["adam", "sgd"], steps=60, progress=False)
+    b = replace(b, weights=b.weights[:41], loss=b.loss[:41], step=b.step[:41])
+    runs = {"<b>one</b>": a, "other": b}
+    path = export_html(runs, tmp_path / "race.html", k=[5], sigma=["auto"], resolution=(8, 6), progress=False)
+    opened = Page(browser, path)
+    land = lv.landscape(runs, resolution=(8, 6), progress=False)
+    assert opened.trace("surface", "surface", "z") == pytest.approx(land.loss.ravel().tolist(), rel=1e-5)
+    opened.slide("step", 50)
+    for i, (run, row) in enumerate(((a, 50), (b, 40))):
+        tail = f"-{i}" if i else ""
+        ball = np.array([opened.trace("surface", f"ball{tail}", axis) for axis in "xyz"])
+        place = land.path[land.bundle.starts[i] + row]
+        assert (ball[:2].max(axis=1) + ball[:2].min(axis=1)) / 2 == pytest.approx(place, abs=0.02 * np.ptp(ball[0]))
+        assert ball[2].min() == pytest.approx(run.loss[row], rel=1e-5)
+        assert opened.trace("curve", f"step{tail}", "x") == [row]
+        assert opened.trace("fit", f"network{tail}", "y") == pytest.approx(run.predict(row).tolist(), abs=1e-4)
+    assert opened.page.locator(".lossviz-pane-surface .legendtext").all_text_contents() == ["<b>one</b>", "other"]
+    assert "step 40" in opened.tile("other")
+    assert opened.page.get_by_label("σ", exact=True).is_hidden()
+    opened.close()
+
+
+@in_browser
+def test_runs_of_one_s_own_have_no_fit_and_their_names_stay_names(browser, own_run, tmp_path):
+    path = export_html(own_run, tmp_path / "own.html", k=[2], resolution=(6, 4), progress=False)
+    opened = Page(browser, path)
+    assert opened.page.locator(".lossviz-pane-fit").count() == 0
+    assert opened.page.locator("h1").inner_text() == NASTY
+    assert opened.page.locator("img").count() == 0
+    assert NASTY in opened.page.locator(".lossviz-pane-surface .gtitle").text_content().replace("\xa0", " ")
+    assert opened.page.get_by_label("loss", exact=True).is_hidden()
+    opened.slide("step", 7)
+    assert opened.trace("surface", "error", "z")[0] == pytest.approx(own_run.loss[7])
+    opened.close()
