@@ -1,12 +1,13 @@
 """One run, or several of one model and one loss that share a picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from .arguments import read_number
 from .objective import Objective
 from .rows import Rows, stack_rows
 from .trajectory import Run
@@ -99,11 +100,13 @@ def find_rows(runs: Sequence[Run], step: int | None) -> list[int]:
     """For each run its recorded row closest to a training step; the last one for None.
 
     Raises:
+        TypeError: no number.
         ValueError: the step lies outside all runs.
     """
     first, last = min(int(run.step[0]) for run in runs), max(int(run.step[-1]) for run in runs)
     if step is None:
         return [len(run) - 1 for run in runs]
+    read_number("step", step, f"a training step from {first} to {last}", advice="None is the last one.")
     if not first <= step <= last:
         raise ValueError(f"`step` must lie within the run, from {first} to {last}; got {step}. None is the last one.")
     return [int(np.abs(run.step - step).argmin()) for run in runs]
@@ -119,6 +122,8 @@ def bundle_runs(runs: Runs) -> Bundle:
         TypeError: something else than runs.
         ValueError: no run, or runs of different models, or with different losses.
     """
+    if not isinstance(runs, Run | Sequence | Mapping):
+        raise TypeError(f"A landscape needs runs, got {type(runs).__name__}. Pass what `loss_viz.train` returns.")
     several = (runs,) if isinstance(runs, Run) else tuple(runs.values() if isinstance(runs, Mapping) else runs)
     if not several:
         raise ValueError("A landscape needs at least one run, got none. Pass what `loss_viz.train` returns.")
@@ -139,7 +144,17 @@ def name_runs(runs: Sequence[Run]) -> tuple[str, ...]:
     telling = [key for key, n_kinds in kinds.items() if n_kinds == len(runs)][:1]  # one that tells all apart
     keys = telling or [key for key, n_kinds in kinds.items() if n_kinds > 1]
     words = [", ".join(_write_setting(key, run.settings.get(key)) for key in keys) for run in runs]
-    names = [run.name or word or "run" for run, word in zip(runs, words, strict=True)]
+    return number_names(run.name or word or "run" for run, word in zip(runs, words, strict=True))
+
+
+def number_names(given: Iterable[str]) -> tuple[str, ...]:
+    """The names, those that are there more than once with a number behind.
+
+    Example:
+        >>> number_names(["Adam", "SGD", "Adam"])
+        ('Adam 1', 'SGD', 'Adam 2')
+    """
+    names = list(given)
     return tuple(
         name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}" for i, name in enumerate(names)
     )

@@ -11,9 +11,10 @@ import numpy as np
 import safetensors.torch
 import torch
 from jaxtyping import Float, Int64, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
-from .parameters import Entry, Layout
+from .arguments import read_path, require_kind
+from .parameters import Entry, Layout, frozen_layouts
 from .stored import (
     SUFFIXES,
     WEIGHTS,
@@ -26,6 +27,7 @@ from .stored import (
 )
 
 KINDS = f"files ending in {', '.join(SUFFIXES)}, or folders such as checkpoint-500 with {WEIGHTS[0]} in them"
+ADVICE = 'Give a folder of checkpoints, or a pattern such as "runs/*.pt".'
 # Hidden and half-written files and the states of other things than the model; what is saved once more at the end.
 ASIDE = re.compile(r"\..*|.*\.tmp|(optimizer|scheduler|scaler|sampler|rng_state|training_args)(_\d+)?\.\w+")
 AGAIN = re.compile(r"last(-v\d+)?\.ckpt|model\.safetensors|pytorch_model\.bin")
@@ -41,6 +43,7 @@ def find_checkpoints(paths: Place | Sequence[Place]) -> tuple[list[Path], Int64[
         paths: a folder, a pattern with `*` or `?` in it, one checkpoint, or a list of checkpoints.
 
     Raises:
+        TypeError: no path, and no list of paths.
         ValueError: there is none, or something else is where one should be.
 
     Example:
@@ -52,10 +55,11 @@ def find_checkpoints(paths: Place | Sequence[Place]) -> tuple[list[Path], Int64[
         >>> [path.name for path in found], steps
         (['epoch=0-step=0.ckpt', 'epoch=1-step=50.ckpt', 'epoch=20-step=1000.ckpt'], array([   0,   50, 1000]))
     """
+    require_kind("paths", paths, (str, os.PathLike, Sequence), "a path or a list of paths", advice=ADVICE)
     if isinstance(paths, str | os.PathLike):
-        found = sorted(_search(Path(paths).expanduser()), key=_order_naturally)
+        found = sorted(_search(read_path("paths", paths, advice=ADVICE).expanduser()), key=_order_naturally)
     else:
-        found = [_verify(Path(path).expanduser()) for path in paths]
+        found = [_verify(read_path("paths", path, advice=ADVICE).expanduser()) for path in paths]
     if not found:
         raise ValueError(f"`paths` must lead to checkpoints, none is in {paths}. Give the folder of some {KINDS}.")
     if all(re.search(r"\d", path.name) for path in found):
@@ -154,6 +158,23 @@ class Checkpoints:
                 first, last = max(begin, 0), min(begin + size, len(out))
                 if first < last:
                     out[first:last] = read_flat(stored[key], entry.shape, first - begin, last - begin)
+
+
+def require_frozen(model: nn.Module, paths: list[Path]) -> None:
+    """Refuse a model in which something else is frozen than what the checkpoints were written with.
+
+    Raises:
+        ValueError: it is, or a checkpoint is broken.
+    """
+    parameters = dict(model.named_parameters())
+    for layout in frozen_layouts(model):
+        [entry] = layout.entries
+        own = layout.join(parameters).numpy()
+        if holds(paths[0], entry) and (Checkpoints(paths, layout)[:] != own).any():
+            raise ValueError(
+                f"{entry.name!r} is frozen in `model`, and the checkpoints hold other values. Load one of them into "
+                "`model` first, or let requires_grad be as it was in the training."
+            )
 
 
 def _search(place: Path) -> list[Path]:

@@ -15,6 +15,8 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
+from .arguments import require_kind
+
 Formula = Callable[[Tensor], Tensor]
 
 MAX_LENGTH = 200
@@ -42,7 +44,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "log10": torch.log10,
     "sqrt": torch.sqrt,
     "abs": torch.abs,
-    "sign": torch.sign,
+    "sign": lambda x: torch.where(x.isnan(), x, torch.sign(x)),  # PyTorch's own makes a 0 of what is no number
     "floor": torch.floor,
     "ceil": torch.ceil,
     "relu": torch.relu,
@@ -92,12 +94,14 @@ def parse_expression(text: str) -> Formula:
         A function from x `(...)` to values of the same shape.
 
     Raises:
+        TypeError: no text.
         ValueError: the text is no formula in x; the message says what is wrong and how to repair it.
 
     Example:
         >>> parse_expression("2x^3 - x")(torch.tensor([1.0, 2.0]))
         tensor([ 1., 14.])
     """
+    require_kind("text", text, str, "a formula", advice='Type one like "x^2".')
     return _Parser(text).formula()
 
 
@@ -106,10 +110,10 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        if not text.strip():
-            self._refuse("it is empty")
         if len(text) > MAX_LENGTH:
             self._refuse(f"it has {len(text)} characters and at most {MAX_LENGTH} are read")
+        if not text.strip():
+            self._refuse("it is empty")
         matches = TOKEN.finditer(spell(text))
         self.tokens = [Token(kind, match[kind]) for match in matches if (kind := match.lastgroup)]
         self.tokens.append(Token("end", ""))

@@ -1,7 +1,9 @@
 """Open a run that was saved to a file, here or on another machine."""
 
+import math
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from .archive import read_archive
+from .arguments import quote, read_floats
 from .objective import LossFn, Objective
 from .tasks import ACTIVATIONS, Task, build_mlp
 from .trajectory import Run
@@ -54,20 +57,28 @@ def load_run(
         parameters = [(str(name), tuple(shape)) for name, shape in facts["parameters"]]
         task = None if facts["task"] is None else _read_task(arrays, str(facts["task"]))
         settings, note, name = dict(facts["settings"]), str(facts["note"]), str(facts["name"])
+        weights = read_floats("weights", weights, ("n_steps", "n_params"), advice="")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not the whole of a run: {error} in it is missing or wrong. Write it anew with run.save."
         ) from error
     if model is None and task is not None:
-        model = _rebuild_model(settings, parameters, torch.from_numpy(weights).dtype)
-    loss_fn = loss_fn or (task.loss if task else None)
+        model = _rebuild_model(settings, parameters, weights.shape[1], task.x.dtype)
+    if loss_fn is None and task is not None:
+        loss_fn = task.loss
     if model is None or loss_fn is None:
         missing = "model" if model is None else "loss"
         raise ValueError(
             f"{path} does not hold the {missing}, which is code of your own. Pass it, as in "
             "load_run(path, model, loss_fn)."
         )
-    objective = Objective(model, loss_fn, device=device)
+    try:
+        objective = Objective(model, loss_fn, device=device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`model` and `loss_fn` must go together, as they did in the run in {path}; PyTorch says: "
+            f"{quote(error)}. Build both as they were then."
+        ) from error
     _require_parameters(path, objective, parameters)
     buffers = arrays.get("buffers")
     run = Run(weights, loss, step, objective, task=task, note=note, buffers=buffers, name=name, settings=settings)
@@ -80,14 +91,24 @@ def _read_task(arrays: Mapping[str, np.ndarray], name: str) -> Task:
 
 
 def _rebuild_model(
-    settings: Mapping[str, Any], parameters: list[tuple[str, tuple[int, ...]]], dtype: torch.dtype
+    settings: Mapping[str, Any], parameters: list[tuple[str, tuple[int, ...]]], n_params: int, dtype: torch.dtype
 ) -> nn.Module | None:
     """The perceptron of the settings; None where they do not describe the one that was recorded."""
     depth, activation = len(parameters) // 2 - 1, str(settings.get("activation"))
     width = parameters[0][1][0] if parameters and parameters[0][1] else 0
-    if activation not in ACTIVATIONS or depth < 1 or width < 1:
+    # A few words of a file may not claim any amount of memory.
+    if activation not in ACTIVATIONS or not 0 < depth < n_params or parameters != _list_parameters(width, depth):
+        return None
+    if sum(math.prod(shape) for _, shape in parameters) != n_params:
         return None
     return build_mlp(width=width, depth=depth, activation=activation, dtype=dtype, seed=0)
+
+
+def _list_parameters(width: Any, depth: int) -> list[tuple[str, tuple[Any, ...]]]:
+    """Names and shapes of the parameters of a perceptron, in their order."""
+    sizes = [1, *[width] * depth, 1]
+    layers = [(f"{2 * i}", n_in, n_out) for i, (n_in, n_out) in enumerate(pairwise(sizes))]
+    return [part for i, n_in, n_out in layers for part in ((f"{i}.weight", (n_out, n_in)), (f"{i}.bias", (n_out,)))]
 
 
 def _require_parameters(

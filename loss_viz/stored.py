@@ -1,14 +1,15 @@
 """What one checkpoint holds: its tensors by name, still in their files, and never anything that could run code."""
 
 import json
+import pickletools
 import re
 import tarfile
 import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -21,6 +22,17 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 # What Hugging Face's Trainer writes into a folder, in the order in which transformers itself looks for it.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "_orig_mod")
+# Names, shapes and whatever else is not a tensor. In memory it takes up to ten times as much.
+MAX_STRUCTURE = 2**22
+MAX_INDEX = 2**25
+# What PyTorch would carry out while it reads, and a few bytes of which fill any memory.
+GREEDY = {
+    "builtins bytearray",
+    "__builtin__ bytearray",
+    "torch._utils _rebuild_device_tensor_from_numpy",
+    "torch._utils _rebuild_device_tensor_from_cpu_tensor",
+}
+N_PICKLES = 5  # before the numbers, in files of PyTorch before 1.6
 REPAIR = "build `model` as it was when this checkpoint was written, or leave the file out."
 
 
@@ -48,31 +60,95 @@ def _list_files(path: Path) -> list[Path]:
     weights = find_weights(path) or path
     if weights.suffix != ".json":
         return [weights]
+    _require_small(weights.stat().st_size, MAX_INDEX)
     shards = json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()
+    if not all(isinstance(name, str) and 0 < len(name) < 256 for name in shards):
+        raise ValueError("its weight_map must lead to names of files")
     return [path / Path(name).name for name in sorted(set(shards))]
 
 
+def require_small_header(path: Path) -> None:
+    """Refuse a safetensors file that is little but names.
+
+    Raises:
+        ValueError: it is one.
+    """
+    with path.open("rb") as file:
+        _require_small(int.from_bytes(file.read(8), "little"))
+
+
+def _require_small(n_bytes: int, most: int = MAX_STRUCTURE) -> None:
+    if n_bytes > most:
+        raise ValueError(f"its names and numbers take more than {most >> 20} MiB beside the tensors")
+
+
 def _open_file(path: Path, stack: ExitStack) -> Iterable[tuple[str, Any]]:
+    if path.exists() and not (path.is_file() or path.is_dir()):  # to open a pipe is to wait for ever
+        raise ValueError("it is a pipe or a device")
     if path.suffix.lower() == ".safetensors":
+        require_small_header(path)
         file = stack.enter_context(safetensors.safe_open(str(path), framework="pt"))
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         # A tensor without axes cannot be sliced.
         return [(name, part if part.get_shape() else file.get_tensor(name)) for name, part in parts.items()]
-    # PyTorch before 2.6 runs what is in tar files and TorchScript, whatever `weights_only` says.
-    if tarfile.is_tarfile(path):
-        raise ValueError("it is a tar file")
+    zipped = zipfile.is_zipfile(path)
+    (_look_through_zip if zipped else _look_through)(path)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*TorchScript")
-        return _flatten(torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)))
+        warnings.filterwarnings("ignore", message=".*pickle protocol")
+        return _flatten(torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped), set())
 
 
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors by dotted name; so a dictionary around them is a prefix like any other."""
+def _look_through_zip(path: Path) -> None:
+    """Refuse what would be read wrong, or would fill the memory, in a file of `torch.save`.
+
+    Raises:
+        ValueError: there is such a thing in it.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.filename.endswith("constants.pkl") for entry in entries):
+            raise ValueError("it is a TorchScript archive, which holds code")
+        for entry in entries:
+            if entry.compress_type != zipfile.ZIP_STORED:  # PyTorch would take the bytes as they are for numbers
+                raise ValueError("it is compressed, as torch.save never does")
+            if entry.filename.endswith("data.pkl"):
+                _require_small(entry.file_size)
+                greedy = [what for what in GREEDY if f"c{what}\n".replace(" ", "\n").encode() in archive.read(entry)]
+                if greedy:
+                    raise ValueError(f"GLOBAL {greedy[0].replace(' ', '.')}")
+
+
+def _look_through(path: Path) -> None:
+    """The same in one of a `torch.save` before PyTorch 1.6: pickles, and then the numbers."""
+    with path.open("rb") as file:
+        # PyTorch before 2.6 runs what is in tar files, whatever `weights_only` says.
+        with suppress(tarfile.HeaderError):
+            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+            raise ValueError("it is a tar file")
+        file.seek(0)
+        for position, name in _list_names(file):
+            _require_small(position)
+            if name in GREEDY:
+                raise ValueError(f"GLOBAL {name.replace(' ', '.')}")
+
+
+def _list_names(file: BinaryIO) -> Iterator[tuple[int, str]]:
+    """Where each step of some pickles stands, and the name of what it fetches; up to where they are broken."""
+    with suppress(ValueError, EOFError, UnicodeError):
+        for _ in range(N_PICKLES):
+            for opcode, argument, position in pickletools.genops(file):
+                yield position or 0, str(argument) if opcode.name == "GLOBAL" else ""
+
+
+def _flatten(value: Any, seen: set[int], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors by dotted name; so a dictionary around them is a prefix like any other. None is entered twice."""
     if isinstance(value, Tensor):
         yield prefix[:-1], value.detach()
-    elif isinstance(value, Mapping):
+    elif isinstance(value, Mapping) and id(value) not in seen:
+        seen.add(id(value))
         for name, part in value.items():
-            yield from _flatten(part, f"{prefix}{name}.")
+            yield from _flatten(part, seen, f"{prefix}{name}.")
 
 
 def _explain(path: Path, error: Exception) -> str:
@@ -103,17 +179,28 @@ def match_names(path: Path, stored: Mapping[str, Any], entries: Sequence[Entry])
 
 
 def require_shapes(path: Path, stored: Mapping[str, Any], entries: Sequence[Entry], names: Sequence[str]) -> None:
-    """Refuse a checkpoint whose tensors have other shapes than those of the model.
+    """Refuse a checkpoint whose tensors have other shapes than those of the model, or are of something else.
 
     Raises:
-        ValueError: some have.
+        ValueError: some have, or are.
     """
     parts = [stored[name] for name in names]
+    for entry, part in zip(entries, parts, strict=True):
+        if kind := _find_fault(part):
+            raise ValueError(f"{path} must hold plain real numbers: {entry.name!r} is {kind} in it; {REPAIR}")
     shapes = [tuple(part.shape if isinstance(part, Tensor) else part.get_shape()) for part in parts]
     pairs = [(entry, shape) for entry, shape in zip(entries, shapes, strict=True) if entry.shape != shape]
     if pairs:
         told = _enumerate([f"{entry.name!r} is {shape} in it, {entry.shape} in `model`" for entry, shape in pairs])
         raise ValueError(f"{path} must hold tensors of the shapes of `model`: {told}; {REPAIR}")
+
+
+def _find_fault(part: Any) -> str:
+    """What a tensor is of, where that is not real numbers that lie in the file one by one; empty where it is."""
+    if not isinstance(part, Tensor):  # of a safetensors file, which holds no others than plain ones
+        return "" if part.get_dtype().startswith(("F", "BF")) else part.get_dtype()
+    plain = part.is_floating_point() and part.layout == torch.strided and part.device.type == "cpu"
+    return "" if plain and not part.is_quantized else f"{part.dtype}, {part.layout}, on {part.device}"
 
 
 def _explain_missing(path: Path, stored: Collection[str], entries: Sequence[Entry]) -> str:

@@ -1,13 +1,17 @@
 """The pantry: one-dimensional regression tasks and the small networks that learn them."""
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .arguments import quote, read_whole, require_kind
 from .expression import parse_expression
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -16,6 +20,10 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "gelu": nn.GELU,
 }
+
+DTYPES = (torch.float32, torch.float64)
+MAX_POINTS = 2**22
+MAX_WEIGHTS = 2**26
 
 Target = str | Callable[[Tensor], Tensor]
 
@@ -29,6 +37,10 @@ class Task:
         x: inputs `(n_points, 1)`.
         y: targets `(n_points, 1)`.
 
+    Raises:
+        TypeError: a name that is no text, inputs or targets that are no tensors.
+        ValueError: inputs and targets that do not belong together, or are not finite.
+
     Example:
         >>> task = build_task("x^2", n_points=3)
         >>> task.loss(nn.Identity())
@@ -38,6 +50,21 @@ class Task:
     name: str
     x: Float[Tensor, "n_points 1"]
     y: Float[Tensor, "n_points 1"]
+
+    def __post_init__(self) -> None:
+        require_kind("name", self.name, str, "a text", advice="Call the task as a picture shall.")
+        for name in "xy":
+            require_kind(name, getattr(self, name), Tensor, "a tensor", advice="Make it with torch.as_tensor.")
+        shape, dtype = tuple(self.x.shape), self.x.dtype
+        if not self.x.numel() or not shape == tuple(self.y.shape) == (self.x.numel(), 1) or self.y.dtype != dtype:
+            raise ValueError(
+                f"A task needs `x` and `y` of shape (n_points, 1) and of one precision, got {shape} in {dtype} and "
+                f"{tuple(self.y.shape)} in {self.y.dtype}. Add an axis with x[:, None]."
+            )
+        if not dtype.is_floating_point or not (self.x.isfinite().all() and self.y.isfinite().all()):
+            raise ValueError(
+                "A task needs `x` and `y` of finite real numbers. Leave out the points where they are not."
+            )
 
     def loss(self, model: nn.Module) -> Tensor:
         """Mean squared error of `model` on all points, a scalar."""
@@ -53,15 +80,16 @@ def build_task(target: Target, *, n_points: int = 100, dtype: torch.dtype = torc
         dtype: `torch.float32` or `torch.float64`.
 
     Raises:
-        ValueError: no formula, a wrong number of values, or values that are not finite.
-        TypeError: neither a text nor a function.
+        ValueError: no formula, a wrong number of values, or values that are not finite; another precision.
+        TypeError: neither a text nor a function, or one that returns no real numbers.
 
     Example:
         >>> build_task("x^2", n_points=3).y.ravel()
         tensor([1., 0., 1.])
     """
-    if n_points < 2:
-        raise ValueError(f"`n_points` must be at least 2, got {n_points}. Use 100, as the post does.")
+    n_points = read_whole("n_points", n_points, 2, MAX_POINTS, advice="Use 100, as the post does.")
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be torch.float32 or torch.float64, got {dtype!r}. Leave it out for the first.")
     # The grid is laid in float64 so that both precisions learn the same function.
     x = torch.linspace(-1, 1, n_points, dtype=torch.float64).to(dtype)
     if isinstance(target, str):
@@ -69,8 +97,11 @@ def build_task(target: Target, *, n_points: int = 100, dtype: torch.dtype = torc
     elif callable(target):
         name, function = getattr(target, "__name__", type(target).__name__), target
     else:
-        raise TypeError(f'`target` must be a formula such as "x^3" or a function of a tensor, got {target!r}.')
-    y = torch.as_tensor(function(x), dtype=dtype).detach()
+        raise TypeError(
+            f'`target` must be a formula such as "x^3" or a function of a tensor, got {type(target).__name__}. '
+            "Pass one of the two."
+        )
+    y = _tabulate(name, function, x)
     if y.shape != x.shape:
         raise ValueError(
             f"The target {name!r} must give one value for each of the {n_points} points; "
@@ -85,6 +116,21 @@ def build_task(target: Target, *, n_points: int = 100, dtype: torch.dtype = torc
     return Task(name, x[:, None], y[:, None])
 
 
+def _tabulate(name: str, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    """The values of a target at a copy of the points, which is its own to write to."""
+    try:
+        y = torch.as_tensor(function(x.clone()))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"The target {name!r} must be a function from a tensor of shape {tuple(x.shape)} to as many numbers; "
+            f"{type(error).__name__}: {quote(error)}. Write it with operations on tensors, as "
+            "in lambda x: torch.sin(3 * x)."
+        ) from error
+    if y.is_complex():
+        raise TypeError(f"The target {name!r} must give real numbers, it gave {y.dtype}. Take the real part.")
+    return y.detach().to(x)
+
+
 def build_mlp(
     *, width: int, depth: int, activation: str | Callable[[], nn.Module], dtype: torch.dtype, seed: int
 ) -> nn.Sequential:
@@ -93,18 +139,13 @@ def build_mlp(
     The seed reaches this network only: the global random state of PyTorch is left as it was.
 
     Raises:
-        ValueError: `width` or `depth` below 1, or an unknown activation.
+        TypeError: an activation that is none.
+        ValueError: `width` or `depth` below 1, more weights than can be recorded, a seed below 0, or an unknown
+            activation.
     """
-    for name, value in (("width", width), ("depth", depth)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}. The post's net has width 8, depth 1.")
-    if isinstance(activation, str):
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"`activation` must be one of {', '.join(ACTIVATIONS)} or a module factory such as "
-                f"torch.nn.ELU; got {activation!r}. The post's net uses 'silu'."
-            )
-        activation = ACTIVATIONS[activation]
+    width, depth = _read_size(width, depth)
+    seed = read_whole("seed", seed, 0, 2**63 - 1, advice="Use 0.")
+    activation = _find_activation(activation)
     sizes = [1] + [width] * depth
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -112,4 +153,52 @@ def build_mlp(
         for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out, dtype=dtype), activation()]
         layers.append(nn.Linear(width, 1, dtype=dtype))
+        require_kind(
+            "activation", layers[1], nn.Module, "a factory of modules", advice="Pass one such as torch.nn.ELU."
+        )
         return nn.Sequential(*layers)
+
+
+def _read_size(width: Any, depth: Any) -> tuple[int, int]:
+    advice = "The post's net has width 8, depth 1."
+    width, depth = read_whole("width", width, 1, advice=advice), read_whole("depth", depth, 1, advice=advice)
+    n_weights = 3 * width + 1 + (depth - 1) * (width + 1) * width
+    if n_weights > MAX_WEIGHTS:
+        raise ValueError(
+            f"`width` and `depth` must make a net of at most {MAX_WEIGHTS:,} weights, {width:,} and {depth:,} make one "
+            f"of {n_weights:,}. {advice}"
+        )
+    return width, depth
+
+
+def _find_activation(activation: Any) -> Callable[[], nn.Module]:
+    if callable(activation):
+        return activation
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ValueError(
+            f"`activation` must be one of {', '.join(ACTIVATIONS)} or a module factory such as "
+            f"torch.nn.ELU; got {activation!r}. The post's net uses 'silu'."
+        )
+    return ACTIVATIONS[activation]
+
+
+def require_one_loss(model: nn.Module, task: Task) -> None:
+    """Refuse a net whose loss is not the same in training, as it is recorded, and in evaluation, as it is drawn.
+
+    Raises:
+        ValueError: it is another one, or the layers do not fit together.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            losses = [task.loss(copy.deepcopy(model).train(training)).item() for training in (True, False)]
+        except RuntimeError as error:
+            raise ValueError(
+                "`activation` must make modules that give as many values as they take; PyTorch says: "
+                f"{quote(error)}. Pass one such as torch.nn.ELU."
+            ) from error
+    if not math.isclose(*losses, rel_tol=1e-4) and any(map(math.isfinite, losses)):
+        raise ValueError(
+            f"`activation` must act alike in training and in evaluation; the loss is {losses[0]:.4g} in one and "
+            f"{losses[1]:.4g} in the other, as with dropout and batch normalization. Train such a net in a loop of "
+            "your own, with loss_viz.Recorder."
+        )

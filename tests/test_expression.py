@@ -66,3 +66,8 @@ def test_refuses_in_words(text, cause):
         parse_expression(text)
     assert cause in str(error.value)
     assert 'Type one like "x^2"' in str(error.value)
+
+
+def test_the_sign_of_what_is_no_number_is_none():
+    signs = parse_expression("sign(sqrt(x))")(torch.tensor([-1.0, 0.0, 4.0]))
+    torch.testing.assert_close(signs, torch.tensor([math.nan, 0.0, 1.0]), equal_nan=True)

@@ -1,0 +1,57 @@
+"""Files from strangers: each is read as it is, or refused in words; none runs code, crashes or fills the memory.
+
+`mutants.py` lists what is done to them; LOSS_VIZ_FUZZ=10 for ten times as many places at which files are damaged.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not (hasattr(os, "fork") and Path("/proc/self/clear_refs").exists()),
+    reason="children are forked, and Linux tells what memory they take",
+)
+
+ROOM = 16 * 2**20  # beside twice the file: what Python and PyTorch take for names and for their work
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    script, folder = Path(__file__).with_name("mutants.py"), tmp_path_factory.mktemp("mutants")
+    command = [sys.executable, str(script), str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    process = subprocess.run(command, capture_output=True, text=True, timeout=3000, env=environment, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return [json.loads(line) for line in process.stdout.splitlines()]
+
+
+def test_every_file_is_read_or_refused_in_words(told, record_property):
+    record_property("cases", len(told))
+    assert len(told) >= 600
+    assert [case for case in told if case["end"] not in ("loaded", "refused")] == []
+    ends = Counter((case["kind"], case["end"]) for case in told)
+    for kind in {case["kind"] for case in told}:  # of each kind some are harmless, and some are not
+        assert ends[kind, "loaded"] >= 4, kind
+        assert ends[kind, "refused"] >= 10, kind
+
+
+def test_what_is_said_names_the_file_and_how_to_repair_it(told):
+    for case in told:
+        if case["end"] == "refused" and not case["said"].startswith("OSError"):
+            head, _, repair = case["said"].partition(": ")[2].partition(". ")
+            assert head, case
+            assert repair or "; build" in case["said"], case
+
+
+def test_no_file_runs_code(told):
+    assert [case for case in told if case["ran"]] == []
+
+
+def test_no_file_takes_more_memory_than_twice_its_size(told):
+    read = [case for case in told if case["kind"] != "again"]  # which trains and draws
+    assert [case for case in read if case["grown"] > 2 * case["size"] + ROOM] == []

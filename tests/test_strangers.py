@@ -1,0 +1,102 @@
+"""Formulas typed by strangers, as a panel that Voila shows to all takes them: nothing is carried out but arithmetic.
+
+`hostile.py` lists what is typed; LOSS_VIZ_FUZZ=10 for ten times as many texts that are thrown together.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hostile import list_cases
+
+import loss_viz as lv
+
+MILLISECONDS = 50  # of work, on a slow machine, too: far more than is needed, and far less than a person notices
+
+
+@pytest.fixture(scope="module")
+def told():
+    """How each on the list ended, in a process of its own: here the shape checks of the tests would speak first."""
+    script = Path(__file__).with_name("hostile.py")
+    process = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    assert process.returncode == 0, process.stderr[-2000:]
+    heard, *cases = map(json.loads, process.stdout.splitlines())
+    assert {"compile", "exec"} <= set(heard)  # who listens would have heard it
+    return cases
+
+
+def test_every_target_is_refused_in_words_or_is_a_task_of_finite_numbers(told, record_property):
+    record_property("cases", len(told))
+    assert len(told) >= 800
+    assert min(Counter(case["kind"] for case in told).values()) >= 8
+    ends = {end["end"] for case in told for end in case["told"]}
+    assert ends == {"refused", "taken"}, [
+        case for case in told if {end["end"] for end in case["told"]} - {"refused", "taken"}
+    ]
+    for case in told:
+        _, built, trained = case["told"]
+        assert case["good"] in (None, built["end"] == "taken"), case
+        assert built["end"] == trained["end"], case
+
+
+def test_what_is_said_tells_how_to_repair_it_in_letters_that_can_be_seen(told):
+    for case in told:
+        for end in case["told"]:
+            if end["end"] == "refused":
+                assert re.search(r"Type one|Pass one|Choose a formula", end["said"]), case
+                assert end["said"].isprintable(), case
+
+
+def test_none_takes_longer_than_a_blink(told):
+    slow = [case for case in told if any(end["ms"] > MILLISECONDS for end in case["told"])]
+    assert slow == []
+
+
+def test_nothing_is_compiled_imported_opened_or_run(told):
+    assert [case for case in told if case["events"]] == []
+
+
+def test_a_panel_keeps_its_picture_and_says_what_is_wrong_with_a_target(record_property):
+    explorer = lv.Explorer("x^2", steps=3, resolution=4, k=1)
+    assert explorer.wait(60.0)
+    box, notice = explorer.desk.controls["target"], explorer.desk._errors["target"]
+    land, surface, target = explorer.landscape, explorer.picture.surface_surface, explorer.target
+    typed = [text for _, text, good in list_cases() if good is False and isinstance(text, str)]
+    record_property("cases", len(typed))
+    for text in typed:
+        explorer.desk.complain("target", "")  # which takes back what was said
+        assert notice.layout.display == "none"
+        box.value = text
+        assert notice.layout.display is None, text[:40]
+        assert re.search(r"The target .* must be finite|is not a formula in x", notice.value), notice.value
+        assert explorer.target == target
+    assert explorer.wait(60.0)
+    assert explorer.landscape is land
+    assert explorer.picture.surface_surface is surface
+    explorer.close()
+
+
+def test_a_panel_draws_every_target_that_it_takes_or_says_why_not(record_property):
+    explorer = lv.Explorer("x^2", steps=3, resolution=4, k=1)
+    assert explorer.wait(60.0)
+    taken = sorted({text for kind, text, good in list_cases() if good and kind in ("powers", "undefined values")})
+    record_property("cases", len(taken))
+    for text in taken:
+        explorer.desk.controls["target"].value = text
+        assert explorer.target == text
+        drawn = explorer.wait(60.0)
+        notice = explorer.desk._errors["target"]
+        if drawn:
+            assert explorer.run.task.name == text
+            assert np.isfinite(explorer.run.loss).all()
+        else:
+            assert "The loss on `target` must be finite before training" in notice.value, (
+                text,
+                explorer.desk._status.value,
+            )
+    explorer.close()
