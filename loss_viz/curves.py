@@ -7,15 +7,16 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from .arguments import require_flag
 from .bundle import find_rows, name_runs
 from .captions import caption, name_loss, name_run
-from .diagnostics import fidelity, held_out_fidelity
+from .diagnostics import fidelity, measure_held_out
 from .drawing import BALL_COLOR, DRAINED, GRID, INK, layout, pick_ball_colors, pick_colors, shade
-from .landscapes import Landscape
+from .landscapes import Landscape, require_landscape
 from .levels import name_level
 from .plateaus import Plateau, find_plateaus
-from .scales import log_axis, require_positive
-from .trajectory import Run
+from .scales import log_axis, require_positive, span_decades
+from .trajectory import Run, require_run
 
 BAND = "rgba(255,140,26,0.14)"
 BALL_MARKER = {"size": 13, "color": BALL_COLOR, "line": {"color": "white", "width": 2}}
@@ -43,6 +44,9 @@ def loss_curve_figure(*runs: Run, step: int | None = None, log: bool = True, hei
     """
     if not runs:
         raise ValueError("`loss_curve_figure` needs at least one run. Pass what `loss_viz.train` returns.")
+    for run in runs:
+        require_run(run)
+    require_flag("log", log)
     low, high = min(run.loss.min() for run in runs), max(run.loss.max() for run in runs)
     if log:
         require_positive(low)
@@ -52,7 +56,7 @@ def loss_curve_figure(*runs: Run, step: int | None = None, log: bool = True, hei
         plateaus = find_plateaus(runs[0])
         figure.update_layout(shapes=band_plateaus(plateaus), annotations=_name_plateaus(runs[0], plateaus, log=log))
     figure.update_xaxes(title={"text": "step"}, gridcolor=GRID, zeroline=False)
-    axis = log_axis(np.log10(high / low)) if log else {}
+    axis = log_axis(span_decades(low, high)) if log else {}
     return figure.update_yaxes(title={"text": name_loss(runs)}, gridcolor=GRID, zeroline=False, **axis)
 
 
@@ -63,11 +67,15 @@ def fidelity_figure(landscape: Landscape, *, held_out: bool = True, height: int 
 
     Args:
         landscape: what to measure.
-        held_out: show the factors at the anchors without the planes near them, too, where planes are blended.
+        held_out: show the factors at the anchors without the planes near them, too, where planes are blended and the
+            run is long enough to leave some out.
         height: of the figure, in pixels.
 
+    Returns:
+        A Plotly figure; the axis of the losses is logarithmic where all of them are above 0.
+
     Raises:
-        ValueError: a loss that is not positive.
+        TypeError: no landscape.
 
     Example:
         >>> import loss_viz as lv
@@ -75,7 +83,9 @@ def fidelity_figure(landscape: Landscape, *, held_out: bool = True, height: int 
         >>> [trace.name for trace in fidelity_figure(land).data]
         ['surface', 'true loss', 'factor', 'held out']
     """
-    require_positive(min(landscape.path_loss.min(), landscape.path_height.min()))
+    require_landscape(landscape)
+    require_flag("held_out", held_out)
+    losses = np.concatenate([landscape.path_loss, landscape.path_height])
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.06)
     fit = fidelity(landscape)
     surface = {"name": "surface", "line": {"color": DRAINED, "width": 4}}
@@ -85,8 +95,8 @@ def fidelity_figure(landscape: Landscape, *, held_out: bool = True, height: int 
     color = {"color": shade(fit.factor), "cmin": 0, "cmax": 1, "colorscale": [[0, pick_colors(1)[0]], [1, DRAINED]]}
     marker = {"size": 3, **color}
     figure.add_scatter(name="factor", x=fit.step, y=fit.factor, mode="markers", marker=marker, row=2, col=1)
-    if held_out and len(landscape.planes) > 1:
-        without = held_out_fidelity(landscape)
+    without = measure_held_out(landscape) if held_out else None
+    if without:
         line = {"color": INK, "width": 1}
         figure.add_scatter(
             name="held out", x=without.step, y=without.factor, mode="lines", line=line, opacity=0.6, row=2, col=1
@@ -95,7 +105,8 @@ def fidelity_figure(landscape: Landscape, *, held_out: bool = True, height: int 
     figure.update_layout(layout(height), title=title, showlegend=True, margin={"t": 72, "r": 16})
     figure.update_xaxes(gridcolor=GRID, zeroline=False).update_yaxes(gridcolor=GRID, type="log")
     figure.update_xaxes(title={"text": "step"}, row=2, col=1)
-    figure.update_yaxes(title={"text": name_loss(landscape.runs)}, exponentformat="power", row=1, col=1)
+    loss_axis = {"exponentformat": "power", "type": "log" if losses.min() > 0 else "linear"}
+    figure.update_yaxes(title={"text": name_loss(landscape.runs)}, **loss_axis, row=1, col=1)
     return figure.update_yaxes(title={"text": "factor"}, row=2, col=1)
 
 

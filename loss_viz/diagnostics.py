@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from .holdout import BLOCK, hold_out
-from .landscapes import Landscape
+from .landscapes import Landscape, require_landscape
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +22,10 @@ class Fidelity:
     Attributes:
         step: `(n,)`, the training steps that are measured.
         factor: `(n,)`; infinite where the surface and the loss differ in sign or only one of them is zero.
+
+    Example:
+        >>> Fidelity(step=np.arange(4), factor=np.array([2.0, 1.0, 1.0, 1.5]))
+        Fidelity(median=1.250, p90=2.000, max=2.000, start=2.000)
     """
 
     step: Int[np.ndarray, " n"]
@@ -61,7 +65,7 @@ def compare_heights(
     step: Int[np.ndarray, " n"], height: Float[np.ndarray, " n"], true: Float[np.ndarray, " n"]
 ) -> Fidelity:
     """The factors between heights of a surface and true losses; nan where a height is not known."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = height / true
         factor = np.where(ratio > 0, np.maximum(ratio, 1 / ratio), np.inf)
     factor = np.where(np.isnan(height), np.nan, factor)
@@ -77,6 +81,7 @@ def fidelity(landscape: Landscape) -> Fidelity:
         >>> fidelity(lv.landscape(run, resolution=9, progress=False)).median < 1.02
         True
     """
+    require_landscape(landscape)
     return compare_heights(landscape.bundle.step, landscape.path_height, landscape.path_loss)
 
 
@@ -104,18 +109,30 @@ def held_out_fidelity(landscape: Landscape, *, reach: float = BLOCK, progress: b
         >>> fidelity(land).median <= held_out_fidelity(land, reach=0.0).median < 1.1
         True
     """
+    require_landscape(landscape)
     if len(landscape.planes) < 2:
         raise ValueError(
             f"Held-out fidelity needs a blend of planes, this landscape is of one {landscape.plane} plane. "
             "Use `plane`='local'."
         )
-    if not 0 <= reach < np.inf:
-        raise ValueError(f"`reach` must be a share of the path's diagonal, 0 or more; got {reach}. Use {BLOCK}.")
     with tqdm(total=0, desc="held out", delay=1, leave=False, disable=not progress) as bar:
         rows, heights = hold_out(landscape.survey, landscape.kernel, reach, bar)
     if not len(rows):
-        raise ValueError(f"`reach`={reach} leaves no anchor another one on a run so short. Use a smaller one.")
+        raise ValueError(
+            f"`reach`={reach} leaves no anchor another one on a run so short, or one that does not move. "
+            "Use a smaller one, or record a longer run."
+        )
     return compare_heights(landscape.bundle.step[rows], heights, landscape.path_loss[rows])
+
+
+def measure_held_out(landscape: Landscape) -> Fidelity | None:
+    """The same, at the usual reach; None where nothing can be left out."""
+    if len(landscape.planes) < 2:
+        return None
+    try:
+        return held_out_fidelity(landscape, progress=False)
+    except ValueError:  # a run too short, or one that does not move
+        return None
 
 
 def mixing_map(landscape: Landscape) -> Float[np.ndarray, "n_y n_x"]:
@@ -131,6 +148,7 @@ def mixing_map(landscape: Landscape) -> Float[np.ndarray, "n_y n_x"]:
         >>> mixing_map(land).shape, bool(mixing_map(land).min() >= 1)
         ((7, 9), True)
     """
+    require_landscape(landscape)
     losses = landscape.path_loss[landscape.anchors]
     return _map(landscape, lambda: landscape.survey.grid.weigh(landscape.kernel, losses))
 
@@ -151,6 +169,7 @@ def disagreement_map(landscape: Landscape, *, progress: bool = True) -> Float[np
         >>> disagreement_map(land).shape
         (7, 9)
     """
+    require_landscape(landscape)
     with tqdm(total=0, desc="disagreement", delay=1, leave=False, disable=not progress) as bar:
         return _map(landscape, lambda: landscape.survey.grid.spread(landscape.kernel, bar))
 

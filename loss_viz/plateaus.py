@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import median_filter
 from sklearn.isotonic import isotonic_regression
 
-from .trajectory import Run
+from .trajectory import Run, require_run
 
 GRID = 1000  # the curve is read at so many equal parts of the run's length T
 FILTER = 1 / 100  # a median over this share of the recorded rows, and over 5 at least, takes the spikes out
@@ -34,6 +34,12 @@ class Plateau:
         start: first training step.
         end: last training step.
         level: median loss between them.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> [plateau] = lv.find_plateaus(lv.train("x^3", progress=False))
+        >>> plateau.start < 500 < plateau.end, 0.023 < plateau.level < 0.026  # the best straight line has 0.0242
+        (True, True)
     """
 
     start: int
@@ -66,6 +72,7 @@ def find_plateaus(run: Run) -> list[Plateau]:
         >>> plateau.start < 100, plateau.end > 900, round(plateau.level, 3)
         (True, True, 0.025)
     """
+    require_run(run)
     if len(run) < MIN_ROWS or run.loss.min() <= 0:
         return []
     step = np.linspace(run.step[0], run.step[-1], GRID + 1)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from .arguments import read_path, read_whole, require_kind
 from .objective import LossFn, Objective
 from .rows import Rows
 from .snapshots import Snapshots
@@ -67,14 +68,15 @@ class Recorder:
         device: str | torch.device | None = None,
         name: str = "",
     ) -> None:
-        for argument, count, least in (("every", every, 1), ("max_snapshots", max_snapshots, 3)):
-            if count is not None and count < least:
-                raise ValueError(f"`{argument}` must be a whole number of at least {least}, got {count}.")
+        every = read_whole("every", every, 1, advice="With 1 every step is recorded.")
+        if max_snapshots is not None:
+            max_snapshots = read_whole("max_snapshots", max_snapshots, 3, advice="Leave it out for what fits 1 GiB.")
+        require_kind("name", name, str, "a text", advice="Leave it out where there is none.")
+        folder = None if storage is None else read_path("storage", storage, advice="Give a new or empty folder.")
         self.objective = Objective(model, loss_fn, device=device)
         self.model = self.objective.model
         self.name = name
         layouts = self.objective.layout, self.objective.buffer_layout
-        folder = None if storage is None else Path(storage)
         self._snapshots = Snapshots(*layouts, every=every, most=max_snapshots, folder=folder)
         self.step = 0
         self.note = ""
@@ -109,7 +111,7 @@ class Recorder:
         """Record after each step of an optimizer, until the end of a `with` block or `detach()`.
 
         Returns:
-            The recorder, so that `with Recorder(model, loss_fn).attach(optimizer) as recorder:` is one line.
+            The recorder, so that `with Recorder(model, loss_fn).attach(optimizer) as recorder` is one line.
 
         Raises:
             TypeError: no optimizer of PyTorch.

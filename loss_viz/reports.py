@@ -5,11 +5,12 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
+from .arguments import read_floats, require_kind
 from .captions import name_axis
 from .drawing import BALL_COLOR, DRAINED, GRID, INK, PATH_COLOR, layout, pick_colors
 from .geometry import Geometry, Sharpness
-from .kernels import POST_SIGMA
-from .landscapes import Landscape
+from .kernels import POST_SIGMA, fit_kernel
+from .landscapes import Landscape, require_landscape
 from .sigmas import SigmaCurve
 
 TICKS = (1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 1e3, 1e4, 1e6)
@@ -24,12 +25,18 @@ def sigma_figure(curve: SigmaCurve, *, sigma: float | str | None = None, height:
         sigma: mark this one as chosen.
         height: of the figure, in pixels.
 
+    Raises:
+        TypeError, ValueError: no curve; a `sigma` that is none.
+
     Example:
         >>> import loss_viz as lv
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
         >>> [trace.name for trace in sigma_figure(lv.sigma_curve(land)).data]
         ['fixed σ']
     """
+    require_kind("curve", curve, SigmaCurve, "a SigmaCurve", advice="Pass what `sigma_curve` returns.")
+    if sigma is not None:
+        sigma = fit_kernel(np.zeros((1, 2)), sigma, diagonal=1.0).sigma
     hover = "σ = %{x:.3g}: ×%{y:.3g}<extra></extra>"
     factor = 10**curve.error
     figure = go.Figure()
@@ -66,7 +73,8 @@ def map_figure(
         height: of the figure, in pixels.
 
     Raises:
-        ValueError: a map of another shape.
+        TypeError: no landscape, no map or no text.
+        ValueError: a map of another shape, or with factors below 1.
 
     Example:
         >>> import loss_viz as lv
@@ -75,11 +83,12 @@ def map_figure(
         >>> [trace.name for trace in figure.data]
         ['disagreement', 'trajectory']
     """
-    if factors.shape != landscape.loss.shape:
-        raise ValueError(
-            f"`factors` must be a map over this landscape, of shape {landscape.loss.shape}; got {factors.shape}. "
-            "Make it with `mixing_map` or `disagreement_map`."
-        )
+    require_landscape(landscape)
+    require_kind("title", title, str, "a text", advice="Say what the factors are.")
+    advice = "It is a map over this landscape: make it with `mixing_map` or `disagreement_map`."
+    factors = read_floats("factors", factors, landscape.loss.shape, advice=advice)
+    if (factors < 1).any():
+        raise ValueError(f"`factors` must be 1 or more, the smallest is {np.nanmin(factors):.4g}. {advice}")
     ticks = [1, 1.1, 1.25, 1.5, 2, 3, 5, LOUD]
     figure = go.Figure()
     figure.add_heatmap(
@@ -117,6 +126,10 @@ def geometry_figure(geometry: Geometry, sharpness: Sharpness | None = None, *, h
         >>> len(geometry_figure(lv.trace_geometry(land)).data)
         6
     """
+    require_kind("geometry", geometry, Geometry, "a Geometry", advice="Pass what `trace_geometry` returns.")
+    if sharpness is not None:
+        advice = "Pass what `trace_sharpness` returns, or leave it out."
+        require_kind("sharpness", sharpness, Sharpness, "a Sharpness", advice=advice)
     rows = ["speed, acceleration", "turn, degrees", "|gradient|", "share of the gradient"]
     rows += ["sharpness", "least eigenvalue"] if sharpness else []
     figure = make_subplots(rows=len(rows), shared_xaxes=True, vertical_spacing=0.03)

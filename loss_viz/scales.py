@@ -10,6 +10,8 @@ from jaxtyping import Float
 # In shares of the axis: the line lies on the surface instead of half inside it, the ball rests on its point.
 LINE_LIFT = 0.006
 BALL_RADIUS = 0.03
+MIN_SPAN = 1e-9  # of an axis, in shares of what stands on it: less is rounding
+LEAST = 1e-300  # of an axis: shares of a shorter one are no numbers
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,22 @@ def fit_scale(losses: Sequence[np.ndarray], *, log: bool) -> Scale:
     """The axis on which all the losses of some arrays, of any shapes, fit; those that are not finite are left out.
 
     Raises:
-        ValueError: `log=True` with a loss that is not positive.
+        ValueError: `log=True` with a loss that is not positive; or no finite loss at all.
     """
     every = np.concatenate([part.ravel() for part in losses])
     finite = every[np.isfinite(every)]
+    if not len(finite):
+        raise ValueError("A loss axis needs one finite loss, none is. Look at what `loss_fn` gives for these weights.")
     if log:
         require_positive(finite.min())
     low, high = (float(np.log10(end) if log else end) for end in (finite.min(), finite.max()))
-    return Scale(low, high if high > low else low + 1.0, log)
+    least = max(1.0 if high == low else LEAST, MIN_SPAN * max(abs(low), abs(high)))  # so that the axis has two ends
+    return Scale(low, max(high, low + least), log)
+
+
+def span_decades(low: float, high: float) -> float:
+    """How many powers of ten lie between two losses above 0, which their quotient may be too large to tell."""
+    return float(np.log10(high) - np.log10(low))
 
 
 def require_positive(loss: float) -> None:

@@ -13,11 +13,12 @@ from torch.nn.utils import vector_to_parameters
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
+from .arguments import quote, read_whole, require_word
 from .expression import spell
 from .objective import Objective
 from .optimizers import OptimizerFactory, build_optimizer
 from .parameters import parameter_layout
-from .tasks import Target, Task, build_mlp, build_task
+from .tasks import Target, Task, build_mlp, build_task, require_one_loss
 from .trajectory import Run
 
 
@@ -40,6 +41,7 @@ PRESETS = MappingProxyType(
 )
 POST_SEEDS = MappingProxyType({"x^2": 56})
 POST_STEPS = MappingProxyType({"x": 200, "x^2": 500})
+MAX_BYTES = 2**35  # of the recorded weights
 
 
 def train(
@@ -85,8 +87,10 @@ def train(
         `run.note` and in a `RuntimeWarning`.
 
     Raises:
+        TypeError: an argument of another kind.
         ValueError: a target that is no formula, a number out of its range, an unknown preset, activation or
-            optimizer, or a loss that is not finite at the very first step.
+            optimizer, a net that is not one and the same in training and evaluation (dropout), a run that no memory
+            holds, or a loss that is not finite at the very first step.
 
     Example:
         >>> run = train("x^3", steps=100, progress=False)
@@ -141,8 +145,7 @@ def fill_in(target: Target, preset: str = "post") -> Preset:
         >>> fill_in("x²")
         Preset(width=8, lr=0.01, seed=56, steps=500)
     """
-    if preset not in PRESETS:
-        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}; got {preset!r}. 'post' is the default.")
+    require_word("preset", preset, PRESETS, advice="'post' is the default.")
     chosen = PRESETS[preset]
     name = spell(target).replace(" ", "") if isinstance(target, str) else ""
     if preset == "post":
@@ -170,30 +173,43 @@ def prepare_training(
     Raises:
         ValueError, TypeError: as `train` does.
     """
+    task = build_task(target, n_points=n_points, dtype=dtype)  # first: what is no target may be of any length
     defaults = fill_in(target, preset)
-    task = build_task(target, n_points=n_points, dtype=dtype)
     steps = defaults.steps if steps is None else steps
-    for name, count, advice in (
-        ("steps", steps, "The post trains 200 to 2000 steps."),
-        ("every", every, "With 1 every step is recorded."),
-    ):
-        if count < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {count}. {advice}")
+    steps = read_whole("steps", steps, 1, advice="The post trains 200 to 2000 steps.")
+    every = read_whole("every", every, 1, advice="With 1 every step is recorded.")
     width = defaults.width if width is None else width
     seed = defaults.seed if seed is None else seed
     model = build_mlp(width=width, depth=depth, activation=activation, dtype=dtype, seed=seed)
+    require_room(model, steps, every, MAX_BYTES)
+    require_one_loss(model, task)
     built = build_optimizer(optimizer, model, lr=lr, default_lr=defaults.lr)
+    rate = built.param_groups[0].get("lr")  # an optimizer of one's own may have none
     settings = {
         "target": task.name,
-        "width": width,
-        "depth": depth,
+        "width": int(width),
+        "depth": int(depth),
         "activation": activation if isinstance(activation, str) else "own",
         "optimizer": optimizer if isinstance(optimizer, str) else type(built).__name__,
-        "lr": float(built.param_groups[0]["lr"]),
+        "lr": None if rate is None else float(rate),
         "steps": steps,
-        "seed": seed,
+        "seed": int(seed),
     }
     return Training(model, task, built, steps, every, settings)
+
+
+def require_room(model: nn.Module, steps: int, every: int, n_bytes: int) -> None:
+    """Refuse a run whose recorded weights would take more than so many bytes, in float32.
+
+    Raises:
+        ValueError: they would.
+    """
+    n_params, n_rows = sum(parameter.numel() for parameter in model.parameters()), steps // every + 1
+    if 4 * n_params * n_rows > n_bytes:
+        raise ValueError(
+            f"`steps` times the number of weights must stay below {n_bytes // 4:,}, got {n_rows:,} x {n_params:,}. "
+            "Take fewer, or record fewer with lv.train(..., every=10) and pass the run."
+        )
 
 
 def descend(training: Training, *, on_step: Callable[[int, float], object]) -> Run:
@@ -222,7 +238,7 @@ def descend(training: Training, *, on_step: Callable[[int, float], object]) -> R
         for t in range(steps + 1):
             weights = layout.join(parameters)
             # A closure serves every optimizer, L-BFGS too; what step() returns is the loss before the update.
-            loss = optimizer.step(closure) if t < steps else task.loss(model).item()
+            loss = _step(optimizer, closure) if t < steps else task.loss(model).item()
             if not (math.isfinite(loss) and weights.isfinite().all()):
                 note = _note_divergence(loss, t)
                 break
@@ -245,6 +261,16 @@ def descend(training: Training, *, on_step: Callable[[int, float], object]) -> R
         note=note,
         settings=settings,
     )
+
+
+def _step(optimizer: Optimizer, closure: Callable[[], float]) -> float:
+    try:
+        return optimizer.step(closure)  # type: ignore[return-value, arg-type]
+    except RuntimeError as error:
+        raise ValueError(
+            f"`optimizer` must be able to update this net; {type(optimizer).__name__} says: "
+            f"{quote(error)}. Use another one, such as 'adam'."
+        ) from error
 
 
 def _note_divergence(loss: float, step: int) -> str:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,13 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .archive import write_archive
-from .checkpoints import Checkpoints, find_checkpoints, holds
+from .arguments import read_floats, read_path, read_whole, require_kind
+from .checkpoints import Checkpoints, find_checkpoints, holds, require_frozen
 from .objective import LossFn, Objective
-from .parameters import frozen_layouts
 from .rows import Rows, row_blocks
 from .tasks import Task
+
+MAX_STEP = 2**53  # every whole number up to this is a float, too
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +30,10 @@ class Run:
     initialization. The arrays are read-only.
 
     Attributes:
-        weights: `(n_steps, n_params)`, the trainable parameters in `model.parameters()` order; an array, or
-            `loss_viz.checkpoints.Checkpoints`, which reads the rows that it is asked for.
+        weights: `(n_steps, n_params)`, the trainable parameters in `model.parameters()` order; an array in float32 or
+            float64, or `loss_viz.checkpoints.Checkpoints`, which reads the rows that it is asked for.
         loss: `(n_steps,)`, finite.
-        step: `(n_steps,)`, number of updates made so far, increasing.
+        step: `(n_steps,)`, number of updates made so far, increasing from one row to the next.
         objective: `objective(weights (n, n_params)) -> (n,)`, the loss anywhere in weight space.
         task: what was learned, where it is one of the built-in regressions.
         note: a sentence on how the run ended when it ended early, else empty.
@@ -42,7 +43,8 @@ class Run:
         settings: how it was trained, in plain values, as far as that is known.
 
     Raises:
-        ValueError: shapes that do not belong together, or values that are not finite.
+        TypeError: an attribute of another kind.
+        ValueError: no row, shapes that do not belong together, values that are not finite, steps that do not increase.
 
     Example:
         >>> import loss_viz as lv
@@ -62,12 +64,18 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._read()
         n_steps, n_params = self.weights.shape
-        if not n_steps == len(self.loss) == len(self.step) or n_params != self.objective.n_params:
+        if not 0 < n_steps == len(self.loss) == len(self.step) or n_params != self.objective.n_params:
             raise ValueError(
                 f"A run needs weights (n_steps, {self.objective.n_params}) and one loss and one step for each row; "
                 f"got weights {self.weights.shape}, loss {self.loss.shape}, step {self.step.shape}. "
                 "Record all three at the same moments."
+            )
+        if self.step[0] < 0 or self.step[-1] > MAX_STEP or (np.diff(self.step) < 1).any():
+            raise ValueError(
+                "`step` must count the updates made so far, from 0 or more and increasing from row to row. Number the "
+                "rows with np.arange(len(weights)) where the steps are not known."
             )
         if self.buffers is not None and self.buffers.shape != (n_steps, self.objective.buffer_layout.n):
             raise ValueError(
@@ -84,6 +92,31 @@ class Run:
         for array in arrays:
             array.setflags(write=False)
 
+    def _read(self) -> None:
+        """Take in what was given: whatever NumPy makes an array of numbers of is one."""
+        advice = "Pass what `loss_viz.train`, a Recorder or `load_run` made."
+        require_kind(
+            "objective", self.objective, Objective, "an Objective", advice="Make one of the model and its loss."
+        )
+        require_kind("task", self.task, (Task, type(None)), "a Task or None", advice=advice)
+        require_kind("settings", self.settings, Mapping, "a dict", advice="Leave it out where there are none.")
+        for name in ("note", "name"):
+            require_kind(name, getattr(self, name), str, "a text", advice="Leave it out where there is none.")
+        for name in ("weights", "buffers") if self.buffers is not None else ("weights",):
+            rows = getattr(self, name)
+            if isinstance(rows, np.ndarray | torch.Tensor) or not isinstance(rows, Rows):
+                wide = read_floats(name, rows, ("n_steps", "n"), advice="One row is one moment of the run.")
+                object.__setattr__(self, name, wide)
+        loss = read_floats("loss", self.loss, ("n_steps",), advice="Pass one number for each row.")
+        object.__setattr__(self, "loss", loss.astype(np.float64, copy=False))
+        step = np.asarray(self.step)
+        if step.dtype.kind not in "iu" or step.ndim != 1:
+            raise TypeError(
+                f"`step` must be whole numbers, one for each row; got {step.dtype} of shape {step.shape}. Number the "
+                "rows with np.arange(len(weights)) where the steps are not known."
+            )
+        object.__setattr__(self, "step", step.astype(np.int64, copy=False))
+
     def __len__(self) -> int:
         return len(self.loss)
 
@@ -96,12 +129,13 @@ class Run:
         """What the network answers at the points of its task, with the weights of one recorded row.
 
         Raises:
-            ValueError: the run has no task, so that its inputs are not known.
+            TypeError, ValueError: no row of the run; or it has no task, so that its inputs are not known.
         """
         if self.task is None:
             raise ValueError(
                 "`predict` needs a run of a built-in task; this one has none. Call `run.objective.predict`."
             )
+        row = read_whole("row", row, -len(self), len(self) - 1, advice="The last one is -1.")
         buffers = None if self.buffers is None else self.buffers[row]
         return self.objective.predict(self.weights[row], self.task.x, buffers).ravel().double().cpu().numpy()
 
@@ -117,6 +151,7 @@ class Run:
         parameters, the task, the settings and the version. It is there in whole or not at all.
 
         Raises:
+            TypeError: no path, or `settings` that are no plain values.
             ValueError: the weights are not in memory: their folder of checkpoints is the file.
             OSError: the folder is missing, or the disk is full.
 
@@ -130,6 +165,11 @@ class Run:
             >>> again
             Run('x^2', 21 steps of 25 weights, loss 0.175 -> 0.0957)
         """
+        path = read_path("path", path, advice="Pass one such as 'run.safetensors'.")
+        if path.is_dir():
+            raise ValueError(
+                f"`path` must be a file to write, {path} is a folder. Add a name, as in 'run.safetensors'."
+            )
         if isinstance(self.weights, Checkpoints):
             raise ValueError(
                 f"The weights of this run lie in {self.weights.paths[0].parent}, which is all that it needs. Copy that "
@@ -179,7 +219,8 @@ class Run:
             progress: show a progress bar when the losses take more than a second.
 
         Raises:
-            FileNotFoundError, ValueError: no checkpoint, one that cannot be read, or one of another model, with the
+            TypeError: an argument of another kind.
+            ValueError: no checkpoint, one that cannot be read, or one of another model, with the
                 parameters that are missing or of another shape.
 
         Example:
@@ -197,8 +238,8 @@ class Run:
         found, step = find_checkpoints(paths)
         if len(found) < 2:
             raise ValueError(f"A run needs at least 2 checkpoints, {found[0]} is the only one. Give the whole folder.")
-        _require_frozen(model, [found[0], found[-1]])
         objective = Objective(model, loss_fn, device=device)
+        require_frozen(objective.model, [found[0], found[-1]])
         buffers = None
         if objective.buffer_layout.n and all(holds(found[0], entry) for entry in objective.buffer_layout.entries):
             buffers = Checkpoints(found, objective.buffer_layout)
@@ -206,17 +247,13 @@ class Run:
         return trace_run(objective, weights, step, buffers=buffers, name=name, progress=progress)
 
 
-def _require_frozen(model: nn.Module, paths: list[Path]) -> None:
-    """What is frozen in the model must be what the checkpoints were written with."""
-    parameters = dict(model.named_parameters())
-    for layout in frozen_layouts(model):
-        [entry] = layout.entries
-        own = layout.join(parameters).numpy()
-        if holds(paths[0], entry) and (Checkpoints(paths, layout)[:] != own).any():
-            raise ValueError(
-                f"{entry.name!r} is frozen in `model`, and the checkpoints hold other values. Load one of them into "
-                "`model` first, or let requires_grad be as it was in the training."
-            )
+def require_run(run: Any) -> None:
+    """Refuse what is no run.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    require_kind("run", run, Run, "a Run", advice="Pass what `loss_viz.train` returns, or recorder.run().")
 
 
 def trace_run(

@@ -48,7 +48,7 @@ def test_the_map_stands_over_the_picture(land):
     figure = lv.map_figure(land, factors, "disagreement")
     np.testing.assert_allclose(trace(figure, "disagreement").z, np.log10(factors))
     np.testing.assert_array_equal(trace(figure, "trajectory").x, land.path[:, 0])
-    with pytest.raises(ValueError, match=r"must be a map over this landscape, of shape \(7, 9\); got \(9, 7\)"):
+    with pytest.raises(ValueError, match=r"`factors` must have shape \(7, 9\), got \(9, 7\)\. It is a map"):
         lv.map_figure(land, factors.T, "disagreement")
 
 

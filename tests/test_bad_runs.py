@@ -1,0 +1,83 @@
+"""Trainings that go wrong, before everything that looks at a run: each has a picture, or is refused in words."""
+
+import re
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from bad_runs import RUNS, VIEWS, Told, draw_plainly, record, square, train
+
+import loss_viz as lv
+
+OURS = str(Path(lv.__file__).parent)
+NEVER_BEGIN = {"weights that were nan", "a loss that was inf"}
+# What may be said, and of which run in which view.
+SENTENCES = {
+    r"`k`=\d+ needs at least 2k \+ 1 = \d+ recorded steps": lambda run, view: len(run) < 11,
+    r"`log`=True needs losses above 0": lambda run, view: "logarithmic" in view and not is_positive(run),
+    r"`plane`='random' needs a weight matrix": lambda run, view: view == "plane random" and not run.task,
+    r"`plane`='\w+' needs at least 2 weights": lambda run, view: run.objective.n_params == 1,
+    r"The Hessian needs a loss that PyTorch can differentiate twice": lambda run, view: not run.task,
+    r"The eigenvectors of `plane`='\w+' could not be found": lambda run, view: view in (*CURVED, "geometry"),
+    r"`reach`=0.03 leaves no": lambda run, view: view in ("held out", "costs"),
+    r"The weights of a run must lie within 1e\+140": lambda run, view: abs(run.weights).max() > 1e140,
+}
+
+
+def is_positive(run):
+    grids = draw_plainly(run), lv.landscape(run, resolution=6, progress=False)  # that of the panel
+    return run.loss.min() > 0 and all(land.loss.min() > 0 for land in grids)
+
+
+CURVED = ("plane hessian", "plane saddle", "plane valley")
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in NEVER_BEGIN])
+def test_a_bad_run_has_a_picture_or_a_sentence(name, record_property):
+    run = RUNS[name]()
+    record_property("cases", len(VIEWS))
+    ends = {view: find_end(look, run) for view, look in VIEWS.items()}
+    assert list(ends.values()).count("") >= 2
+    for view, told in ends.items():
+        if told:
+            assert any(re.search(said, told) and may(run, view) for said, may in SENTENCES.items()), (view, told)
+            assert re.search(r"[.;:] [A-Z'`]", told), (view, told)
+
+
+def find_end(look, run):
+    """What is said in place of a picture; nothing where there is one."""
+    try:
+        look(run)
+        return ""
+    except ValueError as error:
+        if not (isinstance(error, Told) or traceback.extract_tb(error.__traceback__)[-1].filename.startswith(OURS)):
+            raise
+        return str(error).replace("&#x27;", "'")
+
+
+@pytest.mark.parametrize("name", sorted(NEVER_BEGIN))
+def test_a_run_that_cannot_begin_is_refused(name):
+    with pytest.raises(ValueError, match=r"finite.*\. (Check its data|Start from finite weights)"):
+        RUNS[name]()
+
+
+def test_an_optimizer_without_a_learning_rate_may_train():
+    run = train("x", steps=3, optimizer=lambda parameters: NoRate(parameters, {}))
+    assert run.settings["lr"] is None
+    assert len(run) == 4
+
+
+class NoRate(torch.optim.Optimizer):
+    def step(self, closure=None):
+        return closure()
+
+
+def test_a_page_says_that_it_has_no_number_for_the_largest_losses(tmp_path):
+    path = [[1 - t / 30, t / 40] for t in range(30)]
+    run = record(lambda m: square(m) * 1e300, path, torch.float64)
+    land = lv.landscape(run, resolution=5, progress=False)
+    lv.export_html(land, tmp_path / "a.html", k=[5], sigma=["auto"], progress=False)
+    assert "Losses above 3.4e+38, for which it has no number, are left open." in (tmp_path / "a.html").read_text(
+        "utf-8"
+    )
