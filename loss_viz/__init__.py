@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from .explorer import Explorer as Explorer
     from .figures import contour_figure as contour_figure
     from .figures import surface_figure as surface_figure
+    from .film import export_gif as export_gif
+    from .film import export_mp4 as export_mp4
+    from .film import export_png as export_png
     from .folds import Fold as Fold
     from .folds import find_folds as find_folds
     from .geometry import Geometry as Geometry
@@ -48,8 +51,11 @@ if TYPE_CHECKING:
     from .levels import name_level as name_level
     from .loading import load_run as load_run
     from .objective import Objective as Objective
+    from .page import export_html as export_html
     from .plateaus import Plateau as Plateau
     from .plateaus import find_plateaus as find_plateaus
+    from .provenance import read_settings as read_settings
+    from .provenance import reproduce as reproduce
     from .race import compare_figure as compare_figure
     from .recorder import Recorder as Recorder
     from .reports import geometry_figure as geometry_figure
@@ -101,6 +107,12 @@ _ROOMS = {
     "geometry_figure": "reports",
     "compare_figure": "race",
     "animate": "animation",
+    "export_gif": "film",
+    "export_mp4": "film",
+    "export_png": "film",
+    "read_settings": "provenance",
+    "reproduce": "provenance",
+    "export_html": "page",
     "Explorer": "explorer",
 }
 

@@ -2,10 +2,12 @@
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Int
 
+from .arguments import read_whole, require_flag
 from .drawing import INK, ball_traces, pick_ball_colors
 from .figures import surface_figure
-from .landscapes import Landscape
+from .landscapes import Landscape, require_landscape
 from .planes import choose_anchors
 from .scales import fit_scale
 
@@ -29,6 +31,7 @@ def animate(
         A Plotly figure with one frame for each chosen step, a play and a pause button, and a slider.
 
     Raises:
+        TypeError: no landscape.
         ValueError: fewer than two frames, or `log=True` with a loss that is not positive.
 
     Example:
@@ -38,10 +41,12 @@ def animate(
         >>> len(figure.frames), figure.frames[0].name, figure.frames[-1].name
         (10, '0', '60')
     """
-    if n_frames < 2:
-        raise ValueError(f"`n_frames` must be at least 2, got {n_frames}. Use 80.")
+    require_landscape(landscape)
+    require_flag("log", log)
+    n_frames = read_whole("n_frames", n_frames, 2, 10_000, advice="Use 80.")
+    duration = read_whole("duration", duration, 0, 60_000, advice="Use 60.")
+    steps = choose_steps(landscape, n_frames)
     scale = fit_scale([landscape.loss, landscape.path_loss], log=log)
-    steps = _choose_steps(landscape, n_frames)
     figure = surface_figure(landscape, step=int(steps[0]), log=log, height=height)
     colors = pick_ball_colors(len(landscape.runs))
     # Trace 0 is the surface; then come trajectory, stem and ball of each run.
@@ -63,7 +68,14 @@ def animate(
     )
 
 
-def _choose_steps(landscape: Landscape, n_frames: int) -> np.ndarray:
+def choose_steps(landscape: Landscape, n_frames: int) -> Int[np.ndarray, " n"]:
+    """At most so many training steps, spread half by arc length and half by time; those of all runs together.
+
+    Raises:
+        ValueError: fewer than two frames.
+    """
+    if n_frames < 2:
+        raise ValueError(f"`n_frames` must be at least 2, got {n_frames}. Use 80.")
     share = max(2, n_frames // len(landscape.runs))
     return np.unique(np.concatenate([run.step[choose_anchors(run.weights, share)] for run in landscape.runs]))
 

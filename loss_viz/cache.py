@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from .arguments import read_path
 from .bundle import Bundle
 from .checkpoints import Checkpoints
 from .ledger import Ledger
@@ -34,6 +35,7 @@ class Cache:
         seconds: what one loss took.
 
     Raises:
+        TypeError: no path.
         ValueError: the folder cannot be made, or written to.
 
     Example:
@@ -47,7 +49,7 @@ class Cache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], bundle: Bundle, **view: object) -> None:
-        self.folder = Path(folder)
+        self.folder = read_path("cache", folder, advice="Name a folder to keep losses in.")
         _require_folder(self.folder)
         digest = hashlib.sha256(repr((FORMAT, sorted(view.items()), bundle.objective.layout)).encode())
         for run in bundle.runs:

@@ -1,6 +1,7 @@
 """What figures say in words: titles, axes, and what the picture is worth."""
 
 from collections.abc import Sequence
+from html import escape
 from textwrap import wrap
 
 from .bundle import Bundle
@@ -58,7 +59,7 @@ def name_surface(bundle: Bundle, *, plane: str, k: int, sigma: float | str) -> s
     settings["valley"] = settings["local"]
     run, n_runs = bundle.runs[0], len(bundle.runs)
     what = [run.task.name] if run.task else [run.name] if run.name and n_runs == 1 else []
-    target = "".join(f"{word}, " for word in (*what, *([f"{n_runs} runs"] if n_runs > 1 else [])))
+    target = "".join(f"{escape(word, quote=False)}, " for word in (*what, *([f"{n_runs} runs"] if n_runs > 1 else [])))
     return f"<b>{target}{plane} {'planes' if plane in settings else 'plane'}</b>{settings.get(plane, '')}"
 
 

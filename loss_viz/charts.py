@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import maximum_filter
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from .planes import Planes
 N_NODES = 13  # along each axis: with 9 or 11 as much is evaluated in the end, and with 9 it is off by up to 2 %
 N_COARSE = 5  # of them: where every plane is looked at
 ORDER, LOWER_ORDER = 6, 4  # nodes to a polynomial
+N_LOOKS = 4  # places along a cell where the two are compared: in the middle alone they agree on what is odd about it
 REACH = 3  # cells: how far an error that was seen counts
 BOUND_FACTOR = 2.0
 MAX_LOSS = 1e300  # stands for inf where terms are bounded, so that a weight of zero times it is zero
@@ -115,9 +117,7 @@ class Filled:
         fit = np.abs(losses) <= LARGEST  # false for nan, too
         self._losses = np.where(fit, losses, 0.0)
         differences = np.abs(_apply(_DIFFERENCES[0], self._losses) - _apply(_DIFFERENCES[1], self._losses))
-        inner, low, high = slice(1, None, 2), slice(None, -1, 2), slice(2, None, 2)
-        sides = [(inner, inner), (inner, low), (inner, high), (low, inner), (high, inner)]
-        self.errors = np.maximum.reduce([differences[:, y, x] for y, x in sides])
+        self.errors = sliding_window_view(differences, (N_LOOKS + 1,) * 2, (1, 2))[:, ::N_LOOKS, ::N_LOOKS].max((3, 4))
         spoilt = np.einsum("ca,tab,db->tcd", _STENCILS, (~fit).astype(np.float32), _STENCILS, optimize=True) > 0
         self.errors[spoilt] = MAX_LOSS
 
@@ -145,8 +145,10 @@ class Filled:
         np.maximum(self.errors, maximum_filter(seen.max(axis=0), REACH), out=self.errors)
 
     def _weigh(self, points: Float[np.ndarray, " n"], axis: int) -> Float[np.ndarray, "n n_nodes"]:
-        nodes = self.chart.axes[axis]
-        return _weigh((points - nodes[0]) / (nodes[1] - nodes[0]), self.chart.locate(points, axis), ORDER)
+        nodes, cells = self.chart.axes[axis], self.chart.locate(points, axis)
+        if nodes[0] == nodes[-1]:  # all of them are one place
+            return _weigh(np.zeros(len(points)), np.zeros_like(cells), ORDER)
+        return _weigh((points - nodes[0]) / (nodes[1] - nodes[0]), cells, ORDER)
 
 
 def magnitude(losses: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -169,7 +171,9 @@ def _weigh(at: Float[np.ndarray, " n"], cells: Int[np.ndarray, " n"], order: int
     return weights
 
 
-_MIDDLES = np.arange(2 * N_NODES - 1) / 2
+_LOOKS = np.arange(N_LOOKS * (N_NODES - 1) + 1) / N_LOOKS
 _CELLS = np.arange(N_NODES - 1)
-_DIFFERENCES = tuple(_weigh(_MIDDLES, _MIDDLES.astype(int), order) for order in (ORDER, LOWER_ORDER))
+_DIFFERENCES = tuple(
+    _weigh(_LOOKS, np.minimum(_LOOKS.astype(int), N_NODES - 2), order) for order in (ORDER, LOWER_ORDER)
+)
 _STENCILS = (_weigh(_CELLS + 0.5, _CELLS, ORDER) != 0).astype(np.float32)  # which nodes each cell needs

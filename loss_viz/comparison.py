@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from .arguments import require_kind
+from .bundle import number_names
 from .optimizers import OptimizerFactory
 from .tasks import Target
 from .training import train
@@ -29,17 +31,21 @@ def compare(target: Target, optimizers: Optimizers = ("adam", "sgd", "rmsprop"),
         One run for each, in that order.
 
     Raises:
-        TypeError, ValueError: as `train` does; no optimizer.
+        TypeError, ValueError: as `train` does; no optimizer, or no list of them.
 
     Example:
         >>> runs = compare("x^2", ["adam", "sgd"], steps=20, progress=False)
         >>> [run.name for run in runs], bool((runs[0].weights[0] == runs[1].weights[0]).all())
         (['Adam', 'SGD + momentum'], True)
     """
-    named = optimizers if isinstance(optimizers, Mapping) else {_label(one): one for one in optimizers}
-    if not named:
-        raise ValueError("`optimizers` must hold at least one, it is empty. Leave it out for three of them.")
-    return [replace(train(target, optimizer=one, **settings), name=name) for name, one in named.items()]
+    advice = 'Pass a list such as ["adam", "sgd"], or leave it out for three of them.'
+    require_kind("optimizers", optimizers, (Sequence, Mapping), "a list or a dict", advice=advice)
+    if isinstance(optimizers, str) or not optimizers:
+        raise ValueError(f"`optimizers` must hold at least one, got {optimizers!r}. {advice}")
+    chosen = list(optimizers.values() if isinstance(optimizers, Mapping) else optimizers)
+    names = list(map(str, optimizers)) if isinstance(optimizers, Mapping) else number_names(map(_label, chosen))
+    runs = [train(target, optimizer=one, **settings) for one in chosen]
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def _label(optimizer: str | OptimizerFactory) -> str:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from tqdm import tqdm
 
+from .arguments import quote
 from .objective import Objective
 from .parameters import Layout
 from .rows import Rows
@@ -165,24 +166,34 @@ def _solve(
 
     def multiply(vector: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, " n_params"]:
         product = objective.multiply_hessian(weights, vector.ravel(), buffers)
+        if not np.isfinite(product).all():
+            raise FloatingPointError("an entry of the Hessian is not finite")
         if bar is not None:
             bar.total = (bar.total or 0) + 1
             bar.update(1)
         return product
 
-    if n_params <= max(2, k + 1):  # fewer than Lanczos can work with
-        values, vectors = np.linalg.eigh(np.stack([multiply(axis) for axis in np.eye(n_params)]))
-        chosen = [-1] if which == "LA" and k == 1 else [-2, -1] if which == "LA" else [0, -1]
-        return values[chosen], vectors[:, chosen].T
     hessian = LinearOperator((n_params, n_params), matvec=multiply, dtype=np.float64)
     n_kept = None if n_kept is None else min(n_params, n_kept)
     try:
-        values, vectors = eigsh(hessian, k=k, which=which, v0=start, ncv=n_kept, tol=EIGEN_TOLERANCE)
+        if n_params <= max(2, k + 1):  # fewer than Lanczos can work with
+            values, vectors = _solve_densely(np.stack([multiply(axis) for axis in np.eye(n_params)]), which, k)
+        else:
+            values, vectors = eigsh(hessian, k=k, which=which, v0=start, ncv=n_kept, tol=EIGEN_TOLERANCE)
         if not np.isfinite(values).all():  # which older versions of SciPy hand over without a word
             raise FloatingPointError("an eigenvalue is not finite")
     except (ArpackError, FloatingPointError) as error:
         raise ValueError(
-            f"The eigenvectors of `plane`={plane!r} could not be found ({str(error).splitlines()[0]}): the "
-            "Hessian's ends lie too close together there, or its numbers are too large. Use another `plane`."
+            f"The eigenvectors of `plane`={plane!r} could not be found ({quote(error)}): the "
+            "Hessian's ends lie too close together there, as where the loss is flat, or its numbers are too large. Use "
+            "another `plane`, or other steps."
         ) from error
     return values, vectors.T
+
+
+def _solve_densely(
+    hessian: Float[np.ndarray, "n_params n_params"], which: str, k: int
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "n_params k"]]:
+    values, vectors = np.linalg.eigh(hessian)
+    chosen = [-1] if which == "LA" and k == 1 else [-2, -1] if which == "LA" else [0, -1]
+    return values[chosen], vectors[:, chosen]

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from plotly.colors import sample_colorscale, unlabel_rgb
 from scipy.spatial import ConvexHull
 
+from .arguments import read_whole
 from .bundle import Bundle
 from .diagnostics import compare_heights
 from .landscapes import Landscape, Surface
@@ -50,7 +51,7 @@ PATH = {
     "showlegend": False,
 }
 STEM = {"name": "error", "mode": "lines", "line": {"color": INK, "width": 4}, "hoverinfo": "skip"}
-BALL = {
+BALL: dict[str, Any] = {
     "name": "ball",
     "color": BALL_COLOR,
     "lighting": {"ambient": 0.65, "diffuse": 0.6, "specular": 0.3, "roughness": 0.4},
@@ -183,9 +184,13 @@ def style_path(name: str, color: str) -> dict[str, Any]:
 
 
 def layout(height: int) -> dict[str, Any]:
-    """What all figures share: paper, letters, and no button that sends data anywhere."""
+    """What all figures share: paper, letters, and no button that sends data anywhere.
+
+    Raises:
+        TypeError, ValueError: a height that Plotly does not draw.
+    """
     return {
-        "height": height,
+        "height": read_whole("height", height, 10, 100_000, advice="It counts pixels: use 500."),
         "font": FONT,
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from .arguments import require_kind
 from .geometry import Sharpness, trace_sharpness
 from .plateaus import Plateau
-from .trajectory import Run
+from .trajectory import Run, require_run
 
 FALLEN = 0.5  # of the level: below it the plateau has been left
 N_STEPS = 16
@@ -24,9 +25,16 @@ class Escape:
     Attributes:
         start: training step with the smallest gradient on the plateau.
         end: step with the largest gradient before the loss has fallen to half of the level.
-        rate: growth of ln |gradient| a step, in between; nan where it does not grow.
+        rate: growth of `ln |gradient|` a step, in between; nan where it does not grow.
         gradient: `(n_rows,)`, length of the gradient at each recorded step from `start` to `end`.
         sharpness: the ends of the Hessian's spectrum at some steps from the plateau's start to `end`.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> run = lv.train("x^3", progress=False)
+        >>> escape = lv.trace_escape(run, lv.find_plateaus(run)[0], progress=False)
+        >>> len(escape.gradient) == escape.end - escape.start + 1, bool(escape.doubling > 0)
+        (True, True)
     """
 
     start: int
@@ -50,6 +58,7 @@ def trace_escape(run: Run, plateau: Plateau, *, progress: bool = True) -> Escape
         progress: show a progress bar when it takes more than a second.
 
     Raises:
+        TypeError: no run, or no plateau.
         ValueError: the loss cannot be differentiated twice, or the run never leaves the plateau.
 
     Example:
@@ -59,6 +68,8 @@ def trace_escape(run: Run, plateau: Plateau, *, progress: bool = True) -> Escape
         >>> escape.start < escape.end, bool(escape.rate > 0), bool(escape.sharpness.smallest.min() < 0)
         (True, True, True)
     """
+    require_run(run)
+    require_kind("plateau", plateau, Plateau, "a Plateau", advice="Pass one of find_plateaus(run).")
     first, last = (int(np.searchsorted(run.step, step)) for step in (plateau.start, plateau.end))
     fallen = np.flatnonzero(run.loss[last:] < FALLEN * plateau.level)
     if not len(fallen):

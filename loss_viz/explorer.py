@@ -186,7 +186,7 @@ class Explorer(widgets.VBox):
         name, value = proposal["trait"].name, proposal["value"]
         try:
             return value if value is None else check_setting(name, value)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise TraitError(str(error)) from None
 
     def _read(self) -> dict[str, Any]:
@@ -286,7 +286,7 @@ class Explorer(widgets.VBox):
         ends = self.desk.controls["sigma"]
         self.desk.show_costs(draw_costs(curve, sigma, ends=(ends.min, ends.max)) if curve else "")
 
-    def hear_error(self, error: Exception) -> None:
+    def hear_error(self, error: BaseException) -> None:
         """Of what cannot be drawn: said beside the control whose name the error gives, and the last picture stays."""
         self.desk.show_work(None)
         named = re.search(r"`(\w+)`", str(error))

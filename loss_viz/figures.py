@@ -6,6 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from .arguments import require_flag, require_share
 from .captions import caption, name_axis, write_note
 from .curves import mark_ball
 from .drawing import (
@@ -27,7 +28,7 @@ from .drawing import (
     surface_trace,
 )
 from .folds import Fold, find_folds
-from .landscapes import Landscape
+from .landscapes import Landscape, require_landscape
 from .marks import fold_trace, key_trace, plateau_trace
 from .plateaus import find_plateaus
 from .scales import Scale, fit_scale
@@ -81,6 +82,10 @@ def surface_figure(
     """
     if not landscapes:
         raise ValueError("`surface_figure` needs at least one landscape. Pass what `loss_viz.landscape` returns.")
+    for land in landscapes:
+        require_landscape(land)
+    require_flag("log", log)
+    require_share("min_support", min_support)
     scale = fit_scale([loss for land in landscapes for loss in (land.loss, land.path_loss)], log=log)
     n = len(landscapes)
     figure = make_subplots(cols=n, specs=[[{"type": "scene"}] * n], horizontal_spacing=0.01)
@@ -164,6 +169,8 @@ def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         >>> [trace.name for trace in figure.data]
         ['surface', 'extrapolated', 'trajectory', 'ball']
     """
+    require_landscape(landscape)
+    require_flag("log", log)
     scale = fit_scale([landscape.loss, landscape.path_loss], log=log)
     bundle = landscape.bundle
     balls = bundle.find_rows(step)

@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 
 from .diagnostics import compare_heights
 from .kernels import neighbour_distances
-from .landscapes import Landscape
+from .landscapes import Landscape, require_landscape
 
 MIN_FACTOR = 1.5
 GAP = 1 / 50  # of the recorded steps: stretches with fewer between them are one fold
@@ -28,6 +28,13 @@ class Fold:
         other_run: which run holds the other step.
         other_step: the step whose loss is most unlike the one at `step`, at the same place.
         factor: between those two losses; the surface can be right for one of them.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> run = lv.train("x^2", steps=60, progress=False)
+        >>> fold = lv.find_folds(lv.landscape(run, sigma=0.2, resolution=9, progress=False))[0]
+        >>> fold.start <= fold.step <= fold.end, fold.factor > 1.5
+        (True, True)
     """
 
     run: int
@@ -54,6 +61,7 @@ def find_folds(landscape: Landscape) -> list[Fold]:
         >>> len(find_folds(narrow)), len(find_folds(wide)) > 0
         (0, True)
     """
+    require_landscape(landscape)
     bundle = landscape.bundle
     factor, partner = _find_partners(landscape)
     folds = []

@@ -50,7 +50,8 @@ class Frames:
 
     def lift(self, index: Int[np.ndarray, " n"], coords: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_params"]:
         """The points at `coords[i]` along the axes of plane `index[i]`; quickest where like planes are together."""
-        coords = coords.astype(self._rows.dtype)
+        with np.errstate(over="ignore"):  # far beyond what the weights can be there is inf, and so is the loss
+            coords = coords.astype(self._rows.dtype)
         if self.fit_memory:
             origin, basis = self._held
             return origin[index] + np.einsum("ni,nip->np", coords, basis[index])

@@ -1,5 +1,6 @@
 """How a run moves: its speed and its turns, what of the gradient the pictures hold, and when PCA draws cosines."""
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,13 +8,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from .arguments import read_floats
 from .bundle import Bundle
 from .directions import trace_hessian
-from .landscapes import Landscape
+from .landscapes import Landscape, require_landscape
 from .planes import lay_stencil, span_local_planes
 from .rows import row_blocks
 from .surveys import OWN_AXES
-from .trajectory import Run
+from .trajectory import Run, require_run
 
 # Squared correlations of PC1 and PC2 with cosines of time from which on a picture may be nothing else. Smooth runs that
 # learn something reach 0.98 and 0.92, as those of a random walk do: a warning, and no verdict.
@@ -26,12 +28,19 @@ class Geometry:
 
     Attributes:
         step: training steps.
-        speed: |W[t] - W[t-k]| for each training step, in units of weights.
-        acceleration: |W[t] - 2 W[t-k] + W[t-2k]| for each training step squared.
+        speed: `|W[t] - W[t-k]|` for each training step, in units of weights.
+        acceleration: `|W[t] - 2 W[t-k] + W[t-2k]|` for each training step squared.
         turning: angle in degrees between the k steps before and the k steps after; nan at both ends of a run.
         gradient: length of the gradient of the loss.
         in_local: share of that length that lies in the local plane of velocity and acceleration, from 0 to 1.
         in_picture: share that lies in the plane of the picture.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
+        >>> geometry = lv.trace_geometry(land)
+        >>> geometry.turning.shape, bool(np.isnan(geometry.turning[0])), bool((geometry.in_picture <= 1).all())
+        ((61,), True, True)
     """
 
     step: Int[np.ndarray, " n_steps"]
@@ -51,6 +60,12 @@ class Sharpness:
         step: `(n,)`, training steps.
         largest: `(n,)`, the sharpness: curvature of the steepest direction.
         smallest: `(n,)`; below zero where the loss falls away to both sides, as on a saddle.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> sharpness = lv.trace_sharpness(lv.train("x^3", steps=500, progress=False), [500])
+        >>> bool(sharpness.smallest[0] < 0 < sharpness.largest[0])  # on the plateau
+        True
     """
 
     step: Int[np.ndarray, " n"]
@@ -77,6 +92,7 @@ def trace_geometry(landscape: Landscape, *, progress: bool = True) -> Geometry:
         >>> geometry.speed.shape, bool((geometry.in_local <= 1).all())
         ((61,), True)
     """
+    require_landscape(landscape)
     bundle, k = landscape.bundle, landscape.k
     rows = np.arange(len(bundle))
     _, stencil, side = lay_stencil(rows, len(bundle), k, bundle.starts)
@@ -92,9 +108,12 @@ def trace_geometry(landscape: Landscape, *, progress: bool = True) -> Geometry:
             slopes = bundle.objective.gradients(
                 bundle.weights[rows[part]], None if bundle.buffers is None else bundle.buffers[rows[part]]
             )
-            length = np.linalg.norm(slopes, axis=1)
-            found["gradient"][part] = length
-            local, seen = np.einsum("nip,np->ni", axes, slopes), slopes @ picture
+            largest = np.abs(slopes).max(axis=1, keepdims=True)  # the square of a large gradient is beyond all numbers
+            steep = np.isfinite(largest) & (largest > 0)
+            unit = np.divide(slopes, largest, out=np.zeros_like(slopes), where=steep)
+            length = np.linalg.norm(unit, axis=1)
+            found["gradient"][part] = np.where(steep[:, 0], length, 1.0) * largest[:, 0]
+            local, seen = np.einsum("nip,np->ni", axes, unit), unit @ picture
             for name, share in (("in_local", local), ("in_picture", seen)):
                 inside = np.linalg.norm(share, axis=1)
                 found[name][part] = np.divide(inside, length, out=np.full(len(length), np.nan), where=length > 0)
@@ -124,11 +143,14 @@ def trace_sharpness(
         >>> sharpness.step.tolist(), bool((sharpness.largest > sharpness.smallest).all())
         ([0, 30], True)
     """
-    asked = np.linspace(run.step[0], run.step[-1], 50).round() if steps is None else np.asarray(steps)
-    if not len(asked) or asked.min() < run.step[0] or asked.max() > run.step[-1]:
+    require_run(run)
+    asked = np.linspace(run.step[0], run.step[-1], 50).round()
+    if steps is not None:
+        asked = read_floats("steps", steps, ("n",), advice="Leave them out for 50 of them.")
+    if not len(asked) or not run.step[0] <= asked.min() <= asked.max() <= run.step[-1]:
         raise ValueError(
-            f"`steps` must lie within the run, from {run.step[0]} to {run.step[-1]}; got {list(asked)}. "
-            "Leave them out for 50 of them."
+            f"`steps` must lie within the run, from {run.step[0]} to {run.step[-1]}; got "
+            f"{reprlib.repr(asked.tolist())}. Leave them out for 50 of them."
         )
     rows = np.unique([int(np.abs(run.step - step).argmin()) for step in asked])
     with tqdm(total=0, desc="sharpness", delay=1, leave=False, disable=not progress) as bar:
@@ -151,6 +173,7 @@ def fit_cosines(landscape: Landscape) -> tuple[float, float]:
         >>> all(0 <= share <= 1 for share in fit_cosines(land))
         True
     """
+    require_landscape(landscape)
     run = landscape.run
     if len(landscape.runs) > 1 or landscape.plane in OWN_AXES or len(run) < 3:
         return np.nan, np.nan

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
+from .arguments import read_number
 from .kernels import Kernel, fit_kernel
 from .surveys import LOCAL, Survey
 
@@ -24,7 +25,13 @@ def hold_out(
 
     Returns:
         The rows that were held out, those for which no plane is left apart; and the heights there.
+
+    Raises:
+        TypeError, ValueError: a reach that is no number of 0 or more.
     """
+    what = "a share of the path's diagonal, 0 or more"
+    if not 0 <= read_number("reach", reach, what, advice=f"Use {BLOCK}.") < np.inf:
+        raise ValueError(f"`reach` must be {what}; got {reach}. Use {BLOCK}.")
     left_out = _choose_left_out(around, reach)
     held = ~left_out.all(axis=1)
     rows = around.anchors[held]

@@ -28,7 +28,9 @@ class Worker:
         (True, ['a picture'])
     """
 
-    def __init__(self, work: Callable[[Any, Callable[[], None]], object], fail: Callable[[Exception], object]) -> None:
+    def __init__(
+        self, work: Callable[[Any, Callable[[], None]], object], fail: Callable[[BaseException], object]
+    ) -> None:
         self._work = work
         self._fail = fail
         self._changed = threading.Condition()
@@ -82,7 +84,7 @@ class Worker:
                 self._work(request, check)
             except Stale:
                 pass
-            except Exception as error:
+            except (Exception, SystemExit, KeyboardInterrupt) as error:  # the last two: of code that the work calls
                 self._fail(error)
 
 

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import cdist
 
+from .arguments import read_number
+
 # sigma="auto": kernels of 0.35 anchor spacings on the path, never wider than 0.3 % of the diagonal, that widen by 0.14
 # of the distance to the nearest anchor and, where their plane cannot follow, reach half as far (1 + 3 = 2²) if that
 # predicts the run better. Measured on forty runs with every anchor near the one in question left out
@@ -19,6 +21,7 @@ MAX_WIDTH = 0.003
 
 SIGMA_RANGE = (1e-6, 1e3)
 POST_SIGMA = 0.06  # about what the post used
+POST = "The post's own value was about 0.06."
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,7 @@ def fit_kernel(
             they are round by default.
 
     Raises:
+        TypeError: neither a text nor a number.
         ValueError: another text, or a number outside 1e-6 ... 1e3 (nan included).
 
     Example:
@@ -98,12 +102,10 @@ def fit_kernel(
         shape = None if overlap is None else _shape(overlap)
         return Kernel(centers, widths.clip(MIN_WIDTH * diagonal, MAX_WIDTH * diagonal), GROWTH, sigma, shape)
     low, high = SIGMA_RANGE
-    if isinstance(sigma, str) or not low <= sigma <= high:
-        raise ValueError(
-            f"`sigma` must be 'auto' or a fraction of the path's diagonal from {low:g} to {high:g}, got {sigma!r}. "
-            "The post's own value was about 0.06."
-        )
-    return Kernel(centers, np.full(len(centers), sigma * diagonal), 0.0, sigma)
+    what = f"'auto' or a fraction of the path's diagonal from {low:g} to {high:g}"
+    if isinstance(sigma, str) or not low <= read_number("sigma", sigma, what, advice=POST) <= high:
+        raise ValueError(f"`sigma` must be {what}, got {sigma!r}. {POST}")
+    return Kernel(centers, np.full(len(centers), sigma * diagonal), 0.0, float(sigma))
 
 
 def _shape(overlap: Float[np.ndarray, "n_planes 2 2"]) -> Float[np.ndarray, "n_planes 2 2"]:

@@ -1,17 +1,23 @@
 """The landscape of runs: one surface over a plane that passes through the runs' own losses."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
+from .arguments import read_floats, require_kind
 from .blend import Sweep
 from .bundle import Bundle
+from .describing import describe_settings, to_json
 from .kernels import Kernel
 from .planes import Planes
-from .projection import Projection
+from .projection import LARGEST, Projection
 from .surveys import Survey
+from .tables import build_dataset, write_tables
 from .trajectory import Run
 
 
@@ -69,6 +75,15 @@ class Landscape:
         kernel: the weights of the planes.
         survey: all that was settled before the kernel, and what was evaluated for it.
         n_evaluations: losses on which it rests.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> run = lv.train("x^2", steps=60, progress=False)
+        >>> land = lv.landscape(run, resolution=(9, 7), progress=False)
+        >>> land.loss.shape, land.path.shape, land.path_height.shape
+        ((7, 9), (61, 2), (61,))
+        >>> bool(np.abs(land.at(land.path[:3]) / run.loss[:3] - 1).max() < 0.02)  # the surface under the first steps
+        True
     """
 
     survey: Survey
@@ -171,17 +186,80 @@ class Landscape:
         """Kernel widths on the path, in units of weights; all equal for a fixed `sigma`."""
         return self.kernel.width
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was made with, in plain values: `"landscape"`, the arguments of `loss_viz.landscape`, and `"runs"`.
+
+        `"train"` of each run holds the arguments of `loss_viz.train`, or None for a run of your own.
+        """
+        return describe_settings(self.survey, self.sigma)
+
+    def to_json(self) -> str:
+        """Its settings as one line of JSON."""
+        return to_json(self.settings)
+
+    def to_xarray(self) -> Any:
+        """Its numbers as an `xarray.Dataset`; `land.to_xarray().to_netcdf("land.nc")` writes them to a file.
+
+        Dimensions are `y` and `x` for `loss` and `support`; `step` for `path_x`, `path_y`, `path_loss`,
+        `path_height` and `off_plane`, with the steps of several runs one after the other, told apart by the
+        coordinate `run`; and `anchor`, a place among them, for `sigma`. The attribute `settings` holds its settings
+        as JSON.
+
+        Raises:
+            ImportError: xarray is not installed.
+        """
+        return build_dataset(self.survey, self.kernel, self.loss, self.path_height, self.settings)
+
+    def to_csv(self, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+        """Write its numbers to two tables in a folder, which is made where it is not there.
+
+        `surface.csv` has a row for each point of the grid: x, y, loss, support. `path.csv` has a row for each step:
+        run, step, x, y, its true loss, the height of the surface there, and the distance off the plane. Numbers are
+        written in as many digits as bring them back exactly. The first line of each is a comment with its settings:
+        `pandas.read_csv(path, skiprows=1)`.
+
+        Returns:
+            The paths of both.
+
+        Raises:
+            OSError: the folder cannot be made, or written to.
+
+        Example:
+            >>> import loss_viz as lv
+            >>> from tempfile import mkdtemp
+            >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
+            >>> surface, path = land.to_csv(mkdtemp())
+            >>> x, y, loss, support = np.loadtxt(surface, delimiter=",", skiprows=2).T
+            >>> bool((loss == land.loss.ravel()).all())
+            True
+        """
+        return write_tables(folder, self.survey, self.loss, self.path_height, self.settings)
+
     def at(self, points: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, " n"]:
         """Blended heights `(n,)` at any `points` `(n, 2)` of the plane.
 
         Raises:
-            ValueError: points of another shape, or not finite.
+            TypeError: no array of numbers.
+            ValueError: points of another shape, or not finite, or so far away that no distance can be told.
         """
-        if points.ndim != 2 or points.shape[1] != 2:
-            raise ValueError(f"`points` must have shape (n, 2), got {points.shape}. For one point pass point[None].")
+        points = read_floats("points", points, ("n", 2), advice="For one point pass point[None].").astype(np.float64)
+        if not len(points):
+            return np.empty(0)
         if not np.isfinite(points).all():
             raise ValueError("`points` must be finite, some are nan or inf. Leave those rows out.")
+        if (np.abs(points) > LARGEST).any():
+            raise ValueError(f"`points` must lie within {LARGEST:g}, some do not. Leave those rows out.")
         return Sweep(points, self.planes, self.bundle.objective).blend(self.kernel, tqdm(disable=True))[0]
+
+
+def require_landscape(landscape: Any) -> None:
+    """Refuse what is no landscape, such as a run.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    require_kind("landscape", landscape, Landscape, "a Landscape", advice="Pass what `loss_viz.landscape` returns.")
 
 
 def blend_surface(around: Survey, kernel: Kernel, bar: tqdm) -> Surface:

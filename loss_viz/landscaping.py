@@ -10,6 +10,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
+from .arguments import read_whole
 from .bundle import Runs, bundle_runs
 from .cache import Cache
 from .holdout import choose_kernel
@@ -66,8 +67,9 @@ def landscape(
         with a warning. Before there is one, it ends the call.
 
     Raises:
-        ValueError: an argument out of its range, a run of fewer than 2k + 1 recorded steps, or runs that do not share
-            model and loss.
+        TypeError: an argument of another kind.
+        ValueError: an argument out of its range, a run of fewer than 2k + 1 recorded steps, runs that do not share
+            model and loss, or weights too large or too small to be squared.
 
     Example:
         >>> import loss_viz as lv
@@ -82,10 +84,19 @@ def landscape(
         bundle = bundle_runs(run)
         require_view(bundle, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
         fit_kernel(np.zeros((1, 2)), sigma, diagonal=1.0)  # refuses a wrong one before the runs are read
+        seed = read_whole("seed", seed, 0, 2**63 - 1, advice="Use 0.")
         projection = project(bundle, plane, seed=seed, bar=bar)
         shelf = None if cache is None else Cache(cache, bundle, k=k, plane=plane, n_anchors=n_anchors, seed=seed)
         around = survey(
-            bundle, projection, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors, cache=shelf, bar=bar
+            bundle,
+            projection,
+            k=k,
+            plane=plane,
+            resolution=resolution,
+            n_anchors=n_anchors,
+            seed=seed,
+            cache=shelf,
+            bar=bar,
         )
         around.grid.announce(_expect(around), bar)
         started, n_kept = time.perf_counter(), _count(around)

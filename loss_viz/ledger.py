@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,18 +31,19 @@ class Ledger:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self._keys = np.empty(0, dtype=np.int64)  # in increasing order
-        self._losses = np.empty(0)
+        # Numbers in increasing order, and their losses: one assignment, so that an interrupt finds both or neither.
+        self._table = np.empty(0, dtype=np.int64), np.empty(0)
         self._path = path
         if path is not None and path.exists():
             self._restore(path)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._table[0])
 
     def known(self, keys: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Which of them are there."""
-        return np.append(self._keys, -1)[np.searchsorted(self._keys, keys)] == keys
+        here = self._table[0]
+        return np.append(here, -1)[np.searchsorted(here, keys)] == keys
 
     def missing(self, keys: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n_missing"]:
         """Those that are not there, in the order given."""
@@ -49,7 +51,8 @@ class Ledger:
 
     def read(self, keys: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """The losses of numbers that are there."""
-        return self._losses[np.searchsorted(self._keys, keys)]
+        here, losses = self._table
+        return losses[np.searchsorted(here, keys)]
 
     def record(self, keys: Int[np.ndarray, " n"], parts: Iterable[Float[np.ndarray, " _"]]) -> None:
         """Add losses of numbers that are not there yet, part by part; an error among them keeps what came before."""
@@ -74,16 +77,24 @@ class Ledger:
         records = np.empty(len(keys), RECORD)
         records["key"], records["loss"] = keys, losses
         records["check"] = _check(records)
-        with self._path.open("ab") as file:
-            file.write(records.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self._path.open("ab") as file:
+                file.write(records.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # hours of work do not end because a disk is full
+            warnings.warn(
+                f"Losses are no longer written to {self._path} ({error.strerror or error}). They are kept in memory, "
+                "and the work goes on; what was written before is whole. Make room before it is resumed.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self._path = None
 
     def _insert(self, keys: Int[np.ndarray, " n"], losses: Float[np.ndarray, " n"]) -> None:
-        order = np.argsort(keys)
-        places = np.searchsorted(self._keys, keys[order])
-        self._keys = np.insert(self._keys, places, keys[order])
-        self._losses = np.insert(self._losses, places, losses[order])
+        order, (here, known) = np.argsort(keys), self._table
+        places = np.searchsorted(here, keys[order])
+        self._table = np.insert(here, places, keys[order]), np.insert(known, places, losses[order])
 
     def _restore(self, path: Path) -> None:
         n_whole = path.stat().st_size // RECORD.itemsize

@@ -6,13 +6,15 @@ import numpy as np
 from jaxtyping import Float
 from numpy.polynomial import Polynomial
 
+from .arguments import read_whole, require_kind
 from .plateaus import Plateau
 from .tasks import Task
-from .trajectory import Run
+from .trajectory import Run, require_run
 
 NAMES = ("constant", "straight line", "parabola", "cubic")
 # A net on a plateau may already be a little better than the fit whose loss it shows, or still a little worse.
 RATIO_RANGE = (0.8, 1.3)
+MAX_DEGREE = 100
 EQUAL = 1.01  # on an even target the best cubic is the best parabola, but for rounding
 
 
@@ -24,6 +26,12 @@ class Level:
         degree: of the polynomial, 0 or more.
         loss: its mean squared error on the points of the task.
         values: `(n_points,)`, what it answers at these points.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> _, line = lv.fit_levels(lv.train("x^3", steps=1, progress=False).task, max_degree=1)
+        >>> line.name, round(line.loss, 4), line.values.shape
+        ('the best straight line', 0.0242, (100,))
     """
 
     degree: int
@@ -50,7 +58,7 @@ def fit_levels(task: Task, max_degree: int = 5) -> list[Level]:
         One level for each degree from 0 on; the losses never rise.
 
     Raises:
-        ValueError: `max_degree` below 0.
+        TypeError, ValueError: no task; `max_degree` is no whole number of 0 or more.
 
     Example:
         >>> from loss_viz.tasks import build_task
@@ -60,10 +68,10 @@ def fit_levels(task: Task, max_degree: int = 5) -> list[Level]:
         the best straight line: 0.0242
         the best parabola: 0.0242
     """
-    if max_degree < 0:
-        raise ValueError(
-            f"`max_degree` must be 0 or more, got {max_degree}. With 1, the best straight line is the last."
-        )
+    require_kind("task", task, Task, "a Task", advice="Pass that of a run, run.task.")
+    max_degree = read_whole(
+        "max_degree", max_degree, 0, MAX_DEGREE, advice="With 1, the best straight line is the last."
+    )
     x, y = (tensor.ravel().double().cpu().numpy() for tensor in (task.x, task.y))
     fits = [Polynomial.fit(x, y, degree)(x) for degree in range(min(max_degree + 1, len(x)))]
     return [Level(degree, float(np.mean((values - y) ** 2)), values) for degree, values in enumerate(fits)]
@@ -92,6 +100,8 @@ def name_level(run: Run, plateau: Plateau) -> Level | None:
         >>> name_level(run, plateau).name
         'the best straight line'
     """
+    require_run(run)
+    require_kind("plateau", plateau, Plateau, "a Plateau", advice="Pass one of find_plateaus(run).")
     if run.task is None:
         return None
     levels = [level for level in fit_levels(run.task) if level.loss > 0]  # an exact fit has no ratio

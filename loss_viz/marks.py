@@ -15,7 +15,7 @@ from .plateaus import Plateau
 from .projection import Projection
 from .scales import LINE_LIFT, Scale
 
-PLATEAU = {
+PLATEAU: dict[str, Any] = {
     "name": "plateau",
     "mode": "lines",
     "line": {"color": "#ffdcb0", "width": 16},  # opaque: Plotly draws what is translucent over all the rest

@@ -13,8 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from .arguments import quote
 from .chunks import MAX_ATTENDING, fit_chunk, keep_heap
 from .layers import UnitsFirst, has_narrow_layers
+from .parameters import read_row, read_rows
 from .probes import Meter, plain_attention, require_scalar, unwrap_model
 from .pure import LossFn, PureLoss
 from .threads import Pace
@@ -48,7 +50,7 @@ class Objective:
         chunk_size: vectors that are evaluated in one pass.
 
     Raises:
-        TypeError: `loss_fn(model)` is not a tensor.
+        TypeError: `model` is no module, `loss_fn` no function, or `loss_fn(model)` not a tensor.
         ValueError: it is not scalar, or not the same twice, or there is no trainable parameter.
 
     Example:
@@ -93,13 +95,9 @@ class Objective:
             buffers: `(n, n_buffers)`, the buffers that go with each row; those of the model by default.
 
         Raises:
-            ValueError: another shape.
+            TypeError, ValueError: no arrays of real numbers, or of another shape.
         """
-        if weights.ndim != 2 or weights.shape[1] != self.n_params:
-            raise ValueError(
-                f"`weights` must have shape (n, {self.n_params}), one row a weight vector; got {weights.shape}. "
-                "For a single vector pass weights[None]."
-            )
+        weights, buffers = read_rows(self.layout, self.buffer_layout, weights, buffers)
         losses = np.empty(len(weights))
         with self._guard(plain=False):
             for rows, chunk, state in self._chunks(weights, buffers):
@@ -113,11 +111,15 @@ class Objective:
         x: Tensor,
         buffers: Float[np.ndarray, " n_buffers"] | None = None,
     ) -> Tensor:
-        """What the model answers at inputs `x` with the weights `(n_params,)` in place of its own."""
-        with self._guard():
+        """What the model answers at inputs `x` with the weights `(n_params,)` in place of its own.
+
+        Raises:
+            TypeError, ValueError: no arrays of real numbers, or of another shape; inputs that the model does not take.
+        """
+        weights, buffers = read_row(self.layout, self.buffer_layout, weights, buffers)
+        with self._guard(), self._borrow() as pure:
             state = self._tensor(self.own_buffers if buffers is None else buffers)
-            with self._borrow() as pure:
-                return pure.predict(self._tensor(weights), state, x)
+            return pure.predict(self._tensor(weights), state, x)
 
     def gradients(
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None
@@ -125,8 +127,9 @@ class Objective:
         """Gradients of the loss at weight vectors `(n, n_params)`, in float64; batched where `torch.func` can.
 
         Raises:
-            ValueError: the loss cannot be differentiated.
+            TypeError, ValueError: no arrays of real numbers, or of another shape; the loss cannot be differentiated.
         """
+        weights, buffers = read_rows(self.layout, self.buffer_layout, weights, buffers)
         slopes = np.empty(weights.shape)
         batched = vmap(grad(self._loss_at), randomness="same") if self.chunk_size > 1 else None
         with self._guard():
@@ -151,20 +154,14 @@ class Objective:
         """The Hessian of the loss at `weights` times a vector, by differentiating twice; never the matrix.
 
         Raises:
-            ValueError: the loss does not depend on the weights smoothly enough to be differentiated twice.
+            TypeError, ValueError: no arrays of real numbers, or of another shape; a loss that does not depend on the
+                weights smoothly enough to be differentiated twice.
         """
-        with self._guard(), torch.enable_grad():
-            at = self._tensor(weights).requires_grad_()
-            loss = self._loss_at(at, self._tensor(self.own_buffers if buffers is None else buffers))
-            try:
-                [slope] = torch.autograd.grad(loss, at, create_graph=True)
-                [product] = torch.autograd.grad(slope, at, self._tensor(vector))
-            except RuntimeError as error:
-                raise ValueError(
-                    "The Hessian needs a loss that PyTorch can differentiate twice; this one it cannot "
-                    f"({str(error).strip().splitlines()[0]}). Use another `plane`."
-                ) from error
-        return product.double().cpu().numpy()
+        weights, buffers = read_row(self.layout, self.buffer_layout, weights, buffers)
+        vector, _ = read_row(self.layout, self.buffer_layout, vector, None)
+        with self._guard(), self._borrow() as pure:
+            state = self._tensor(self.own_buffers if buffers is None else buffers)
+            return pure.multiply_hessian(self._tensor(weights), state, self._tensor(vector)).double().cpu().numpy()
 
     def _loss_at(self, weights: Tensor, buffers: Tensor) -> Tensor:
         with self._borrow() as pure:
@@ -228,7 +225,8 @@ class Objective:
             yield rows, chunk, self._tensor(own if buffers is None else buffers[rows])
 
     def _tensor(self, array: Float[np.ndarray, "*shape"]) -> Tensor:
-        return torch.tensor(array, dtype=self.layout.dtype, device=self._device)
+        forwards = np.ascontiguousarray(array)  # PyTorch takes no array that is read backwards
+        return torch.tensor(forwards, dtype=self.layout.dtype, device=self._device)
 
     def _probe(self) -> tuple[Tensor, int]:
         """The loss of the model as it stands, and the bytes of the largest tensor on the way to it."""
@@ -259,7 +257,7 @@ class Objective:
                 raise
             raise ValueError(
                 f"The data of `loss_fn` must be where the model is evaluated, on {self._device}; PyTorch says: "
-                f"{str(error).splitlines()[0]} Move it there, as in x.to({str(self._device)!r})."
+                f"{quote(error)}. Move it there, as in x.to({str(self._device)!r})."
             ) from error
 
     def _can_batch(self, loss: Tensor) -> bool:

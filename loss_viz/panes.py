@@ -34,7 +34,7 @@ from .levels import Level
 from .marks import FOLD, PLATEAU, fold_arrays, key_trace, plateau_arrays
 from .plateaus import Plateau
 from .projection import Projection
-from .scales import Scale, log_axis
+from .scales import Scale, log_axis, span_decades
 from .screen import Facts
 from .surveys import Survey
 
@@ -237,7 +237,7 @@ def curve_parts(curves: Sequence[Curve], plateaus: Sequence[Plateau], n_steps: i
     axis: dict[str, Any] = {"yaxis.type": "linear", "yaxis.dtick": None, "yaxis.autorange": True}
     losses = np.concatenate([loss for _, loss in curves])
     if len(losses) and losses.min() > 0:
-        ticks = log_axis(np.log10(losses.max() / losses.min()))
+        ticks = log_axis(span_decades(losses.min(), losses.max()))
         axis |= {"yaxis.type": "log", "yaxis.dtick": ticks.get("dtick")}
     axis |= {"xaxis.autorange": True} if n_steps is None else {"xaxis.range": [0, n_steps]}
     bands = band_plateaus(plateaus) if len(curves) == 1 else []

@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from .arguments import read_floats
 
 
 class Entry(NamedTuple):
@@ -101,6 +104,38 @@ def name_all(named: Iterable[tuple[str, Tensor]]) -> dict[int, tuple[str, ...]]:
     for name, tensor in named:
         names[id(tensor)] = (*names.get(id(tensor), ()), name)
     return names
+
+
+def read_rows(
+    layout: Layout, buffer_layout: Layout, weights: Any, buffers: Any
+) -> tuple[Float[np.ndarray, "n n_params"], Float[np.ndarray, "n n_buffers"] | None]:
+    """Weight vectors as rows, and the buffers that go with them, if any.
+
+    Raises:
+        TypeError: no arrays of real numbers.
+        ValueError: arrays of another shape.
+    """
+    advice = "One row is a weight vector; for a single one pass weights[None]."
+    weights = read_floats("weights", weights, ("n", layout.n), advice=advice)
+    if buffers is None:
+        return weights, None
+    advice = "Pass those that go with each row, or leave them out for the model's own."
+    return weights, read_floats("buffers", buffers, (len(weights), buffer_layout.n), advice=advice)
+
+
+def read_row(
+    layout: Layout, buffer_layout: Layout, weights: Any, buffers: Any
+) -> tuple[Float[np.ndarray, " n_params"], Float[np.ndarray, " n_buffers"] | None]:
+    """One weight vector, and the buffers that go with it, if any.
+
+    Raises:
+        TypeError: no arrays of real numbers.
+        ValueError: arrays of another shape.
+    """
+    weights = read_floats("weights", weights, (layout.n,), advice="Pass one vector, as in run.weights[-1].")
+    if buffers is None:
+        return weights, None
+    return weights, read_floats("buffers", buffers, (buffer_layout.n,), advice="Leave them out for the model's own.")
 
 
 def _lay_out(tensors: Mapping[tuple[str, ...], Tensor]) -> Layout:

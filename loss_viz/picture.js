@@ -119,7 +119,7 @@ class Pane {
   themeEdits(theme) {
     const layout = { "font.color": theme.ink, "modebar.color": theme.dim, "modebar.activecolor": theme.ink };
     for (const key of Object.keys(this.gd._fullLayout)) {
-      if (/^[xy]axis$/.test(key)) layout[`${key}.gridcolor`] = theme.grid;
+      if (/^[xy]axis\d*$/.test(key)) layout[`${key}.gridcolor`] = theme.grid;
       if (key === "scene") for (const axis of ["xaxis", "yaxis", "zaxis"]) layout[`scene.${axis}.gridcolor`] = theme.grid;
     }
     return layout;

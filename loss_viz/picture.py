@@ -10,7 +10,8 @@ import anywidget
 import numpy as np
 import plotly.graph_objects as go
 import traitlets
-from plotly.offline import get_plotlyjs
+
+from .plotlyjs import read_plotly
 
 Parts = Mapping[str, Mapping[str, Any]]
 
@@ -46,12 +47,7 @@ class Picture(anywidget.AnyWidget):
         >>> picture.hidden = ["curve"]
     """
 
-    _esm = (
-        "const module = {exports: {}}, exports = module.exports;\n"
-        + get_plotlyjs()
-        + "\n"
-        + (_HERE / "picture.js").read_text(encoding="utf-8")
-    )
+    _esm = read_plotly() + "\n" + (_HERE / "picture.js").read_text(encoding="utf-8")
     _css = (_HERE / "picture.css").read_text(encoding="utf-8")
     panes = traitlets.Dict().tag(sync=True)
     state = traitlets.Unicode("").tag(sync=True)  # what a badge says while the picture is not up to date
@@ -130,5 +126,6 @@ def _encode(value: Any) -> Any:
     if not isinstance(value, np.ndarray):
         return value
     if value.dtype != np.uint8:
-        value = value.astype(_NARROW[value.dtype.kind])
+        with np.errstate(over="ignore"):  # what the page has no number for stays open there
+            value = value.astype(_NARROW[value.dtype.kind])
     return {"dtype": value.dtype.name, "shape": list(value.shape), "data": value.tobytes()}

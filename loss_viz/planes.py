@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from tqdm import tqdm
 
+from .arguments import read_whole
 from .frames import Frames
 from .projection import Projection
 from .rows import Rows, column_blocks, row_blocks, step_lengths
@@ -22,6 +23,7 @@ from .rows import Rows, column_blocks, row_blocks, step_lengths
 # Below these a velocity or acceleration holds no direction of its own: the plane is a line, or a point.
 MIN_SINE = 1e-6
 MIN_LENGTH = 1e-12
+MOST_ANCHORS = 2**20
 CLOSE = 1e-6  # sine² below which |a|² - (v·a)² / |v|² is not to be trusted
 
 
@@ -82,24 +84,25 @@ def require_anchors(n_anchors: int | None) -> None:
     """Refuse fewer anchors than the two ends of a run.
 
     Raises:
-        ValueError: fewer than two anchors.
+        TypeError, ValueError: no whole number, or fewer than two anchors.
     """
-    if n_anchors is not None and n_anchors < 2:
-        raise ValueError(f"`n_anchors` must be at least 2, got {n_anchors}. Use 200, or None for every step.")
+    if n_anchors is not None:
+        read_whole("n_anchors", n_anchors, 2, MOST_ANCHORS, advice="Use 200, or None for every step.")
 
 
 def require_stride(k: int, n_steps: int) -> None:
     """Refuse a stride for which a run is too short.
 
     Raises:
-        ValueError: `k` below 1, or 2k + 1 more than the steps that were recorded.
+        TypeError, ValueError: `k` is no whole number, below 1, or 2k + 1 more than the steps that were recorded.
     """
-    if k < 1 or k != int(k):
-        raise ValueError(f"`k` must be a whole number of at least 1, got {k}. Use 5, or more for a jittery run.")
+    k = read_whole("k", k, 1, advice="Use 5, or more for a jittery run.")
     if 2 * k + 1 > n_steps:
+        longest = (n_steps - 1) // 2
+        other = f"use `k` of at most {longest}" if longest else "look at it on another plane, such as 'parallel'"
         raise ValueError(
             f"`k`={k} needs at least 2k + 1 = {2 * k + 1} recorded steps, the run has {n_steps}. "
-            f"Record a longer run or use `k` of at most {(n_steps - 1) // 2}."
+            f"Record a longer run or {other}."
         )
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .arguments import quote, require_kind
+
 
 class Meter(TorchDispatchMode):
     """Notes the bytes of the largest tensor that any operation returns, and if one reads a parameter, or attends."""
@@ -36,7 +38,12 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """The module itself, without what `torch.compile` or data parallelism has put around it."""
+    """The module itself, without what `torch.compile` or data parallelism has put around it.
+
+    Raises:
+        TypeError: it is none.
+    """
+    require_kind("model", model, nn.Module, "a torch.nn.Module", advice="Pass the network that was trained.")
     parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
     inner = getattr(model, "module" if parallel else "_orig_mod", None)
     return unwrap_model(inner) if isinstance(inner, nn.Module) else model
@@ -52,7 +59,7 @@ def copy_model(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"`model` must be one that copy.deepcopy can copy; it said: {str(error).splitlines()[0]}. Hold no results "
+            f"`model` must be one that copy.deepcopy can copy; it said: {quote(error)}. Hold no results "
             "of a forward pass and no open files or locks on the model, and use torch.nn.utils.parametrizations "
             "for weight and spectral normalization."
         ) from error
@@ -63,7 +70,7 @@ def require_scalar(loss: Any) -> None:
 
     Raises:
         TypeError: it is not a tensor.
-        ValueError: it is not one number.
+        ValueError: it is not one real number.
     """
     if not isinstance(loss, Tensor):
         raise TypeError(
@@ -74,6 +81,11 @@ def require_scalar(loss: Any) -> None:
         raise ValueError(
             f"`loss_fn(model)` must return one number, got a tensor of shape {tuple(loss.shape)}. "
             "Reduce it over the data, for example with .mean()."
+        )
+    if loss.is_complex():
+        raise ValueError(
+            f"`loss_fn(model)` must return a real number, got one of {loss.dtype}. "
+            "Return its size, for example with .abs()."
         )
 
 
@@ -86,11 +98,8 @@ _users: set[object] = set()
 def plain_attention() -> Iterator[None]:
     """Attention as plain matrix products, which vmap can batch and autograd differentiate twice.
 
-    Fused kernels have neither; where PyTorch is too old for the switches the model is evaluated one at a time.
+    Fused kernels have neither. PyTorch 2.3 cannot batch plain attention either: the model is evaluated one at a time.
     """
-    if not hasattr(torch.backends, "mha"):
-        yield
-        return
     user = object()
     with _LOCK:
         if not _users:

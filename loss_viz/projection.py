@@ -15,6 +15,7 @@ from tqdm import tqdm
 from .rows import Rows, column_blocks
 from .threads import keep_to_one
 
+LARGEST = 1e140  # numbers of which products of two can be formed, and so can those of one part in this
 SMALL = 1e8  # products: a few hundredths of a second
 MANY_STEPS = 300  # Lanczos' method is then quicker than the whole spectrum
 
@@ -33,7 +34,8 @@ class Projection:
         path: `(n_steps, 2)`, coordinates of the points of the plane closest to the run: p[t] = C (W[t] - origin)
             where the axes are orthonormal.
         off_plane: `(n_steps,)`, Euclidean distance from W[t] to the plane, in units of weights.
-        explained_variance_ratio: `(2,)`, shares of the total variance; zeros if the run never moved.
+        explained_variance_ratio: `(2,)`, shares of the total variance, of the second axis that which it adds to the
+            first; zeros if the run never moved.
         axes: what the two axes are called.
     """
 
@@ -72,6 +74,9 @@ def fit_projection(weights: Rows, bar: tqdm | None = None) -> Projection:
         weights: the recorded weights, one row a step.
         bar: told of every block where there are several.
 
+    Raises:
+        ValueError: weights beyond 1e140, or a run that moves by less than 1e-140: their squares are no numbers.
+
     Example:
         >>> line = np.outer(np.arange(5.0), [3.0, 4.0, 0.0])
         >>> projection = fit_projection(line)
@@ -107,7 +112,7 @@ def project_onto(
     """The plane through `origin` along two given directions, of any lengths and any angle but none.
 
     Raises:
-        ValueError: the directions span no plane.
+        ValueError: the directions span no plane; weights beyond 1e140, or a run that moves by less than 1e-140.
 
     Example:
         >>> walk = np.array([[1.0, 5.0, 0.0], [3.0, 5.0, 0.0]])
@@ -116,30 +121,45 @@ def project_onto(
         [[0.0, 0.0], [1.0, 0.0]]
     """
     directions = directions.astype(np.float64)
+    total = _center(weights, bar)[1] or 1.0  # refuses weights that have no squares
     if np.linalg.matrix_rank(directions @ directions.T) < 2:
         raise ValueError(
             "The two directions must span a plane, these are parallel or zero. A plane needs a model of two weights "
             "or more, and the random one a weight matrix or filter."
         )
     path, off_plane = _cast_shadow(weights, origin, directions, bar)
-    _, total = _center(weights, bar)
-    variance = path.var(axis=0) * len(weights) * np.square(directions).sum(axis=1)
-    return Projection(origin, directions, path, off_plane, variance / (total or 1.0), axes)
+    # The second axis is given what it adds to the first: of two that are not at right angles the shares still add up.
+    upright = path @ np.linalg.qr(directions.T)[1].T
+    variance = upright.var(axis=0) * len(weights)
+    return Projection(origin, directions, path, off_plane, variance / total, axes)
 
 
 def _center(
     weights: Rows, bar: tqdm | None, gram: Float[np.ndarray, "n_steps n_steps"] | None = None
 ) -> tuple[Float[np.ndarray, " n_params"], float]:
     """The mean row, and the sum of all squared distances from it; adds up the Gram matrix of what is left, if asked."""
-    mean, total = np.empty(weights.shape[1]), 0.0
+    mean, total, extent = np.empty(weights.shape[1]), 0.0, 0.0
     for columns, block in _widen(weights, bar):
-        moved = np.ptp(block, axis=0) > 0  # the mean of equal numbers is not always that number
-        mean[columns] = np.where(moved, block.mean(axis=0), block[0])
+        _require_squares(np.abs(block).max(initial=1.0))
+        moved = np.ptp(block, axis=0)
+        extent = max(extent, moved.max(initial=0.0))
+        # The mean of equal numbers is not always that number.
+        mean[columns] = np.where(moved > 0, block.mean(axis=0), block[0])
         block -= mean[columns]
         total += float(np.einsum("np,np->", block, block))
         if gram is not None:
             gram += block @ block.T
+    _require_squares(extent)
     return mean, total
+
+
+def _require_squares(size: float) -> None:
+    """Refuse a size of weights, or of their moves, of which the square is no number."""
+    if size and not 1 / LARGEST <= size <= LARGEST:
+        raise ValueError(
+            f"The weights of a run must lie within {LARGEST:g} and move by {1 / LARGEST:g} or more, or not at all; got "
+            f"{size:.3g}. Train in other units."
+        )
 
 
 def _cast_shadow(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .arguments import quote, require_kind
 from .parameters import buffer_layout, name_all, parameter_layout
 from .probes import copy_model
 
@@ -36,6 +37,8 @@ class PureLoss:
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, device: str | torch.device | None = None) -> None:
+        advice = "Write it as lambda m: criterion(m(x), y), with data of its own."
+        require_kind("loss_fn", loss_fn, Callable, "a function of a model", advice=advice)
         self.layout = parameter_layout(model)
         self.buffer_layout = buffer_layout(model)
         self._module = _LossModule(_move(copy_model(model), device).eval(), loss_fn)
@@ -87,9 +90,28 @@ class PureLoss:
                 except RuntimeError as error:
                     raise ValueError(
                         "A gradient needs a loss that PyTorch can differentiate; this one it cannot "
-                        f"({str(error).strip().splitlines()[0]}). Compute it from the model with tensors alone."
+                        f"({quote(error)}). Compute it from the model with tensors alone."
                     ) from error
         return torch.stack(slopes)
+
+    def multiply_hessian(self, weights: Tensor, buffers: Tensor, vector: Tensor) -> Tensor:
+        """The Hessian at one weight vector times another vector.
+
+        Raises:
+            ValueError: the loss cannot be differentiated twice.
+        """
+        with torch.enable_grad():
+            at = weights.requires_grad_()
+            loss = self.at(at, buffers)
+            try:
+                [slope] = torch.autograd.grad(loss, at, create_graph=True)
+                [product] = torch.autograd.grad(slope, at, vector)
+            except RuntimeError as error:
+                raise ValueError(
+                    "The Hessian needs a loss that PyTorch can differentiate twice; this one it cannot "
+                    f"({quote(error)}). Use another `plane`."
+                ) from error
+        return product
 
     def at_own(self) -> Any:
         """The loss of the copy as it stands; its buffers are lent, for a forward pass may write to them."""
@@ -97,8 +119,19 @@ class PureLoss:
         return functional_call(self._module, self._lend(own, "model."), (), tie_weights=False)
 
     def predict(self, weights: Tensor, buffers: Tensor, x: Tensor) -> Tensor:
-        """What the model answers at inputs `x`."""
-        return functional_call(self._module.model, self._name(weights, buffers), (x,), tie_weights=False)
+        """What the model answers at inputs `x`.
+
+        Raises:
+            TypeError, ValueError: the model does not take them.
+        """
+        require_kind("x", x, Tensor, "a tensor", advice="Pass inputs as in model(x).")
+        try:
+            return functional_call(self._module.model, self._name(weights, buffers), (x,), tie_weights=False)
+        except RuntimeError as error:
+            raise ValueError(
+                f"`x` must be inputs that the model takes; with those of shape {tuple(x.shape)} PyTorch says: "
+                f"{quote(error)}. Pass them as in model(x)."
+            ) from error
 
     def _name(self, weights: Tensor, buffers: Tensor, prefix: str = "") -> dict[str, Tensor]:
         """All tensors of the model, by all names."""
@@ -118,11 +151,14 @@ class PureLoss:
 
 
 def _move(model: nn.Module, device: str | torch.device | None) -> nn.Module:
+    if device is None:
+        return model
+    require_kind("device", device, (str, torch.device), "a device", advice="Name it, as in 'cpu' or 'cuda:0'.")
     try:
-        return model if device is None else model.to(device)
-    except (RuntimeError, AssertionError) as error:
+        return model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"`device` must be one that PyTorch has here, got {device!r}: {str(error).splitlines()[0]} "
+            f"`device` must be one that PyTorch has here, got {device!r}: {quote(error)}. "
             "Use 'cpu', or leave it out for that of the model."
         ) from error
 

@@ -1,16 +1,16 @@
 """Several runs in one view: the landscape that they share, and their loss curves beside it."""
 
-import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from .arguments import require_flag
 from .captions import caption, name_axis, name_loss
 from .curves import curve_traces
 from .drawing import BOX, GRID, camera, layout, surface_trace
 from .figures import LEGEND, PLAIN_AXIS, mark_traces, run_traces
 from .folds import find_folds
-from .landscapes import Landscape
-from .scales import fit_scale, log_axis
+from .landscapes import Landscape, require_landscape
+from .scales import fit_scale, log_axis, span_decades
 
 
 def compare_figure(landscape: Landscape, *, step: int | None = None, log: bool = False, height: int = 520) -> go.Figure:
@@ -34,6 +34,8 @@ def compare_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         >>> [trace.name for trace in figure.data if trace.showlegend]
         ['Adam', 'SGD + momentum']
     """
+    require_landscape(landscape)
+    require_flag("log", log)
     scale = fit_scale([landscape.loss, landscape.path_loss], log=log)
     figure = make_subplots(cols=2, column_widths=[0.6, 0.4], specs=[[{"type": "scene"}, {"type": "xy"}]])
     figure.add_trace(surface_trace(landscape, scale), row=1, col=1)
@@ -53,7 +55,7 @@ def compare_figure(landscape: Landscape, *, step: int | None = None, log: bool =
     low, high = landscape.path_loss.min(), landscape.path_loss.max()
     small = {"gridcolor": GRID, "zeroline": False, "tickfont": {"size": 11}}
     figure.update_xaxes(title={"text": "step", "font": {"size": 12}}, **small)
-    axis = log_axis(np.log10(high / low)) if low > 0 else {}
+    axis = log_axis(span_decades(low, high)) if low > 0 else {}
     figure.update_yaxes(title={"text": name_loss(landscape.runs), "font": {"size": 12}}, **small, **axis)
     title = {"text": caption(landscape), "x": 0.3, "font": {"size": 13}}
     return figure.update_layout(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from .bundle import Bundle
 from .captions import write_cautions
-from .diagnostics import Fidelity, fidelity, held_out_fidelity
+from .diagnostics import Fidelity, fidelity, measure_held_out
 from .folds import Fold, find_folds
 from .landscapes import Landscape, Surface
 from .levels import Level, name_level
@@ -84,11 +84,5 @@ def find_stays(bundle: Bundle) -> Stays:
 
 def find_facts(landscape: Landscape) -> Facts:
     """Measure how true a landscape is, with the planes near each anchor and without them."""
-    held_out = None
-    if len(landscape.planes) > 1:
-        try:
-            held_out = held_out_fidelity(landscape, progress=False)
-        except ValueError:  # a run too short to leave anything out
-            held_out = None
     folds = tuple(find_folds(landscape))
-    return Facts(fidelity(landscape), held_out, folds, tuple(write_cautions(landscape, folds)))
+    return Facts(fidelity(landscape), measure_held_out(landscape), folds, tuple(write_cautions(landscape, folds)))

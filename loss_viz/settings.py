@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import read_whole, require_share, require_word
 from .kernels import fit_kernel
 from .optimizers import OPTIMIZERS, check_lr
 from .surveys import PLANES
@@ -36,7 +37,7 @@ def check_setting(name: str, value: Any) -> Any:
     """The value, if the setting `name` may take it.
 
     Raises:
-        ValueError: it may not; the message says what must hold, what came, and how to repair it.
+        TypeError, ValueError: it may not; the message says what must hold, what came, and how to repair it.
 
     Example:
         >>> check_setting("k", 5)
@@ -52,16 +53,12 @@ def check_setting(name: str, value: Any) -> Any:
     elif name == "lr":
         check_lr(value)
     elif name == "min_support":
-        if not 0 <= value <= 1:
-            raise ValueError(f"`min_support` must be a number from 0 to 1, got {value}. Use 0 to show all.")
+        require_share(name, value)
     elif name in CHOICES:
-        if value not in CHOICES[name]:
-            choices = ", ".join(CHOICES[name])
-            raise ValueError(f"`{name}` must be one of {choices}; got {value!r}. Choose one of them.")
+        require_word(name, value, CHOICES[name], advice="Choose one of them.")
     else:
         low, high, advice = RANGES[name]
-        if not low <= value <= high:
-            raise ValueError(f"`{name}` must be a whole number from {low} to {high}, got {value}. Use {advice}.")
+        read_whole(name, value, low, high, advice=f"Use {advice}.")
     return value
 
 

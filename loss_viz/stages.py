@@ -14,7 +14,7 @@ from .projection import Projection
 from .settings import TRAINING
 from .sigmas import SigmaCurve, sigma_curve
 from .surveys import OWN_AXES, Survey, lay_anew, project, survey
-from .training import Training, descend, prepare_training
+from .training import Training, descend, prepare_training, require_room
 
 N_KEPT = 4
 RUN_BYTES = 2**26  # of the runs kept, the latest apart: wide nets fill a small session's memory
@@ -142,13 +142,7 @@ def prepare(settings: Settings) -> Training:
     """
     chosen = {name: settings[name] for name in TRAINING if name != "target"}
     training = prepare_training(settings["target"], **chosen)
-    n_params = sum(parameter.numel() for parameter in training.model.parameters())
-    n_bytes = 4 * n_params * (training.steps + 1)
-    if n_bytes > MAX_BYTES:
-        raise ValueError(
-            f"`steps` times the number of weights must stay below {MAX_BYTES // 4:,}, got {training.steps:,} x "
-            f"{n_params:,}. Take fewer, or record fewer with lv.train(..., every=10) and pass the run."
-        )
+    require_room(training.model, training.steps, training.every, MAX_BYTES)
     return training
 
 

@@ -47,7 +47,7 @@ class Listener(Protocol):
     def hear_costs(self, curve: SigmaCurve | None, sigma: float | str) -> None:
         """What the bandwidths cost; None where there is nothing to choose."""
 
-    def hear_error(self, error: Exception) -> None:
+    def hear_error(self, error: BaseException) -> None:
         """What was asked for cannot be drawn."""
 
 
@@ -125,7 +125,7 @@ class Studio:
             self.picture.state = "stopped"
             self.listener.hear_end("Stopped; the surface is not that of these settings. Move a control or train anew.")
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._training = False
         self.picture.state = "not these settings"
         self.listener.hear_error(error)

@@ -1,13 +1,17 @@
 """What is settled before a kernel is chosen: the planes placed along the runs, and the picture laid out before them."""
 
+import math
+import reprlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial import KDTree
 from tqdm import tqdm
 
+from .arguments import require_word
 from .blend import Sweep
 from .bundle import Bundle
 from .cache import Cache
@@ -32,6 +36,7 @@ PLANES = (*LOCAL, "parallel", "global", "final", *OWN_AXES)
 SUPPORT_WIDTH = 0.03  # of the diagonal: how near the run vouches for the surface
 MARGIN = 0.3
 MIN_AXIS = 0.1  # of the diagonal: a straight run still gets a picture with two sides
+MAX_POINTS = 2**24  # of the picture: a few arrays of so many fit in memory
 RANDOM_REACH = 1.0  # in filter norms to each side, as Li et al. draw it
 
 
@@ -50,6 +55,8 @@ class Survey:
         cache: where losses are kept on disk, if anywhere.
         x: `(n_x,)`, coordinates along the first axis, in units of weights where it is of length 1.
         y: `(n_y,)`, coordinates along the second.
+        n_anchors: how many were asked for; None for every step.
+        seed: of random directions.
     """
 
     bundle: Bundle
@@ -62,6 +69,8 @@ class Survey:
     cache: Cache | None
     x: Float[np.ndarray, " n_x"]
     y: Float[np.ndarray, " n_y"]
+    n_anchors: int | None
+    seed: int
 
     @cached_property
     def arc(self) -> Float[np.ndarray, " n_steps"]:
@@ -96,8 +105,7 @@ def require_view(
     Raises:
         ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
     """
-    if plane not in PLANES:
-        raise ValueError(f"`plane` must be one of {', '.join(PLANES)}; got {plane!r}. 'local' is the default.")
+    require_word("plane", plane, PLANES, advice="'local' is the default.")
     if plane in LOCAL:
         require_stride(k, min(len(run) for run in bundle.runs))
     require_anchors(n_anchors)
@@ -138,6 +146,7 @@ def survey(
     plane: str,
     resolution: int | tuple[int, int],
     n_anchors: int | None = 200,
+    seed: int = 0,
     cache: Cache | None = None,
     bar: tqdm | None = None,
 ) -> Survey:
@@ -158,7 +167,7 @@ def survey(
     nodes, steps = (None if cache is None else cache.open(points) for points in ("chart", "path"))
     chart = Chart(planes, bundle.objective, *corners, nodes)
     path = Sweep(projection.path, planes, bundle.objective, chart=chart, ledger=steps)
-    return Survey(bundle, projection, planes, anchors, plane, k, path, cache, x, y)
+    return Survey(bundle, projection, planes, anchors, plane, k, path, cache, x, y, n_anchors, seed)
 
 
 def lay_anew(around: Survey, resolution: int | tuple[int, int]) -> Survey:
@@ -216,10 +225,11 @@ def _lay_grid(
 
 
 def _read_resolution(resolution: int | tuple[int, int]) -> Int[np.ndarray, " 2"]:
-    sizes = np.resize(resolution, 2)
-    if np.shape(resolution) not in ((), (2,)) or sizes.dtype.kind != "i" or sizes.min() < 2:
+    pair = list(resolution) if isinstance(resolution, tuple | list) else [resolution] * 2
+    whole = all(isinstance(size, Integral) and not isinstance(size, bool) for size in pair)
+    if not whole or len(pair) != 2 or min(pair) < 2 or math.prod(map(int, pair)) > MAX_POINTS:
         raise ValueError(
-            f"`resolution` must be a whole number of at least 2, or a pair (n_x, n_y) of them; got {resolution}. "
-            "Use 61."
+            "`resolution` must be a whole number of at least 2, or a pair (n_x, n_y) of them, of at most "
+            f"{MAX_POINTS:,} points together; got {reprlib.repr(resolution)}. Use 61."
         )
-    return sizes
+    return np.array(pair, dtype=int)

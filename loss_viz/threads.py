@@ -18,7 +18,8 @@ class Pace:
 
     Small nets are often slower on two threads than on one: the threads wait for each other after every layer, and where
     the machine is busy for so long that ten times the work could be done meanwhile. Nothing is computed for the trial's
-    sake; a count that is far behind is not tried again, and one that falls behind later is put to the test anew.
+    sake; a count that is far behind twice, for at first its threads start, is not tried again, and one that falls
+    behind later is put to the test anew.
 
     Example:
         >>> pace = Pace()
@@ -48,7 +49,7 @@ class Pace:
         trials = self._seconds.setdefault(most, {count: [] for count in (1, round(most**0.5), most)})
         best = 1
         for count, seconds in trials.items():  # from few to many
-            behind = seconds and min(seconds) > FAR_BEHIND * min(trials[best])
+            behind = len(seconds) > 1 and min(seconds) > FAR_BEHIND * min(trials[best])
             if len(seconds) < N_TRIALS and not behind:
                 return count
             if min(seconds) < GAIN * min(trials[best]):

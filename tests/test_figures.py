@@ -201,7 +201,11 @@ def test_figures_are_plain_and_round_trip(land):
         (lambda land: lv.loss_curve_figure(), "needs at least one run", "`loss_viz.train`"),
         (lambda land: lv.surface_figure(land, step=61), "from 0 to 60; got 61", "None is the last one"),
         (lambda land: lv.contour_figure(land, step=-1), "from 0 to 60; got -1", "None is the last one"),
-        (lambda land: lv.animate(land, n_frames=1), "`n_frames` must be at least 2, got 1", "Use 80"),
+        (
+            lambda land: lv.animate(land, n_frames=1),
+            "`n_frames` must be a whole number from 2 to 10000, got 1",
+            "Use 80",
+        ),
         (
             lambda land: lv.surface_figure(replace_loss(land, land.loss - 1), log=True),
             "`log`=True needs losses above 0, the smallest is -",

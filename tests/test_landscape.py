@@ -276,7 +276,7 @@ def test_k_at_its_bounds(run, k):
         ({"resolution": 1}, "`resolution` must be a whole number of at least 2", "Use 61"),
         ({"resolution": (5, 1)}, "got (5, 1)", "Use 61"),
         ({"plane": "globl"}, "`plane` must be one of local, valley, parallel, global, final, random", "default"),
-        ({"n_anchors": 1}, "`n_anchors` must be at least 2, got 1", "Use 200"),
+        ({"n_anchors": 1}, "`n_anchors` must be a whole number from 2 to 1048576, got 1", "Use 200"),
     ],
 )
 def test_bad_input_is_refused_with_cause_and_repair(run, arguments, cause, repair):

@@ -1,5 +1,9 @@
 """Losses by number: what goes in comes out again, from memory and from a file that a crash has cut short."""
 
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 
@@ -182,3 +186,33 @@ def test_the_file_grows_while_the_work_goes_on(tmp_path, monkeypatch):
     assert len(set(seen)) == 1 + 19 // 3
     assert path.stat().st_size == 40 * RECORD.itemsize
     np.testing.assert_allclose(Ledger(path).read(np.arange(40)), np.arange(40) * 0.05)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of this kind")
+def test_a_disk_that_is_full_ends_no_work(tmp_path):
+    """A real limit of the operating system on the size of a file, in a process of its own."""
+    script = """
+        import resource, sys, warnings
+        import numpy as np
+        from pathlib import Path
+        from loss_viz.ledger import Ledger, RECORD
+
+        path, limit = Path(sys.argv[1]), 100 * RECORD.itemsize + 7
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        ledger = Ledger(path)
+        ledger.record(np.arange(60), [np.arange(60) / 2])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ledger.record(np.arange(60, 120), [np.arange(60, 120) / 2])
+            ledger.record(np.arange(120, 150), [np.arange(120, 150) / 2])
+        print(len(caught), caught[0].category.__name__, caught[0].message)
+        print(ledger.read(np.arange(150)).tolist() == (np.arange(150) / 2).tolist())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        again = Ledger(path)
+        print(len(again), again.read(np.arange(100)).tolist() == (np.arange(100) / 2).tolist())
+    """
+    arguments = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "some.losses")]
+    out = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    assert out[0].startswith("1 RuntimeWarning Losses are no longer written to ")
+    assert "File too large" in out[0]
+    assert out[1:] == ["True", "100 True"]

@@ -57,7 +57,7 @@ def test_the_task_is_left_in_its_own_precision_and_fitted_in_float64():
 def test_few_points_are_fitted_as_far_as_they_go():
     assert [level.degree for level in fit_levels(build_task("x^3", n_points=3))] == [0, 1, 2]
     assert [level.degree for level in fit_levels(build_task("x^3"), max_degree=0)] == [0]
-    with pytest.raises(ValueError, match=r"`max_degree` must be 0 or more, got -1\. With 1,"):
+    with pytest.raises(ValueError, match=r"`max_degree` must be a whole number from 0 to 100, got -1\. With 1,"):
         fit_levels(build_task("x"), max_degree=-1)
 
 

@@ -107,7 +107,7 @@ def test_anchors_are_each_step_once_where_there_are_enough():
     assert anchors.tolist() == sorted(set(anchors.tolist()))
     assert len(anchors) == 41
     assert choose_anchors(np.full((9, 2), 1.0), 3).tolist() == [0, 4, 8]
-    with pytest.raises(ValueError, match="`n_anchors` must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="`n_anchors` must be a whole number from 2 to 1048576, got 1"):
         choose_anchors(WEIGHTS, 1)
 
 

@@ -107,7 +107,7 @@ def test_work_that_is_stopped_keeps_what_it_has(run, around, silent, monkeypatch
 def test_every_kept_loss_is_the_loss_of_its_pair(run, around, silent):
     for sigma in (0.01, 0.1, 0.03):
         around.grid.blend(fit_kernel(around.planes.position, sigma, diagonal=around.projection.diagonal), silent)
-    keys, losses = around.grid.ledger._keys, around.grid.ledger._losses
+    keys, losses = around.grid.ledger._table
     assert (np.diff(keys) > 0).all()
     i, j = np.divmod(keys, len(around.planes))
     np.testing.assert_allclose(losses, run.objective(around.planes.lift(j, around.grid.points[i])), rtol=1e-12)

@@ -91,12 +91,12 @@ def test_more_threads_are_taken_where_they_save_a_tenth(clock, most, seconds, ch
 @pytest.mark.parametrize(
     ("seconds", "tried"),
     [
-        ({1: 1.0, 3: 2.5, 9: 0.5}, [1] * N_TRIALS + [3] + [9] * N_TRIALS + [9] * 10),
-        ({1: 1.0, 3: 0.5, 9: 2.5}, [1] * N_TRIALS + [3] * N_TRIALS + [9] + [3] * 10),
-        ({1: 1.0, 3: 30.0, 9: 90.0}, [1] * N_TRIALS + [3, 9] + [1] * 10),
+        ({1: 1.0, 3: 2.5, 9: 0.5}, [1] * N_TRIALS + [3] * 2 + [9] * N_TRIALS + [9] * 10),
+        ({1: 1.0, 3: 0.5, 9: 2.5}, [1] * N_TRIALS + [3] * N_TRIALS + [9] * 2 + [3] * 10),
+        ({1: 1.0, 3: 30.0, 9: 90.0}, [1] * N_TRIALS + [3, 3, 9, 9] + [1] * 10),
     ],
 )
-def test_a_count_that_is_far_behind_is_not_tried_again(clock, most, seconds, tried):
+def test_a_count_that_is_far_behind_twice_is_not_tried_again(clock, most, seconds, tried):
     pace = Pace()
     assert [work(pace, clock, seconds) for _ in tried] == tried
 
@@ -106,7 +106,7 @@ def test_more_threads_that_fall_behind_are_put_to_the_test_anew(clock, most):
     pace = Pace()
     free, busy = {1: 1.0, 3: 0.6, 9: 0.3}, {1: 1.0, 3: 5.0, 9: 50.0}
     assert settle(pace, clock, free)[1] == 9
-    assert [work(pace, clock, busy) for _ in range(4 + N_TRIALS)] == [9] + [1] * N_TRIALS + [3, 9] + [1]
+    assert [work(pace, clock, busy) for _ in range(6 + N_TRIALS)] == [9] + [1] * N_TRIALS + [3, 3, 9, 9] + [1]
     assert {work(pace, clock, dict.fromkeys(free, 9.0)) for _ in range(20)} == {1}  # one waits for no other
 
 
@@ -122,7 +122,6 @@ def test_the_best_of_the_trials_counts(clock, most):
         assert pace.choose(9) == 9
 
 
-@pytest.mark.xfail(reason="a first trial that is far behind is the last one", strict=True)
 def test_the_start_of_the_threads_is_not_held_against_them(clock, most):
     pace, started = Pace(), set()
     for _ in range(3 * N_TRIALS):
