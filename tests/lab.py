@@ -238,10 +238,9 @@ class Panel:
         )
 
     def press(self, label, key, times=1):
-        handle = self.control(label).locator(".noUi-handle")
-        handle.focus()
+        self.control(label).locator(".noUi-handle").focus()
         for _ in range(times):
-            handle.press(key)
+            self.page.keyboard.press(key)
 
     def choose(self, label, option):
         self.control(label).locator("select").select_option(option)
@@ -253,3 +252,23 @@ class Panel:
 
     def button(self, name):
         return self.root.locator("button.jupyter-button").filter(has_text=name)
+
+
+def list_moves(panel, rng):
+    """All that a restless person does to a panel; each entry, called, does it once, some way or other."""
+    keys = ("ArrowLeft", "ArrowRight", "PageUp", "PageDown")
+    options = {
+        "target": ("x", "x^2", "x^3", "sin(3x)"),
+        "plane": ("local", "parallel", "global", "final"),
+        "loss": ("linear", "log"),
+        "units": ("tanh", "silu", "relu", "gelu"),
+        "opt.": ("adam", "adamw", "sgd"),
+        "preset": ("post", "robust"),
+    }
+    numbers = {"width": (2, 20), "depth": (1, 3), "steps": (100, 400), "seed": (0, 99)}
+    return [
+        *(lambda label=label: panel.press(label, rng.choice(keys)) for label in ("k", "σ", "grid", "step") * 4),
+        *(lambda label=label: panel.choose(label, str(rng.choice(options[label]))) for label in options),
+        *(lambda label=label: panel.type(label, str(rng.integers(*numbers[label]))) for label in numbers),
+        *(lambda name=name: panel.button(name).click() for name in ("auto σ", "post's 0.06", "Train")),
+    ]
