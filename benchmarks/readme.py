@@ -24,17 +24,17 @@ def write_summary(results: dict[str, Any], machine: str) -> str:
     return "\n".join([table(["times as fast as", *(row.net for row in rows)], cells), "", *words, "", machine, ""])
 
 
-def insert(text: str, readme: Path = README) -> None:
+def insert(text: str, page: Path = README, marks: tuple[str, str] = (START, END)) -> None:
     """Put the text between the marks.
 
     Raises:
-        ValueError: the README has no such marks.
+        ValueError: the page has no such marks.
     """
-    before, start, rest = readme.read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
+    before, start, rest = page.read_text(encoding="utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not start or not end:
-        raise ValueError(f"{readme} must hold the lines {START.strip()!r} and {END.strip()!r}, it does not. Add them.")
-    readme.write_text(before + start + text + end + after, encoding="utf-8")
+        raise ValueError(f"{page} must hold the lines {' and '.join(map(repr, marks))}, it does not. Add them.")
+    page.write_text(before + start + text + end + after, encoding="utf-8")
 
 
 def _spell(row: Beside, rival: str) -> str:
