@@ -10,6 +10,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from .bundle import Bundle
+from .chunks import release_heap
 from .composition import compose_frame, join_parts, summarize
 from .jobs import Meter, Worker
 from .landscapes import Landscape, Surface
@@ -124,6 +125,8 @@ class Studio:
         except Stopped:
             self.picture.state = "stopped"
             self.listener.hear_end("Stopped; the surface is not that of these settings. Move a control or train anew.")
+        finally:
+            release_heap()
 
     def _fail(self, error: BaseException) -> None:
         self._training = False

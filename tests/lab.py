@@ -256,7 +256,7 @@ class Panel:
 
 def list_moves(panel, rng):
     """All that a restless person does to a panel; each entry, called, does it once, some way or other."""
-    keys = ("ArrowLeft", "ArrowRight", "PageUp", "PageDown")
+    keys = ("ArrowLeft", "ArrowRight", "PageUp", "PageDown", "Home")
     options = {
         "target": ("x", "x^2", "x^3", "sin(3x)"),
         "plane": ("local", "parallel", "global", "final"),

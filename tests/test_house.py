@@ -127,7 +127,7 @@ MAY_IMPORT = {
     },
     "page": {"atlas", "describing", "plotlyjs", "recipes", "sheets"},
     "studio": {
-        *("bundle", "composition", "jobs", "landscapes", "panes", "picture", "scales", "screen"),
+        *("bundle", "chunks", "composition", "jobs", "landscapes", "panes", "picture", "scales", "screen"),
         *("settings", "sigmas", "stages", "surveys", "tiles", "training"),
     },
     "cells": set(),

@@ -1,6 +1,8 @@
 import copy
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import reference
 import torch
 from torch import nn
 
-from loss_viz.chunks import CHUNK_BYTES, NARROW_FACTOR
+from loss_viz.chunks import CHUNK_BYTES, NARROW_FACTOR, keep_heap, release_heap
 from loss_viz.objective import Objective
 
 
@@ -55,6 +57,20 @@ def test_chunks_fit_the_budget_of_the_largest_tensor():
     x = torch.zeros(1000, 3)
     objective = Objective(model, lambda m: m(x).square().mean())
     assert objective.chunk_size == NARROW_FACTOR * CHUNK_BYTES // (1000 * 5 * 4)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not platform.libc_ver()[0].startswith("glibc"), reason="glibc alone")
+def test_freed_memory_goes_back_when_told_to():
+    def measure():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    keep_heap()
+    blocks = [torch.ones(2**20, dtype=torch.uint8) for _ in range(200)]
+    del blocks[:-1]  # the last one lies above all others
+    before = measure()
+    release_heap()
+    assert before - measure() > 150
+    assert blocks[0].sum() == 2**20
 
 
 def test_leaves_the_model_as_it_is():
