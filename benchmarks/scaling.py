@@ -49,10 +49,13 @@ def start_loky() -> Iterator[None]:
 
 @contextmanager
 def start_dask() -> Iterator[None]:
-    """Two worker processes of Dask."""
+    """Two worker processes of Dask, with glibc's own memory management: .docs/clusters.md says why."""
+    import dask
     from distributed import Client, LocalCluster
 
     with (
+        patch.dict(os.environ),  # Dask leaves what is meant for its workers in ours, and the next backend's inherit it
+        dask.config.set({"distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1}}),
         LocalCluster(n_workers=N_WORKERS, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
         Client(cluster),
         joblib.parallel_config(backend="dask"),
@@ -230,9 +233,10 @@ def measure(clock: Clock, backends: list[str]) -> list[Scaled]:
         rows += measure_scaling(f"{small.name}, though it does not pay", small.run, draw_small, some, clock)
     rows += measure_scaling(deep.name, deep.run, draw_deep, backends, clock)
     rows += measure_scaling(f"{cnn.name}, 31 x 31", cnn.run, draw_cnn, backends, clock)
-    wide = lv.train("sin(3x)", width=256, depth=2, n_points=1000, lr=1e-3, steps=200, progress=False)
-    draw_wide = partial(lv.landscape, wide, resolution=21, n_anchors=30, progress=False)
-    return rows + measure_scaling("1-256-256-1 on 1,000 points, 21 x 21", wide, draw_wide, backends, clock)
+    # Pieces of seconds, on few cells: what a larger model or more data is like, within the time of a benchmark.
+    wide = lv.train("sin(3x)", width=256, depth=2, n_points=10_000, lr=1e-3, steps=60, progress=False)
+    draw_wide = partial(lv.landscape, wide, resolution=15, n_anchors=20, progress=False)
+    return rows + measure_scaling("1-256-256-1 on 10,000 points, 15 x 15", wide, draw_wide, backends, clock)
 
 
 def main() -> None:
