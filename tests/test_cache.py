@@ -124,9 +124,10 @@ def test_a_place_that_is_no_folder_is_refused(run, tmp_path):
 
 
 SLOW = """
-    import sys, time
+    import signal, sys, time
     import numpy as np
     import loss_viz as lv
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background start without one
     run = lv.train("sin(3x)", steps=150, progress=False)
     evaluate = run.objective._evaluate
     n_evaluated = 0
