@@ -79,6 +79,7 @@ class Pane {
     Plotly.newPlot(this.gd, data, layout, CONFIG).then(() => {
       if (this.closed) return;
       this.ready = true;
+      this.keepMode();
       this.gd.on("plotly_click", (event) => this.hit(event.points[0]));
       this.gd.on("plotly_relayout", (event) => "scene.camera" in event && this.onTurn(this)); // by the mode bar
       this.onFree();
@@ -101,6 +102,20 @@ class Pane {
   get scene() {
     const layout = this.gd._fullLayout;
     return layout && layout.scene && layout.scene._scene;
+  }
+
+  // At each redraw Plotly sets the mode of its camera anew, and with it the view that will be in half a second; turns
+  // before that are dropped, and of a ball that rolls all of them may be. What is set already is left alone here.
+  keepMode() {
+    const { scene } = this;
+    if (!scene) return;
+    const updateFx = scene.updateFx;
+    scene.updateFx = (dragmode, hovermode) => {
+      const { mode, keyBindingMode } = scene.camera;
+      const upright = scene.fullSceneLayout.camera.up.z === 1;
+      if (upright && mode === dragmode && keyBindingMode === "rotate") scene.fullSceneLayout.hovermode = hovermode;
+      else updateFx.call(scene, dragmode, hovermode);
+    };
   }
 
   // Plotly notes a turn only when the button is released over its canvas; without this the next redraw undoes it.

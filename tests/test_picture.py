@@ -292,6 +292,53 @@ def test_hills_turn_together(both):
     assert both.camera("surface")[:3] == pytest.approx([1.25, 1.25, 1.25])
 
 
+FLICK = """() => {
+    const pane = document.querySelector('.lossviz-pane-surface');
+    const look = () => pane._fullLayout.scene._scene.getCamera().eye;
+    window.flicked = new Promise(resolve => pane.once('plotly_afterplot', () => {
+        const before = look(), canvas = pane.querySelector('canvas');
+        const {left, top, width, height} = canvas.getBoundingClientRect();
+        const fire = (name, dx, buttons) => canvas.dispatchEvent(new MouseEvent(name,
+            {clientX: left + width / 2 + dx, clientY: top + height / 2, buttons, bubbles: true}));
+        fire('mousedown', 0, 1);
+        for (const start = performance.now(); performance.now() < start + 5;);
+        fire('mousemove', 60, 1);
+        resolve([before, look()]);
+        fire('mouseup', 60, 0);
+    }));
+}"""
+
+
+@in_browser
+def test_a_hill_that_was_just_redrawn_can_be_turned_at_once(page):
+    page.page.evaluate(FLICK)
+    page.run("picture.push(parts(2))")
+    before, after = page.page.evaluate("() => window.flicked")
+    assert np.hypot(after["x"] - before["x"], after["y"] - before["y"]) > 0.2
+
+
+@in_browser
+def test_the_ways_to_drag_are_those_of_the_mode_bar(page):
+    look = "(({mode, keyBindingMode, up}) => [mode, keyBindingMode, up])(pane._fullLayout.scene._scene.camera)"
+    bar = page.page.locator(".lossviz-pane-surface .modebar")
+    page.page.locator(".lossviz-pane-surface").hover()
+    for title, expected in (
+        ("Pan", ["turntable", "pan"]),
+        ("Turntable rotation", ["turntable", "rotate"]),
+        ("Orbital rotation", ["orbit", "rotate"]),
+        ("Turntable rotation", ["turntable", "rotate"]),
+    ):
+        bar.locator(f"[data-title='{title}']").click()
+        page.run(f"picture.push(parts({len(title)}))")
+        page.wait_shown()
+        assert page.ask("surface", look)[:2] == expected
+        if expected == ["orbit", "rotate"]:
+            page.turn("surface", 40, -60)
+            assert page.camera("surface")[6:] != pytest.approx([0, 0, 1], abs=0.05)
+    page.page.wait_for_timeout(600)
+    assert page.camera("surface")[6:] == pytest.approx([0, 0, 1], abs=1e-6)
+
+
 @in_browser
 def test_while_one_hill_is_held_the_other_turns_and_is_drawn(both):
     before = both.camera("surface")
