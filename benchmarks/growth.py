@@ -13,8 +13,8 @@ import torch
 from tqdm.auto import tqdm
 
 import loss_viz as lv
-from loss_viz.landscapes import blend_surface
-from loss_viz.projection import fit_projection
+from loss_viz.landscapes.landscape import blend_surface
+from loss_viz.planes.projection import fit_projection
 
 from .nets import place_task
 from .pairs import Clock, Pair, Work

@@ -19,10 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ResNetConfig, ResNetForImageClassification
 
 import loss_viz as lv
-from loss_viz.checkpoints import Checkpoints
-from loss_viz.planes import local_planes
-from loss_viz.projection import Projection, fit_projection
-from loss_viz.rows import step_lengths
+from loss_viz.planes.local_planes import local_planes
+from loss_viz.planes.projection import Projection, fit_projection
+from loss_viz.runs.checkpoints import Checkpoints
+from loss_viz.runs.weights import step_lengths
 
 N_CHECKPOINTS = 12
 N_IMAGES = 8

@@ -1,6 +1,6 @@
 """Record a training under Lightning: one callback, and the module stays as it is."""
 
-from .recording import Recording
+from loss_viz.runs.recorder import Recording
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .recording import Recording
+from loss_viz.runs.recorder import Recording
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 import loss_viz as lv
-from loss_viz.expression import parse_expression
-from loss_viz.tasks import build_task
-from loss_viz.training import prepare_training
+from loss_viz.runs.training import prepare_training
+from loss_viz.tasks.formula import parse_expression
+from loss_viz.tasks.regression import build_task
 
 OURS = str(Path(lv.__file__).parent)
 MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))

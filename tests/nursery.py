@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 import loss_viz as lv
-from loss_viz.ledger import Ledger
+from loss_viz.landscapes.loss_cache import Ledger
 
 N_KILLS, N_INTERRUPTS = 5, 4
 MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))

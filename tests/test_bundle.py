@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import loss_viz as lv
-from loss_viz.bundle import bundle_runs
-from loss_viz.kernels import fit_kernel
-from loss_viz.planes import choose_anchors, local_planes
-from loss_viz.projection import fit_projection
+from loss_viz.landscapes.kernels import fit_kernel
+from loss_viz.planes.local_planes import choose_anchors, local_planes
+from loss_viz.planes.projection import fit_projection
+from loss_viz.runs.run_set import bundle_runs
 
 
 @pytest.fixture(scope="module")

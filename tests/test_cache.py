@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import loss_viz as lv
-from loss_viz.bundle import bundle_runs
-from loss_viz.cache import Cache
-from loss_viz.trajectory import Run
+from loss_viz.landscapes.loss_cache import Cache
+from loss_viz.runs.run import Run
+from loss_viz.runs.run_set import bundle_runs
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ N_PROBES = 3
 
 @pytest.mark.parametrize("resolution", [(9, 7), (61, 47)])
 def test_the_same_call_evaluates_nothing_twice(run, counts, tmp_path, monkeypatch, resolution):
-    monkeypatch.setattr("loss_viz.landscaping.LONG", np.inf)
+    monkeypatch.setattr("loss_viz.landscapes.compute.LONG", np.inf)
     plain = lv.landscape(run, resolution=resolution, progress=False)
     first = lv.landscape(run, resolution=resolution, cache=tmp_path, progress=False)
     counts.clear()
@@ -41,7 +41,7 @@ def test_the_same_call_evaluates_nothing_twice(run, counts, tmp_path, monkeypatc
         np.testing.assert_allclose(land.loss, plain.loss, rtol=1e-12)
         np.testing.assert_allclose(land.path_height, plain.path_height, rtol=1e-12)
     assert first.n_evaluations == second.n_evaluations == plain.n_evaluations
-    monkeypatch.setattr("loss_viz.landscaping.LONG", 0.0)
+    monkeypatch.setattr("loss_viz.landscapes.compute.LONG", 0.0)
     for cache in (None, tmp_path):  # by way of coarser grids
         third = lv.landscape(run, resolution=resolution, cache=cache, progress=False)
         np.testing.assert_allclose(third.loss, plain.loss, rtol=1e-12)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from loss_viz.trajectory import Run
+from loss_viz.runs.run import Run
 
 # What others deprecate is theirs; a RuntimeWarning is ours: weights that are no longer finite, a model that vmap cannot
 # batch, updates that change nothing.

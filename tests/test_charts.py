@@ -11,19 +11,17 @@ from torch import nn
 from tqdm import tqdm
 
 import loss_viz as lv
-from loss_viz.blend import Sweep
-from loss_viz.bundle import bundle_runs
-from loss_viz.charts import MAX_LOSS, N_COARSE, N_NODES, Chart
-from loss_viz.estimates import N_CHECKS, Estimate
-from loss_viz.frames import Frames
-from loss_viz.holdout import shape_kernel
-from loss_viz.kernels import Kernel
-from loss_viz.landscapes import blend_surface
-from loss_viz.objective import Objective
-from loss_viz.planes import Planes, single_plane
-from loss_viz.projection import Projection
-from loss_viz.surveys import lay_anew, project, survey
-from loss_viz.trajectory import Run
+from loss_viz.landscapes.blending import Sweep
+from loss_viz.landscapes.grid import lay_anew, project, survey
+from loss_viz.landscapes.held_out import shape_kernel
+from loss_viz.landscapes.interpolation import MAX_LOSS, N_CHECKS, N_COARSE, N_NODES, Chart, Estimate
+from loss_viz.landscapes.kernels import Kernel
+from loss_viz.landscapes.landscape import blend_surface
+from loss_viz.objective.objective import Objective
+from loss_viz.planes.plane_set import Frames, Planes, single_plane
+from loss_viz.planes.projection import Projection
+from loss_viz.runs.run import Run
+from loss_viz.runs.run_set import bundle_runs
 
 SILENT = tqdm(disable=True)
 LOW, HIGH = np.array([-0.7, 2.0]), np.array([1.1, 2.9])
@@ -632,7 +630,7 @@ def test_blocks_of_points_do_not_change_what_is_looked_up(long_run, monkeypatch)
     whole = look(long_run)
     kernel = shape_kernel(whole, 0.03)
     expected = blend_surface(whole, kernel, SILENT)
-    monkeypatch.setattr("loss_viz.blend.PAIRS_PER_BLOCK", 5 * 61 * len(whole.planes))
+    monkeypatch.setattr("loss_viz.landscapes.blending.PAIRS_PER_BLOCK", 5 * 61 * len(whole.planes))
     parts = look(long_run)
     surface = blend_surface(parts, kernel, SILENT)
     assert uses_chart(whole)

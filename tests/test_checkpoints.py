@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from loss_viz.checkpoints import Checkpoints, find_checkpoints, holds, write_snapshot
-from loss_viz.parameters import Entry, buffer_layout, parameter_layout
+from loss_viz.objective.layout import Entry, buffer_layout, parameter_layout
+from loss_viz.runs.checkpoints import Checkpoints, find_checkpoints, holds, write_snapshot
 
 
 class Net(nn.Module):

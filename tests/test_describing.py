@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import loss_viz as lv
-from loss_viz.describing import to_json
+from loss_viz.landscapes.provenance import to_json
 
 
 def make_again(settings):

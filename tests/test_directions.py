@@ -11,10 +11,10 @@ from torch import nn
 from tqdm import tqdm
 
 import loss_viz as lv
-from loss_viz.directions import hessian_directions, random_directions
-from loss_viz.objective import Objective
-from loss_viz.parameters import parameter_layout
-from loss_viz.projection import project_onto
+from loss_viz.objective.layout import parameter_layout
+from loss_viz.objective.objective import Objective
+from loss_viz.planes.directions import hessian_directions, random_directions
+from loss_viz.planes.projection import project_onto
 
 SINGLE = ("global", "random", "hessian", "saddle")
 

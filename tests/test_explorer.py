@@ -13,9 +13,9 @@ from traitlets import TraitError
 
 import loss_viz as lv
 from loss_viz import stages
-from loss_viz.desk import Desk
-from loss_viz.explorer import Explorer
-from loss_viz.picture import Picture
+from loss_viz.panel.controls import Desk
+from loss_viz.panel.explorer import Explorer
+from loss_viz.panel.figure_widget import Picture
 from loss_viz.settings import TRAINING, VIEW
 
 SMALL = {"steps": 80, "resolution": 9}
@@ -383,7 +383,7 @@ def test_a_training_that_diverges_is_drawn_as_far_as_it_went(explorer):
 
 
 def test_an_error_that_nobody_expected_is_shown_with_its_traceback(explorer, monkeypatch):
-    monkeypatch.setattr("loss_viz.stages.blend_surface", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("loss_viz.landscapes.compute.blend_surface", lambda *args, **kwargs: 1 / 0)
     explorer.k = 3
     assert not explorer.wait(60.0)
     assert "ZeroDivisionError" in status(explorer)
@@ -757,12 +757,12 @@ def test_folds_are_said_and_marked():
 
 
 def test_costs_that_take_too_long_are_left_for_later(monkeypatch):
-    monkeypatch.setattr("loss_viz.studio.SECONDS_FOR_COSTS", -1.0)
+    monkeypatch.setattr("loss_viz.panel.controller.SECONDS_FOR_COSTS", -1.0)
     panel = Explorer("x^2", **SMALL)
     assert panel.wait(60.0)
     assert panel.picture.state == ""
     assert panel.desk._costs.value == ""
-    monkeypatch.setattr("loss_viz.studio.SECONDS_FOR_COSTS", 60.0)
+    monkeypatch.setattr("loss_viz.panel.controller.SECONDS_FOR_COSTS", 60.0)
     panel.sigma = 0.06
     assert panel.wait(60.0)
     assert "here ×" in panel.desk._costs.value

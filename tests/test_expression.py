@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from loss_viz.expression import parse_expression
+from loss_viz.tasks.formula import parse_expression
 
 X = torch.linspace(-1, 1, 7, dtype=torch.float64)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import loss_viz as lv
-from loss_viz.diagnostics import Fidelity
+from loss_viz.diagnostics.fidelity import Fidelity
 
 TARGETS = ("x", "x^2", "x^3", "sin(3x)")
 

@@ -8,8 +8,8 @@ import pytest
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 import loss_viz as lv
-from loss_viz.drawing import PALEST
-from loss_viz.scales import LINE_LIFT, fit_scale
+from loss_viz.figures.loss_axis import LINE_LIFT, fit_scale
+from loss_viz.figures.style import PALEST
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import loss_viz as lv
-from loss_viz.archive import write_archive
+from loss_viz.runs.run_file import write_archive
 
 
 def build(width=6):

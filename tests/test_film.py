@@ -11,10 +11,10 @@ from PIL import Image
 from scipy.interpolate import LinearNDInterpolator
 
 import loss_viz as lv
-from loss_viz.drawing import BALL_COLOR, BOX, PATH_COLOR, camera, pick_colors
-from loss_viz.paper import STEPS, Paper, mark_losses, place_ticks
-from loss_viz.scales import BALL_RADIUS, LINE_LIFT, fit_scale
-from loss_viz.scene import Scene, read_color
+from loss_viz.export.scene import STEPS, Paper, Scene, mark_losses, place_ticks, read_color
+from loss_viz.figures.loss_axis import BALL_RADIUS, LINE_LIFT, fit_scale
+from loss_viz.figures.style import BALL_COLOR, BOX, PATH_COLOR, pick_colors
+from loss_viz.figures.traces import camera
 
 SIZE = 400, 300
 WHITE = (255, 255, 255)
@@ -488,7 +488,7 @@ def test_a_full_disk_leaves_nothing(land, tmp_path, monkeypatch):
     def fill_up(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("loss_viz.files.os.fsync", fill_up)
+    monkeypatch.setattr("loss_viz._files.os.fsync", fill_up)
     for name, export in EXPORTS.items():
         with pytest.raises(OSError, match="No space left"):
             getattr(lv, export)(land, tmp_path / name, **SMALL, **FEW[name])
@@ -525,7 +525,7 @@ def test_places_where_nothing_can_be_written_are_refused_before_the_work(land, t
         lv.export_gif(land, tmp_path / "folder.gif")
     with pytest.raises(FileNotFoundError, match=r"There is no folder .*missing\. Make it"):
         lv.export_mp4(land, tmp_path / "missing" / "film.mp4")
-    monkeypatch.setattr("loss_viz.files.os.access", lambda *_: False)
+    monkeypatch.setattr("loss_viz._files.os.access", lambda *_: False)
     with pytest.raises(PermissionError, match=r"cannot be written to\. Choose another"):
         lv.export_png(land, tmp_path / "still.png")
 
@@ -558,7 +558,7 @@ def test_progress_is_shown_and_can_be_left_out(land, tmp_path, monkeypatch):
             super().__init__(**told)
             bars.append((told["desc"], told["total"], told["disable"]))
 
-    monkeypatch.setattr("loss_viz.film.tqdm", Bar)
+    monkeypatch.setattr("loss_viz.export.images.tqdm", Bar)
     lv.export_gif(land, tmp_path / "film.gif", **SMALL, n_frames=5)
     lv.export_mp4(land, tmp_path / "film.mp4", **SMALL, n_frames=5, progress=False)
     assert bars == [("film.gif", 10, False), ("film.mp4", 5, True)]

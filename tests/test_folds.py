@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import loss_viz as lv
-from loss_viz.landscapes import Landscape
+from loss_viz.landscapes.landscape import Landscape
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import loss_viz as lv
-from loss_viz.geometry import COSINE_LIMITS
+from loss_viz.diagnostics.geometry import COSINE_LIMITS
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_a_random_walk_is_cosines_and_is_said_to_be(run):
     shares = lv.fit_cosines(land)
     assert shares[0] > COSINE_LIMITS[0]
     assert shares[1] > COSINE_LIMITS[1]
-    from loss_viz.captions import write_cautions
+    from loss_viz.diagnostics.report import write_cautions
 
     assert any("as those of a random walk are" in caution for caution in write_cautions(land, []))
 
@@ -119,7 +119,7 @@ def test_a_run_that_is_no_cosine_is_not(post_landscapes):
     time = land.run.step / land.run.step[-1]
     expected = np.corrcoef(land.path[:, 0], np.cos(np.pi * time))[0, 1] ** 2
     assert lv.fit_cosines(land)[0] == pytest.approx(expected)
-    from loss_viz.captions import write_cautions
+    from loss_viz.diagnostics.report import write_cautions
 
     assert not any("cosines" in caution for caution in write_cautions(land, []))
     assert np.isnan(lv.fit_cosines(lv.landscape(land.run, plane="random", resolution=3, progress=False))).all()

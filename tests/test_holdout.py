@@ -6,11 +6,11 @@ import reference
 from tqdm import tqdm
 
 import loss_viz as lv
-from loss_viz.bundle import bundle_runs
-from loss_viz.holdout import choose_kernel, hold_out, measure_error, shape_kernel
-from loss_viz.kernels import fit_kernel
-from loss_viz.projection import fit_projection
-from loss_viz.surveys import survey
+from loss_viz.landscapes.grid import survey
+from loss_viz.landscapes.held_out import choose_kernel, hold_out, measure_error, shape_kernel
+from loss_viz.landscapes.kernels import fit_kernel
+from loss_viz.planes.projection import fit_projection
+from loss_viz.runs.run_set import bundle_runs
 
 SILENT = tqdm(disable=True)
 

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from loss_viz.jobs import Meter, Stale, Worker
+from loss_viz._progress import Meter
+from loss_viz.panel.worker import Stale, Worker
 
 
 class Recorder:

@@ -10,12 +10,13 @@ from torch import nn
 from tqdm.auto import tqdm
 
 import loss_viz as lv
-from loss_viz.blend import Sweep
-from loss_viz.kernels import fit_kernel
-from loss_viz.objective import Objective
-from loss_viz.planes import choose_anchors, local_planes, parallel_planes
-from loss_viz.projection import fit_projection
-from loss_viz.trajectory import Run
+from loss_viz.landscapes.blending import Sweep
+from loss_viz.landscapes.kernels import fit_kernel
+from loss_viz.objective.objective import Objective
+from loss_viz.planes.local_planes import choose_anchors, local_planes
+from loss_viz.planes.plane_set import parallel_planes
+from loss_viz.planes.projection import fit_projection
+from loss_viz.runs.run import Run
 
 
 class Vector(nn.Module):
@@ -187,8 +188,8 @@ def test_chunks_and_blocks_do_not_change_the_numbers(run, monkeypatch, chunk_siz
     whole = copy.copy(run.objective)
     whole.chunk_size = chunk_size
     other = Run(run.weights, run.loss, run.step, whole, run.task)
-    monkeypatch.setattr("loss_viz.blend.PAIRS_PER_BLOCK", 200)
-    monkeypatch.setattr("loss_viz.lifting.LIFT_BYTES", 2000)
+    monkeypatch.setattr("loss_viz.landscapes.blending.PAIRS_PER_BLOCK", 200)
+    monkeypatch.setattr("loss_viz.landscapes.evaluation.LIFT_BYTES", 2000)
     land = lv.landscape(other, resolution=(5, 4), progress=False)
     np.testing.assert_allclose(land.loss, expected.loss, rtol=0.01)
     np.testing.assert_allclose(land.path_height, expected.path_height, rtol=0.01)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from loss_viz import ledger as room
-from loss_viz.ledger import RECORD, Ledger
+from loss_viz.landscapes.loss_cache import RECORD, Ledger
 
 
 class Stop(Exception):
@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_ends_no_work(tmp_path):
         import resource, sys, warnings
         import numpy as np
         from pathlib import Path
-        from loss_viz.ledger import Ledger, RECORD
+        from loss_viz.landscapes.loss_cache import Ledger, RECORD
 
         path, limit = Path(sys.argv[1]), 100 * RECORD.itemsize + 7
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

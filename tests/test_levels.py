@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import loss_viz as lv
-from loss_viz.levels import Level, fit_levels, name_level
-from loss_viz.tasks import build_task
+from loss_viz.diagnostics.plateaus import Level, fit_levels, name_level
+from loss_viz.tasks.regression import build_task
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 import loss_viz as lv
 from loss_viz import lifting
-from loss_viz.planes import local_planes
-from loss_viz.projection import fit_projection
+from loss_viz.planes.local_planes import local_planes
+from loss_viz.planes.projection import fit_projection
 
 CHUNK = 25
 
@@ -305,7 +305,7 @@ def test_a_task_carries_only_the_planes_that_it_is_about():
 
 @pytest.mark.parametrize("n_bytes", [2**28, 0])
 def test_planes_made_one_at_a_time_can_be_taken_too(monkeypatch, n_bytes):
-    monkeypatch.setattr("loss_viz.frames.HELD_BYTES", n_bytes)
+    monkeypatch.setattr("loss_viz.planes.plane_set.HELD_BYTES", n_bytes)
     run = record()
     planes = local_planes(run.weights, fit_projection(run.weights), np.arange(0, 80, 4), k=5)
     index = np.array([3, 11, 3, 0])

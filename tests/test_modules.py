@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from loss_viz.objective import Objective
-from loss_viz.probes import plain_attention
+from loss_viz.objective.functional import plain_attention
+from loss_viz.objective.objective import Objective
 
 DTYPE = torch.float64
 

@@ -10,8 +10,8 @@ import reference
 import torch
 from torch import nn
 
-from loss_viz.chunks import CHUNK_BYTES, NARROW_FACTOR, keep_heap, release_heap
-from loss_viz.objective import Objective
+from loss_viz.objective.batching import CHUNK_BYTES, NARROW_FACTOR, keep_heap, release_heap
+from loss_viz.objective.objective import Objective
 
 
 def build(dtype=torch.float64):

@@ -15,12 +15,13 @@ import torch
 
 import loss_viz as lv
 from loss_viz import atlas, page, sheets
-from loss_viz.atlas import gather
-from loss_viz.captions import caption, write_factor
-from loss_viz.page import export_html
-from loss_viz.plotlyjs import read_plotly
-from loss_viz.scales import LINE_LIFT, Scale, fit_scale
-from loss_viz.sheets import Store, build_sheet
+from loss_viz.diagnostics.report import write_factor
+from loss_viz.export.html import export_html
+from loss_viz.export.page_data import Store, build_sheet
+from loss_viz.export.variants import gather
+from loss_viz.figures.assets import read_plotly
+from loss_viz.figures.captions import caption
+from loss_viz.figures.loss_axis import LINE_LIFT, Scale, fit_scale
 
 try:
     from lab import CHROMIUM, FLAGS, HARMLESS

@@ -1,10 +1,10 @@
 from itertools import pairwise
 
+import loss_viz.painter
 import numpy as np
 import pytest
 
-import loss_viz.painter
-from loss_viz.painter import Painter
+from loss_viz.export.rasterizer import Painter
 
 WIDTH, HEIGHT = 23, 17
 

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import pytest
 import traitlets
 
-from loss_viz.picture import Picture
+from loss_viz.panel.figure_widget import Picture
 
 try:
     from lab import CHROMIUM, FLAGS, Lab, Notebook, write_notebook
@@ -25,7 +25,7 @@ CELL = """
 import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
-from loss_viz.picture import Picture
+from loss_viz.panel.figure_widget import Picture
 
 
 def hill():

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import reference
 
-from loss_viz.planes import choose_anchors, local_planes, parallel_planes, single_plane
-from loss_viz.projection import fit_projection
+from loss_viz.planes.local_planes import choose_anchors, local_planes
+from loss_viz.planes.plane_set import parallel_planes, single_plane
+from loss_viz.planes.projection import fit_projection
 
 RNG = np.random.default_rng(1)
 WEIGHTS = np.cumsum(RNG.normal(size=(41, 6)), axis=0)

@@ -3,8 +3,8 @@ import pytest
 import reference
 from tqdm import tqdm
 
-from loss_viz.projection import fit_projection
-from loss_viz.rows import column_blocks
+from loss_viz.planes.projection import fit_projection
+from loss_viz.runs.weights import column_blocks
 
 RNG = np.random.default_rng(0)
 
@@ -12,7 +12,7 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("block_bytes", [2**29, 300])
 @pytest.mark.parametrize("shape", [(40, 7), (7, 40), (12, 12), (3, 2), (3, 500)])
 def test_equals_the_dense_svd(shape, block_bytes, monkeypatch):
-    monkeypatch.setattr("loss_viz.rows.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("loss_viz.runs.weights.BLOCK_BYTES", block_bytes)
     weights = RNG.normal(size=shape) * np.linspace(3, 1, shape[1])
     projection = fit_projection(weights)
     mean, components, ratio = reference.principal_plane(weights)

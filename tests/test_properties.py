@@ -25,12 +25,12 @@ from torch import nn
 from tqdm import tqdm
 
 import loss_viz as lv
-from loss_viz.blend import Sweep
-from loss_viz.expression import parse_expression
-from loss_viz.kernels import SIGMA_RANGE, fit_kernel
-from loss_viz.planes import Planes
-from loss_viz.projection import fit_projection, project_onto
-from loss_viz.surveys import PLANES
+from loss_viz.landscapes.blending import Sweep
+from loss_viz.landscapes.grid import PLANES
+from loss_viz.landscapes.kernels import SIGMA_RANGE, fit_kernel
+from loss_viz.planes.plane_set import Planes
+from loss_viz.planes.projection import fit_projection, project_onto
+from loss_viz.tasks.formula import parse_expression
 
 MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import loss_viz as lv
 from loss_viz import snapshots as room
-from loss_viz.checkpoints import Checkpoints
+from loss_viz.runs.checkpoints import Checkpoints
 
 X = torch.linspace(-1, 1, 40)[:, None]
 Y = X.sin()
@@ -283,8 +283,8 @@ def test_landscapes_from_disk_and_from_memory_are_the_same(tmp_path, monkeypatch
         with lv.Recorder(model, mse, storage=storage).attach(optimizer) as recorder:
             exhaust(steps(model, optimizer, 40))
         if storage:
-            monkeypatch.setattr("loss_viz.frames.HELD_BYTES", 1)  # read each plane when it is needed
-            monkeypatch.setattr("loss_viz.rows.BLOCK_BYTES", 1000)  # a few columns at a time
+            monkeypatch.setattr("loss_viz.planes.plane_set.HELD_BYTES", 1)  # read each plane when it is needed
+            monkeypatch.setattr("loss_viz.runs.weights.BLOCK_BYTES", 1000)  # a few columns at a time
         for plane in ("local", "parallel", "final", "global"):
             made.append(lv.landscape(recorder.run(), k=3, plane=plane, resolution=(7, 5), progress=False))
     for held, read in zip(made[:4], made[4:], strict=True):

@@ -5,12 +5,12 @@ import pytest
 import reference
 
 import loss_viz as lv
-from loss_viz.directions import trace_hessian
-from loss_viz.landscapes import Surface
-from loss_viz.scales import fit_scale
-from loss_viz.screen import Frame, find_facts, find_stays
-from loss_viz.sparkline import draw_costs
-from loss_viz.tiles import write_figures
+from loss_viz.diagnostics.report import find_facts, find_stays
+from loss_viz.figures.live import Frame
+from loss_viz.figures.loss_axis import fit_scale
+from loss_viz.landscapes.landscape import Surface
+from loss_viz.panel.status import draw_costs, write_figures
+from loss_viz.planes.directions import trace_hessian
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_valley_planes_hold_velocity_and_the_steepest_direction(run):
 
 
 def test_valley_planes_that_do_not_fit_in_memory_are_refused(run, monkeypatch):
-    monkeypatch.setattr("loss_viz.surveys.HELD_BYTES", 16 * 25 * 10)
+    monkeypatch.setattr("loss_viz.landscapes.grid.HELD_BYTES", 16 * 25 * 10)
     with pytest.raises(ValueError, match="two axes for each of 61 anchors in memory") as error:
         lv.landscape(run, plane="valley", resolution=3, progress=False)
     assert "`n_anchors` of at most 10" in str(error.value)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from loss_viz.bundle import bundle_runs
-from loss_viz.holdout import shape_kernel
-from loss_viz.kernels import fit_kernel
-from loss_viz.landscapes import blend_path, blend_surface
-from loss_viz.projection import fit_projection
-from loss_viz.surveys import lay_anew, survey
+from loss_viz.landscapes.grid import lay_anew, survey
+from loss_viz.landscapes.held_out import shape_kernel
+from loss_viz.landscapes.kernels import fit_kernel
+from loss_viz.landscapes.landscape import blend_path, blend_surface
+from loss_viz.planes.projection import fit_projection
+from loss_viz.runs.run_set import bundle_runs
 
 
 class Stop(Exception):

@@ -155,7 +155,7 @@ def test_tables_are_there_in_whole_or_as_they_were(land, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("loss_viz.files.os.fsync", fail)
+        patch.setattr("loss_viz._files.os.fsync", fail)
         with pytest.raises(OSError, match="No space left"):
             replace(land, loss=land.loss + 1).to_csv(tmp_path)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before

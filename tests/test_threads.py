@@ -7,7 +7,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from loss_viz.threads import GAIN, N_TRIALS, Pace, keep_to_one
+from loss_viz.objective.batching import GAIN, N_TRIALS, Pace, keep_to_one
 
 
 def count_threads(api):
@@ -33,7 +33,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("loss_viz.threads.time", SimpleNamespace(perf_counter=clock.perf_counter))
+    monkeypatch.setattr("loss_viz.objective.batching.time", SimpleNamespace(perf_counter=clock.perf_counter))
     return clock
 
 

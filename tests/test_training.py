@@ -7,8 +7,8 @@ import reference
 import torch
 
 import loss_viz as lv
-from loss_viz.tasks import build_task
-from loss_viz.training import descend, prepare_training
+from loss_viz.runs.training import descend, prepare_training
+from loss_viz.tasks.regression import build_task
 
 LEVELS = {"x^2": 0.09249, "x^3": 0.02424, "sin(3x)": 0.17118}
 

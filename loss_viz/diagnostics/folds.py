@@ -1,0 +1,121 @@
+"""Where the surface can show only one of several losses: the path passes over itself, or falls within one kernel."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.spatial.distance import cdist
+
+from loss_viz.diagnostics.fidelity import compare_heights
+from loss_viz.landscapes.kernels import neighbour_distances
+from loss_viz.landscapes.landscape import Landscape, require_landscape
+
+MIN_FACTOR = 1.5
+
+GAP = 1 / 50  # of the recorded steps: stretches with fewer between them are one fold
+
+PAIRS_PER_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A stretch of the run that shares its place on the picture with steps of another loss.
+
+    Attributes:
+        run: which of several runs, from 0.
+        start: first training step of the stretch.
+        end: last one.
+        step: where the two losses are farthest apart.
+        other_run: which run holds the other step.
+        other_step: the step whose loss is most unlike the one at `step`, at the same place.
+        factor: between those two losses; the surface can be right for one of them.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> run = lv.train("x^2", steps=60, progress=False)
+        >>> fold = lv.find_folds(lv.landscape(run, sigma=0.2, resolution=9, progress=False))[0]
+        >>> fold.start <= fold.step <= fold.end, fold.factor > 1.5
+        (True, True)
+    """
+
+    run: int
+    start: int
+    end: int
+    step: int
+    other_run: int
+    other_step: int
+    factor: float
+
+
+def find_folds(landscape: Landscape) -> list[Fold]:
+    """The folds of a landscape, in the order of its runs.
+
+    A recorded step counts when another one lies closer to it, on the picture, than the kernel is wide there (or than
+    half the way to the next step), and their losses differ by a factor of more than 1.5. Such steps are either two
+    passes over one place, or a fall too steep for the kernel: the first steps of a run move mostly off the plane, so
+    that many losses lie at one place. Wide kernels fold more of a run than narrow ones.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> run = lv.train("x^2", steps=60, progress=False)
+        >>> narrow, wide = (lv.landscape(run, sigma=sigma, resolution=9, progress=False) for sigma in ("auto", 0.2))
+        >>> len(find_folds(narrow)), len(find_folds(wide)) > 0
+        (0, True)
+    """
+    require_landscape(landscape)
+    bundle = landscape.bundle
+    factor, partner = _find_partners(landscape)
+    folds = []
+    for run, rows in enumerate(bundle.rows):
+        for first, last in _find_stretches(factor[rows] > MIN_FACTOR):
+            worst = rows.start + first + int(factor[rows][first : last + 1].argmax())
+            other = int(partner[worst])
+            folds.append(
+                Fold(
+                    run=run,
+                    start=int(bundle.step[rows.start + first]),
+                    end=int(bundle.step[rows.start + last]),
+                    step=int(bundle.step[worst]),
+                    other_run=int(np.searchsorted(bundle.ends, other, side="right")),
+                    other_step=int(bundle.step[other]),
+                    factor=float(factor[worst]),
+                )
+            )
+    return folds
+
+
+def _find_partners(landscape: Landscape) -> tuple[Float[np.ndarray, " n_steps"], Int[np.ndarray, " n_steps"]]:
+    """For each row the largest factor between its loss and that of a row at the same place, and which row that is."""
+    path, loss = landscape.path, landscape.path_loss
+    reach = _measure_reach(landscape)
+    factor, partner = np.ones(len(path)), np.arange(len(path))
+    n_rows = max(1, PAIRS_PER_BLOCK // len(path))
+    for start in range(0, len(path), n_rows):
+        part = slice(start, start + n_rows)
+        near = cdist(path[part], path) <= reach[part, None]
+        for ends in (np.where(near, loss, -np.inf).argmax(axis=1), np.where(near, loss, np.inf).argmin(axis=1)):
+            ratio = compare_heights(landscape.bundle.step[part], loss[ends], loss[part]).factor
+            larger = ratio > factor[part]
+            factor[part][larger], partner[part][larger] = ratio[larger], ends[larger]
+    return factor, partner
+
+
+def _measure_reach(landscape: Landscape) -> Float[np.ndarray, " n_steps"]:
+    """Width of the nearest kernel at each row, or half the way to the nearer neighbour if that is more."""
+    path, runs = landscape.path, landscape.bundle.runs
+    steps = neighbour_distances(path, np.repeat(np.arange(len(runs)), [len(run) for run in runs])) / 2
+    if not len(landscape.anchors):
+        return steps
+    nearest = cdist(path, landscape.planes.position).argmin(axis=1)
+    return np.maximum(landscape.kernel.width[nearest], steps)
+
+
+def _find_stretches(flags: Bool[np.ndarray, " n"]) -> Iterator[tuple[int, int]]:
+    """First and last index of each stretch of true values, short gaps bridged."""
+    marked = np.flatnonzero(flags)
+    if not len(marked):
+        return
+    breaks = np.flatnonzero(np.diff(marked) > max(1, round(GAP * len(flags))))
+    for part in np.split(marked, breaks + 1):
+        yield int(part[0]), int(part[-1])

@@ -1,0 +1,1 @@
+"""Files to share: HTML pages, images, videos."""

@@ -1,0 +1,233 @@
+"""What is settled before a kernel is chosen: the planes placed along the runs, and the picture laid out before them."""
+
+import math
+import reprlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from numbers import Integral
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.spatial import KDTree
+from tqdm import tqdm
+
+from loss_viz._validation import require_word
+from loss_viz.landscapes.blending import Sweep
+from loss_viz.landscapes.interpolation import Chart
+from loss_viz.landscapes.loss_cache import Cache
+from loss_viz.planes.directions import hessian_directions, random_directions, trace_hessian
+from loss_viz.planes.local_planes import choose_anchors, local_planes, require_anchors, require_stride, valley_planes
+from loss_viz.planes.plane_set import HELD_BYTES, Planes, parallel_planes, single_plane
+from loss_viz.planes.projection import Projection, fit_projection, project_onto
+from loss_viz.runs.run_set import Bundle
+
+OWN_AXES = ("random", "hessian", "saddle")  # planes of the picture that are not the one of the PCs
+
+LOCAL = ("local", "valley")  # planes through the run, turned as it turns
+
+PLANES = (*LOCAL, "parallel", "global", "final", *OWN_AXES)
+
+SUPPORT_WIDTH = 0.03  # of the diagonal: how near the run vouches for the surface
+
+MARGIN = 0.3
+
+MIN_AXIS = 0.1  # of the diagonal: a straight run still gets a picture with two sides
+
+MAX_POINTS = 2**24  # of the picture: a few arrays of so many fit in memory
+
+RANDOM_REACH = 1.0  # in filter norms to each side, as Li et al. draw it
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """The planes along some runs and the points of their picture; what is evaluated there is kept for every kernel.
+
+    Attributes:
+        bundle: the runs that are surveyed.
+        projection: the picture's plane.
+        planes: the planes to be blended.
+        anchors: `(n_anchors,)`, rows of the runs at which they stand.
+        plane: which planes.
+        k: stride of velocity and acceleration, in recorded steps.
+        path: the losses under the runs, one point a row.
+        cache: where losses are kept on disk, if anywhere.
+        x: `(n_x,)`, coordinates along the first axis, in units of weights where it is of length 1.
+        y: `(n_y,)`, coordinates along the second.
+        n_anchors: how many were asked for; None for every step.
+        seed: of random directions.
+    """
+
+    bundle: Bundle
+    projection: Projection
+    planes: Planes
+    anchors: Int[np.ndarray, " n_anchors"]
+    plane: str
+    k: int
+    path: Sweep
+    cache: Cache | None
+    x: Float[np.ndarray, " n_x"]
+    y: Float[np.ndarray, " n_y"]
+    n_anchors: int | None
+    seed: int
+
+    @cached_property
+    def arc(self) -> Float[np.ndarray, " n_steps"]:
+        """Length of the way that each run has gone on the picture."""
+        starts = self.bundle.starts
+        lengths = np.linalg.norm(np.diff(self.projection.path, axis=0, prepend=self.projection.path[:1]), axis=1)
+        lengths[starts] = 0.0
+        total = np.cumsum(lengths)
+        return total - np.repeat(total[starts], [len(run) for run in self.bundle.runs])
+
+    @cached_property
+    def grid(self) -> Sweep:
+        """The losses over the picture, row by row."""
+        points = np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
+        axes = self.x, self.y
+        ledger = None if self.cache is None else self.cache.open("grid", *map(len, axes))
+        return Sweep(points, self.planes, self.bundle.objective, chart=self.path.chart, axes=axes, ledger=ledger)
+
+    @cached_property
+    def support(self) -> Float[np.ndarray, "n_y n_x"]:
+        """exp(-d² / (2 (0.03 diag)²)) for the distance d of each grid point to the path."""
+        distance, _ = KDTree(self.projection.path).query(self.grid.points)
+        support = np.exp(-0.5 * (distance / (SUPPORT_WIDTH * self.projection.diagonal)) ** 2)
+        return support.reshape(len(self.y), len(self.x))
+
+
+def require_view(
+    bundle: Bundle, *, k: int, plane: str, resolution: int | tuple[int, int], n_anchors: int | None
+) -> None:
+    """Refuse at once what `survey` would refuse after the runs were read, which may take minutes.
+
+    Raises:
+        ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
+    """
+    require_word("plane", plane, PLANES, advice="'local' is the default.")
+    if plane in LOCAL:
+        require_stride(k, min(len(run) for run in bundle.runs))
+    require_anchors(n_anchors)
+    _read_resolution(resolution)
+
+
+def project(bundle: Bundle, plane: str, *, seed: int = 0, bar: tqdm | None = None) -> Projection:
+    """The plane of the picture: of the PCs of all runs, or through the last weights of the first run.
+
+    Args:
+        bundle: the runs.
+        plane: as for `loss_viz.landscape`.
+        seed: of random directions.
+        bar: told of every block of parameters that is read and of every Hessian-vector product.
+
+    Raises:
+        ValueError: a plane that this model does not have.
+    """
+    if plane not in OWN_AXES:
+        return fit_projection(bundle.weights, bar)
+    run = bundle.runs[0]
+    last = run.weights[len(run) - 1].astype(np.float64)
+    if plane == "random":
+        directions = random_directions(bundle.objective.layout, last, seed=seed)
+        axes = ("random direction 1", "random direction 2")
+    else:
+        buffers = None if run.buffers is None else run.buffers[len(run) - 1]
+        values, directions = hessian_directions(bundle.objective, last, buffers, plane=plane, bar=bar)
+        axes = (f"eigenvector, λ = {values[0]:.3g}", f"eigenvector, λ = {values[1]:.3g}")
+    return project_onto(bundle.weights, last, directions, axes=axes, bar=bar)
+
+
+def survey(
+    bundle: Bundle,
+    projection: Projection,
+    *,
+    k: int,
+    plane: str,
+    resolution: int | tuple[int, int],
+    n_anchors: int | None = 200,
+    seed: int = 0,
+    cache: Cache | None = None,
+    bar: tqdm | None = None,
+) -> Survey:
+    """Place the planes along some runs and lay the grid over their picture. Nothing is evaluated yet.
+
+    The arguments are those of `loss_viz.landscape`; the projection is that of `project` for the same plane.
+
+    Raises:
+        ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
+    """
+    require_view(bundle, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
+    anchors, planes = _place_planes(bundle, projection, plane=plane, k=k, n_anchors=n_anchors, bar=bar)
+    if bundle.buffers is not None:
+        at = anchors if len(anchors) else np.array([len(bundle.runs[0]) - 1])
+        planes = replace(planes, buffers=bundle.buffers[at])
+    x, y = _lay_grid(projection, resolution, plane)
+    corners = np.array([x[0], y[0]]), np.array([x[-1], y[-1]])
+    nodes, steps = (None if cache is None else cache.open(points) for points in ("chart", "path"))
+    chart = Chart(planes, bundle.objective, *corners, nodes)
+    path = Sweep(projection.path, planes, bundle.objective, chart=chart, ledger=steps)
+    return Survey(bundle, projection, planes, anchors, plane, k, path, cache, x, y, n_anchors, seed)
+
+
+def lay_anew(around: Survey, resolution: int | tuple[int, int]) -> Survey:
+    """The same planes before another grid; what was evaluated under the runs is kept.
+
+    Raises:
+        ValueError: a resolution out of its range.
+    """
+    x, y = _lay_grid(around.projection, resolution, around.plane)
+    return replace(around, x=x, y=y)
+
+
+def _place_planes(
+    bundle: Bundle, projection: Projection, *, plane: str, k: int, n_anchors: int | None, bar: tqdm | None
+) -> tuple[Int[np.ndarray, " n_anchors"], Planes]:
+    if plane not in (*LOCAL, "parallel", "final"):
+        return np.arange(0), single_plane(projection)
+    weights, starts = bundle.weights, bundle.starts
+    if plane == "final":
+        last = bundle.ends[:1] - 1
+        return last, parallel_planes(weights, projection, last, starts=starts)
+    share = None if n_anchors is None else max(2, n_anchors // len(bundle.runs))
+    chosen = [start + choose_anchors(run.weights, share, bar) for start, run in zip(starts, bundle.runs, strict=True)]
+    anchors = np.concatenate(chosen)
+    if plane == "parallel":
+        return anchors, parallel_planes(weights, projection, anchors, starts=starts)
+    if plane == "valley":
+        _require_room(len(anchors), weights.shape[1])
+        _, walls = trace_hessian(bundle.objective, weights, anchors, bundle.buffers, bar=bar)
+        return anchors, valley_planes(weights, projection, anchors, walls, k=k, starts=starts)
+    return anchors, local_planes(weights, projection, anchors, k=k, starts=starts, bar=bar)
+
+
+def _require_room(n_anchors: int, n_params: int) -> None:
+    n_most = HELD_BYTES // (16 * n_params)
+    if n_anchors > n_most:
+        raise ValueError(
+            f"`plane`='valley' keeps two axes for each of {n_anchors} anchors in memory, which is too much for "
+            f"{n_params:,} weights. Use `n_anchors` of at most {n_most}, or 'local'."
+        )
+
+
+def _lay_grid(
+    projection: Projection, resolution: int | tuple[int, int], plane: str
+) -> tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]:
+    sizes = _read_resolution(resolution)
+    low, high = projection.bounds
+    centre = (low + high) / 2
+    reach = np.maximum(high - low, MIN_AXIS * projection.diagonal) * (0.5 + MARGIN)
+    low, high = centre - reach, centre + reach
+    if plane == "random":
+        low, high = np.minimum(low, -RANDOM_REACH), np.maximum(high, RANDOM_REACH)
+    x, y = (np.linspace(low[i], high[i], sizes[i]) for i in range(2))
+    return x, y
+
+
+def _read_resolution(resolution: int | tuple[int, int]) -> Int[np.ndarray, " 2"]:
+    pair = list(resolution) if isinstance(resolution, tuple | list) else [resolution] * 2
+    whole = all(isinstance(size, Integral) and not isinstance(size, bool) for size in pair)
+    if not whole or len(pair) != 2 or min(pair) < 2 or math.prod(map(int, pair)) > MAX_POINTS:
+        raise ValueError(
+            "`resolution` must be a whole number of at least 2, or a pair (n_x, n_y) of them, of at most "
+            f"{MAX_POINTS:,} points together; got {reprlib.repr(resolution)}. Use 61."
+        )
+    return np.array(pair, dtype=int)

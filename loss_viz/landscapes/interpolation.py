@@ -1,0 +1,254 @@
+"""Losses of each plane at the nodes of a lattice over the picture, interpolated between them."""
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.ndimage import maximum_filter
+from tqdm import tqdm
+
+from loss_viz.landscapes.evaluation import evaluate_planes
+from loss_viz.landscapes.loss_cache import Ledger
+from loss_viz.objective.objective import Objective
+from loss_viz.planes.plane_set import Planes
+
+N_NODES = 13  # along each axis: with 9 or 11 as much is evaluated in the end, and with 9 it is off by up to 2 %
+
+N_COARSE = 5  # of them: where every plane is looked at
+
+ORDER, LOWER_ORDER = 6, 4  # nodes to a polynomial
+
+N_LOOKS = 4  # places along a cell where the two are compared: in the middle alone they agree on what is odd about it
+
+REACH = 3  # cells: how far an error that was seen counts
+
+BOUND_FACTOR = 2.0
+
+MAX_LOSS = 1e300  # stands for inf where terms are bounded, so that a weight of zero times it is zero
+
+LARGEST = 1e100  # losses of which differences can still be formed
+
+
+class Chart:
+    """The losses of planes at the nodes of a lattice over a box of the picture, evaluated when they are needed.
+
+    Args:
+        planes: `n_planes` of them.
+        objective: the loss.
+        low: `(2,)`, lower left corner of the box.
+        high: `(2,)`, upper right corner.
+        ledger: of losses by the number of their plane and node.
+    """
+
+    def __init__(
+        self,
+        planes: Planes,
+        objective: Objective,
+        low: Float[np.ndarray, " 2"],
+        high: Float[np.ndarray, " 2"],
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.planes = planes
+        self.objective = objective
+        self.axes = [np.linspace(low[i], high[i], N_NODES) for i in range(2)]
+        self.ledger = Ledger() if ledger is None else ledger
+        self.lock = threading.RLock()  # a panel draws in a thread of its own what others ask about
+
+    def bound(self, bar: tqdm) -> Float[np.ndarray, " n_planes"]:
+        """A bound on the size of each plane's losses within the box: twice the largest on its coarse lattice."""
+        losses = self._look_up(self._coarse, bar)
+        return BOUND_FACTOR * magnitude(losses.reshape(len(self.planes), -1)).max(axis=1)
+
+    def locate(self, points: Float[np.ndarray, " n"], axis: int) -> Int[np.ndarray, " n"]:
+        """The cell of the lattice in which each coordinate lies."""
+        return np.searchsorted(self.axes[axis][1:-1], points, side="right")
+
+    @property
+    def n_cells(self) -> tuple[int, int]:
+        """Cells of the lattice along each axis."""
+        return N_NODES - 1, N_NODES - 1
+
+    def find_nodes(self, cells: Bool[np.ndarray, "n_planes n n"]) -> Bool[np.ndarray, "n_planes m m"]:
+        """The nodes that interpolation in these cells of the planes needs; rows along the second axis of the picture.
+
+        The coarse ones are always among them.
+        """
+        around = np.einsum("ca,tcd,db->tab", _STENCILS, cells.astype(np.float32), _STENCILS, optimize=True) > 0
+        return around | self._coarse
+
+    def fill(self, nodes: Bool[np.ndarray, "n_planes m m"], bar: tqdm) -> "Filled":
+        """The losses at these nodes."""
+        losses = np.zeros(nodes.shape)
+        losses[nodes] = self._look_up(nodes, bar)
+        return Filled(self, losses)
+
+    @cached_property
+    def _coarse(self) -> Bool[np.ndarray, "n_planes m m"]:
+        """The coarse nodes; one along an axis along which the box has no extent."""
+        along = [np.zeros(N_NODES, dtype=bool) for _ in range(2)]
+        for nodes, axis in zip(along, self.axes, strict=True):
+            nodes[:: (N_NODES - 1) // (N_COARSE - 1) if axis[0] < axis[-1] else N_NODES] = True
+        return np.broadcast_to(np.outer(along[1], along[0]), (len(self.planes), N_NODES, N_NODES))
+
+    def _look_up(self, nodes: Bool[np.ndarray, "n_planes m m"], bar: tqdm) -> Float[np.ndarray, " n"]:
+        keys = np.flatnonzero(nodes)
+        new = self.ledger.missing(keys)
+        index, j, i = np.unravel_index(new, nodes.shape)
+        points = np.stack([self.axes[0][i], self.axes[1][j]], axis=1)
+        bar.total = (bar.total or 0) + len(new)
+        self.ledger.record(new, evaluate_planes(self.objective, self.planes, index, points, bar))
+        return self.ledger.read(keys)
+
+
+class Filled:
+    """What a chart says of all points of its box, once the nodes that it needs are known.
+
+    Args:
+        chart: the lattice.
+        losses: `(n_planes, n, n)`, at its nodes; zero at those that are not known.
+
+    Attributes:
+        errors: `(n_planes, m, m)`, by how much each plane's losses may be off in each cell of the lattice.
+    """
+
+    def __init__(self, chart: Chart, losses: Float[np.ndarray, "n_planes n n"]) -> None:
+        self.chart = chart
+        fit = np.abs(losses) <= LARGEST  # false for nan, too
+        self._losses = np.where(fit, losses, 0.0)
+        differences = np.abs(
+            _apply_weights(_DIFFERENCES[0], self._losses) - _apply_weights(_DIFFERENCES[1], self._losses)
+        )
+        self.errors = sliding_window_view(differences, (N_LOOKS + 1,) * 2, (1, 2))[:, ::N_LOOKS, ::N_LOOKS].max((3, 4))
+        spoilt = np.einsum("ca,tab,db->tcd", _STENCILS, (~fit).astype(np.float32), _STENCILS, optimize=True) > 0
+        self.errors[spoilt] = MAX_LOSS
+
+    def interpolate(self, x: Float[np.ndarray, " n_x"], y: Float[np.ndarray, " n_y"]) -> Float[np.ndarray, "n_y n_x _"]:
+        """The losses of all planes at the points of a grid."""
+        along_x, along_y = (self._weigh(at, axis) for axis, at in enumerate((x, y)))
+        rows = np.einsum("tab,ib->ait", self._losses, along_x, optimize=True)
+        return np.tensordot(along_y, rows, axes=1)
+
+    def at(self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
+        """The losses of planes `index[i]` at `points[i]`."""
+        x, y = (self._weigh(points[:, axis], axis) for axis in range(2))
+        return np.einsum("na,nab,nb->n", y, self._losses[index], x, optimize=True)
+
+    def believe(
+        self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"], gaps: Float[np.ndarray, " n"]
+    ) -> None:
+        """Take in what was seen: planes `index[i]` are off by `gaps[i]` at `points[i]`, and so perhaps all nearby.
+
+        Only the plane that counts most was looked at there; many that count less may be off alike.
+        """
+        seen = np.zeros_like(self.errors)
+        x, y = (self.chart.locate(points[:, axis], axis) for axis in range(2))
+        np.maximum.at(seen, (index, y, x), magnitude(gaps))
+        np.maximum(self.errors, maximum_filter(seen.max(axis=0), REACH), out=self.errors)
+
+    def _weigh(self, points: Float[np.ndarray, " n"], axis: int) -> Float[np.ndarray, "n n_nodes"]:
+        nodes, cells = self.chart.axes[axis], self.chart.locate(points, axis)
+        if nodes[0] == nodes[-1]:  # all of them are one place
+            return _weigh(np.zeros(len(points)), np.zeros_like(cells), ORDER)
+        return _weigh((points - nodes[0]) / (nodes[1] - nodes[0]), cells, ORDER)
+
+
+def magnitude(losses: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Their size; that of what is not finite is as large as a bound can be."""
+    return np.fmin(np.nan_to_num(np.abs(losses), nan=MAX_LOSS, posinf=MAX_LOSS), MAX_LOSS)
+
+
+def _apply_weights(weights: Float[np.ndarray, "n m"], losses: Float[np.ndarray, "n_planes m m"]) -> np.ndarray:
+    return weights @ losses @ weights.T
+
+
+def _weigh(at: Float[np.ndarray, " n"], cells: Int[np.ndarray, " n"], order: int) -> Float[np.ndarray, "n n_nodes"]:
+    """Lagrange's weights of all nodes at each place, in cells from the first: zero but for the `order` around it."""
+    first = np.clip(cells - (order // 2 - 1), 0, N_NODES - order)
+    nodes = first[:, None] + np.arange(order)
+    weights = np.zeros((len(at), N_NODES))
+    for k in range(order):
+        others = np.delete(np.arange(order), k)
+        weights[np.arange(len(at)), nodes[:, k]] = np.prod((at[:, None] - nodes[:, others]) / (k - others), axis=1)
+    return weights
+
+
+_LOOKS = np.arange(N_LOOKS * (N_NODES - 1) + 1) / N_LOOKS
+
+_CELLS = np.arange(N_NODES - 1)
+
+_DIFFERENCES = tuple(
+    _weigh(_LOOKS, np.minimum(_LOOKS.astype(int), N_NODES - 2), order) for order in (ORDER, LOWER_ORDER)
+)
+
+_STENCILS = (_weigh(_CELLS + 0.5, _CELLS, ORDER) != 0).astype(np.float32)  # which nodes each cell needs
+
+Axes = tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]
+
+N_CHECKS = 61  # along each axis: where the chart is held against a loss
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Losses of planes at some points, as far as they are known.
+
+    Attributes:
+        losses: `(n, n_planes)`, zero where nothing is known.
+        errors: `(n, n_planes)`, by how much those may be off that are known.
+        known: `(n, n_planes)`, which are.
+    """
+
+    losses: Float[np.ndarray, "n n_planes"]
+    errors: Float[np.ndarray, "n n_planes"]
+    known: Bool[np.ndarray, "n n_planes"]
+
+
+class Estimate:
+    """The losses on the planes over a grid: first which of them are wanted where, then what the chart says of them.
+
+    Args:
+        chart: of the planes.
+        axes: the coordinates `(n_x,)` and `(n_y,)` of the grid, over the box of the chart.
+    """
+
+    def __init__(self, chart: Chart, axes: Axes) -> None:
+        self.chart = chart
+        self.axes = axes
+        self._at = [chart.locate(axis, i) for i, axis in enumerate(axes)]
+        self._cells = np.zeros((len(chart.planes), *chart.n_cells), dtype=bool)
+
+    def want(self, part: slice, planes: Bool[np.ndarray, "n n_planes"]) -> None:
+        """Which planes are wanted at the points of some whole rows of the grid."""
+        (columns, first), (rows, start) = (np.unique(at, return_index=True) for at in (self._at[0], self._rows(part)))
+        blocks = np.logical_or.reduceat(planes.reshape(-1, len(self.axes[0]), planes.shape[1]), first, axis=1)
+        blocks = np.logical_or.reduceat(blocks, start, axis=0)
+        self._cells[:, rows[:, None], columns] |= blocks.transpose(2, 0, 1)
+
+    def choose_checks(self) -> Int[np.ndarray, " n_checks"]:
+        """Points at which the chart is held against a loss: all of a small grid, evenly spread ones of a large."""
+        n_x, n_y = map(len, self.axes)
+        return (np.arange(n_y)[:: -(-n_y // N_CHECKS), None] * n_x + np.arange(n_x)[:: -(-n_x // N_CHECKS)]).ravel()
+
+    def count_nodes(self) -> int:
+        """How many nodes of the chart it takes."""
+        return int(self.chart.find_nodes(self._cells).sum())
+
+    def fill(self, bar: tqdm) -> Filled:
+        """Evaluate them."""
+        self._filled = self.chart.fill(self.chart.find_nodes(self._cells), bar)
+        return self._filled
+
+    def read(self, part: slice) -> Block:
+        """What is known at the points of some whole rows of the grid."""
+        n_x = len(self.axes[0])
+        rows = np.ix_(self._rows(part), self._at[0])
+        known, errors = (array.transpose(1, 2, 0)[rows] for array in (self._cells, self._filled.errors))
+        losses = self._filled.interpolate(self.axes[0], self.axes[1][part.start // n_x : part.stop // n_x])
+        shape = (-1, losses.shape[2])
+        return Block(np.where(known, losses, 0.0).reshape(shape), errors.reshape(shape), known.reshape(shape))
+
+    def _rows(self, part: slice) -> Int[np.ndarray, " n"]:
+        n_x = len(self.axes[0])
+        return self._at[1][part.start // n_x : part.stop // n_x]

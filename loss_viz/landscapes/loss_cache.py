@@ -1,0 +1,207 @@
+"""Losses that were evaluated once: a table in memory, and a cache of such tables on disk."""
+
+import hashlib
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from loss_viz._validation import read_path
+from loss_viz.runs.checkpoints import Checkpoints
+from loss_viz.runs.run_set import Bundle
+from loss_viz.runs.weights import Rows, Stack
+
+RECORD = np.dtype([("key", "<i8"), ("loss", "<f8"), ("check", "<i8")])
+
+SALT = 0x6C6F73735F76697A  # so that a block of zeros, which a crash may leave behind, is no record
+
+SECONDS_PER_WRITE = 0.5
+
+
+class Ledger:
+    """Losses by number.
+
+    The file is a plain array of (int64 number, float64 loss, int64 check), appended to about twice a second and never
+    rewritten. What a crash leaves after the last whole record is cut off when it is opened again.
+
+    Args:
+        path: of the file; what it holds is read. In memory alone by default.
+
+    Example:
+        >>> ledger = Ledger()
+        >>> ledger.record(np.array([7, 3]), [np.array([0.7, 0.3])])
+        >>> ledger.missing(np.array([3, 4])).tolist(), ledger.read(np.array([7, 3])).tolist(), len(ledger)
+        ([4], [0.7, 0.3], 2)
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        # Numbers in increasing order, and their losses: one assignment, so that an interrupt finds both or neither.
+        self._table = np.empty(0, dtype=np.int64), np.empty(0)
+        self._path = path
+        if path is not None and path.exists():
+            self._restore(path)
+
+    def __len__(self) -> int:
+        return len(self._table[0])
+
+    def known(self, keys: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Which of them are there."""
+        here = self._table[0]
+        return np.append(here, -1)[np.searchsorted(here, keys)] == keys
+
+    def missing(self, keys: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n_missing"]:
+        """Those that are not there, in the order given."""
+        return keys[~self.known(keys)]
+
+    def read(self, keys: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """The losses of numbers that are there."""
+        here, losses = self._table
+        return losses[np.searchsorted(here, keys)]
+
+    def record(self, keys: Int[np.ndarray, " n"], parts: Iterable[Float[np.ndarray, " _"]]) -> None:
+        """Add losses of numbers that are not there yet, part by part; an error among them keeps what came before."""
+        done: list[Float[np.ndarray, " _"]] = []
+        n_done = n_written = 0
+        written = time.monotonic()
+        try:
+            for losses in parts:
+                done.append(losses)
+                n_done += len(losses)
+                if self._path is not None and time.monotonic() > written + SECONDS_PER_WRITE:
+                    self._append(keys[n_written:n_done], np.concatenate(done)[n_written:])
+                    n_written, written = n_done, time.monotonic()
+        finally:
+            every = np.concatenate([np.empty(0), *done])
+            self._insert(keys[:n_done], every)
+            self._append(keys[n_written:n_done], every[n_written:])
+
+    def _append(self, keys: Int[np.ndarray, " n"], losses: Float[np.ndarray, " n"]) -> None:
+        if self._path is None or not len(keys):
+            return
+        records = np.empty(len(keys), RECORD)
+        records["key"], records["loss"] = keys, losses
+        records["check"] = _check(records)
+        try:
+            with self._path.open("ab") as file:
+                file.write(records.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # hours of work do not end because a disk is full
+            warnings.warn(
+                f"Losses are no longer written to {self._path} ({error.strerror or error}). They are kept in memory, "
+                "and the work goes on; what was written before is whole. Make room before it is resumed.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self._path = None
+
+    def _insert(self, keys: Int[np.ndarray, " n"], losses: Float[np.ndarray, " n"]) -> None:
+        order, (here, known) = np.argsort(keys), self._table
+        places = np.searchsorted(here, keys[order])
+        self._table = np.insert(here, places, keys[order]), np.insert(known, places, losses[order])
+
+    def _restore(self, path: Path) -> None:
+        n_whole = path.stat().st_size // RECORD.itemsize
+        records = np.fromfile(path, RECORD, count=n_whole)
+        wrong = np.flatnonzero(records["check"] != _check(records))
+        records = records[: wrong[0] if len(wrong) else None]
+        if records.nbytes < path.stat().st_size:
+            os.truncate(path, records.nbytes)
+        keys, first = np.unique(records["key"], return_index=True)
+        self._insert(keys, records["loss"][first])
+
+
+def _check(records: np.ndarray) -> Int[np.ndarray, " n"]:
+    return records["key"] ^ records["loss"].view("<i8") ^ SALT
+
+
+FORMAT = 1  # of the files, and of what the losses in them mean
+
+PROBE_DIGITS = 5  # two evaluations of one loss agree in so many, two losses hardly ever
+
+
+class Cache:
+    """A folder of ledgers, one for each run, view and set of points.
+
+    The name of a file is a digest of all that its losses depend on: the recorded weights and buffers, the loss at
+    three places (which tells other data, or another `loss_fn`), the planes, and the points. Bandwidth and everything
+    drawn are not in it: another `sigma` takes from the same file.
+
+    Args:
+        folder: made where it is not there.
+        bundle: the runs.
+        view: everything else on which the planes depend.
+
+    Attributes:
+        seconds: what one loss took.
+
+    Raises:
+        TypeError: no path.
+        ValueError: the folder cannot be made, or written to.
+
+    Example:
+        >>> import tempfile
+        >>> import loss_viz as lv
+        >>> from loss_viz.runs.run_set import bundle_runs
+        >>> run = lv.train("x", steps=20, progress=False)
+        >>> cache = Cache(tempfile.mkdtemp(), bundle_runs(run), k=5, plane="local")
+        >>> len(cache.open("grid", 61))
+        0
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], bundle: Bundle, **view: object) -> None:
+        self.folder = read_path("cache", folder, advice="Name a folder to keep losses in.")
+        _require_folder(self.folder)
+        digest = hashlib.sha256(repr((FORMAT, sorted(view.items()), bundle.objective.layout)).encode())
+        for run in bundle.runs:
+            for rows in (run.weights, run.buffers):
+                if rows is not None:
+                    _digest_rows(rows, digest.update)
+        started = time.perf_counter()
+        losses = _probe(bundle)
+        self.seconds = (time.perf_counter() - started) / len(losses)
+        digest.update(" ".join(f"{loss:.{PROBE_DIGITS}g}" for loss in losses).encode())
+        self._digest = digest.hexdigest()[:24]
+
+    def open(self, *points: object) -> Ledger:
+        """The ledger of some points, of which these words and numbers say which they are."""
+        name = "-".join(str(part) for part in np.hstack([np.asarray(part, dtype=object) for part in points]))
+        return Ledger(self.folder / f"{self._digest}-{name}.losses")
+
+
+def _require_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+        reason = "it cannot be written to"
+    except OSError as error:
+        writable, reason = False, error.strerror or str(error)
+    if not writable:
+        raise ValueError(f"`cache` must be a folder to keep losses in, got {str(folder)!r}: {reason}. Choose another.")
+
+
+def _digest_rows(rows: Rows, feed: Callable[[bytes], object]) -> None:
+    """Numbers in memory count by their values; files by name, size and time, for to read them takes minutes."""
+    feed(repr((rows.shape, str(rows.dtype))).encode())
+    if isinstance(rows, Checkpoints):
+        for path in rows.paths:
+            status = path.stat()
+            feed(repr((path.name, status.st_size, status.st_mtime_ns)).encode())
+    elif isinstance(rows, Stack):
+        for part in rows.parts:
+            _digest_rows(part, feed)
+    else:
+        for start in range(0, len(rows), 1024):
+            feed(np.ascontiguousarray(rows[start : start + 1024]).tobytes())
+
+
+def _probe(bundle: Bundle) -> Float[np.ndarray, " n"]:
+    """The losses at both ends of the first run and halfway between them."""
+    run = bundle.runs[0]
+    ends = run.weights[[0, len(run) - 1]]
+    buffers = None if run.buffers is None else run.buffers[[0, len(run) - 1, len(run) - 1]]
+    return bundle.objective(np.vstack([ends, ends.mean(axis=0, keepdims=True)]), buffers)

@@ -1,0 +1,213 @@
+"""What a landscape was made with, in plain values, and how it is read back from an exported file."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from loss_viz.landscapes.grid import Survey, lay_anew
+from loss_viz.runs.run import Run
+from loss_viz.tasks.networks import ACTIVATIONS, OPTIMIZERS
+from loss_viz.tasks.regression import build_task
+
+FORMAT, VERSION = "loss_viz settings", 1
+
+TRAINED_WITH = ("target", "width", "depth", "activation", "optimizer", "lr", "seed")
+
+
+def describe_settings(around: Survey, sigma: float | str) -> dict[str, Any]:
+    """All that a landscape depends on, ready for JSON. `Landscape.settings` is this.
+
+    Args:
+        around: the survey of its runs.
+        sigma: bandwidth as it was asked for.
+
+    Returns:
+        `"landscape"` holds the arguments of `loss_viz.landscape`, and `"train"` of each of the `"runs"` those of
+        `loss_viz.train` (None for a run that it cannot make again: one of your own, or of a function that is no
+        formula). Beside them stands what tells whether it came out alike, such as the first and the last loss.
+        `"complete"` is False where the grid is that of a landscape which was interrupted.
+    """
+    resolution = len(around.x), len(around.y)
+    whole = lay_anew(around, resolution)
+    return _make_plain(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "loss_viz": version("loss_viz"),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "runs": [
+                _describe_run(run, name) for run, name in zip(around.bundle.runs, around.bundle.names, strict=True)
+            ],
+            "landscape": {
+                "k": around.k,
+                "sigma": sigma,
+                "resolution": resolution,
+                "plane": around.plane,
+                "n_anchors": around.n_anchors,
+                "seed": around.seed,
+            },
+            "complete": np.array_equal(whole.x, around.x) and np.array_equal(whole.y, around.y),
+        }
+    )
+
+
+def to_json(settings: Mapping[str, Any]) -> str:
+    r"""One line of JSON in plain ASCII, and without `<`: it can stand in a file's comment, in a header or in a page.
+
+    Example:
+        >>> to_json({"name": "σ < 1", "lr": float("nan")})
+        '{"name": "\\u03c3 \\u003c 1", "lr": "nan"}'
+    """
+    return json.dumps(_make_plain(settings), allow_nan=False).replace("<", r"\u003c")
+
+
+def _describe_run(run: Run, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "task": run.task.name if run.task else None,
+        "train": _trace_training(run),
+        "settings": run.settings,
+        "n_params": run.objective.n_params,
+        "n_rows": len(run),
+        "step": run.step[[0, -1]],
+        "loss": run.loss[[0, -1]],
+        "note": run.note,
+    }
+
+
+def _trace_training(run: Run) -> dict[str, Any] | None:
+    """The arguments with which `train` makes the same run; None where there are none."""
+    given, task = run.settings, run.task
+    if task is None or len(run) < 2 or not all(name in given for name in TRAINED_WITH):
+        return None
+    if given["activation"] not in ACTIVATIONS or given["optimizer"] not in OPTIMIZERS:
+        return None
+    n_points, every, last = len(task.x), int(run.step[1] - run.step[0]), int(run.step[-1])
+    try:
+        again = build_task(given["target"], n_points=n_points, dtype=task.x.dtype)
+    except (TypeError, ValueError):  # a function has a name too, but it is no formula
+        return None
+    recorded = np.union1d(np.arange(0, last, every), last)
+    if not (torch.equal(again.y, task.y.cpu()) and np.array_equal(recorded, run.step)):
+        return None
+    dtype = str(task.x.dtype).removeprefix("torch.")
+    more = {"steps": last, "n_points": n_points, "every": every, "dtype": dtype}
+    return {name: given[name] for name in TRAINED_WITH} | more
+
+
+def _make_plain(value: Any) -> Any:
+    """What JSON can hold; other things, infinities among them, are put in words."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _make_plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_make_plain(part) for part in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+START = f'{{"format": "{FORMAT}"'.encode()
+
+READ_BLOCK = 2**20
+
+MAX_SETTINGS_BYTES = 2**24  # bytes of settings; what takes more is none of ours
+
+TRAIN_KEYS = {*TRAINED_WITH, "steps", "n_points", "every", "dtype"}
+
+LANDSCAPE_KEYS = {"k", "sigma", "resolution", "plane", "n_anchors", "seed"}
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings in a file that was exported: a GIF, MP4, PNG, CSV or NetCDF, or any other that holds their JSON.
+
+    Returns:
+        What `Landscape.settings` was, and for a picture `"export"`, the function that wrote it, with `"view"`, its
+        arguments.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no settings, or those of a later version.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp()) / "settings.json"
+        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
+        >>> _ = path.write_text(land.to_json(), encoding="utf-8")
+        >>> read_settings(path) == land.settings
+        True
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}. Pass the path of a picture or a table of loss_viz.")
+    try:
+        settings, _ = json.JSONDecoder().raw_decode(_read_from_start(path).decode("latin-1"))
+        told = settings.get("version")
+    except (ValueError, RecursionError):
+        settings, told = {}, VERSION
+    if told != VERSION:
+        raise ValueError(
+            f"{path} holds settings of version {str(told)[:20]}, this is version {VERSION}. Install the loss_viz that "
+            "wrote it, or a later one."
+        )
+    if not (isinstance(settings.get("runs"), list) and isinstance(settings.get("landscape"), dict)):
+        raise ValueError(
+            f"{path} holds no settings of loss_viz, or only a part of them. Pass a file as it was exported: a "
+            "conversion to another format loses them."
+        )
+    return settings
+
+
+def _require_whole(told: Mapping[str, Any]) -> None:
+    """Refuse settings that lack what is needed to draw from them; the values are looked at where they are used."""
+    try:
+        whole = set(told["landscape"]) == LANDSCAPE_KEYS and np.shape(told["landscape"]["resolution"]) == (2,)
+        whole &= bool(told["runs"]) and isinstance(told["complete"], bool) and isinstance(told["torch"], str)
+        for run in told["runs"]:
+            given = run["train"]
+            whole &= given is None or (set(given) == TRAIN_KEYS and given["dtype"] in DTYPES)
+            whole &= all(isinstance(run[name], str | None) for name in ("name", "task"))
+            whole &= isinstance(run["n_rows"], int) and np.shape(run["loss"]) == (2,)
+            whole &= np.asarray(run["loss"]).dtype.kind in "if"
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            "`settings` must be those of a landscape, and whole: some are missing or of another kind. Pass "
+            "`Landscape.settings`, or the path of a file as it was exported."
+        )
+
+
+def _read_from_start(path: Path) -> bytes:
+    """What stands in a file from its settings on, or nothing; only a block of it is ever in memory beside them."""
+    window, end = b"", 0
+    with path.open("rb") as file:
+        is_gif = file.read(4) == b"GIF8"
+        file.seek(0)
+        while block := file.read(READ_BLOCK):
+            window, end = window[-len(START) :] + block, end + len(block)
+            if (at := window.find(START)) >= 0:
+                file.seek(max(end - len(window) + at - is_gif, 0))
+                return _join_blocks(file.read(MAX_SETTINGS_BYTES)) if is_gif else file.read(MAX_SETTINGS_BYTES)
+    return b""
+
+
+def _join_blocks(data: bytes) -> bytes:
+    """The comment of a GIF; it is stored in blocks, each after its length."""
+    at, parts = 0, []
+    while at < len(data) and data[at]:
+        parts.append(data[at + 1 : at + 1 + data[at]])
+        at += 1 + data[at]
+    return b"".join(parts)

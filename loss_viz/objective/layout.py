@@ -1,0 +1,143 @@
+"""The wiring: one flat vector for the trainable parameters of a model, one for its buffers, and the way back."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loss_viz._validation import read_floats
+
+
+class Entry(NamedTuple):
+    """One tensor of a model: all names under which it is known (tied ones have several), and its shape."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The first of its names, which is that of `model.named_parameters()`."""
+        return self.names[0]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each tensor lies in the flat vector.
+
+    Attributes:
+        entries: in the order of the vector.
+        dtype: of the vector, wide enough for all of them: at least float32.
+
+    Example:
+        >>> layout = parameter_layout(nn.Linear(2, 3))
+        >>> [entry.name for entry in layout.entries], layout.n
+        (['weight', 'bias'], 9)
+    """
+
+    entries: tuple[Entry, ...]
+    dtype: torch.dtype
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values of each tensor."""
+        return tuple(torch.Size(entry.shape).numel() for entry in self.entries)
+
+    @property
+    def n(self) -> int:
+        """Length of the vector."""
+        return sum(self.sizes)
+
+    def split(self, vector: Float[Tensor, " n"]) -> dict[str, Tensor]:
+        """The tensors, by their first name, that a vector stands for; views where the shapes allow it."""
+        parts = vector.split(self.sizes) if self.entries else ()
+        return {entry.name: part.reshape(entry.shape) for entry, part in zip(self.entries, parts, strict=True)}
+
+    def join(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " n"]:
+        """One vector of the tensors of these names, on the CPU; a copy, detached."""
+        parts = [tensors[entry.name].detach().reshape(-1).to("cpu", self.dtype) for entry in self.entries]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=self.dtype)
+
+
+def parameter_layout(model: nn.Module) -> Layout:
+    """The trainable parameters, in `model.parameters()` order; tied ones count once.
+
+    Raises:
+        ValueError: there is none, or one of complex numbers.
+    """
+    named = name_all(model.named_parameters(remove_duplicate=False))
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise ValueError(
+            "`model` must have at least one parameter with requires_grad=True, it has none. "
+            "Unfreeze what was trained with parameter.requires_grad_(True)."
+        )
+    for name, p in trainable.items():
+        if not p.is_floating_point():
+            raise ValueError(
+                f"Parameters must be real floating-point numbers, {name!r} is {p.dtype}. "
+                "Hold real and imaginary part as two parameters, or freeze it."
+            )
+    return _lay_out({named[id(p)]: p for p in trainable.values()})
+
+
+def frozen_layouts(model: nn.Module) -> list[Layout]:
+    """The parameters that are not trained, each in a layout of its own, for they may be large."""
+    named = name_all(model.named_parameters(remove_duplicate=False))
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    return [_lay_out({named[id(p)]: p}) for p in frozen]
+
+
+def buffer_layout(model: nn.Module) -> Layout:
+    """The floating-point buffers, such as the running statistics of batch normalization."""
+    named = name_all(model.named_buffers(remove_duplicate=False))
+    return _lay_out({named[id(b)]: b for b in model.buffers() if b.is_floating_point()})
+
+
+def name_all(named: Iterable[tuple[str, Tensor]]) -> dict[int, tuple[str, ...]]:
+    """All names of each tensor, by its `id`."""
+    names: dict[int, tuple[str, ...]] = {}
+    for name, tensor in named:
+        names[id(tensor)] = (*names.get(id(tensor), ()), name)
+    return names
+
+
+def read_rows(
+    layout: Layout, buffer_layout: Layout, weights: Any, buffers: Any
+) -> tuple[Float[np.ndarray, "n n_params"], Float[np.ndarray, "n n_buffers"] | None]:
+    """Weight vectors as rows, and the buffers that go with them, if any.
+
+    Raises:
+        TypeError: no arrays of real numbers.
+        ValueError: arrays of another shape.
+    """
+    advice = "One row is a weight vector; for a single one pass weights[None]."
+    weights = read_floats("weights", weights, ("n", layout.n), advice=advice)
+    if buffers is None:
+        return weights, None
+    advice = "Pass those that go with each row, or leave them out for the model's own."
+    return weights, read_floats("buffers", buffers, (len(weights), buffer_layout.n), advice=advice)
+
+
+def read_row(
+    layout: Layout, buffer_layout: Layout, weights: Any, buffers: Any
+) -> tuple[Float[np.ndarray, " n_params"], Float[np.ndarray, " n_buffers"] | None]:
+    """One weight vector, and the buffers that go with it, if any.
+
+    Raises:
+        TypeError: no arrays of real numbers.
+        ValueError: arrays of another shape.
+    """
+    weights = read_floats("weights", weights, (layout.n,), advice="Pass one vector, as in run.weights[-1].")
+    if buffers is None:
+        return weights, None
+    return weights, read_floats("buffers", buffers, (buffer_layout.n,), advice="Leave them out for the model's own.")
+
+
+def _lay_out(tensors: Mapping[tuple[str, ...], Tensor]) -> Layout:
+    entries = tuple(Entry(names, tuple(tensor.shape)) for names, tensor in tensors.items())
+    return Layout(entries, reduce(torch.promote_types, (t.dtype for t in tensors.values()), torch.float32))

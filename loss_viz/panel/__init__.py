@@ -1,0 +1,1 @@
+"""The interactive panel for Jupyter."""

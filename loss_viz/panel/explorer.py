@@ -1,0 +1,330 @@
+"""The panel: set a value or move a control, and the picture follows."""
+
+import re
+import traceback
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import plotly.graph_objects as go
+import traitlets
+from IPython import get_ipython
+from traitlets import TraitError
+
+from loss_viz.diagnostics.fidelity import SigmaCurve
+from loss_viz.figures.live import build_panes
+from loss_viz.figures.surface import surface_figure
+from loss_viz.landscapes.compute import Stages
+from loss_viz.landscapes.landscape import Landscape
+from loss_viz.panel.controller import Studio
+from loss_viz.panel.controls import OWN, Desk
+from loss_viz.panel.figure_widget import Picture
+from loss_viz.panel.status import draw_costs
+from loss_viz.runs.run import Run
+from loss_viz.runs.run_set import Bundle, Runs, bundle_runs
+from loss_viz.runs.training import PRESETS, fill_in
+from loss_viz.settings import ALONE, TRAINING, VIEW, check_setting, write_code
+
+NAMES = TRAINING + VIEW
+
+NUMBERS = {"k": 5, "resolution": 61, "width": 8, "depth": 1, "steps": 2000, "seed": 52}
+
+WORDS = {"target": "x^3", "plane": "local", "activation": "silu", "optimizer": "adam", "loss_axis": "linear"}
+
+WORDS["beside"] = ALONE
+
+
+class Explorer(widgets.VBox):
+    """A panel that trains, draws the landscape and follows every control at once.
+
+    Each setting is a trait: set it in code, or move its control. Work runs beside the kernel's main thread, the
+    latest setting wins, and what is on screen belongs to the settings or says that it is being updated.
+
+    Args:
+        target: a formula in x, trained on here; or a `Run` of your own, whose landscape is explored; or several runs
+            in a list, or by name in a dict, that race on one plane.
+        preset: `"post"` or `"robust"`, for what the settings leave out (as for `train`).
+        settings: any of `width`, `depth`, `activation`, `optimizer`, `lr`, `steps`, `seed` (as for `train`), `k`,
+            `sigma`, `resolution`, `plane` (as for `landscape`), `step`, `loss_axis`, `"linear"` or `"log"`,
+            `min_support` (as for `surface_figure`) and `beside`, a plane for a second surface, or `"none"`.
+
+    Raises:
+        TypeError: another kind of target, or a setting that does not exist.
+        ValueError: an unknown preset, or runs that do not share model and loss.
+        traitlets.TraitError: a setting that may not take its value.
+
+    Example:
+        >>> explorer = Explorer("x^2", steps=60, resolution=9)
+        >>> explorer.wait()
+        True
+        >>> explorer.k = 3
+        >>> explorer.wait(), explorer.landscape.k
+        (True, 3)
+        >>> explorer
+        Explorer(target='x^2', k=3, sigma='auto', resolution=9, plane='local', step=60)
+        >>> explorer.close()
+    """
+
+    k, resolution, width, depth, steps, seed = (traitlets.Int(value) for value in NUMBERS.values())
+    target, plane, activation, optimizer, loss_axis, beside = (traitlets.Unicode(value) for value in WORDS.values())
+    lr = traitlets.Float(PRESETS["post"].lr)
+    min_support = traitlets.Float(0.0)
+    sigma = traitlets.Union([traitlets.Float(), traitlets.Unicode()], default_value="auto")
+    step = traitlets.Int(None, allow_none=True)
+    _opened = False
+
+    def __init__(self, target: str | Runs = "x^3", *, preset: str = "post", **settings: Any) -> None:
+        super().__init__()
+        try:
+            self._open(target, preset, settings)
+        except BaseException:
+            self.close()  # a panel that cannot be shall not stay behind as half of one
+            raise
+
+    def _open(self, target: str | Runs, preset: str, settings: dict[str, Any]) -> None:
+        if not isinstance(target, str | Run | Sequence | Mapping):
+            raise TypeError(
+                f"`target` must be a formula in x, a Run or several, got {type(target).__name__}. "
+                "For a function pass lv.Explorer(lv.train(function))."
+            )
+        own = None if isinstance(target, str) else bundle_runs(target)
+        self._source = own
+        self._last: int | None = None  # step of the run on screen
+        self._blamed = ""  # the control beside which the last error of the work stands
+        self._names = VIEW if own else NAMES
+        if isinstance(target, str):
+            settings = {"target": target, **settings}
+        if unknown := sorted(set(settings) - set(self._names)):
+            raise TypeError(f"`Explorer` has no setting {', '.join(unknown)}. It takes {', '.join(self._names)}.")
+        for name, value in settings.items():
+            setattr(self, name, value)
+        if own is None:
+            for name, value in fill_in(self.target, preset)._asdict().items():
+                if name not in settings:
+                    setattr(self, name, value)
+        self.picture = Picture(hidden=["beside"], **build_panes(own))
+        self.desk = Desk(self.picture, trains=own is None, on_change=self._take, on_press=self._press)
+        self._studio = Studio(self.picture, self, Stages(own), step=self.step)
+        for name in self._names:
+            self.desk.write(name, getattr(self, name))
+        self._name_preset()
+        self.children = (self.desk.box,)
+        self.add_class("lossviz")
+        self._opened = True
+        self.picture.on_click(self._click)
+        self.observe(self._follow_target, "target")
+        self.observe(self._change, self._names)
+        replace_previous(self)
+        self._ask()
+
+    def __repr__(self) -> str:
+        shown = [name for name in ("target", *VIEW[:5]) if name in self._names]
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        runs = "".join(f"{run!r}, " for run in self._source.runs) if self._source else ""
+        return f"Explorer({runs}{values})"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings as plain values; `Explorer(**explorer.settings)` draws the same picture.
+
+        For a run of your own it is `Explorer(run, **explorer.settings)`. After a training that ended early `steps` is
+        the number of steps that it took.
+        """
+        values = self._read()
+        trained = None if self._source else self._studio.stages.find_runs(values)
+        return values | ({"steps": max(1, trained.last_step)} if trained and trained.runs[0].note else {})
+
+    @property
+    def run(self) -> Run | None:
+        """The run on screen, the first of several; None before there is one."""
+        return self.runs[0] if self.runs else None
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs on screen."""
+        return self._studio.bundle.runs if self._studio.bundle else ()
+
+    @property
+    def landscape(self) -> Landscape | None:
+        """The landscape on screen; None until one is complete."""
+        return self._studio.frame.landscape if self._studio.frame else None
+
+    @property
+    def figure(self) -> go.Figure:
+        """The surface on screen as a Plotly figure of its own.
+
+        Raises:
+            ValueError: there is none yet.
+        """
+        if self.landscape is None:
+            raise ValueError("There is no landscape to draw yet. Call explorer.wait() first.")
+        frame = self._studio.frame
+        shown = [self.landscape, *([frame.beside] if frame and frame.beside else [])]
+        return surface_figure(*shown, step=self.step, log=self.loss_axis == "log", min_support=self.min_support)
+
+    @property
+    def code(self) -> str:
+        """The Python lines that draw this picture without the panel."""
+        return write_code(self.settings, runs="runs" if len(self.runs) > 1 else "run")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until what was asked for is drawn; False if it takes longer than `timeout` seconds, or cannot be."""
+        finished = self._studio.worker.wait(timeout)
+        self.picture.wait_shown()
+        return finished and not self.picture.state
+
+    def close(self) -> None:
+        """End the work and remove the panel from the page."""
+        if self._opened:
+            self._studio.worker.close()
+            self.desk.close()
+        if self.layout is not None:
+            self.layout.close()
+        super().close()
+
+    @traitlets.validate(*NAMES)
+    def _check(self, proposal: Any) -> Any:
+        name, value = proposal["trait"].name, proposal["value"]
+        try:
+            return value if value is None else check_setting(name, value)
+        except (TypeError, ValueError) as error:
+            raise TraitError(str(error)) from None
+
+    def _read(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._names}
+
+    def _ask(self, *, anew: bool = False) -> None:
+        self.desk.say("updating")
+        self.desk.show_work(0.0)
+        self._studio.ask(self._read(), anew=anew)
+
+    def _change(self, change: Any) -> None:
+        """A setting has changed, in code or by its control."""
+        if change["name"] == "step":
+            self._studio.roll(change["new"])
+            self.desk.write("step", change["new"])
+            return
+        self.desk.write(change["name"], change["new"])
+        if change["name"] in TRAINING:
+            self._name_preset()
+        self._ask()
+
+    def _take(self, name: str, value: Any) -> None:
+        """A control was moved: its setting takes the value, or says beside the control why it may not."""
+        if name == "preset":
+            for setting, preset in fill_in(self.target, value)._asdict().items() if value in PRESETS else ():
+                setattr(self, setting, preset)
+            self._name_preset()
+            return
+        try:
+            setattr(self, name, value)
+            self.desk.complain(name, "")
+        except TraitError as error:
+            self.desk.complain(name, str(error))
+
+    def _press(self, button: str) -> None:
+        if button == "train":
+            self._ask(anew=True)
+        elif button == "stop":
+            self._studio.stop()
+        else:
+            self.desk.show_code(self.code)
+
+    def _follow_target(self, change: Any) -> None:
+        """Steps and seed that were those of the preset for the last target become those for the new one."""
+        for preset in PRESETS:
+            old, new = fill_in(change["old"], preset), fill_in(change["new"], preset)
+            for name in ("steps", "seed"):
+                if (self.width, self.lr) == (old.width, old.lr) and getattr(self, name) == getattr(old, name):
+                    setattr(self, name, getattr(new, name))
+
+    def _name_preset(self) -> None:
+        if self._source is None:
+            now = {name: getattr(self, name) for name in ("width", "lr", "seed", "steps")}
+            matches = [name for name in PRESETS if fill_in(self.target, name)._asdict() == now]
+            self.desk.name_preset(matches[0] if matches and self._is_plain() else OWN)
+
+    def _is_plain(self) -> bool:
+        return (self.depth, self.activation, self.optimizer) == (1, "silu", "adam")
+
+    def _click(self, point: dict[str, Any]) -> None:
+        step = self._studio.frame.find_step(point) if self._studio.frame else None
+        if step is not None:
+            self.step = step
+
+    def hear_progress(self, words: str, share: float) -> None:
+        """Of the work: how far it is."""
+        self.desk.say(words)
+        self.desk.show_work(share)
+
+    def hear_runs(self, bundle: Bundle) -> int:
+        """Of other runs: the ball stays at its step, or at the end if it was there."""
+        first, last = bundle.first_step, bundle.last_step
+        self.desk.set_steps(first, last)
+        follows = self.step is None or self.step == self._last
+        self._last = last
+        step = last if self.step is None or follows else int(np.clip(self.step, first, last))
+        if step != self.step:
+            self.step = step
+        return step
+
+    def hear_figures(self, html: str) -> None:
+        """Of the figures at the ball's place."""
+        self.desk.show_figures(html)
+
+    def hear_end(self, words: str) -> None:
+        """Of a picture that is complete, or work that was stopped."""
+        self.desk.show_work(None)
+        self.desk.say(words)
+        if self._blamed:
+            self.desk.complain(self._blamed, "")
+            self._blamed = ""
+        if self.landscape is not None:
+            self.desk.explain_sigma(self.landscape.sigma_absolute)
+
+    def hear_costs(self, curve: SigmaCurve | None, sigma: float | str) -> None:
+        """Of what the places of the σ slider cost."""
+        ends = self.desk.controls["sigma"]
+        self.desk.show_costs(draw_costs(curve, sigma, ends=(ends.min, ends.max)) if curve else "")
+
+    def hear_error(self, error: BaseException) -> None:
+        """Of what cannot be drawn: said beside the control whose name the error gives, and the last picture stays."""
+        self.desk.show_work(None)
+        named = re.search(r"`(\w+)`", str(error))
+        name = {"log": "loss_axis"}.get(named[1], named[1]) if named else ""
+        if isinstance(error, ValueError) and name in self._names:
+            self._blamed = name
+            self.desk.complain(name, str(error))
+            self.desk.say(f"The picture is still that of the settings before; {name} says why.", bad=True)
+        else:
+            details = "".join(traceback.format_exception(error))
+            self.desk.say(f"{type(error).__name__}: {error}", bad=True, details=details)
+
+
+_OPEN: dict[str, tuple[str, list["weakref.ref[Any]"]]] = {}
+
+
+def replace_previous(panel: Any) -> None:
+    """Close what the running cell opened when it ran before, and note `panel` in its place.
+
+    ipywidgets keeps every widget alive until it is closed. Front ends that do not name their cells, and Python outside
+    a notebook, are left as they are.
+    """
+    shell = get_ipython()
+    kernel = getattr(shell, "kernel", None)
+    if kernel is None:
+        return
+    parent = kernel.get_parent("shell")
+    cell = parent.get("metadata", {}).get("cellId")
+    if not cell:
+        return
+    execution = parent["header"]["msg_id"]
+    last, panels = _OPEN.get(cell, ("", []))
+    if last != execution:
+        for previous in (reference() for reference in panels):
+            if previous is not None:
+                previous.close()
+        panels = []
+    _OPEN[cell] = execution, [*panels, weakref.ref(panel)]

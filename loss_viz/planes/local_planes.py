@@ -1,0 +1,253 @@
+"""Local planes: where along the run they stand, how they are spanned, and how the picture reaches them.
+
+Liu, "Loss landscape visualization 1 - Seeing sticky plateau" (2026): the run does not lie on the PC plane, so
+the loss is taken from planes through true points of the run, each spanned by velocity and acceleration there.
+The post leaves open how a point of the picture becomes a point of such a plane. Here it is the point of the local
+plane closest to the same displacement carried to W[t]: theta_t(q) = W[t] + Eᵀ E Cᵀ (q - p[t]). No inverse is taken,
+so nothing blows up where a local plane stands steeply on the picture. (E and C hold their axes as rows.)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from tqdm import tqdm
+
+from loss_viz._validation import read_whole
+from loss_viz.planes.plane_set import Frames, Planes
+from loss_viz.planes.projection import Projection
+from loss_viz.runs.weights import Rows, column_blocks, row_blocks, step_lengths
+
+# Below these a velocity or acceleration holds no direction of its own: the plane is a line, or a point.
+MIN_SINE = 1e-6
+
+MIN_LENGTH = 1e-12
+
+MOST_ANCHORS = 2**20
+
+CLOSE = 1e-6  # sine² below which |a|² - (v·a)² / |v|² is not to be trusted
+
+
+def choose_anchors(weights: Rows, n_anchors: int | None, bar: tqdm | None = None) -> Int[np.ndarray, " n_anchors"]:
+    """Rows evenly spaced in half arc length in weight space plus half time, first and last included.
+
+    Time alone drowns the escape from a plateau among the steps spent on it; arc length alone leaves one or two
+    anchors for a tail in which the loss still falls by decades. `None` takes every row.
+
+    Raises:
+        ValueError: fewer than two anchors.
+    """
+    n_steps = len(weights)
+    if n_anchors is None or n_steps < 3:
+        return np.arange(n_steps)
+    require_anchors(n_anchors)
+    arc = np.append(0, np.cumsum(step_lengths(weights, bar)))
+    spread = (arc / (arc[-1] or 1.0) + np.linspace(0, 1, n_steps)) / 2
+    even = np.linspace(0, spread[-1], n_anchors)
+    return np.unique(np.rint(np.interp(even, spread, np.arange(n_steps))).astype(int))
+
+
+def require_anchors(n_anchors: int | None) -> None:
+    """Refuse fewer anchors than the two ends of a run.
+
+    Raises:
+        TypeError, ValueError: no whole number, or fewer than two anchors.
+    """
+    if n_anchors is not None:
+        read_whole("n_anchors", n_anchors, 2, MOST_ANCHORS, advice="Use 200, or None for every step.")
+
+
+def require_stride(k: int, n_steps: int) -> None:
+    """Refuse a stride for which a run is too short.
+
+    Raises:
+        TypeError, ValueError: `k` is no whole number, below 1, or 2k + 1 more than the steps that were recorded.
+    """
+    k = read_whole("k", k, 1, advice="Use 5, or more for a jittery run.")
+    if 2 * k + 1 > n_steps:
+        longest = (n_steps - 1) // 2
+        other = f"use `k` of at most {longest}" if longest else "look at it on another plane, such as 'parallel'"
+        raise ValueError(
+            f"`k`={k} needs at least 2k + 1 = {2 * k + 1} recorded steps, the run has {n_steps}. "
+            f"Record a longer run or {other}."
+        )
+
+
+def local_planes(
+    weights: Rows,
+    projection: Projection,
+    anchors: Int[np.ndarray, " n_anchors"],
+    *,
+    k: int,
+    starts: Sequence[int] = (0,),
+    bar: tqdm | None = None,
+) -> Planes:
+    """The osculating plane of the run at each anchor, spanned by its k-step velocity and acceleration.
+
+    v = W[t] - W[t-k] and a = W[t] - 2 W[t-k] + W[t-2k]; where t < 2k there is no past and the same stencil looks
+    forward, from the last step that has 2k steps after it where the run is shorter than 4k. This is the plane
+    through three points of the run. It holds almost nothing of the steepest direction of the loss: it maps the bed
+    of the river, and the valley's walls are not in it.
+
+    Args:
+        weights: the recorded weights of one run, or of several, one after the other.
+        projection: the plane of the picture.
+        anchors: rows at which the planes stand.
+        k: stride, in recorded steps.
+        starts: the first row of each run.
+        bar: told of every block of parameters where there are several.
+
+    Raises:
+        ValueError: `k` below 1, or more than a run is long enough for.
+    """
+    path, stencil, side = lay_stencil(anchors, len(weights), k, starts)
+    mix, overlap = _measure(weights, stencil, side, projection, bar)
+
+    def span(plane: int, rows: Float[np.ndarray, "4 n_params"]) -> Float[np.ndarray, "2 n_params"]:
+        return mix[plane] @ np.stack(_differentiate(rows[1:].astype(np.float64), side[plane]))
+
+    frames = Frames(weights, np.column_stack([anchors, stencil]), span)
+    return Planes(frames, projection.path[anchors], overlap, path)
+
+
+def valley_planes(
+    weights: Rows,
+    projection: Projection,
+    anchors: Int[np.ndarray, " n_anchors"],
+    walls: Float[np.ndarray, "n_anchors n_params"],
+    *,
+    k: int,
+    starts: Sequence[int] = (0,),
+) -> Planes:
+    """The plane of river and wall at each anchor: its k-step velocity, and the steepest direction of the loss there.
+
+    After Wen et al., "Understanding warmup-stable-decay learning rates: a river valley loss landscape perspective"
+    (2024). Unlike the osculating plane it holds the walls of the valley, and not the way that the run will turn.
+
+    Args:
+        weights: the recorded weights, as for `local_planes`.
+        projection: the plane of the picture.
+        anchors: rows at which the planes stand.
+        walls: the eigenvector of the largest eigenvalue of the Hessian at each, of length 1.
+        k: stride, in recorded steps.
+        starts: the first row of each run.
+
+    Raises:
+        ValueError: `k` below 1, or more than a run is long enough for.
+    """
+    path, stencil, side = lay_stencil(anchors, len(weights), k, starts)
+    axes = np.zeros((len(anchors), 2, weights.shape[1]))
+    for plane, (rows, wall) in enumerate(zip(stencil, walls, strict=True)):
+        velocity = _differentiate(weights[rows].astype(np.float64), side[plane])[0]
+        axes[plane] = _orthonormalize(velocity, wall, MIN_LENGTH * projection.diagonal)
+    frames = Frames(weights, anchors[:, None], lambda plane, _: axes[plane])
+    return Planes(frames, projection.path[anchors], axes @ projection.components.T, path)
+
+
+def lay_stencil(
+    anchors: Int[np.ndarray, " n"], n_rows: int, k: int, starts: Sequence[int]
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 3"], Int[np.ndarray, " n"]]:
+    """The run of each anchor, its three rows, and whether they look back (-1) or forward (1).
+
+    Raises:
+        ValueError: `k` below 1, or more than a run is long enough for.
+    """
+    lengths = np.diff([*starts, n_rows])
+    require_stride(k, int(lengths.min()))
+    path = np.searchsorted(starts, anchors, side="right") - 1
+    first = np.asarray(starts)[path]
+    past = anchors - first >= 2 * k
+    here = np.where(past, anchors, np.minimum(anchors, first + lengths[path] - 1 - 2 * k))
+    side = np.where(past, -1, 1)
+    return path, here[:, None] + k * side[:, None] * np.arange(3), side
+
+
+def span_local_planes(
+    points: Float[np.ndarray, "n 3 n_params"], side: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "n n_params"], Float[np.ndarray, "n n_params"], Float[np.ndarray, "n 2 n_params"]]:
+    """Velocity, acceleration, and the axes of the plane of both, from the weights at three rows each."""
+    velocity, acceleration = _differentiate(points.transpose(1, 0, 2), side[:, None])
+    axes = [_orthonormalize(v, a, 0.0) for v, a in zip(velocity, acceleration, strict=True)]
+    return velocity, acceleration, np.stack(axes)
+
+
+def _orthonormalize(
+    first: Float[np.ndarray, " n_params"], second: Float[np.ndarray, " n_params"], min_length: float
+) -> Float[np.ndarray, "2 n_params"]:
+    """Gram-Schmidt; a vector that is too short, or parallel to the first, leaves a row of zeros."""
+    axes = np.zeros((2, len(first)))
+    if (length := np.linalg.norm(first)) > min_length:
+        axes[0] = first / length
+    rest = second - (axes[0] @ second) * axes[0]
+    rest -= (axes[0] @ rest) * axes[0]  # once more: of a small rest the first time leaves rounding
+    if (length := np.linalg.norm(rest)) > MIN_SINE * np.linalg.norm(second):
+        axes[1] = rest / length
+    return axes
+
+
+def _differentiate(rows: Shaped[np.ndarray, "3 ..."], side: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Velocity and acceleration from the rows at t and k and 2k steps to one side of it."""
+    return (rows[1] - rows[0]) * side, rows[2] - 2 * rows[1] + rows[0]
+
+
+def _measure(
+    weights: Rows,
+    stencil: Int[np.ndarray, "n 3"],
+    side: Int[np.ndarray, " n"],
+    projection: Projection,
+    bar: tqdm | None,
+) -> tuple[Float[np.ndarray, "n 2 2"], Float[np.ndarray, "n 2 2"]]:
+    """Gram-Schmidt, velocity first: how to mix velocity and acceleration into axes E, and the overlaps E Cᵀ.
+
+    A vector that is too short, or parallel to the first, leaves a row of zeros.
+    """
+    n, axes = len(stencil), projection.components
+    # Of velocity v, acceleration a and what of a is not along v: |v|², v·a, |a|², |rest|², and both along C.
+    speed2, along, size2, inside = _sum_products(weights, stencil, side, np.zeros(n), axes, bar)
+    min_length = MIN_LENGTH * projection.diagonal
+    speed, size = np.sqrt(speed2), np.sqrt(size2)
+    shares = np.divide(along, speed2, out=np.zeros(n), where=speed > min_length)
+    height2 = size2 - shares * along
+    inside[:, 1] -= shares[:, None] * inside[:, 0]
+    close = height2 < CLOSE * size2  # the difference has lost its digits: subtract the vectors themselves
+    if close.any():
+        again = _sum_products(weights, stencil[close], side[close], shares[close], axes, bar)
+        height2[close], inside[close] = again[2:]
+    height = np.sqrt(height2)
+    scale = np.zeros((n, 2))
+    np.divide(1.0, speed, out=scale[:, 0], where=speed > min_length)
+    np.divide(1.0, height, out=scale[:, 1], where=(size > min_length) & (height > MIN_SINE * size))
+    mix = np.zeros((n, 2, 2))
+    mix[:, 0, 0], mix[:, 1, 0], mix[:, 1, 1] = scale[:, 0], -shares * scale[:, 1], scale[:, 1]
+    return mix, scale[:, :, None] * inside
+
+
+def _sum_products(
+    weights: Rows,
+    stencil: Int[np.ndarray, "n 3"],
+    side: Int[np.ndarray, " n"],
+    shares: Float[np.ndarray, " n"],
+    axes: Float[np.ndarray, "2 n_params"],
+    bar: tqdm | None,
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, "n 2 2"]]:
+    """v·v, v·b, b·b and the products of v and b with the axes C, where b = a - share v; block by block."""
+    rows, place = np.unique(stencil, return_inverse=True)
+    place = place.reshape(stencil.shape)
+    n = len(stencil)
+    vv, vb, bb, inside = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, 2, 2))
+    for columns in column_blocks((len(rows), weights.shape[1]), bar):
+        block, along = weights[rows, columns], axes[:, columns].T
+        for part in row_blocks((n, 8 * block.shape[1])):
+            v, b = _differentiate(block[place[part].T].astype(np.float64), side[part, None])
+            if shares[part].any():
+                b -= shares[part, None] * v
+            vv[part] += _dot(v, v)
+            vb[part] += _dot(v, b)
+            bb[part] += _dot(b, b)
+            inside[part] += np.stack([v @ along, b @ along], axis=1)
+    return vv, vb, bb, inside
+
+
+def _dot(a: Float[np.ndarray, "n n_params"], b: Float[np.ndarray, "n n_params"]) -> Float[np.ndarray, " n"]:
+    return np.einsum("np,np->n", a, b)

@@ -1,0 +1,1 @@
+"""Recorded training runs: weights and losses in memory, in files and in checkpoints."""

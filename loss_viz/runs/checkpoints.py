@@ -1,0 +1,216 @@
+"""A folder of checkpoints as the rows of a weight matrix, which stay in their files until they are asked for."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import SupportsIndex
+
+import numpy as np
+import safetensors.torch
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor, nn
+
+from loss_viz._validation import read_path, require_kind
+from loss_viz.objective.layout import Entry, Layout, frozen_layouts
+from loss_viz.runs.checkpoint_file import (
+    SUFFIXES,
+    WEIGHTS,
+    find_prefixes,
+    find_weights,
+    match_names,
+    open_checkpoint,
+    read_flat,
+    require_shapes,
+)
+
+KINDS = f"files ending in {', '.join(SUFFIXES)}, or folders such as checkpoint-500 with {WEIGHTS[0]} in them"
+
+ADVICE = 'Give a folder of checkpoints, or a pattern such as "runs/*.pt".'
+
+# Hidden and half-written files and the states of other things than the model; what is saved once more at the end.
+ASIDE = re.compile(r"\..*|.*\.tmp|(optimizer|scheduler|scaler|sampler|rng_state|training_args)(_\d+)?\.\w+")
+
+AGAIN = re.compile(r"last(-v\d+)?\.ckpt|model\.safetensors|pytorch_model\.bin")
+
+Place = str | os.PathLike
+
+Index = SupportsIndex | slice | Sequence[int] | np.ndarray
+
+
+def find_checkpoints(paths: Place | Sequence[Place]) -> tuple[list[Path], Int64[np.ndarray, " n"]]:
+    """The checkpoints that a user means, and their steps: those in the names, or 0, 1, 2, ... if these do not differ.
+
+    Args:
+        paths: a folder, a pattern with `*` or `?` in it, one checkpoint, or a list of checkpoints.
+
+    Raises:
+        TypeError: no path, and no list of paths.
+        ValueError: there is none, or something else is where one should be.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> folder = Path(mkdtemp())
+        >>> for step in (0, 50, 1000):
+        ...     torch.save({}, folder / f"epoch={step // 50}-step={step}.ckpt")
+        >>> found, steps = find_checkpoints(folder)
+        >>> [path.name for path in found], steps
+        (['epoch=0-step=0.ckpt', 'epoch=1-step=50.ckpt', 'epoch=20-step=1000.ckpt'], array([   0,   50, 1000]))
+    """
+    require_kind("paths", paths, (str, os.PathLike, Sequence), "a path or a list of paths", advice=ADVICE)
+    if isinstance(paths, str | os.PathLike):
+        found = sorted(_search(read_path("paths", paths, advice=ADVICE).expanduser()), key=_order_naturally)
+    else:
+        found = [_verify(read_path("paths", path, advice=ADVICE).expanduser()) for path in paths]
+    if not found:
+        raise ValueError(f"`paths` must lead to checkpoints, none is in {paths}. Give the folder of some {KINDS}.")
+    if all(re.search(r"\d", path.name) for path in found):
+        found.sort(key=_order_naturally)
+    steps = [_read_step(path) for path in found]
+    if len(set(steps)) < len(steps) or not 0 <= min(steps) <= max(steps) < 2**63:
+        return found, np.arange(len(found), dtype=np.int64)
+    return [path for _, path in sorted(zip(steps, found, strict=True))], np.array(sorted(steps), dtype=np.int64)
+
+
+def write_snapshot(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write one safetensors file, whole or not at all: after an OSError or a crash, what was there before still is."""
+    # Copies, because safetensors refuses tensors that share memory, such as views of one flat vector.
+    own = {name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with part.open("wb") as file:
+            file.write(safetensors.torch.save(own, dict(metadata)))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def holds(path: Path, entry: Entry) -> bool:
+    """Whether a checkpoint has a tensor of one of these names, whatever prefix stands before it."""
+    with open_checkpoint(path) as stored:
+        return bool(find_prefixes(stored, entry))
+
+
+class Checkpoints:
+    """Weight vectors `(n, n_params)` that lie in checkpoints, indexed as an array and read when they are asked for.
+
+    Nothing is kept and no file stays open. `rows[5]` is one vector, `rows[2:4]` and `rows[[0, 7]]` are several,
+    `rows[:, 100:200]` reads a range of columns and no others, `np.asarray(rows)` is all of it.
+
+    Attributes:
+        paths: of the checkpoints, one a row.
+        layout: which tensors make up a row.
+        shape: `(n, n_params)`.
+        dtype: of what is returned; numbers that are stored in half precision are widened.
+        nbytes: the memory that the rows take up, which is none.
+
+    Raises:
+        ValueError: when read: a checkpoint is broken, or one of another model.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from loss_viz.objective.layout import parameter_layout
+        >>> path = Path(mkdtemp()) / "step_0.pt"
+        >>> torch.save({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])}, path)
+        >>> rows = Checkpoints([path], parameter_layout(torch.nn.Linear(2, 1)))
+        >>> rows.shape, rows[0], rows[:, 1:]
+        ((1, 3), array([1., 2., 3.], dtype=float32), array([[2., 3.]], dtype=float32))
+    """
+
+    def __init__(self, paths: Sequence[Path], layout: Layout) -> None:
+        self.paths = tuple(paths)
+        self.layout = layout
+        self.nbytes = 0
+        self._keys: dict[tuple[str, ...], list[str]] = {}  # the files of one run have the same names in them
+        self.shape = (len(self.paths), layout.n)
+        self.dtype = torch.empty(0, dtype=layout.dtype).numpy().dtype
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: Index | tuple[Index, slice]) -> Float[np.ndarray, "*shape"]:
+        index, columns = key if isinstance(key, tuple) and len(key) == 2 else (key, slice(None))
+        if not isinstance(columns, slice) or columns.step not in (None, 1):
+            raise ValueError(f"Columns must be one slice without a step, got {columns}. Choose from what it returns.")
+        start, stop, _ = columns.indices(self.shape[1])
+        rows = np.asarray(np.arange(len(self))[index])  # numpy's own rules for what an index means
+        out = torch.empty((rows.size, max(stop - start, 0)), dtype=self.layout.dtype)
+        for row, values in zip(rows.flat, out, strict=True) if out.numel() else ():
+            self._read(self.paths[row], start, values)
+        return out.numpy().reshape(*rows.shape, out.shape[1])
+
+    def __array__(self, dtype: np.dtype | type | None = None, copy: bool | None = None) -> Shaped[np.ndarray, "n m"]:
+        if copy is False:
+            raise ValueError("Rows lie in files: an array of them is always a copy. Leave out copy=False.")
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def _read(self, path: Path, start: int, out: Float[Tensor, " m"]) -> None:
+        """Fill `out` with the values of a checkpoint from column `start` on."""
+        entries, sizes = self.layout.entries, self.layout.sizes
+        begins = accumulate(sizes[:-1], initial=-start)
+        with open_checkpoint(path) as stored:
+            names = tuple(stored)
+            if names not in self._keys:
+                self._keys[names] = match_names(path, stored, entries)
+            keys = self._keys[names]
+            require_shapes(path, stored, entries, keys)
+            for entry, key, begin, size in zip(entries, keys, begins, sizes, strict=True):
+                first, last = max(begin, 0), min(begin + size, len(out))
+                if first < last:
+                    out[first:last] = read_flat(stored[key], entry.shape, first - begin, last - begin)
+
+
+def require_frozen(model: nn.Module, paths: list[Path]) -> None:
+    """Refuse a model in which something else is frozen than what the checkpoints were written with.
+
+    Raises:
+        ValueError: it is, or a checkpoint is broken.
+    """
+    parameters = dict(model.named_parameters())
+    for layout in frozen_layouts(model):
+        [entry] = layout.entries
+        own = layout.join(parameters).numpy()
+        if holds(paths[0], entry) and (Checkpoints(paths, layout)[:] != own).any():
+            raise ValueError(
+                f"{entry.name!r} is frozen in `model`, and the checkpoints hold other values. Load one of them into "
+                "`model` first, or let requires_grad be as it was in the training."
+            )
+
+
+def _search(place: Path) -> list[Path]:
+    if place.is_dir():
+        inside = _choose(place.iterdir())
+        return [place] if find_weights(place) and not any(path.is_dir() for path in inside) else inside
+    if re.search(r"[*?]", str(place)):
+        return _choose(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
+    return [_verify(place)]
+
+
+def _choose(candidates: Iterable[Path]) -> list[Path]:
+    """Those that mark the way of a run, without what lies beside them."""
+    found = [path for path in candidates if find_weights(path) and not ASIDE.fullmatch(path.name)]
+    saves = [path for path in found if path.is_dir() and path.name.startswith("checkpoint-")]
+    return saves or [path for path in found if not AGAIN.fullmatch(path.name)] or found
+
+
+def _verify(path: Path) -> Path:
+    if not find_weights(path):
+        what = "is of another kind" if path.exists() else "does not exist"
+        raise ValueError(f"`paths` must be checkpoints, {path} {what}. Give {KINDS}.")
+    return path
+
+
+def _order_naturally(path: Path) -> list[str | int]:
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", str(path)))]
+
+
+def _read_step(path: Path) -> int:
+    """The step that a name tells, or -1."""
+    name = path.name if path.is_dir() else path.stem
+    named = re.search(r"steps?[-_= ]*(\d+)", name, re.IGNORECASE) or re.search(r"checkpoint-(\d+)", name)
+    whole = [named[1]] if named else re.findall(r"\d+", re.sub(r"\d+\.\d+", "", name))
+    return int(whole[-1]) if whole else -1

@@ -1,0 +1,1 @@
+"""Tasks that a small network learns: formulas in x, regression data, networks and optimizers."""
