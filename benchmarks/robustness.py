@@ -2,7 +2,7 @@
 
 Runs the suites that try, counts their cases, and writes the table into `.docs/robustness.md`. With LOSS_VIZ_FUZZ=10
 there are ten times as many cases, other ones at random. `--soak "2,000, all held"` adds the row of the long walk
-through the panel, from the figures with which `LOSS_VIZ_SOAK=2000 pytest -s tests/test_soak.py` ends.
+through the panel, from the figures with which `LOSS_VIZ_SOAK=2000 pytest -s tests/panel/test_soak.py` ends.
 """
 
 import argparse
@@ -38,34 +38,34 @@ WRONG = "test_every_wrong_argument_is_refused_in_words"
 PARTS = [
     Part(
         "runs, losses, grids and kernels of any kind",
-        "test_properties.py",
+        "robustness/test_properties.py",
         "every number is that of slow, obvious code or within the stated error",
         f"not {WRONG}",
     ),
-    Part("wrong arguments to every public function", "test_properties.py", "refused by name, with the repair", WRONG),
+    Part("wrong arguments to every public function", "robustness/test_properties.py", "refused by name, with the repair", WRONG),
     Part(
         "formulas typed by strangers",
-        "test_strangers.py",
+        "robustness/test_hostile_formulas.py",
         "refused in words within 50 ms, or finite; nothing is compiled, imported or opened",
     ),
     Part(
         "damaged and hostile runs, checkpoints and exported files",
-        "test_mutations.py",
+        "robustness/test_damaged_files.py",
         "read as they are, or refused in words; no code, no crash, no more memory than twice the file",
     ),
     Part(
         "trainings that go wrong, before every view of a run",
-        "test_bad_runs.py",
+        "robustness/test_failed_trainings.py",
         "a picture, or a sentence that tells why not",
     ),
     Part(
         "jobs killed or interrupted at random moments; a full disk; a read-only folder",
-        "test_faults.py",
+        "robustness/test_killed_jobs.py",
         "files are old or new ones, and what was complete is taken up again",
     ),
     Part(
         "callables of the user's that raise",
-        "test_callables.py",
+        "robustness/test_failing_callables.py",
         "their own error comes back, and nothing half-done is kept",
     ),
 ]

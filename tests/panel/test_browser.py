@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-EXPLORE = Path(__file__).parent.parent / "notebooks/02_explore.ipynb"
+EXPLORE = Path(__file__).parents[2] / "notebooks/02_explore.ipynb"
 REQUIRED = "LOSS_VIZ_BROWSER" in os.environ
 
 try:

@@ -1,6 +1,6 @@
 """What strangers type into the box for a formula: five hundred texts that are none, or strange ones, and other things.
 
-Run as a script, because pytest checks types of its own before ours: `python tests/hostile.py` prints one JSON line for
+Run as a script, because pytest checks types of its own before ours: `python tests/robustness/hostile_formulas.py` prints one JSON line for
 each: how it ended, how long that took, and what Python was made to do. LOSS_VIZ_FUZZ=10 for ten times as many.
 """
 

@@ -1,6 +1,6 @@
 """Two thousand random actions in the real browser: nothing wears out.
 
-    LOSS_VIZ_SOAK=2000 pytest -s tests/test_soak.py
+    LOSS_VIZ_SOAK=2000 pytest -s tests/panel/test_soak.py
 
 It takes up to a quarter of an hour and is left out otherwise. The first and the last hundred actions are the same ones,
 from the same settings, each waited for; between them nobody waits for anything.

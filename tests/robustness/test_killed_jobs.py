@@ -18,7 +18,7 @@ AS_ANYBODY = (
     "--bounding-set=-all",
     "--inh-caps=-all",
 )  # root may write anywhere; without its rights it may not
-NURSERY = Path(__file__).parent / "nursery.py"
+NURSERY = Path(__file__).parent / "killed_jobs.py"
 JOBS = {"saving": 9, "recording": 9, "sweeping": 9, "exporting": 7, "stopping": 10}  # and how often each is ended
 if find_spec("matplotlib"):
     JOBS["filming"] = 7

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.robustness import MARKS, PAGE, PARTS, SOAK, Count, count_cases, write_rows
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SUITE = """
 import pytest
 from hypothesis import given, settings, strategies

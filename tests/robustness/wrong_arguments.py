@@ -1,6 +1,6 @@
 """Wrong arguments for every public function, one at a time, as a person without shape checks would hand them over.
 
-Run as a script, because pytest checks shapes and types of its own before ours: `python tests/wrong.py` prints one JSON
+Run as a script, because pytest checks shapes and types of its own before ours: `python tests/robustness/wrong_arguments.py` prints one JSON
 line for each case, with how it ended: "refused", "taken", "hung", or "other" with what came instead.
 """
 

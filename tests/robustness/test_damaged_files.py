@@ -1,6 +1,6 @@
 """Files from strangers: each is read as it is, or refused in words; none runs code, crashes or fills the memory.
 
-`mutants.py` lists what is done to them; LOSS_VIZ_FUZZ=10 for ten times as many places at which files are damaged.
+`damaged_files.py` lists what is done to them; LOSS_VIZ_FUZZ=10 for ten times as many places at which files are damaged.
 """
 
 import json
@@ -22,7 +22,7 @@ ROOM = 16 * 2**20  # beside twice the file: what Python and PyTorch take for nam
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    script, folder = Path(__file__).with_name("mutants.py"), tmp_path_factory.mktemp("mutants")
+    script, folder = Path(__file__).with_name("damaged_files.py"), tmp_path_factory.mktemp("mutants")
     command = [sys.executable, str(script), str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.run(command, capture_output=True, text=True, timeout=3000, env=environment, check=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bad_runs import RUNS, VIEWS, Told, draw_plainly, record, square, train
+from failed_trainings import RUNS, VIEWS, Told, draw_plainly, record, square, train
 
 import loss_viz as lv
 

@@ -1,6 +1,6 @@
 """Formulas typed by strangers, as a panel that Voila shows to all takes them: nothing is carried out but arithmetic.
 
-`hostile.py` lists what is typed; LOSS_VIZ_FUZZ=10 for ten times as many texts that are thrown together.
+`hostile_formulas.py` lists what is typed; LOSS_VIZ_FUZZ=10 for ten times as many texts that are thrown together.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import list_cases
+from hostile_formulas import list_cases
 
 import loss_viz as lv
 
@@ -22,7 +22,7 @@ MILLISECONDS = 50  # of work, on a slow machine, too: far more than is needed, a
 @pytest.fixture(scope="module")
 def told():
     """How each on the list ended, in a process of its own: here the shape checks of the tests would speak first."""
-    script = Path(__file__).with_name("hostile.py")
+    script = Path(__file__).with_name("hostile_formulas.py")
     process = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
     assert process.returncode == 0, process.stderr[-2000:]
     heard, *cases = map(json.loads, process.stdout.splitlines())

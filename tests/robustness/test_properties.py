@@ -1,6 +1,6 @@
 """What holds for every run, however small, flat, far away or odd; and that what is wrong is refused in words.
 
-The runs are drawn by Hypothesis, always the same ones. `LOSS_VIZ_FUZZ=10 pytest tests/test_properties.py` draws ten
+The runs are drawn by Hypothesis, always the same ones. `LOSS_VIZ_FUZZ=10 pytest tests/robustness/test_properties.py` draws ten
 times as many, others each time.
 """
 
@@ -450,7 +450,7 @@ def test_runs_of_any_kind_go_to_a_file_and_come_back(tmp_path_factory, data):
 
 def test_every_wrong_argument_is_refused_in_words(record_property):
     """In a process of its own: here the shape checks of the tests would speak first."""
-    script = Path(__file__).with_name("wrong.py")
+    script = Path(__file__).with_name("wrong_arguments.py")
     told = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr[-2000:]
     cases = [json.loads(line) for line in told.stdout.splitlines()]

@@ -1,4 +1,4 @@
-"""Trainings that go wrong, and all the ways to look at a run; `test_bad_runs.py` puts each before each."""
+"""Trainings that go wrong, and all the ways to look at a run; `test_failed_trainings.py` puts each before each."""
 
 import math
 import warnings
