@@ -38,7 +38,7 @@ def worst(lands: list[lv.Landscape]) -> str:
     return " / ".join(f"{max(getattr(fit, name) for fit in fits):.3g}" for name in LIMITS)
 
 
-def hold_out(lands: list[lv.Landscape]) -> str:
+def held_out_heights(lands: list[lv.Landscape]) -> str:
     """The largest held-out median of several runs, without the anchor's own plane and without those near it."""
     own, block = (max(lv.held_out_fidelity(land, reach=reach).median for land in lands) for reach in (0.0, 0.03))
     return f"{own:.3g} / {block:.3g}"
@@ -59,7 +59,7 @@ def main() -> None:
     for target in TARGETS:
         figures = " | ".join(worst(table[target, picture]) for picture in PICTURES)
         lands = table[target, ours]
-        print(f"| `{target}` | {figures} | {hold_out(lands)} | {count(lands)[0]} of {len(lands)} |")
+        print(f"| `{target}` | {figures} | {held_out_heights(lands)} | {count(lands)[0]} of {len(lands)} |")
     every = [land for target in TARGETS for land in table[target, ours]]
     within, flagged = count(every)
     print(f"\n{within} of {len(every)} runs within {LIMITS}; of the other {len(every) - within}, {flagged} have folds.")

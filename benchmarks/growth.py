@@ -84,7 +84,7 @@ def measure_growth(clock: Clock) -> list[Growth]:
 
 def count_surface(land: lv.Landscape) -> int:
     """Evaluations without those of the heights under the run; they are kept, so that nothing is evaluated again."""
-    return blend_surface(land.survey, land.kernel, tqdm(disable=True)).n_evaluations
+    return blend_surface(land.sampling, land.kernel, tqdm(disable=True)).n_evaluations
 
 
 def trace(

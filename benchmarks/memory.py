@@ -38,12 +38,12 @@ class Block(nn.Module):
             nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False),
             nn.BatchNorm2d(n_out),
         )
-        around = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
-        self.around = around if stride > 1 or n_in != n_out else nn.Identity()
+        sampling = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+        self.sampling = sampling if stride > 1 or n_in != n_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum of both ways."""
-        return functional.relu(self.inner(x) + self.around(x))
+        return functional.relu(self.inner(x) + self.sampling(x))
 
 
 def build_model() -> nn.Module:
@@ -83,7 +83,7 @@ def evaluate_only() -> None:
     _, _, loss_fn = build_loss()
     model = build_model()
     objective = lv.Objective(model, loss_fn)
-    objective(objective.own_weights[None])
+    objective(objective.initial_weights[None])
 
 
 def draw(folder: Path, resolution: int, n_anchors: int) -> None:

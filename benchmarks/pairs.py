@@ -36,7 +36,7 @@ class Spread:
         return cls(median(values), min(values), max(values))
 
     def __str__(self) -> str:
-        return f"{spell(self.median)} [{spell(self.least)}, {spell(self.most)}]"
+        return f"{normalize_formula(self.median)} [{normalize_formula(self.least)}, {normalize_formula(self.most)}]"
 
 
 @dataclass
@@ -109,12 +109,12 @@ class Clock:
         for repeat in tqdm(range(self.repeats), desc=desc, leave=False):
             gc.collect()
             for i in range(0, len(rivals), 2):
-                around = list(rivals[i : i + 2])
+                sampling = list(rivals[i : i + 2])
                 if repeat % 2:
-                    around.reverse()
-                turns = [*around[:1], ours, *around[1:]] if len(around) == 2 or repeat % 2 else [ours, *around]
+                    sampling.reverse()
+                turns = [*sampling[:1], ours, *sampling[1:]] if len(sampling) == 2 or repeat % 2 else [ours, *sampling]
                 seconds = self.time_in_turn(turns, n_calls)
-                for work in around:
+                for work in sampling:
                     pairs[work.name].ours.append(seconds[ours.name])
                     pairs[work.name].theirs.append(seconds[work.name])
         return list(pairs.values())
@@ -133,7 +133,7 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
 
-def spell(number: float) -> str:
+def normalize_formula(number: float) -> str:
     """Three digits, without an exponent where there need be none."""
     if number == 0 or 1e-3 <= abs(number) < 1e3:
         return f"{number:.3g}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .growth import Growth
-from .pairs import Pair, spell
+from .pairs import Pair, normalize_formula
 from .speed import Beside
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#9c6b4e", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#ff8ab7")
@@ -68,7 +68,12 @@ def draw_beside(axes: Any, rows: Sequence[Beside], section: str, colours: Mappin
             )
             axes.plot(spread.median, at, "o", color=colour)
             axes.annotate(
-                spell(spread.median), (spread.most, at), (8, 0), textcoords="offset points", va="center", fontsize=8
+                normalize_formula(spread.median),
+                (spread.most, at),
+                (8, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
             )
             labels.append((at, pair.rival))
         at += 1

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .growth import Growth
-from .pairs import Pair, Spread, spell
+from .pairs import Pair, Spread, normalize_formula
 from .peers import PEERS, name_version
 from .speed import Beside
 from .targets import Target
@@ -56,7 +56,11 @@ def write_objective(rows: Sequence[Beside]) -> str:
     cells = []
     for row in rows:
         for pair in row.pairs:
-            rates = [f"{spell(1 / median(taken))}" for taken in (pair.ours, pair.theirs)] if pair.theirs else ["–"] * 2
+            rates = (
+                [f"{normalize_formula(1 / median(taken))}" for taken in (pair.ours, pair.theirs)]
+                if pair.theirs
+                else ["–"] * 2
+            )
             speedup = pair.speedup if pair.theirs else "–"
             difference = "–" if pair.difference is None else f"{pair.difference:.1e}"
             cells.append([row.net, pair.rival, *rates, speedup, difference, pair.note])
@@ -69,7 +73,9 @@ def write_landscape(rows: Sequence[Beside]) -> str:
     cells = []
     for row in rows:
         for pair in row.pairs:
-            seconds = [spell(median(taken)) for taken in (pair.ours, pair.theirs)] if pair.theirs else ["–"] * 2
+            seconds = (
+                [normalize_formula(median(taken)) for taken in (pair.ours, pair.theirs)] if pair.theirs else ["–"] * 2
+            )
             share = pair.share if pair.theirs else "–"
             cells.append([row.net, row.what, f"{row.evaluations:,}", pair.rival, *seconds, share, pair.note])
     head = ["net", "loss_viz draws", "evaluations", "rival", "loss_viz, s", "rival, s"]
@@ -81,7 +87,9 @@ def write_growth(rows: Sequence[Growth]) -> str:
     cells = []
     for row in rows:
         for name, costs in (("evaluations", row.evaluations), ("seconds", row.seconds)):
-            points = ", ".join(f"{value:g}: {spell(cost)}" for value, cost in zip(row.values, costs, strict=True))
+            points = ", ".join(
+                f"{value:g}: {normalize_formula(cost)}" for value, cost in zip(row.values, costs, strict=True)
+            )
             cells.append([name, row.axis, f"{row.exponent(costs):.3f}", points])
     return table(["cost", "against", "exponent", "points"], cells)
 
@@ -89,7 +97,7 @@ def write_growth(rows: Sequence[Growth]) -> str:
 def write_projection(pair: Pair) -> str:
     """The PCA beside one product."""
     head = ["loss_viz, s", "rival", "rival, s", "time over the rival's [least, most]", "note"]
-    seconds = [spell(median(taken)) for taken in (pair.ours, pair.theirs)]
+    seconds = [normalize_formula(median(taken)) for taken in (pair.ours, pair.theirs)]
     return table(head, [[seconds[0], pair.rival, seconds[1], pair.share, pair.note]])
 
 

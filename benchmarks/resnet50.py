@@ -79,7 +79,7 @@ def measure(model: nn.Module) -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} weights, {count_flops(model) / 1e9:.2f} GFLOP an image")
     x, y = torch.randn(N_IMAGES, 3, 224, 224), torch.arange(N_IMAGES)
     objective = lv.Objective(model, lambda m: functional.cross_entropy(m(x).logits, y))
-    own = objective.own_weights[None]
+    own = objective.initial_weights[None]
     with torch.no_grad():
         plain = time_best(lambda: functional.cross_entropy(model(x).logits, y))
     inside = time_best(lambda: objective(own))

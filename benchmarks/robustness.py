@@ -42,7 +42,12 @@ PARTS = [
         "every number is that of slow, obvious code or within the stated error",
         f"not {WRONG}",
     ),
-    Part("wrong arguments to every public function", "robustness/test_properties.py", "refused by name, with the repair", WRONG),
+    Part(
+        "wrong arguments to every public function",
+        "robustness/test_properties.py",
+        "refused by name, with the repair",
+        WRONG,
+    ),
     Part(
         "formulas typed by strangers",
         "robustness/test_hostile_formulas.py",

@@ -29,7 +29,7 @@ import loss_viz as lv
 from loss_viz import lifting
 
 from . import nets, readme
-from .pairs import Clock, Pair, Spread, Work, spell
+from .pairs import Clock, Pair, Spread, Work, normalize_formula
 from .report import describe_machine, table, write_machine
 
 N_WORKERS = 2
@@ -176,7 +176,7 @@ def alone(draw: Draw) -> lv.Landscape:
 @contextmanager
 def hand_out_all() -> Iterator[None]:
     """Whatever can be handed out is, whether it pays or not."""
-    with patch.object(lifting, "_save", lambda objective, *_: lifting._SECONDS.get(objective, 0.0)):
+    with patch.object(lifting, "_seconds_saved", lambda objective, *_: lifting._SECONDS.get(objective, 0.0)):
         yield
 
 
@@ -201,7 +201,7 @@ def write_speed(rows: list[Scaled]) -> str:
         mine = {row.backend: row for row in rows if row.net == net}
         single = Spread.of([seconds for row in mine.values() for seconds in row.pair.theirs])
         speeds = [str(mine[name].pair.speedup) if name in mine else "–" for name in BACKENDS]
-        cells.append([net, f"{next(iter(mine.values())).n_losses:,}", spell(single.median), *speeds])
+        cells.append([net, f"{next(iter(mine.values())).n_losses:,}", normalize_formula(single.median), *speeds])
     return table(["net", "losses", "one process, s", *(f"{name}, {N_WORKERS}" for name in BACKENDS)], cells)
 
 
@@ -211,12 +211,12 @@ def write_costs(rows: list[Scaled]) -> str:
     for row in rows:
         sent, apart = row.sent, row.backend != "threads"
         share = f"{sent.n_losses / row.n_losses:.0%} in {sent.n_tasks}" if sent.n_tasks else "none"
-        weight = [spell(n / 1e3) for n in (sent.n_bytes / max(1, sent.n_tasks), row.loss_bytes)]
+        weight = [normalize_formula(n / 1e3) for n in (sent.n_bytes / max(1, sent.n_tasks), row.loss_bytes)]
         later = Spread.of(row.pair.ours)
-        delay = "–" if row.delay is None else spell(row.delay)
-        start = spell(row.start) if row.start > 0.01 else "–"
+        delay = "–" if row.delay is None else normalize_formula(row.delay)
+        start = normalize_formula(row.start) if row.start > 0.01 else "–"
         sizes = weight if apart and sent.n_tasks else ["–"] * 2
-        cells.append([row.net, row.backend, start, spell(row.first), later, delay, share, *sizes])
+        cells.append([row.net, row.backend, start, normalize_formula(row.first), later, delay, share, *sizes])
     head = ["net", "workers", "cluster, s", "first call, s", "later calls, s", "to begin, s", "losses handed out"]
     return table([*head, "a task, kB", "the loss, once, kB"], cells)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .growth import IMPORTS, SURFACE, Growth
-from .pairs import Pair, Spread, spell
+from .pairs import Pair, Spread, normalize_formula
 from .rivals import BATCHED
 from .speed import LOOP, NAIVE, Beside
 
@@ -29,12 +29,12 @@ class Target:
 
 def at_least(name: str, limit: float, came: Spread, unit: str = "×") -> Target:
     """A target for something that should be large."""
-    return Target(name, f"≥ {spell(limit)} {unit}", f"{came} {unit}", came.median >= limit)
+    return Target(name, f"≥ {normalize_formula(limit)} {unit}", f"{came} {unit}", came.median >= limit)
 
 
 def at_most(name: str, limit: float, came: Spread, unit: str = "×") -> Target:
     """A target for something that should be small."""
-    return Target(name, f"≤ {spell(limit)} {unit}", f"{came} {unit}", came.median <= limit)
+    return Target(name, f"≤ {normalize_formula(limit)} {unit}", f"{came} {unit}", came.median <= limit)
 
 
 def judge_objective(rows: Sequence[Beside]) -> list[Target]:

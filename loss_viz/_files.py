@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def require_place(path: str | os.PathLike[str], suffix: str, advice: str) -> Path:
+def check_destination(path: str | os.PathLike[str], suffix: str, advice: str) -> Path:
     """Refuse at once a path to which nothing could be written after minutes of work.
 
     Args:

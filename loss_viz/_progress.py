@@ -6,7 +6,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 
-class Meter(tqdm):
+class ProgressMeter(tqdm):
     """A progress bar without a bar: it reports the share that is done, at most ten times a second.
 
     Args:

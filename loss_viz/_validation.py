@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 
-def read_whole(name: str, value: Any, least: int, most: int | None = None, *, advice: str) -> int:
+def check_int(name: str, value: Any, least: int, most: int | None = None, *, advice: str) -> int:
     """A whole number within its range, as Python's own.
 
     Raises:
@@ -23,7 +23,7 @@ def read_whole(name: str, value: Any, least: int, most: int | None = None, *, ad
         ValueError: one that is not whole, or out of its range.
 
     Example:
-        >>> read_whole("steps", np.int64(7), 1, advice="Use 2000.")
+        >>> check_int("steps", np.int64(7), 1, advice="Use 2000.")
         7
     """
     within = f"of at least {least}" if most is None else f"from {least} to {most}"
@@ -36,14 +36,14 @@ def read_whole(name: str, value: Any, least: int, most: int | None = None, *, ad
     return number
 
 
-def read_number(name: str, value: Any, what: str, *, advice: str) -> float:
+def check_float(name: str, value: Any, what: str, *, advice: str) -> float:
     """A real number, as Python's own; its range is looked at by the caller, of which nan is never in.
 
     Raises:
         TypeError: no number.
 
     Example:
-        >>> read_number("lr", np.float32(0.5), "a positive number", advice="The post uses 0.01.")
+        >>> check_float("lr", np.float32(0.5), "a positive number", advice="The post uses 0.01.")
         0.5
     """
     if not isinstance(value, Real) or isinstance(value, bool):
@@ -54,18 +54,18 @@ def read_number(name: str, value: Any, what: str, *, advice: str) -> float:
         return math.copysign(math.inf, value)
 
 
-def require_share(name: str, value: Any) -> None:
+def check_fraction(name: str, value: Any) -> None:
     """Refuse what is no number from 0 to 1.
 
     Raises:
         TypeError, ValueError: it is not.
     """
     what, advice = "a number from 0 to 1", "Use 0 to show all."
-    if not 0 <= read_number(name, value, what, advice=advice) <= 1:
+    if not 0 <= check_float(name, value, what, advice=advice) <= 1:
         raise ValueError(f"`{name}` must be {what}, got {_show(value)}. {advice}")
 
 
-def require_word(name: str, value: Any, words: Collection[str], *, advice: str) -> None:
+def check_choice(name: str, value: Any, words: Collection[str], *, advice: str) -> None:
     """Refuse what is not one of a few words.
 
     Raises:
@@ -75,7 +75,7 @@ def require_word(name: str, value: Any, words: Collection[str], *, advice: str) 
         raise ValueError(f"`{name}` must be one of {', '.join(words)}; got {_show(value)}. {advice}")
 
 
-def require_kind(name: str, value: Any, kind: Any, what: str, *, advice: str) -> None:
+def check_type(name: str, value: Any, kind: Any, what: str, *, advice: str) -> None:
     """Refuse a thing of another kind.
 
     Raises:
@@ -85,30 +85,30 @@ def require_kind(name: str, value: Any, kind: Any, what: str, *, advice: str) ->
         raise TypeError(f"`{name}` must be {what}, got {type(value).__name__}. {advice}")
 
 
-def require_flag(name: str, value: Any) -> None:
+def check_bool(name: str, value: Any) -> None:
     """Refuse what is neither true nor false: a text such as "no" would be true.
 
     Raises:
         TypeError: it is something else.
     """
-    require_kind(name, value, (bool, np.bool_), "True or False", advice="Leave it out for the default.")
+    check_type(name, value, (bool, np.bool_), "True or False", advice="Leave it out for the default.")
 
 
-def read_path(name: str, value: Any, *, advice: str) -> Path:
+def check_path(name: str, value: Any, *, advice: str) -> Path:
     """A path, from a text or a path.
 
     Raises:
         TypeError: something else.
         ValueError: a text that no file can have for a name.
     """
-    require_kind(name, value, (str, os.PathLike), "a path", advice=advice)
+    check_type(name, value, (str, os.PathLike), "a path", advice=advice)
     text = os.fspath(value)
     if not isinstance(text, str) or not text or "\0" in text:
         raise ValueError(f"`{name}` must be a path, got {_show(text)}. {advice}")
     return Path(text)
 
 
-def read_floats(name: str, values: Any, shape: tuple[int | str, ...], *, advice: str) -> Float[np.ndarray, "..."]:
+def check_array(name: str, values: Any, shape: tuple[int | str, ...], *, advice: str) -> Float[np.ndarray, "..."]:
     """An array of real numbers, in float32 or float64; not copied where it is one.
 
     Args:
@@ -122,7 +122,7 @@ def read_floats(name: str, values: Any, shape: tuple[int | str, ...], *, advice:
         ValueError: one of another shape.
 
     Example:
-        >>> read_floats("points", [[1, 2]], ("n", 2), advice="For one point pass point[None].")
+        >>> check_array("points", [[1, 2]], ("n", 2), advice="For one point pass point[None].")
         array([[1., 2.]])
     """
     wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
@@ -143,11 +143,11 @@ def read_floats(name: str, values: Any, shape: tuple[int | str, ...], *, advice:
     return array.astype(wide, copy=False)
 
 
-def quote(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what an error says, without a full stop; of what kind it is, where it says nothing.
 
     Example:
-        >>> quote(ValueError("not here")), quote(KeyError())
+        >>> first_line(ValueError("not here")), first_line(KeyError())
         ('not here', 'KeyError')
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")

@@ -1,6 +1,6 @@
 """Record a training under Lightning: one callback, and the module stays as it is."""
 
-from loss_viz.runs.recorder import Recording
+from loss_viz.runs.recorder import CallbackRecorder
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,7 +14,7 @@ except ModuleNotFoundError:
         ) from error
 
 
-class RecorderCallback(Recording, Callback):
+class RecorderCallback(CallbackRecorder, Callback):
     """Records the weights of a LightningModule while a Trainer trains it.
 
     At the start of `trainer.fit`, when module and optimizers are where they belong, it makes a `Recorder` and attaches

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from loss_viz._validation import read_whole, require_share, require_word
+from loss_viz._validation import check_choice, check_fraction, check_int
 from loss_viz.landscapes.grid import PLANES
 from loss_viz.landscapes.kernels import fit_kernel
 from loss_viz.tasks.networks import ACTIVATIONS, OPTIMIZERS, check_lr
@@ -56,22 +56,22 @@ def check_setting(name: str, value: Any) -> Any:
     elif name == "lr":
         check_lr(value)
     elif name == "min_support":
-        require_share(name, value)
+        check_fraction(name, value)
     elif name in CHOICES:
-        require_word(name, value, CHOICES[name], advice="Choose one of them.")
+        check_choice(name, value, CHOICES[name], advice="Choose one of them.")
     else:
         low, high, advice = RANGES[name]
-        read_whole(name, value, low, high, advice=f"Use {advice}.")
+        check_int(name, value, low, high, advice=f"Use {advice}.")
     return value
 
 
-def write_code(settings: Mapping[str, Any], *, runs: str = "run") -> str:
+def to_code(settings: Mapping[str, Any], *, runs: str = "run") -> str:
     """The Python lines that draw, without the panel, what it shows with these settings.
 
     Settings without a target stand for runs of the user's own, which the lines call as `runs` says.
 
     Example:
-        >>> print(write_code({"k": 3, "sigma": "auto", "resolution": 61, "plane": "local", "step": 9,
+        >>> print(to_code({"k": 3, "sigma": "auto", "resolution": 61, "plane": "local", "step": 9,
         ...                   "loss_axis": "log"}))
         import loss_viz as lv
         <BLANKLINE>
@@ -102,7 +102,7 @@ USUAL = {"n_points": 100, "every": 1, "dtype": "float32"}  # what `train` takes 
 DEFAULT_ANCHORS, SEED = 200, 0  # likewise `landscape`
 
 
-def choose_for_panel(told: Told, *, step: int, log: bool) -> dict[str, Any] | None:
+def explorer_settings(told: Told, *, step: int, log: bool) -> dict[str, Any] | None:
     """Settings with which `Explorer` draws the same picture; None where it cannot.
 
     It is `Explorer(**settings)` where the only run is one that `Explorer` can train, and `Explorer(runs, **settings)`
@@ -116,7 +116,7 @@ def choose_for_panel(told: Told, *, step: int, log: bool) -> dict[str, Any] | No
     Example:
         >>> import loss_viz as lv
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
-        >>> settings = choose_for_panel(land.settings, step=30, log=False)
+        >>> settings = explorer_settings(land.settings, step=30, log=False)
         >>> settings["target"], settings["k"], settings["step"]
         ('x^2', 5, 30)
         >>> explorer = lv.Explorer(**settings)
@@ -139,13 +139,13 @@ def choose_for_panel(told: Told, *, step: int, log: bool) -> dict[str, Any] | No
         return None
 
 
-def write_recipe(told: Told) -> str:
+def to_script(told: Told) -> str:
     """The Python lines that draw a picture, with `{k}`, `{sigma}`, `{step}` and `{log}` where their values go.
 
     Example:
         >>> import loss_viz as lv
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=(9, 7), progress=False)
-        >>> print(write_recipe(land.settings))
+        >>> print(to_script(land.settings))
         import loss_viz as lv
         <BLANKLINE>
         run = lv.train('x^2', width=8, depth=1, activation='silu', optimizer='adam', lr=0.01, steps=60, seed=56)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from loss_viz.runs.recorder import Recording
+from loss_viz.runs.recorder import CallbackRecorder
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-class RecorderCallback(Recording, TrainerCallback):
+class RecorderCallback(CallbackRecorder, TrainerCallback):
     """Records the weights of a model while a `transformers.Trainer` trains it.
 
     When the training begins it makes a `Recorder` of the model without its wrappers; it counts the Trainer's own

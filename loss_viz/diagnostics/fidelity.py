@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
-from loss_viz._validation import read_floats
-from loss_viz.landscapes.held_out import BLOCK, choose_kernel, hold_out, measure_error, shape_kernel
-from loss_viz.landscapes.landscape import Landscape, require_landscape
+from loss_viz._validation import check_array
+from loss_viz.landscapes.held_out import BLOCK, fit_shaped_kernel, held_out_error, held_out_heights, select_kernel
+from loss_viz.landscapes.landscape import Landscape, check_landscape
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +83,8 @@ def fidelity(landscape: Landscape) -> Fidelity:
         >>> fidelity(lv.landscape(run, resolution=9, progress=False)).median < 1.02
         True
     """
-    require_landscape(landscape)
-    return compare_heights(landscape.bundle.step, landscape.path_height, landscape.path_loss)
+    check_landscape(landscape)
+    return compare_heights(landscape.run_set.step, landscape.path_height, landscape.path_loss)
 
 
 def held_out_fidelity(landscape: Landscape, *, reach: float = BLOCK, progress: bool = True) -> Fidelity:
@@ -111,20 +111,20 @@ def held_out_fidelity(landscape: Landscape, *, reach: float = BLOCK, progress: b
         >>> fidelity(land).median <= held_out_fidelity(land, reach=0.0).median < 1.1
         True
     """
-    require_landscape(landscape)
+    check_landscape(landscape)
     if len(landscape.planes) < 2:
         raise ValueError(
             f"Held-out fidelity needs a blend of planes, this landscape is of one {landscape.plane} plane. "
             "Use `plane`='local'."
         )
     with progress_bar(total=0, desc="held out", delay=1, leave=False, disable=not progress) as bar:
-        rows, heights = hold_out(landscape.survey, landscape.kernel, reach, bar)
+        rows, heights = held_out_heights(landscape.sampling, landscape.kernel, reach, bar)
     if not len(rows):
         raise ValueError(
             f"`reach`={reach} leaves no anchor another one on a run so short, or one that does not move. "
             "Use a smaller one, or record a longer run."
         )
-    return compare_heights(landscape.bundle.step[rows], heights, landscape.path_loss[rows])
+    return compare_heights(landscape.run_set.step[rows], heights, landscape.path_loss[rows])
 
 
 def measure_held_out(landscape: Landscape) -> Fidelity | None:
@@ -150,9 +150,9 @@ def mixing_map(landscape: Landscape) -> Float[np.ndarray, "n_y n_x"]:
         >>> mixing_map(land).shape, bool(mixing_map(land).min() >= 1)
         ((7, 9), True)
     """
-    require_landscape(landscape)
+    check_landscape(landscape)
     losses = landscape.path_loss[landscape.anchors]
-    return _map(landscape, lambda: landscape.survey.grid.weigh(landscape.kernel, losses))
+    return _map(landscape, lambda: landscape.sampling.grid.weigh(landscape.kernel, losses))
 
 
 def disagreement_map(landscape: Landscape, *, progress: bool = True) -> Float[np.ndarray, "n_y n_x"]:
@@ -171,9 +171,9 @@ def disagreement_map(landscape: Landscape, *, progress: bool = True) -> Float[np
         >>> disagreement_map(land).shape
         (7, 9)
     """
-    require_landscape(landscape)
+    check_landscape(landscape)
     with progress_bar(total=0, desc="disagreement", delay=1, leave=False, disable=not progress) as bar:
-        return _map(landscape, lambda: landscape.survey.grid.spread(landscape.kernel, bar))
+        return _map(landscape, lambda: landscape.sampling.grid.spread(landscape.kernel, bar))
 
 
 def _map(landscape: Landscape, measure: Callable[[], Float[np.ndarray, " n"]]) -> Float[np.ndarray, "n_y n_x"]:
@@ -245,20 +245,20 @@ def sigma_curve(
         >>> curve.error.shape, bool(curve.auto < curve.error.max())
         ((3,), True)
     """
-    require_landscape(landscape)
-    widths = read_floats("sigmas", sigmas, ("n",), advice="Pass fractions of the diagonal, such as [0.01, 0.06].")
+    check_landscape(landscape)
+    widths = check_array("sigmas", sigmas, ("n",), advice="Pass fractions of the diagonal, such as [0.01, 0.06].")
     if not len(widths):
         raise ValueError("`sigmas` must hold at least one width, it is empty. Leave it out for eight of them.")
-    around = landscape.survey
+    sampling = landscape.sampling
     if len(landscape.planes) < 2:
         raise ValueError(
             f"`sigma` needs planes to blend, this landscape is of one {landscape.plane} plane. Use 'local'."
         )
-    kernels = [shape_kernel(around, sigma) for sigma in widths.tolist()]
+    kernels = [fit_shaped_kernel(sampling, sigma) for sigma in widths.tolist()]
     with progress_bar(total=0, desc="sigma", delay=1, leave=False, disable=not progress or bar is not None) as own:
         told = own if bar is None else bar
-        errors = np.array([measure_error(around, kernel, reach, told) for kernel in kernels])
-        auto = measure_error(around, choose_kernel(around, "auto", told), reach, told)
+        errors = np.array([held_out_error(sampling, kernel, reach, told) for kernel in kernels])
+        auto = held_out_error(sampling, select_kernel(sampling, "auto", told), reach, told)
     if np.isnan(auto):
         raise ValueError(
             f"`reach`={reach} leaves nothing to compare: the run is so short, or does not move, or its losses are not "

@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 
 from loss_viz.diagnostics.fidelity import compare_heights
 from loss_viz.landscapes.kernels import neighbour_distances
-from loss_viz.landscapes.landscape import Landscape, require_landscape
+from loss_viz.landscapes.landscape import Landscape, check_landscape
 
 MIN_FACTOR = 1.5
 
@@ -63,22 +63,22 @@ def find_folds(landscape: Landscape) -> list[Fold]:
         >>> len(find_folds(narrow)), len(find_folds(wide)) > 0
         (0, True)
     """
-    require_landscape(landscape)
-    bundle = landscape.bundle
+    check_landscape(landscape)
+    run_set = landscape.run_set
     factor, partner = _find_partners(landscape)
     folds = []
-    for run, rows in enumerate(bundle.rows):
+    for run, rows in enumerate(run_set.rows):
         for first, last in _find_stretches(factor[rows] > MIN_FACTOR):
             worst = rows.start + first + int(factor[rows][first : last + 1].argmax())
             other = int(partner[worst])
             folds.append(
                 Fold(
                     run=run,
-                    start=int(bundle.step[rows.start + first]),
-                    end=int(bundle.step[rows.start + last]),
-                    step=int(bundle.step[worst]),
-                    other_run=int(np.searchsorted(bundle.ends, other, side="right")),
-                    other_step=int(bundle.step[other]),
+                    start=int(run_set.step[rows.start + first]),
+                    end=int(run_set.step[rows.start + last]),
+                    step=int(run_set.step[worst]),
+                    other_run=int(np.searchsorted(run_set.ends, other, side="right")),
+                    other_step=int(run_set.step[other]),
                     factor=float(factor[worst]),
                 )
             )
@@ -95,7 +95,7 @@ def _find_partners(landscape: Landscape) -> tuple[Float[np.ndarray, " n_steps"],
         part = slice(start, start + n_rows)
         near = cdist(path[part], path) <= reach[part, None]
         for ends in (np.where(near, loss, -np.inf).argmax(axis=1), np.where(near, loss, np.inf).argmin(axis=1)):
-            ratio = compare_heights(landscape.bundle.step[part], loss[ends], loss[part]).factor
+            ratio = compare_heights(landscape.run_set.step[part], loss[ends], loss[part]).factor
             larger = ratio > factor[part]
             factor[part][larger], partner[part][larger] = ratio[larger], ends[larger]
     return factor, partner
@@ -103,7 +103,7 @@ def _find_partners(landscape: Landscape) -> tuple[Float[np.ndarray, " n_steps"],
 
 def _measure_reach(landscape: Landscape) -> Float[np.ndarray, " n_steps"]:
     """Width of the nearest kernel at each row, or half the way to the nearer neighbour if that is more."""
-    path, runs = landscape.path, landscape.bundle.runs
+    path, runs = landscape.path, landscape.run_set.runs
     steps = neighbour_distances(path, np.repeat(np.arange(len(runs)), [len(run) for run in runs])) / 2
     if not len(landscape.anchors):
         return steps

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from loss_viz._validation import read_floats
+from loss_viz._validation import check_array
 from loss_viz.landscapes.grid import OWN_AXES
-from loss_viz.landscapes.landscape import Landscape, require_landscape
-from loss_viz.planes.directions import trace_hessian
+from loss_viz.landscapes.landscape import Landscape, check_landscape
+from loss_viz.planes.directions import hessian_eigenvalues_along
 from loss_viz.planes.local_planes import lay_stencil, span_local_planes
-from loss_viz.runs.run import Run, require_run
-from loss_viz.runs.run_set import Bundle
+from loss_viz.runs.run import Run, check_run
+from loss_viz.runs.run_set import RunSet
 from loss_viz.runs.weights import row_blocks
 
 # Squared correlations of PC1 and PC2 with cosines of time from which on a picture may be nothing else. Smooth runs that
@@ -38,7 +38,7 @@ class Geometry:
     Example:
         >>> import loss_viz as lv
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
-        >>> geometry = lv.trace_geometry(land)
+        >>> geometry = lv.measure_geometry(land)
         >>> geometry.turning.shape, bool(np.isnan(geometry.turning[0])), bool((geometry.in_picture <= 1).all())
         ((61,), True, True)
     """
@@ -63,7 +63,7 @@ class Sharpness:
 
     Example:
         >>> import loss_viz as lv
-        >>> sharpness = lv.trace_sharpness(lv.train("x^3", steps=500, progress=False), [500])
+        >>> sharpness = lv.measure_sharpness(lv.train("x^3", steps=500, progress=False), [500])
         >>> bool(sharpness.smallest[0] < 0 < sharpness.largest[0])  # on the plateau
         True
     """
@@ -73,7 +73,7 @@ class Sharpness:
     smallest: Float[np.ndarray, " n"]
 
 
-def trace_geometry(landscape: Landscape, *, progress: bool = True) -> Geometry:
+def measure_geometry(landscape: Landscape, *, progress: bool = True) -> Geometry:
     """Speed, acceleration, turns and gradients along the runs of a landscape, with its stride `k`.
 
     Where a run has no past yet, velocity and acceleration look forward, as the local planes do.
@@ -88,25 +88,25 @@ def trace_geometry(landscape: Landscape, *, progress: bool = True) -> Geometry:
     Example:
         >>> import loss_viz as lv
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
-        >>> geometry = trace_geometry(land)
+        >>> geometry = measure_geometry(land)
         >>> geometry.speed.shape, bool((geometry.in_local <= 1).all())
         ((61,), True)
     """
-    require_landscape(landscape)
-    bundle, k = landscape.bundle, landscape.k
-    rows = np.arange(len(bundle))
-    _, stencil, side = lay_stencil(rows, len(bundle), k, bundle.starts)
+    check_landscape(landscape)
+    run_set, k = landscape.run_set, landscape.k
+    rows = np.arange(len(run_set))
+    _, stencil, side = lay_stencil(rows, len(run_set), k, run_set.starts)
     picture, _ = np.linalg.qr(landscape.projection.components.T)
-    found = {name: np.full(len(bundle), np.nan) for name in list(Geometry.__annotations__)[1:]}
+    found = {name: np.full(len(run_set), np.nan) for name in list(Geometry.__annotations__)[1:]}
     with tqdm(total=len(rows), desc="geometry", delay=1, leave=False, disable=not progress) as bar:
-        for part in row_blocks((len(rows), 8 * bundle.weights.shape[1])):
-            points = bundle.weights[stencil[part].ravel()].astype(np.float64).reshape(-1, 3, bundle.weights.shape[1])
+        for part in row_blocks((len(rows), 8 * run_set.weights.shape[1])):
+            points = run_set.weights[stencil[part].ravel()].astype(np.float64).reshape(-1, 3, run_set.weights.shape[1])
             velocity, acceleration, axes = span_local_planes(points, side[part])
-            lapse = np.abs(bundle.step[stencil[part, 1]] - bundle.step[stencil[part, 0]])
+            lapse = np.abs(run_set.step[stencil[part, 1]] - run_set.step[stencil[part, 0]])
             found["speed"][part] = np.linalg.norm(velocity, axis=1) / lapse
             found["acceleration"][part] = np.linalg.norm(acceleration, axis=1) / lapse**2
-            slopes = bundle.objective.gradients(
-                bundle.weights[rows[part]], None if bundle.buffers is None else bundle.buffers[rows[part]]
+            slopes = run_set.objective.gradients(
+                run_set.weights[rows[part]], None if run_set.buffers is None else run_set.buffers[rows[part]]
             )
             largest = np.abs(slopes).max(axis=1, keepdims=True)  # the square of a large gradient is beyond all numbers
             steep = np.isfinite(largest) & (largest > 0)
@@ -118,11 +118,11 @@ def trace_geometry(landscape: Landscape, *, progress: bool = True) -> Geometry:
                 inside = np.linalg.norm(share, axis=1)
                 found[name][part] = np.divide(inside, length, out=np.full(len(length), np.nan), where=length > 0)
             bar.update(len(points))
-    found["turning"] = _measure_turns(bundle, k)
-    return Geometry(bundle.step, **found)
+    found["turning"] = _measure_turns(run_set, k)
+    return Geometry(run_set.step, **found)
 
 
-def trace_sharpness(
+def measure_sharpness(
     run: Run, steps: Sequence[int] | Int[np.ndarray, " n"] | None = None, *, progress: bool = True
 ) -> Sharpness:
     """The largest and the smallest eigenvalue of the Hessian of the loss, along a run.
@@ -139,14 +139,14 @@ def trace_sharpness(
 
     Example:
         >>> import loss_viz as lv
-        >>> sharpness = trace_sharpness(lv.train("x^2", steps=60, progress=False), [0, 30])
+        >>> sharpness = measure_sharpness(lv.train("x^2", steps=60, progress=False), [0, 30])
         >>> sharpness.step.tolist(), bool((sharpness.largest > sharpness.smallest).all())
         ([0, 30], True)
     """
-    require_run(run)
+    check_run(run)
     asked = np.linspace(run.step[0], run.step[-1], 50).round()
     if steps is not None:
-        asked = read_floats("steps", steps, ("n",), advice="Leave them out for 50 of them.")
+        asked = check_array("steps", steps, ("n",), advice="Leave them out for 50 of them.")
     if not len(asked) or not run.step[0] <= asked.min() <= asked.max() <= run.step[-1]:
         raise ValueError(
             f"`steps` must lie within the run, from {run.step[0]} to {run.step[-1]}; got "
@@ -154,7 +154,7 @@ def trace_sharpness(
         )
     rows = np.unique([int(np.abs(run.step - step).argmin()) for step in asked])
     with tqdm(total=0, desc="sharpness", delay=1, leave=False, disable=not progress) as bar:
-        values, _ = trace_hessian(run.objective, run.weights, rows, run.buffers, plane="saddle", bar=bar)
+        values, _ = hessian_eigenvalues_along(run.objective, run.weights, rows, run.buffers, plane="saddle", bar=bar)
     return Sharpness(run.step[rows], values[:, 0], values[:, 1])
 
 
@@ -173,7 +173,7 @@ def fit_cosines(landscape: Landscape) -> tuple[float, float]:
         >>> all(0 <= share <= 1 for share in fit_cosines(land))
         True
     """
-    require_landscape(landscape)
+    check_landscape(landscape)
     run = landscape.run
     if len(landscape.runs) > 1 or landscape.plane in OWN_AXES or len(run) < 3:
         return np.nan, np.nan
@@ -185,13 +185,13 @@ def fit_cosines(landscape: Landscape) -> tuple[float, float]:
     return shares[0], shares[1]
 
 
-def _measure_turns(bundle: Bundle, k: int) -> Float[np.ndarray, " n_steps"]:
-    turns = np.full(len(bundle), np.nan)
-    for rows in bundle.rows:
+def _measure_turns(run_set: RunSet, k: int) -> Float[np.ndarray, " n_steps"]:
+    turns = np.full(len(run_set), np.nan)
+    for rows in run_set.rows:
         middle = np.arange(rows.start + k, rows.stop - k)
-        for part in row_blocks((len(middle), 3 * bundle.weights.shape[1])):
+        for part in row_blocks((len(middle), 3 * run_set.weights.shape[1])):
             here = middle[part]
-            before, now, after = (bundle.weights[here + shift].astype(np.float64) for shift in (-k, 0, k))
+            before, now, after = (run_set.weights[here + shift].astype(np.float64) for shift in (-k, 0, k))
             last, following = now - before, after - now
             lengths = np.linalg.norm(last, axis=1) * np.linalg.norm(following, axis=1)
             products = np.einsum("np,np->n", last, following)

@@ -8,19 +8,19 @@ from numpy.polynomial import Polynomial
 from scipy.ndimage import median_filter
 from sklearn.isotonic import isotonic_regression
 
-from loss_viz._validation import read_whole, require_kind
-from loss_viz.diagnostics.geometry import Sharpness, trace_sharpness
-from loss_viz.runs.run import Run, require_run
+from loss_viz._validation import check_int, check_type
+from loss_viz.diagnostics.geometry import Sharpness, measure_sharpness
+from loss_viz.runs.run import Run, check_run
 from loss_viz.tasks.regression import Task
 
-GRID = 1000  # the curve is read at so many equal parts of the run's length T
+N_GRID = 1000  # the curve is read at so many equal parts of the run's length T
 
 FILTER = 1 / 100  # a median over this share of the recorded rows, and over 5 at least, takes the spikes out
 
 MIN_ROWS = 20
 
 # Flat is where the loss falls by less than 0.05 decades in T/20, which is a decade in T.
-WINDOW = GRID // 20
+WINDOW = N_GRID // 20
 
 MAX_CHANGE = 0.05
 
@@ -85,13 +85,13 @@ def find_plateaus(run: Run) -> list[Plateau]:
         >>> plateau.start < 100, plateau.end > 900, round(plateau.level, 3)
         (True, True, 0.025)
     """
-    require_run(run)
+    check_run(run)
     if len(run) < MIN_ROWS or run.loss.min() <= 0:
         return []
-    step = np.linspace(run.step[0], run.step[-1], GRID + 1)
+    step = np.linspace(run.step[0], run.step[-1], N_GRID + 1)
     decades = np.interp(step, run.step, _without_spikes(np.log10(run.loss)))
     descent = isotonic_regression(decades, increasing=False)
-    dwelling = np.zeros(GRID, dtype=bool)
+    dwelling = np.zeros(N_GRID, dtype=bool)
     for flat in _stretches(_is_flat(descent)):
         # Marked before they are judged, so that two halves of one plateau with a small step between them are one.
         dwelling[_dwell(descent, np.median(decades[flat]))] = True
@@ -127,7 +127,7 @@ def _holds(decades: Float[np.ndarray, " n"]) -> bool:
 def _is_left(descent: Float[np.ndarray, " n"], rows: slice) -> bool:
     """Whether the loss goes on falling at once, and much faster than it did on the plateau."""
     last = rows.stop - 1
-    soon = min(last + round(EXIT * (last - rows.start)), GRID)
+    soon = min(last + round(EXIT * (last - rows.start)), N_GRID)
     return bool(descent[last] - descent[soon] >= FALL)
 
 
@@ -148,7 +148,7 @@ EQUAL = 1.01  # on an even target the best cubic is the best parabola, but for r
 
 
 @dataclass(frozen=True, eq=False)
-class Level:
+class PolynomialFit:
     """The best polynomial of one degree for a task, and the loss at which a run lies that has learned no more.
 
     Attributes:
@@ -158,7 +158,7 @@ class Level:
 
     Example:
         >>> import loss_viz as lv
-        >>> _, line = lv.fit_levels(lv.train("x^3", steps=1, progress=False).task, max_degree=1)
+        >>> _, line = lv.fit_polynomials(lv.train("x^3", steps=1, progress=False).task, max_degree=1)
         >>> line.name, round(line.loss, 4), line.values.shape
         ('the best straight line', 0.0242, (100,))
     """
@@ -173,7 +173,7 @@ class Level:
         return f"the best {NAMES[self.degree] if self.degree < len(NAMES) else f'polynomial of degree {self.degree}'}"
 
 
-def fit_levels(task: Task, max_degree: int = 5) -> list[Level]:
+def fit_polynomials(task: Task, max_degree: int = 5) -> list[PolynomialFit]:
     """The best polynomials for a task, degree by degree.
 
     Least squares on the points of the task, p_d = argmin mean((p(x) - y)²) over the polynomials p of degree d or less,
@@ -191,22 +191,22 @@ def fit_levels(task: Task, max_degree: int = 5) -> list[Level]:
 
     Example:
         >>> from loss_viz.tasks.regression import build_task
-        >>> for level in fit_levels(build_task("x^3"), max_degree=2):
+        >>> for level in fit_polynomials(build_task("x^3"), max_degree=2):
         ...     print(f"{level.name}: {level.loss:.4f}")
         the best constant: 0.1516
         the best straight line: 0.0242
         the best parabola: 0.0242
     """
-    require_kind("task", task, Task, "a Task", advice="Pass that of a run, run.task.")
-    max_degree = read_whole(
+    check_type("task", task, Task, "a Task", advice="Pass that of a run, run.task.")
+    max_degree = check_int(
         "max_degree", max_degree, 0, MAX_DEGREE, advice="With 1, the best straight line is the last."
     )
     x, y = (tensor.ravel().double().cpu().numpy() for tensor in (task.x, task.y))
     fits = [Polynomial.fit(x, y, degree)(x) for degree in range(min(max_degree + 1, len(x)))]
-    return [Level(degree, float(np.mean((values - y) ** 2)), values) for degree, values in enumerate(fits)]
+    return [PolynomialFit(degree, float(np.mean((values - y) ** 2)), values) for degree, values in enumerate(fits)]
 
 
-def name_level(run: Run, plateau: Plateau) -> Level | None:
+def match_polynomial(run: Run, plateau: Plateau) -> PolynomialFit | None:
     """What the network has learned on a plateau: the polynomial whose loss it shows.
 
     It is the one whose loss is nearest to that of the plateau in ratio, if plateau.level / loss lies in 0.8 to 1.3; of
@@ -226,14 +226,14 @@ def name_level(run: Run, plateau: Plateau) -> Level | None:
         >>> import loss_viz as lv
         >>> run = lv.train("x^3", progress=False)
         >>> [plateau] = lv.find_plateaus(run)
-        >>> name_level(run, plateau).name
+        >>> match_polynomial(run, plateau).name
         'the best straight line'
     """
-    require_run(run)
-    require_kind("plateau", plateau, Plateau, "a Plateau", advice="Pass one of find_plateaus(run).")
+    check_run(run)
+    check_type("plateau", plateau, Plateau, "a Plateau", advice="Pass one of find_plateaus(run).")
     if run.task is None:
         return None
-    levels = [level for level in fit_levels(run.task) if level.loss > 0]  # an exact fit has no ratio
+    levels = [level for level in fit_polynomials(run.task) if level.loss > 0]  # an exact fit has no ratio
     nearest = min(levels, key=lambda level: abs(np.log(plateau.level / level.loss)), default=None)
     if nearest is None or not RATIO_RANGE[0] <= plateau.level / nearest.loss <= RATIO_RANGE[1]:
         return None
@@ -264,7 +264,7 @@ class Escape:
     Example:
         >>> import loss_viz as lv
         >>> run = lv.train("x^3", progress=False)
-        >>> escape = lv.trace_escape(run, lv.find_plateaus(run)[0], progress=False)
+        >>> escape = lv.measure_escape(run, lv.find_plateaus(run)[0], progress=False)
         >>> len(escape.gradient) == escape.end - escape.start + 1, bool(escape.doubling > 0)
         (True, True)
     """
@@ -281,7 +281,7 @@ class Escape:
         return float(np.log(2) / self.rate)
 
 
-def trace_escape(run: Run, plateau: Plateau, *, progress: bool = True) -> Escape:
+def measure_escape(run: Run, plateau: Plateau, *, progress: bool = True) -> Escape:
     """Measure how a run leaves a plateau.
 
     Args:
@@ -296,12 +296,12 @@ def trace_escape(run: Run, plateau: Plateau, *, progress: bool = True) -> Escape
     Example:
         >>> import loss_viz as lv
         >>> run = lv.train("x^3", progress=False)
-        >>> escape = trace_escape(run, lv.find_plateaus(run)[0])
+        >>> escape = measure_escape(run, lv.find_plateaus(run)[0])
         >>> escape.start < escape.end, bool(escape.rate > 0), bool(escape.sharpness.smallest.min() < 0)
         (True, True, True)
     """
-    require_run(run)
-    require_kind("plateau", plateau, Plateau, "a Plateau", advice="Pass one of find_plateaus(run).")
+    check_run(run)
+    check_type("plateau", plateau, Plateau, "a Plateau", advice="Pass one of find_plateaus(run).")
     first, last = (int(np.searchsorted(run.step, step)) for step in (plateau.start, plateau.end))
     fallen = np.flatnonzero(run.loss[last:] < FALLEN * plateau.level)
     if not len(fallen):
@@ -319,7 +319,7 @@ def trace_escape(run: Run, plateau: Plateau, *, progress: bool = True) -> Escape
         end=int(run.step[rows[high]]),
         rate=_fit_growth(run.step[rows[low : high + 1]], gradient[low : high + 1]),
         gradient=gradient[low : high + 1],
-        sharpness=trace_sharpness(run, steps, progress=progress),
+        sharpness=measure_sharpness(run, steps, progress=progress),
     )
 
 

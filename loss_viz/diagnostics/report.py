@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from loss_viz.diagnostics.fidelity import Fidelity, fidelity, measure_held_out
 from loss_viz.diagnostics.folds import Fold, find_folds
 from loss_viz.diagnostics.geometry import COSINE_LIMITS, fit_cosines
-from loss_viz.diagnostics.plateaus import Level, Plateau, find_plateaus, name_level
+from loss_viz.diagnostics.plateaus import Plateau, PolynomialFit, find_plateaus, match_polynomial
 from loss_viz.landscapes.landscape import Landscape
-from loss_viz.runs.run_set import Bundle
+from loss_viz.runs.run_set import RunSet
 
 
 def write_cautions(landscape: Landscape, folds: Sequence[Fold]) -> list[str]:
@@ -36,7 +36,7 @@ def write_factor(factor: float) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Stays:
+class PlateauSummary:
     """Where runs lie still, and what they have learned there.
 
     Attributes:
@@ -45,9 +45,9 @@ class Stays:
     """
 
     plateaus: tuple[Plateau, ...] = ()
-    levels: tuple[Level | None, ...] = ()
+    levels: tuple[PolynomialFit | None, ...] = ()
 
-    def find(self, step: int) -> tuple[Plateau, Level | None] | None:
+    def find(self, step: int) -> tuple[Plateau, PolynomialFit | None] | None:
         """The plateau on which a step lies, or else the longest one, with its fit; None where there is none."""
         pairs = list(zip(self.plateaus, self.levels, strict=True))
         here = [pair for pair in pairs if pair[0].start <= step <= pair[0].end]
@@ -55,7 +55,7 @@ class Stays:
 
 
 @dataclass(frozen=True, eq=False)
-class Facts:
+class Report:
     """How true a landscape is."""
 
     fit: Fidelity
@@ -64,13 +64,13 @@ class Facts:
     cautions: tuple[str, ...]
 
 
-def find_stays(bundle: Bundle) -> Stays:
+def summarize_plateaus(run_set: RunSet) -> PlateauSummary:
     """The plateaus of all runs, named where that can be."""
-    found = [(plateau, name_level(run, plateau)) for run in bundle.runs for plateau in find_plateaus(run)]
-    return Stays(tuple(plateau for plateau, _ in found), tuple(level for _, level in found))
+    found = [(plateau, match_polynomial(run, plateau)) for run in run_set.runs for plateau in find_plateaus(run)]
+    return PlateauSummary(tuple(plateau for plateau, _ in found), tuple(level for _, level in found))
 
 
-def find_facts(landscape: Landscape) -> Facts:
+def assess(landscape: Landscape) -> Report:
     """Measure how true a landscape is, with the planes near each anchor and without them."""
     folds = tuple(find_folds(landscape))
-    return Facts(fidelity(landscape), measure_held_out(landscape), folds, tuple(write_cautions(landscape, folds)))
+    return Report(fidelity(landscape), measure_held_out(landscape), folds, tuple(write_cautions(landscape, folds)))

@@ -8,11 +8,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from loss_viz.export.page_data import build_sheet
-from loss_viz.export.variants import Atlas, Sigma, Source, gather, read_source
+from loss_viz.export.page_data import page_data
+from loss_viz.export.variants import LandscapeVariants, Sigma, Source, compute_variants, read_source
 from loss_viz.figures.assets import read_plotly, read_static
 from loss_viz.landscapes.provenance import to_json
-from loss_viz.settings import choose_for_panel
+from loss_viz.settings import explorer_settings
 
 
 def export_html(
@@ -74,26 +74,26 @@ def export_html(
         ('run.html', True)
     """
     path = Path(path)
-    require_place(path)
+    check_destination(path)
     read_source(source)[0].find_rows(step)  # a wrong one is refused before the work
-    atlas = gather(source, k=k, sigma=sigma, resolution=resolution, progress=progress)
-    write_whole(path, write_page(atlas, step))
+    variants = compute_variants(source, k=k, sigma=sigma, resolution=resolution, progress=progress)
+    write_whole(path, write_page(variants, step))
     return path
 
 
-def write_page(atlas: Atlas, step: int | None) -> str:
+def write_page(variants: LandscapeVariants, step: int | None) -> str:
     """The page as text.
 
     Raises:
         ValueError: the step lies outside all runs.
     """
-    sheet = build_sheet(atlas, step)
-    told = atlas.opening.settings
-    page = {**atlas.choices, "step": sheet["step"]}
-    settings = told | {"page": page, "explorer": choose_for_panel(told, step=sheet["step"], log=False)}
+    sheet = page_data(variants, step)
+    told = variants.opening.settings
+    page = {**variants.choices, "step": sheet["step"]}
+    settings = told | {"page": page, "explorer": explorer_settings(told, step=sheet["step"], log=False)}
     script = [read_plotly(), read_static("figure_widget.js"), read_static("page.js")]
     words: dict[str, Any] = {
-        "title": escape(name_page(atlas)),
+        "title": escape(name_page(variants)),
         "summary": escape(sheet["summary"]),
         "notes": "\n".join(f"<li>{escape(note)}</li>" for note in sheet["notes"]),
         "style": read_static("figure_widget.css") + "\n" + read_static("page.css"),
@@ -105,17 +105,17 @@ def write_page(atlas: Atlas, step: int | None) -> str:
     return Template(read_static("page.html")).substitute(words)
 
 
-def name_page(atlas: Atlas) -> str:
+def name_page(variants: LandscapeVariants) -> str:
     """What the page is called: after the task, or else the runs."""
-    bundle = atlas.bundle
-    run, names = bundle.runs[0], [name for name in bundle.names if name]
+    run_set = variants.run_set
+    run, names = run_set.runs[0], [name for name in run_set.names if name]
     words = [run.task.name] if run.task else []
-    if len(bundle.runs) > 1 or not words:
+    if len(run_set.runs) > 1 or not words:
         words.append(", ".join(names) or "A training run")
     return ": ".join(words)
 
 
-def require_place(path: Path) -> None:
+def check_destination(path: Path) -> None:
     """Refuse a place for a file before the work that fills it.
 
     Raises:

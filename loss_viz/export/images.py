@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
-from loss_viz._files import require_place, write_whole
+from loss_viz._files import check_destination, write_whole
 from loss_viz.figures.surface import choose_steps
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.landscapes.provenance import to_json
@@ -25,7 +25,7 @@ LONGEST = 60_000  # of the last one
 
 
 @dataclass(frozen=True)
-class Reel:
+class FrameSequence:
     """Stills to be shot one after the other.
 
     Attributes:
@@ -58,7 +58,7 @@ def load_film(
     turn: float,
     duration: int,
     hold: int,
-) -> Reel:
+) -> FrameSequence:
     """The stills of a film along the runs; the arguments are those of the function that `export` names.
 
     Raises:
@@ -89,14 +89,14 @@ def load_still(
     log: bool,
     min_support: float,
     turn: float,
-) -> Reel:
+) -> FrameSequence:
     """One still; the arguments are those of `export_png`.
 
     Raises:
         ValueError: a step outside the run, a size out of its range, or `log=True` with a loss that is not positive.
         ImportError: matplotlib is not installed.
     """
-    landscape.bundle.find_rows(step)
+    landscape.run_set.find_rows(step)
     _check_size(width, height, scale)
     look = {"log": log, "min_support": min_support, "turn": turn}
     view = {"step": step, "width": width, "height": height, "scale": scale, **look}
@@ -108,7 +108,7 @@ def _load(
     landscape: Landscape,
     shots: Sequence[tuple[int, float]],
     view: dict[str, Any],
-) -> Reel:
+) -> FrameSequence:
     try:
         from loss_viz.export.scene import Scene
     except ModuleNotFoundError as error:
@@ -123,7 +123,7 @@ def _load(
         min_support=view["min_support"],
         turns=sorted({turn for _, turn in shots}),
     )
-    return Reel(scene, shots, to_json(landscape.settings | {"export": export, "view": view}))
+    return FrameSequence(scene, shots, to_json(landscape.settings | {"export": export, "view": view}))
 
 
 def _check_size(width: int, height: int, scale: int) -> None:
@@ -187,16 +187,16 @@ def export_png(
         >>> lv.read_settings(path)["view"]["step"]
         30
     """
-    place = require_place(path, ".png", "A film is written by export_gif or export_mp4.")
-    step = landscape.bundle.last_step if step is None else step
-    reel = load_still(
+    place = check_destination(path, ".png", "A film is written by export_gif or export_mp4.")
+    step = landscape.run_set.last_step if step is None else step
+    sequence = load_still(
         landscape, step, width=width, height=height, scale=scale, log=log, min_support=min_support, turn=turn
     )
     from PIL.PngImagePlugin import PngInfo
 
     about = PngInfo()
-    about.add_text(KEY, reel.settings)
-    [still] = reel.play()
+    about.add_text(KEY, sequence.settings)
+    [still] = sequence.play()
     with write_whole(place) as part:
         still.save(part, pnginfo=about, dpi=(96 * scale, 96 * scale))
     return place
@@ -252,8 +252,8 @@ def export_gif(
         >>> lv.read_settings(path)["view"]["n_frames"]
         5
     """
-    place = require_place(path, ".gif", "A still is written by export_png, a video by export_mp4.")
-    reel = load_film(
+    place = check_destination(path, ".gif", "A still is written by export_png, a video by export_mp4.")
+    sequence = load_film(
         "export_gif",
         landscape,
         n_frames=n_frames,
@@ -267,12 +267,12 @@ def export_gif(
     )
     from loss_viz.export.palettes import choose_palette
 
-    samples = np.unique(np.linspace(0, len(reel.shots) - 1, N_SAMPLES).astype(int)).tolist()
-    with _open_bar(place, len(samples) + len(reel.shots), progress) as bar, write_whole(place) as part:
-        palette = choose_palette(list(reel.play(bar, samples)))
-        frames = (palette.reduce(still) for still in reel.play(bar))
-        durations = [duration] * (len(reel.shots) - 1) + [max(duration, hold)]
-        about: dict[str, Any] = {"duration": durations, "loop": 0, "comment": reel.settings.encode()}
+    samples = np.unique(np.linspace(0, len(sequence.shots) - 1, N_SAMPLES).astype(int)).tolist()
+    with _open_bar(place, len(samples) + len(sequence.shots), progress) as bar, write_whole(place) as part:
+        palette = choose_palette(list(sequence.play(bar, samples)))
+        frames = (palette.reduce(still) for still in sequence.play(bar))
+        durations = [duration] * (len(sequence.shots) - 1) + [max(duration, hold)]
+        about: dict[str, Any] = {"duration": durations, "loop": 0, "comment": sequence.settings.encode()}
         with part.open("wb") as file:
             next(frames).save(file, format="GIF", save_all=True, append_images=frames, **about)
     return place
@@ -323,11 +323,11 @@ def export_mp4(
         >>> lv.read_settings(path)["export"]
         'export_mp4'
     """
-    place = require_place(path, ".mp4", "A still is written by export_png, a GIF by export_gif.")
+    place = check_destination(path, ".mp4", "A still is written by export_png, a GIF by export_gif.")
     if width % 2 or height % 2:
         raise ValueError(f"A video needs an even `width` and `height`, got {width} x {height}. Add a pixel.")
     write_frames = _find_encoder()
-    reel = load_film(
+    sequence = load_film(
         "export_mp4",
         landscape,
         n_frames=n_frames,
@@ -339,15 +339,15 @@ def export_mp4(
         duration=duration,
         hold=hold,
     )
-    tell = ["-metadata", f"comment={reel.settings}", "-movflags", "+faststart", "-crf", "20"]
+    tell = ["-metadata", f"comment={sequence.settings}", "-movflags", "+faststart", "-crf", "20"]
     looks: dict[str, Any] = {"fps": 1000 / duration, "quality": None, "macro_block_size": 2, "output_params": tell}
     n_last = max(1, round(hold / duration))  # a video has no frame that is longer than others
-    with _open_bar(place, len(reel.shots), progress) as bar, write_whole(place) as part:
+    with _open_bar(place, len(sequence.shots), progress) as bar, write_whole(place) as part:
         video = write_frames(str(part), (width, height), **looks)
         try:
             video.send(None)
-            for i, still in enumerate(reel.play(bar), start=1):
-                for _ in range(n_last if i == len(reel.shots) else 1):
+            for i, still in enumerate(sequence.play(bar), start=1):
+                for _ in range(n_last if i == len(sequence.shots) else 1):
                     video.send(still.tobytes())
         finally:
             video.close()

@@ -11,26 +11,26 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from loss_viz.diagnostics.report import Facts, Stays, find_stays, write_factor
-from loss_viz.export.variants import Atlas
+from loss_viz.diagnostics.report import PlateauSummary, Report, summarize_plateaus, write_factor
+from loss_viz.export.variants import LandscapeVariants
 from loss_viz.figures.live import (
     CLICK_REACH,
-    Frame,
-    Parts,
-    build_panes,
-    compose_frame,
-    curve_parts,
-    fit_parts,
-    part,
-    path_parts,
+    Updates,
+    ViewState,
+    build_templates,
+    curve_update,
+    fit_update,
+    path_update,
     summarize,
+    trace_key,
+    update_all,
 )
 from loss_viz.figures.loss_axis import LINE_LIFT, Scale, fit_scale
 from loss_viz.figures.traces import ball_arrays
 from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.planes.local_planes import choose_anchors
-from loss_viz.runs.run_set import Bundle
-from loss_viz.settings import write_recipe
+from loss_viz.runs.run_set import RunSet
+from loss_viz.settings import to_script
 
 N_ROWS = 8000  # steps of all runs together that are drawn, spread like anchors where there are more
 
@@ -42,16 +42,16 @@ FINEST = 2**16 - 1
 
 FLAT = Scale(0.0, 0.0, log=False)  # nothing is lifted on it: the page does that, on the scale of each picture
 
-Kept = Sequence[Int[np.ndarray, " _"]]  # of each run some of its rows
+ChosenRows = Sequence[Int[np.ndarray, " _"]]  # of each run some of its rows
 
 
-class Store:
+class ArrayStore:
     """The arrays of a page, each of which is in it once.
 
     Numbers with a fraction become float32, which keeps seven digits; whole ones take the least room they can.
 
     Example:
-        >>> store = Store()
+        >>> store = ArrayStore()
         >>> store.keep(np.arange(3)), store.keep(np.zeros(2)), store.keep(np.arange(3))
         (0, 1, 0)
         >>> store.arrays[0]
@@ -93,11 +93,11 @@ class Store:
         return encoded
 
 
-def build_sheet(atlas: Atlas, step: int | None) -> dict[str, Any]:
+def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
     """All that the page knows, ready for JSON.
 
     Args:
-        atlas: the pictures.
+        variants: the pictures.
         step: the training step at which the ball lies at first; None for the last one.
 
     Raises:
@@ -105,45 +105,48 @@ def build_sheet(atlas: Atlas, step: int | None) -> dict[str, Any]:
 
     Example:
         >>> import loss_viz as lv
-        >>> from loss_viz.export.variants import gather
+        >>> from loss_viz.export.variants import compute_variants
         >>> run = lv.train("x^2", steps=60, progress=False)
-        >>> sheet = build_sheet(gather(run, k=[5], sigma=["auto", 0.06], resolution=(9, 7), progress=False), 30)
+        >>> sheet = page_data(compute_variants(run, k=[5], sigma=["auto", 0.06], resolution=(9, 7), progress=False), 30)
         >>> [picture["sigma"] for picture in sheet["pictures"]], sheet["step"]
         (['auto', 0.06], 30)
     """
-    bundle, opening, store = atlas.bundle, atlas.opening, Store()
-    stays, kept = find_stays(bundle), spread_rows(bundle, N_ROWS)
-    first = max(int(bundle.step[row]) for row in bundle.find_rows(step))
-    panes = build_panes(replace(bundle, names=tuple(escape(name, quote=False) for name in bundle.names)))
-    fits = _keep_fits(bundle, store) if "fit" in panes else None
+    run_set, opening, store = variants.run_set, variants.opening, ArrayStore()
+    plateau_summary, kept = summarize_plateaus(run_set), sample_rows(run_set, N_ROWS)
+    first = max(int(run_set.step[row]) for row in run_set.find_rows(step))
+    panes = build_templates(replace(run_set, names=tuple(escape(name, quote=False) for name in run_set.names)))
+    fits = _keep_fits(run_set, store) if "fit" in panes else None
     sheet = {
         "panes": {
             name: json.loads(pane.to_json(remove_uids=False)) for name, pane in panes.items() if name != "beside"
         },
-        "k": atlas.k,
-        "sigma": atlas.sigma,
-        "first": atlas.first,
+        "k": variants.k,
+        "sigma": variants.sigma,
+        "first": variants.first,
         "step": first if step is None else step,
-        "steps": [bundle.first_step, bundle.last_step],
-        "frames": np.unique(_list_steps(bundle, spread_rows(bundle, N_FRAMES))).tolist(),
+        "steps": [run_set.first_step, run_set.last_step],
+        "frames": np.unique(_list_steps(run_set, sample_rows(run_set, N_FRAMES))).tolist(),
         "runs": _keep_runs(opening, kept, store),
-        "pictures": _keep_pictures(atlas, stays, kept, store),
+        "pictures": _keep_pictures(variants, plateau_summary, kept, store),
         "ball": store.encode(_shape_ball(opening)),
-        "stays": _keep_stays(stays, store) if len(bundle.runs) == 1 else [],
+        "stays": _keep_stays(plateau_summary, store) if len(run_set.runs) == 1 else [],
         "fits": fits,
         "reach": CLICK_REACH * opening.projection.diagonal,
         "variance": [f"{opening.explained_variance_ratio.sum():.1%}", "no measure of fidelity"],
-        "summary": summarize(bundle, stays.plateaus),
-        "recipe": write_recipe(opening.settings),
+        "summary": summarize(run_set, plateau_summary.plateaus),
+        "recipe": to_script(opening.settings),
     }
-    sheet["notes"] = _write_notes(atlas, kept, fits)
-    return sheet | {"parts": _keep_common(bundle, fits is not None, stays, kept, store), "arrays": store.arrays}
+    sheet["notes"] = _write_notes(variants, kept, fits)
+    return sheet | {
+        "parts": _keep_common(run_set, fits is not None, plateau_summary, kept, store),
+        "arrays": store.arrays,
+    }
 
 
-def spread_rows(bundle: Bundle, n_most: int) -> Kept:
+def sample_rows(run_set: RunSet, n_most: int) -> ChosenRows:
     """Rows of each run, all of them or as many as its share of `n_most`, half by arc length and half by time."""
-    share = max(2, n_most // len(bundle.runs))
-    return [np.arange(len(run)) if len(run) <= share else choose_anchors(run.weights, share) for run in bundle.runs]
+    share = max(2, n_most // len(run_set.runs))
+    return [np.arange(len(run)) if len(run) <= share else choose_anchors(run.weights, share) for run in run_set.runs]
 
 
 def choose_scales(landscapes: Sequence[Landscape], first: int, *, log: bool) -> list[Scale]:
@@ -158,54 +161,58 @@ def choose_scales(landscapes: Sequence[Landscape], first: int, *, log: bool) -> 
     return [Scale(min(scale.low, own[first].low), max(scale.high, own[first].high), log) for scale in own]
 
 
-def _list_steps(bundle: Bundle, kept: Kept) -> Int[np.ndarray, " n"]:
-    return np.concatenate([run.step[rows] for run, rows in zip(bundle.runs, kept, strict=True)])
+def _list_steps(run_set: RunSet, kept: ChosenRows) -> Int[np.ndarray, " n"]:
+    return np.concatenate([run.step[rows] for run, rows in zip(run_set.runs, kept, strict=True)])
 
 
-def _keep_runs(landscape: Landscape, kept: Kept, store: Store) -> list[dict[str, Any]]:
-    bundle, projection = landscape.bundle, landscape.projection
-    names = bundle.names if len(bundle.runs) > 1 else ("",)
+def _keep_runs(landscape: Landscape, kept: ChosenRows, store: ArrayStore) -> list[dict[str, Any]]:
+    run_set, projection = landscape.run_set, landscape.projection
+    names = run_set.names if len(run_set.runs) > 1 else ("",)
     runs = []
-    for name, rows, chosen in zip(names, bundle.rows, kept, strict=True):
+    for name, rows, chosen in zip(names, run_set.rows, kept, strict=True):
         x, y = projection.path[rows].T
         off = projection.off_plane[rows] / projection.diagonal
-        arrays = {"step": bundle.step[rows], "loss": bundle.loss[rows], "x": x, "y": y, "off": off}
+        arrays = {"step": run_set.step[rows], "loss": run_set.loss[rows], "x": x, "y": y, "off": off}
         runs.append({"name": name, **store.encode({key: array[chosen] for key, array in arrays.items()})})
     return runs
 
 
-def _keep_pictures(atlas: Atlas, stays: Stays, kept: Kept, store: Store) -> list[dict[str, Any]]:
-    axes = {"linear": choose_scales(atlas.landscapes, atlas.first, log=False)}
+def _keep_pictures(
+    variants: LandscapeVariants, plateau_summary: PlateauSummary, kept: ChosenRows, store: ArrayStore
+) -> list[dict[str, Any]]:
+    axes = {"linear": choose_scales(variants.landscapes, variants.first, log=False)}
     with suppress(ValueError):  # a loss that has no logarithm
-        axes["log"] = choose_scales(atlas.landscapes, atlas.first, log=True)
+        axes["log"] = choose_scales(variants.landscapes, variants.first, log=True)
     pictures = []
-    for i, (land, facts) in enumerate(zip(atlas.landscapes, atlas.facts, strict=True)):
+    for i, (land, report) in enumerate(zip(variants.landscapes, variants.report, strict=True)):
         drawn = {}
         for kind, scales in axes.items():
-            parts = _compose(land, facts, scales[i], stays, kept, first=i == atlas.first)
+            parts = _compose(land, report, scales[i], plateau_summary, kept, first=i == variants.first)
             drawn[kind] = {
                 "scale": [scales[i].low, scales[i].high],
                 "parts": {name: store.encode(values, _find_lift(name)) for name, values in parts.items()},
             }
         of_runs = [
-            store.encode({"height": land.path_height[rows][chosen], "factor": facts.fit.factor[rows][chosen]})
-            for rows, chosen in zip(atlas.bundle.rows, kept, strict=True)
+            store.encode({"height": land.path_height[rows][chosen], "factor": report.fit.factor[rows][chosen]})
+            for rows, chosen in zip(variants.run_set.rows, kept, strict=True)
         ]
-        said = {"k": land.k, "sigma": land.sigma, "tiles": _write_tiles(facts), "cautions": facts.cautions}
+        said = {"k": land.k, "sigma": land.sigma, "tiles": _write_tiles(report), "cautions": report.cautions}
         pictures.append(said | {"runs": of_runs, "axes": drawn})
     return pictures
 
 
-def _compose(land: Landscape, facts: Facts, scale: Scale, stays: Stays, kept: Kept, *, first: bool) -> Parts:
+def _compose(
+    land: Landscape, report: Report, scale: Scale, plateau_summary: PlateauSummary, kept: ChosenRows, *, first: bool
+) -> Updates:
     """The panel's parts of a picture, of the kept rows alone."""
-    bundle = land.bundle
+    run_set = land.run_set
     surface = Surface(land.x, land.y, land.loss, land.support, land.n_evaluations)
-    frame = Frame(bundle, land.projection, surface, land.path_height, scale, land, None, facts)
-    parts = compose_frame(frame, land.survey, {"min_support": 0.0, "sigma": land.sigma}, stays, first=first)
-    parts |= path_parts(bundle, land.projection, land.path_height, FLAT, stays.plateaus)
-    parts["curve_layout"] = _draw_curves(bundle, stays, kept)["curve_layout"] | parts["curve_layout"]
+    frame = ViewState(run_set, land.projection, surface, land.path_height, scale, land, None, report)
+    parts = update_all(frame, land.sampling, {"min_support": 0.0, "sigma": land.sigma}, plateau_summary, first=first)
+    parts |= path_update(run_set, land.projection, land.path_height, FLAT, plateau_summary.plateaus)
+    parts["curve_layout"] = _draw_curves(run_set, plateau_summary, kept)["curve_layout"] | parts["curve_layout"]
     for i, chosen in enumerate(kept):
-        for name in (f"surface_{part('trajectory', i)}", f"curve_{part('factor', i)}"):
+        for name in (f"surface_{trace_key('trajectory', i)}", f"curve_{trace_key('factor', i)}"):
             parts[name] = {key: array[chosen] for key, array in parts[name].items()}
     band = parts["surface_plateau"]
     every = 1 + len(band["x"]) // N_ROWS
@@ -218,36 +225,38 @@ def _find_lift(name: str) -> float:
     return LINE_LIFT if name.startswith("surface_trajectory") else LINE_LIFT / 2 if name == "surface_plateau" else 0.0
 
 
-def _draw_curves(bundle: Bundle, stays: Stays, kept: Kept) -> Parts:
-    curves = [(run.step[rows], run.loss[rows]) for run, rows in zip(bundle.runs, kept, strict=True)]
-    return curve_parts(curves, stays.plateaus, None)
+def _draw_curves(run_set: RunSet, plateau_summary: PlateauSummary, kept: ChosenRows) -> Updates:
+    curves = [(run.step[rows], run.loss[rows]) for run, rows in zip(run_set.runs, kept, strict=True)]
+    return curve_update(curves, plateau_summary.plateaus, None)
 
 
-def _keep_common(bundle: Bundle, fits: bool, stays: Stays, kept: Kept, store: Store) -> dict[str, Any]:
+def _keep_common(
+    run_set: RunSet, fits: bool, plateau_summary: PlateauSummary, kept: ChosenRows, store: ArrayStore
+) -> dict[str, Any]:
     """The parts that are the same in every picture and at every step."""
-    parts = _draw_curves(bundle, stays, kept)
+    parts = _draw_curves(run_set, plateau_summary, kept)
     del parts["curve_layout"]  # every picture has its own
     if fits:
-        parts |= {"fit_target": fit_parts(*_tabulate(bundle), [], 0)["fit_target"]}
+        parts |= {"fit_target": fit_update(*_tabulate(run_set), [], 0)["fit_target"]}
     return {name: store.encode(values) for name, values in parts.items()}
 
 
-def _tabulate(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
-    task = bundle.runs[0].task
+def _tabulate(run_set: RunSet) -> tuple[np.ndarray, np.ndarray]:
+    task = run_set.runs[0].task
     assert task is not None
     x, y = (values.ravel().double().cpu().numpy() for values in (task.x, task.y))
     return x, y
 
 
-def _spread_fits(bundle: Bundle) -> Kept:
-    return spread_rows(bundle, N_ANSWERS // len(_tabulate(bundle)[0]))
+def _spread_fits(run_set: RunSet) -> ChosenRows:
+    return sample_rows(run_set, N_ANSWERS // len(_tabulate(run_set)[0]))
 
 
-def _keep_fits(bundle: Bundle, store: Store) -> dict[str, Any]:
+def _keep_fits(run_set: RunSet, store: ArrayStore) -> dict[str, Any]:
     """What the networks answer at some steps of theirs."""
-    x, _ = _tabulate(bundle)
+    x, _ = _tabulate(run_set)
     runs = []
-    for run, rows in zip(bundle.runs, _spread_fits(bundle), strict=True):
+    for run, rows in zip(run_set.runs, _spread_fits(run_set), strict=True):
         answers = np.stack([run.predict(row) for row in rows.tolist()])
         low, span = float(answers.min()), float(np.ptp(answers)) or 1.0
         levels = np.rint(FINEST * (answers - low) / span).astype(int)  # far finer than a pixel
@@ -255,10 +264,10 @@ def _keep_fits(bundle: Bundle, store: Store) -> dict[str, Any]:
     return {**store.encode({"x": x}), "runs": runs}
 
 
-def _keep_stays(stays: Stays, store: Store) -> list[dict[str, Any]]:
+def _keep_stays(plateau_summary: PlateauSummary, store: ArrayStore) -> list[dict[str, Any]]:
     """Where the only run lies still, and what its network has learned there."""
     told = []
-    for plateau, level in zip(stays.plateaus, stays.levels, strict=True):
+    for plateau, level in zip(plateau_summary.plateaus, plateau_summary.levels, strict=True):
         learned = None
         if level:
             learned = {"name": level.name, "loss": f"{level.loss:.3g}", **store.encode({"y": level.values})}
@@ -266,24 +275,24 @@ def _keep_stays(stays: Stays, store: Store) -> list[dict[str, Any]]:
     return told
 
 
-def _write_tiles(facts: Facts) -> list[list[str]]:
-    measured = {"error, median": facts.fit} | ({"held out": facts.held_out} if facts.held_out else {})
+def _write_tiles(report: Report) -> list[list[str]]:
+    measured = {"error, median": report.fit} | ({"held out": report.held_out} if report.held_out else {})
     return [[name, write_factor(fit.median), f"p90 {write_factor(fit.p90)}"] for name, fit in measured.items()]
 
 
-def _write_notes(atlas: Atlas, kept: Kept, fits: Mapping[str, Any] | None) -> list[str]:
+def _write_notes(variants: LandscapeVariants, kept: ChosenRows, fits: Mapping[str, Any] | None) -> list[str]:
     """Small print on this very page, in sentences."""
-    bundle = atlas.bundle
+    run_set = variants.run_set
     notes = ["All pictures have the loss axis of the one shown first, made longer where one needs it."]
-    notes = notes if len(atlas.landscapes) > 1 else []
-    n_kept, n_rows = sum(map(len, kept)), len(bundle)
+    notes = notes if len(variants.landscapes) > 1 else []
+    n_kept, n_rows = sum(map(len, kept)), len(run_set)
     if n_kept < n_rows:
         notes.append(f"{n_kept:,} of {n_rows:,} recorded steps are drawn, spread half by the way and half by time.")
-    if fits and (n_fits := sum(map(len, _spread_fits(bundle)))) < n_kept:
+    if fits and (n_fits := sum(map(len, _spread_fits(run_set)))) < n_kept:
         notes.append(f"Networks are kept at {n_fits:,} steps, and shown at those nearest to the ball.")
     notes.append("Numbers were computed in float64 and are kept in float32.")
     largest = float(np.finfo(np.float32).max)
-    if any((np.abs(land.loss[np.isfinite(land.loss)]) > largest).any() for land in atlas.landscapes):
+    if any((np.abs(land.loss[np.isfinite(land.loss)]) > largest).any() for land in variants.landscapes):
         notes.append(f"Losses above {largest:.1e}, for which it has no number, are left open.")
     return notes
 

@@ -16,7 +16,7 @@ SLACK = 1e-9  # so that rounding leaves no gap between two triangles
 Light = Callable[[Float[np.ndarray, "n 3"], Float[np.ndarray, " 3"]], Float[np.ndarray, "n 3"]]
 
 
-class Painter:
+class Rasterizer:
     """A picture, and how far from the eye each of its pixels is.
 
     A point is (column, row, depth): pixels from the upper left corner, the middle of the first pixel is (0.5, 0.5), and
@@ -31,10 +31,10 @@ class Painter:
         depth: `(height, width)`; infinite where nothing was drawn.
 
     Example:
-        >>> painter = Painter(4, 1)
+        >>> rasterizer = Rasterizer(4, 1)
         >>> for depth, red in ((2.0, 200), (1.0, 100), (3.0, 50)):
-        ...     painter.stroke(np.array([[1.5, 0.5, depth]]), np.array([[red, 0.0, 0.0]]), radius=0.6)
-        >>> painter.color[0, :, [0, 3]].tolist()
+        ...     rasterizer.stroke(np.array([[1.5, 0.5, depth]]), np.array([[red, 0.0, 0.0]]), radius=0.6)
+        >>> rasterizer.color[0, :, [0, 3]].tolist()
         [[0, 100, 0, 0], [0, 255, 0, 0]]
     """
 
@@ -42,9 +42,9 @@ class Painter:
         self.color = np.zeros((height, width, 4), np.uint8)
         self.depth = np.full((height, width), np.inf)
 
-    def copy(self) -> "Painter":
+    def copy(self) -> "Rasterizer":
         """The same picture once more, to draw on."""
-        other = Painter(0, 0)
+        other = Rasterizer(0, 0)
         other.color, other.depth = self.color.copy(), self.depth.copy()
         return other
 
@@ -67,8 +67,8 @@ class Painter:
             inside = (share >= -SLACK).all(axis=1)
             which, share, at = which[inside], share[inside], (row * self.color.shape[1] + column)[inside]
             seen = self._keep_nearest(at, np.einsum("pc,pc->p", share, place[which, :, 2]))
-            shade = np.einsum("pc,pcr->pr", share[seen], color[corners[which[seen]]])
-            self._put(at[seen], shade)
+            error_shade = np.einsum("pc,pcr->pr", share[seen], color[corners[which[seen]]])
+            self._put(at[seen], error_shade)
 
     def stroke(
         self, points: Float[np.ndarray, "n 3"], color: Float[np.ndarray, "n 3"], *, radius: float, flat: bool = False

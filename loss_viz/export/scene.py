@@ -24,19 +24,19 @@ from loss_viz.diagnostics.fidelity import fidelity
 from loss_viz.diagnostics.folds import find_folds
 from loss_viz.diagnostics.plateaus import find_plateaus
 from loss_viz.diagnostics.report import write_cautions, write_factor
-from loss_viz.export.rasterizer import Painter
+from loss_viz.export.rasterizer import Rasterizer
 from loss_viz.figures.captions import caption, name_axis, write_variance
 from loss_viz.figures.loss_axis import BALL_RADIUS, Scale, fit_scale
 from loss_viz.figures.style import (
     BALL,
     BOX,
     COLORSCALE,
-    DRAINED,
     FAINT,
-    GRID,
-    INK,
+    GRID_COLOR,
     LIGHT,
+    MUTED,
     PLATEAU,
+    TEXT_COLOR,
     pick_ball_colors,
     pick_colors,
 )
@@ -52,14 +52,26 @@ STEPS = [1, 2, 2.5, 5, 10]  # between ticks
 MATPLOTLIB_BOX = 1.8294640721620434 * 25 / 24  # diagonal of its box at zoom 1, from which its eye is 10 away
 
 LOOKS: Any = {
-    **{"grid.color": GRID, "grid.linewidth": 0.7, "text.color": INK, "axes.labelcolor": INK, "axes.labelsize": 9},
-    **{"xtick.color": INK, "ytick.color": INK, "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.edgecolor": GRID},
+    **{
+        "grid.color": GRID_COLOR,
+        "grid.linewidth": 0.7,
+        "text.color": TEXT_COLOR,
+        "axes.labelcolor": TEXT_COLOR,
+        "axes.labelsize": 9,
+    },
+    **{
+        "xtick.color": TEXT_COLOR,
+        "ytick.color": TEXT_COLOR,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "axes.edgecolor": GRID_COLOR,
+    },
     **{f"axes3d.{axis}axis.panecolor": (1, 1, 1, 0) for axis in "xyz"},
     "text.parse_math": False,  # a $ in a name is a $
 }
 
 
-class Paper:
+class BoxAxes:
     """The empty box of a landscape, and all that is written around it.
 
     Args:
@@ -95,7 +107,7 @@ class Paper:
             foot = self._write_foot(landscape)
             self._note = self._write_head(landscape)
             self._draw_colorbar(axis)
-            self._names = self._draw_legend(landscape.bundle.names)
+            self._names = self._draw_legend(landscape.run_set.names)
         self._fit(foot, turns)
 
     def turn(self, degrees: float) -> None:
@@ -145,8 +157,8 @@ class Paper:
         for axis, name, (low, high) in zip((axes.xaxis, axes.yaxis, axes.zaxis), names, ends, strict=True):
             axis.set_label_text(name)
             axis.set_major_locator(FixedLocator(place_ticks(low, high, n=5)))
-            axis.line.set_color(GRID)
-            axis.pane.set_edgecolor(GRID)
+            axis.line.set_color(GRID_COLOR)
+            axis.pane.set_edgecolor(GRID_COLOR)
         if log:
             mark_losses(axes.zaxis, *ends[2], n=5)
         axes.tick_params(pad=0)
@@ -291,11 +303,11 @@ class Scene:
         self._landscape, self._min_support = landscape, min_support
         self._size = FINER * scale * size[0], FINER * scale * size[1]
         self._scale = fit_scale([landscape.loss, landscape.path_loss], log=log)
-        self._paper = Paper(landscape, self._scale, size=size, turns=turns, scale=scale)
+        self._paper = BoxAxes(landscape, self._scale, size=size, turns=turns, scale=scale)
         self._factor = fidelity(landscape).factor
         self._folds = fold_arrays(landscape, self._scale, find_folds(landscape))
         plateaus = find_plateaus(landscape.run) if len(landscape.runs) == 1 else []
-        self._band = plateau_arrays(landscape.bundle, landscape.projection, self._scale, plateaus)
+        self._band = plateau_arrays(landscape.run_set, landscape.projection, self._scale, plateaus)
         self._turn(turns[0])
 
     def shoot(self, step: int, turn: float = 0.0) -> Image.Image:
@@ -304,14 +316,14 @@ class Scene:
         Raises:
             ValueError: the step lies outside all runs.
         """
-        rows = self._landscape.bundle.find_rows(step)
+        rows = self._landscape.run_set.find_rows(step)
         if turn != self._turned:
             self._turn(turn)
-        painter = self._still.copy()
+        rasterizer = self._still.copy()
         colors = pick_ball_colors(len(rows))
-        seen = [self._paint_ball(painter, row, color) for row, color in zip(rows, colors, strict=True)]
+        seen = [self._paint_ball(rasterizer, row, color) for row, color in zip(rows, colors, strict=True)]
         self._paper.write(*self._tell(step, rows, [share < HIDDEN for share in seen]))
-        drawn = Image.fromarray(painter.color).reduce(FINER)
+        drawn = Image.fromarray(rasterizer.color).reduce(FINER)
         return Image.alpha_composite(self._paper.draw(), drawn).convert("RGB")
 
     def _turn(self, degrees: float) -> None:
@@ -321,20 +333,20 @@ class Scene:
         self._side = RegularGridInterpolator((land.y, land.x), sides, bounds_error=False, fill_value=1.0)
         self._turned, self._still = degrees, self._paint_all()
 
-    def _paint_all(self) -> Painter:
+    def _paint_all(self) -> Rasterizer:
         """All that stays where it is."""
-        painter = Painter(*self._size)
-        self._paint_surface(painter)
+        rasterizer = Rasterizer(*self._size)
+        self._paint_surface(rasterizer)
         land, scale = self._landscape, self._scale
-        bundle, projection = land.bundle, land.projection
-        self._paint_line(painter, self._band, PLATEAU["line"]["color"], "band")
-        self._paint_line(painter, self._folds, INK, "fold")
-        for rows, color in zip(bundle.rows, pick_colors(len(bundle.runs)), strict=True):
-            run = path_arrays(bundle, projection, land.path_height, scale, rows)
-            self._paint_line(painter, run, color, "line", drained=run["line.color"])
-        return painter
+        run_set, projection = land.run_set, land.projection
+        self._paint_line(rasterizer, self._band, PLATEAU["line"]["color"], "band")
+        self._paint_line(rasterizer, self._folds, TEXT_COLOR, "fold")
+        for rows, color in zip(run_set.rows, pick_colors(len(run_set.runs)), strict=True):
+            run = path_arrays(run_set, projection, land.path_height, scale, rows)
+            self._paint_line(rasterizer, run, color, "line", muted=run["line.color"])
+        return rasterizer
 
-    def _paint_surface(self, painter: Painter) -> None:
+    def _paint_surface(self, rasterizer: Rasterizer) -> None:
         mesh = surface_arrays(self._landscape, self._scale, self._min_support)
         corners = np.stack([mesh[name] for name in "ijk"], axis=1)
         share = mesh["rgba"][:, 3:] / 255
@@ -343,7 +355,7 @@ class Scene:
         # Corners that are not finite belong to no triangle, and have no place.
         z = np.where(np.isfinite(mesh["z"]), mesh["z"], self._landscape.path_loss[0])
         points = self._project(mesh["x"], mesh["y"], z)
-        painter.fill(points, (color * lit[:, None]).clip(0, 255), corners)
+        rasterizer.fill(points, (color * lit[:, None]).clip(0, 255), corners)
 
     def _slopes(self) -> Float[np.ndarray, "n 3"]:
         """The normals of the surface, as the eye sees them: to the right, upwards and towards it."""
@@ -355,34 +367,34 @@ class Scene:
 
     def _paint_line(
         self,
-        painter: Painter,
+        rasterizer: Rasterizer,
         line: Mapping[str, np.ndarray],
         color: str,
         kind: str,
-        drained: Float[np.ndarray, " n"] | float = 0.0,
+        muted: Float[np.ndarray, " n"] | float = 0.0,
     ) -> None:
         nearer = LINE_NEARER * self._side(np.column_stack([line["y"], line["x"]]))
         points = self._project(line["x"], line["y"], line["z"], nearer=nearer)
-        share = np.broadcast_to(drained, len(points))[:, None]
-        shades = read_color(color) * (1 - share) + read_color(DRAINED) * share
-        painter.stroke(points, shades, radius=FINER * self._paper.zoom * WIDTHS[kind], flat=kind == "band")
+        share = np.broadcast_to(muted, len(points))[:, None]
+        shades = read_color(color) * (1 - share) + read_color(MUTED) * share
+        rasterizer.stroke(points, shades, radius=FINER * self._paper.zoom * WIDTHS[kind], flat=kind == "band")
 
-    def _paint_ball(self, painter: Painter, row: int, color: str) -> float:
+    def _paint_ball(self, rasterizer: Rasterizer, row: int, color: str) -> float:
         land = self._landscape
         stem = stem_arrays(land.path[row], land.path_loss[row], land.path_height[row])
-        self._paint_line(painter, stem, INK, "stem")
+        self._paint_line(rasterizer, stem, TEXT_COLOR, "stem")
         middle, radius, bulge = self._place_ball(row)
-        return painter.ball(middle, read_color(color), radius=radius, bulge=bulge, light=light_ball)
+        return rasterizer.ball(middle, read_color(color), radius=radius, bulge=bulge, light=light_ball)
 
     def _place_ball(self, row: int) -> tuple[Float[np.ndarray, " 3"], float, float]:
         """Where its middle is, how large it is, and how much nearer its front is, for it rests on the true loss."""
-        land, scale, paper = self._landscape, self._scale, self._paper
-        radius = BALL_RADIUS * (scale.high - scale.low) / paper.unit[2]
+        land, scale, axes_box = self._landscape, self._scale, self._paper
+        radius = BALL_RADIUS * (scale.high - scale.low) / axes_box.unit[2]
         x, y = land.path[row]
         middle = np.append([x, y], scale.draw(scale.lift(land.path_loss[row : row + 1], BALL_RADIUS)))
-        points = np.stack([middle, middle + radius * paper.unit * paper.view[0]])
+        points = np.stack([middle, middle + radius * axes_box.unit * axes_box.view[0]])
         nearer = float(NEAREST * self._side([y, x])[0])
-        back, front = (paper.project(points, nearer=nearer + more) * [FINER, FINER, 1] for more in (0.0, radius))
+        back, front = (axes_box.project(points, nearer=nearer + more) * [FINER, FINER, 1] for more in (0.0, radius))
         return back[0], float(np.hypot(*(back[1] - back[0])[:2])), float(back[0, 2] - front[0, 2])
 
     def _project(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, *, nearer: Any = 0.0) -> np.ndarray:
@@ -392,11 +404,11 @@ class Scene:
     def _tell(self, step: int, rows: Sequence[int], hidden: Sequence[bool]) -> tuple[str, list[str]]:
         land = self._landscape
         if len(rows) > 1:
-            told = zip(land.bundle.names, rows, hidden, strict=True)
+            told = zip(land.run_set.names, rows, hidden, strict=True)
             names = [f"{name}, loss {land.path_loss[row]:.4g}{' (hidden)' * gone}" for name, row, gone in told]
             return f"step {step}", names
         [row], [gone] = rows, hidden
-        words = f"step {land.bundle.step[row]}, true loss {land.path_loss[row]:.4g}"
+        words = f"step {land.run_set.step[row]}, true loss {land.path_loss[row]:.4g}"
         words += f", surface {land.path_height[row]:.4g} ({write_factor(self._factor[row])})"
         return words + "; the ball is hidden" * gone, []
 

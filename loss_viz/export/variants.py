@@ -9,15 +9,15 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
-from loss_viz._progress import Meter
-from loss_viz.diagnostics.report import Facts, find_facts
-from loss_viz.landscapes.grid import LOCAL, Survey, project, require_view, survey
-from loss_viz.landscapes.held_out import choose_kernel
+from loss_viz._progress import ProgressMeter
+from loss_viz.diagnostics.report import Report, assess
+from loss_viz.landscapes.grid import LOCAL, Sampling, build_sampling, check_view, fit_picture_plane
+from loss_viz.landscapes.held_out import select_kernel
 from loss_viz.landscapes.kernels import POST_SIGMA, fit_kernel
 from loss_viz.landscapes.landscape import Landscape, blend_path, blend_surface
-from loss_viz.planes.local_planes import require_stride
+from loss_viz.planes.local_planes import check_stride
 from loss_viz.runs.run import Run
-from loss_viz.runs.run_set import Bundle, Runs, bundle_runs
+from loss_viz.runs.run_set import Runs, RunSet, as_run_set
 
 STRIDES = (1, 2, 5, 10, 20)
 
@@ -31,21 +31,21 @@ Source = Runs | Landscape
 
 
 @dataclass(frozen=True, eq=False)
-class Atlas:
+class LandscapeVariants:
     """Landscapes on one plane and one grid, for every pair of a stride and a bandwidth.
 
     Attributes:
         k: strides, in increasing order.
         sigma: bandwidths, `"auto"` first and then in increasing order.
         landscapes: for the first stride those of all bandwidths, then for the next.
-        facts: how true each of them is.
+        report: how true each of them is.
         first: which of them is to be looked at first.
     """
 
     k: tuple[int, ...]
     sigma: tuple[Sigma, ...]
     landscapes: tuple[Landscape, ...]
-    facts: tuple[Facts, ...]
+    report: tuple[Report, ...]
     first: int
 
     @property
@@ -54,9 +54,9 @@ class Atlas:
         return self.landscapes[self.first]
 
     @property
-    def bundle(self) -> Bundle:
+    def run_set(self) -> RunSet:
         """The runs that they are of."""
-        return self.opening.bundle
+        return self.opening.run_set
 
     @property
     def choices(self) -> dict[str, list[Any]]:
@@ -65,14 +65,14 @@ class Atlas:
         return chosen | ({"sigma": _put_first(self.opening.sigma, self.sigma)} if len(self.opening.planes) > 1 else {})
 
 
-def gather(
+def compute_variants(
     source: Source,
     *,
     k: Sequence[int] | None = None,
     sigma: Sequence[Sigma] | None = None,
     resolution: int | tuple[int, int] | None = None,
     progress: bool = True,
-) -> Atlas:
+) -> LandscapeVariants:
     """Make the landscapes of some runs for a few strides and bandwidths, or those around a landscape that is there.
 
     Each is what `landscape` makes of the same arguments. The planes of a stride are placed once, and what was evaluated
@@ -95,54 +95,56 @@ def gather(
     Example:
         >>> import loss_viz as lv
         >>> run = lv.train("x^2", steps=60, progress=False)
-        >>> atlas = gather(run, k=[3, 1], sigma=[0.06, "auto"], resolution=9, progress=False)
-        >>> atlas.k, atlas.sigma, atlas.opening.k, atlas.opening.sigma
+        >>> variants = compute_variants(run, k=[3, 1], sigma=[0.06, "auto"], resolution=9, progress=False)
+        >>> variants.k, variants.sigma, variants.opening.k, variants.opening.sigma
         ((1, 3), ('auto', 0.06), 3, 0.06)
     """
-    bundle, given = read_source(source)
+    run_set, given = read_source(source)
     if given is not None and resolution is not None:
         raise ValueError(
             f"`resolution` is that of the landscape, {len(given.x)} x {len(given.y)}; got {resolution}. Leave it out, "
             "or pass the run in place of the landscape."
         )
-    strides, widths = _choose_strides(k, bundle, given), _choose_widths(sigma, given)
+    strides, widths = _choose_strides(k, run_set, given), _choose_widths(sigma, given)
     size = USUAL_GRID if resolution is None else resolution
     if given is None:  # what is wrong is refused before the runs are read
-        require_view(bundle, k=strides[0], plane="local", resolution=size, n_anchors=None)
+        check_view(run_set, k=strides[0], plane="local", resolution=size, n_anchors=None)
     in_order = tuple(sorted(strides)), tuple(sorted(widths, key=_place))
     made: dict[tuple[int, Sigma], Landscape] = {} if given is None else {(given.k, given.sigma): given}
-    facts = []
+    report = []
     with _Bar(len(strides) * len(widths), disable=not progress) as bar:
-        around = given.survey if given else None
+        sampling = given.sampling if given else None
         for pair in product(*in_order):
             meter = bar.begin(*pair)
             if pair not in made:
-                around = _place_planes(bundle, around, given, pair[0], size, meter)
-                kernel = choose_kernel(around, pair[1], meter)
-                made[pair] = blend_path(around, blend_surface(around, kernel, meter), kernel, meter)
-            facts.append(find_facts(made[pair]))
+                sampling = _place_planes(run_set, sampling, given, pair[0], size, meter)
+                kernel = select_kernel(sampling, pair[1], meter)
+                made[pair] = blend_path(sampling, blend_surface(sampling, kernel, meter), kernel, meter)
+            report.append(assess(made[pair]))
     pairs = list(product(*in_order))
-    return Atlas(*in_order, tuple(made[pair] for pair in pairs), tuple(facts), pairs.index((strides[0], widths[0])))
+    return LandscapeVariants(
+        *in_order, tuple(made[pair] for pair in pairs), tuple(report), pairs.index((strides[0], widths[0]))
+    )
 
 
 def _place_planes(
-    bundle: Bundle,
-    last: Survey | None,
+    run_set: RunSet,
+    last: Sampling | None,
     given: Landscape | None,
     k: int,
     resolution: int | tuple[int, int],
     meter: tqdm,
-) -> Survey:
+) -> Sampling:
     """The survey of a stride: the last one or that of a landscape, or a new one before the same picture."""
-    own = given.survey if given else None
+    own = given.sampling if given else None
     for known in (last, own):
         if known is not None and known.k == k:
             return known
-    projection = last.projection if last else project(bundle, "local", bar=meter)
+    projection = last.projection if last else fit_picture_plane(run_set, "local", bar=meter)
     if own is None:
-        return survey(bundle, projection, k=k, plane="local", resolution=resolution, bar=meter)
-    placed = survey(
-        bundle,
+        return build_sampling(run_set, projection, k=k, plane="local", resolution=resolution, bar=meter)
+    placed = build_sampling(
+        run_set,
         projection,
         k=k,
         plane=own.plane,
@@ -162,15 +164,15 @@ class _Bar(progress_bar):
         super().__init__(total=n, desc="landscapes", delay=1, leave=False, disable=disable, bar_format=words)
         self._begun = 0
 
-    def begin(self, k: int, sigma: Sigma) -> Meter:
+    def begin(self, k: int, sigma: Sigma) -> ProgressMeter:
         """Say which landscape comes next, and hand over the meter that is to be told of its losses."""
         start, self._begun = self._begun, self._begun + 1
         self.set_postfix_str(f"k = {k}, σ = {sigma}", refresh=False)
         self.update(start - self.n)
-        return Meter(lambda: None, lambda share: self.update(max(0.0, start + min(share, 0.99) - self.n)))
+        return ProgressMeter(lambda: None, lambda share: self.update(max(0.0, start + min(share, 0.99) - self.n)))
 
 
-def read_source(source: Source) -> tuple[Bundle, Landscape | None]:
+def read_source(source: Source) -> tuple[RunSet, Landscape | None]:
     """The runs of a source, and the landscape where it is one.
 
     Raises:
@@ -178,18 +180,18 @@ def read_source(source: Source) -> tuple[Bundle, Landscape | None]:
         ValueError: runs that do not share model and loss.
     """
     if isinstance(source, Landscape):
-        return source.bundle, source
+        return source.run_set, source
     if isinstance(source, str) or not isinstance(source, Run | Sequence | Mapping):
         raise TypeError(
             f"A run, several runs in a list or dict, or a landscape is needed, got {type(source).__name__}. Pass what "
             "`loss_viz.train`, a `Recorder` or `loss_viz.landscape` returns."
         )
-    return bundle_runs(source), None
+    return as_run_set(source), None
 
 
-def _choose_strides(k: Sequence[int] | None, bundle: Bundle, given: Landscape | None) -> list[int]:
+def _choose_strides(k: Sequence[int] | None, run_set: RunSet, given: Landscape | None) -> list[int]:
     """Strides without repetitions, the one to be looked at first in front."""
-    plane, shortest = given.plane if given else "local", min(len(run) for run in bundle.runs)
+    plane, shortest = given.plane if given else "local", min(len(run) for run in run_set.runs)
     if k is None:
         # A wall of the valley takes many Hessian-vector products, and they are asked for anew for each stride.
         others = [stride for stride in STRIDES if 2 * stride < shortest] if plane == "local" else []
@@ -198,7 +200,7 @@ def _choose_strides(k: Sequence[int] | None, bundle: Bundle, given: Landscape | 
         raise ValueError(f"`k` makes no difference to the {plane} plane, got {list(k)}. Leave it out.")
     strides = [int(stride) for stride in _require_several(k, "k", "one stride, as in [5]")]
     for stride in strides:
-        require_stride(stride, shortest)
+        check_stride(stride, shortest)
     return _put_first(strides[0], strides) if given is None else _put_first(given.k, strides)
 
 

@@ -10,7 +10,7 @@ from loss_viz.diagnostics.report import write_cautions, write_factor
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run import Run
-from loss_viz.runs.run_set import Bundle
+from loss_viz.runs.run_set import RunSet
 
 SMALL = "<span style='font-size:12px'>{}</span>"
 
@@ -19,7 +19,7 @@ def caption(landscape: Landscape) -> str:
     """Two lines: what is drawn, and how far it is from the run."""
     fit = fidelity(landscape)
     median, p90, start = map(write_factor, (fit.median, fit.p90, fit.start))
-    headline = name_surface(landscape.bundle, plane=landscape.plane, k=landscape.k, sigma=landscape.sigma)
+    headline = name_surface(landscape.run_set, plane=landscape.plane, k=landscape.k, sigma=landscape.sigma)
     return f"{headline}<br>{SMALL.format(f'error under the path: median {median}, p90 {p90}, start {start}')}"
 
 
@@ -34,11 +34,11 @@ def write_variance(projection: Projection) -> str:
     return f"{projection.explained_variance_ratio.sum():.1%} of the variance, which does not measure fidelity."
 
 
-def name_surface(bundle: Bundle, *, plane: str, k: int, sigma: float | str) -> str:
+def name_surface(run_set: RunSet, *, plane: str, k: int, sigma: float | str) -> str:
     """One line: the target, the planes and the settings that matter for them."""
     settings = {"local": f", k = {k}, σ = {sigma}", "parallel": f", σ = {sigma}"}
     settings["valley"] = settings["local"]
-    run, n_runs = bundle.runs[0], len(bundle.runs)
+    run, n_runs = run_set.runs[0], len(run_set.runs)
     what = [run.task.name] if run.task else [run.name] if run.name and n_runs == 1 else []
     target = "".join(f"{escape(word, quote=False)}, " for word in (*what, *([f"{n_runs} runs"] if n_runs > 1 else [])))
     return f"<b>{target}{plane} {'planes' if plane in settings else 'plane'}</b>{settings.get(plane, '')}"

@@ -7,24 +7,24 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from loss_viz._validation import require_flag
+from loss_viz._validation import check_bool
 from loss_viz.diagnostics.fidelity import fidelity, measure_held_out
-from loss_viz.diagnostics.plateaus import Plateau, find_plateaus, name_level
+from loss_viz.diagnostics.plateaus import Plateau, find_plateaus, match_polynomial
 from loss_viz.figures.captions import caption, name_loss, name_run
-from loss_viz.figures.loss_axis import log_axis, require_positive, span_decades
+from loss_viz.figures.loss_axis import check_positive, log_axis, span_decades
 from loss_viz.figures.style import (
     BAND,
-    DRAINED,
-    GRID,
-    INK,
+    GRID_COLOR,
+    MUTED,
+    TEXT_COLOR,
     layout,
     mark_ball,
     pick_colors,
 )
-from loss_viz.figures.traces import shade
-from loss_viz.landscapes.landscape import Landscape, require_landscape
-from loss_viz.runs.run import Run, require_run
-from loss_viz.runs.run_set import find_rows, name_runs
+from loss_viz.figures.traces import error_shade
+from loss_viz.landscapes.landscape import Landscape, check_landscape
+from loss_viz.runs.run import Run, check_run
+from loss_viz.runs.run_set import find_rows, label_runs
 
 
 def loss_curve_figure(*runs: Run, step: int | None = None, log: bool = True, height: int = 380) -> go.Figure:
@@ -50,19 +50,19 @@ def loss_curve_figure(*runs: Run, step: int | None = None, log: bool = True, hei
     if not runs:
         raise ValueError("`loss_curve_figure` needs at least one run. Pass what `loss_viz.train` returns.")
     for run in runs:
-        require_run(run)
-    require_flag("log", log)
+        check_run(run)
+    check_bool("log", log)
     low, high = min(run.loss.min() for run in runs), max(run.loss.max() for run in runs)
     if log:
-        require_positive(low)
+        check_positive(low)
     figure = go.Figure(curve_traces(runs, step))
     figure.update_layout(layout(height), showlegend=len(runs) > 1, margin={"t": 24, "r": 16})
     if len(runs) == 1:
         plateaus = find_plateaus(runs[0])
         figure.update_layout(shapes=band_plateaus(plateaus), annotations=_name_plateaus(runs[0], plateaus, log=log))
-    figure.update_xaxes(title={"text": "step"}, gridcolor=GRID, zeroline=False)
+    figure.update_xaxes(title={"text": "step"}, gridcolor=GRID_COLOR, zeroline=False)
     axis = log_axis(span_decades(low, high)) if log else {}
-    return figure.update_yaxes(title={"text": name_loss(runs)}, gridcolor=GRID, zeroline=False, **axis)
+    return figure.update_yaxes(title={"text": name_loss(runs)}, gridcolor=GRID_COLOR, zeroline=False, **axis)
 
 
 def fidelity_figure(landscape: Landscape, *, held_out: bool = True, height: int = 460) -> go.Figure:
@@ -88,27 +88,27 @@ def fidelity_figure(landscape: Landscape, *, held_out: bool = True, height: int 
         >>> [trace.name for trace in fidelity_figure(land).data]
         ['surface', 'true loss', 'factor', 'held out']
     """
-    require_landscape(landscape)
-    require_flag("held_out", held_out)
+    check_landscape(landscape)
+    check_bool("held_out", held_out)
     losses = np.concatenate([landscape.path_loss, landscape.path_height])
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.06)
     fit = fidelity(landscape)
-    surface = {"name": "surface", "line": {"color": DRAINED, "width": 4}}
+    surface = {"name": "surface", "line": {"color": MUTED, "width": 4}}
     true = {"name": "true loss", "line": {"color": pick_colors(1)[0], "width": 2}}
     for style, values in ((surface, landscape.path_height), (true, landscape.path_loss)):
         figure.add_scatter(**style, x=fit.step, y=values, mode="lines", row=1, col=1)
-    color = {"color": shade(fit.factor), "cmin": 0, "cmax": 1, "colorscale": [[0, pick_colors(1)[0]], [1, DRAINED]]}
+    color = {"color": error_shade(fit.factor), "cmin": 0, "cmax": 1, "colorscale": [[0, pick_colors(1)[0]], [1, MUTED]]}
     marker = {"size": 3, **color}
     figure.add_scatter(name="factor", x=fit.step, y=fit.factor, mode="markers", marker=marker, row=2, col=1)
     without = measure_held_out(landscape) if held_out else None
     if without:
-        line = {"color": INK, "width": 1}
+        line = {"color": TEXT_COLOR, "width": 1}
         figure.add_scatter(
             name="held out", x=without.step, y=without.factor, mode="lines", line=line, opacity=0.6, row=2, col=1
         )
     title = {"text": caption(landscape), "x": 0.5, "font": {"size": 13}}
     figure.update_layout(layout(height), title=title, showlegend=True, margin={"t": 72, "r": 16})
-    figure.update_xaxes(gridcolor=GRID, zeroline=False).update_yaxes(gridcolor=GRID, type="log")
+    figure.update_xaxes(gridcolor=GRID_COLOR, zeroline=False).update_yaxes(gridcolor=GRID_COLOR, type="log")
     figure.update_xaxes(title={"text": "step"}, row=2, col=1)
     loss_axis = {"exponentformat": "power", "type": "log" if losses.min() > 0 else "linear"}
     figure.update_yaxes(title={"text": name_loss(landscape.runs)}, **loss_axis, row=1, col=1)
@@ -125,7 +125,7 @@ def _name_plateaus(run: Run, plateaus: Sequence[Plateau], *, log: bool) -> list[
     """What was learned on each, as annotations over its level."""
     words = []
     for plateau in plateaus:
-        level = name_level(run, plateau)
+        level = match_polynomial(run, plateau)
         text = f"plateau at {plateau.level:.3g}" + (f":<br>{level.name}, {level.loss:.3g}" if level else "")
         place = {"x": (plateau.start + plateau.end) / 2, "y": np.log10(plateau.level) if log else plateau.level}
         words.append(place | {"text": text, "showarrow": False, "yanchor": "bottom", "yshift": 4, "font": {"size": 11}})
@@ -143,7 +143,7 @@ def curve_traces(runs: Sequence[Run], step: int | None, names: Sequence[str] | N
     Raises:
         ValueError: a step outside all runs.
     """
-    names = names or (name_runs(runs) if len(runs) > 1 else (name_run(runs[0]),))
+    names = names or (label_runs(runs) if len(runs) > 1 else (name_run(runs[0]),))
     rows = find_rows(runs, step)
     traces = []
     for i, (run, name) in enumerate(zip(runs, names, strict=True)):

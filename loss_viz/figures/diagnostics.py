@@ -5,13 +5,13 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from loss_viz._validation import read_floats, require_kind
+from loss_viz._validation import check_array, check_type
 from loss_viz.diagnostics.fidelity import SigmaCurve
 from loss_viz.diagnostics.geometry import Geometry, Sharpness
 from loss_viz.figures.captions import name_axis
-from loss_viz.figures.style import BALL_COLOR, DRAINED, GRID, INK, PATH_COLOR, layout, pick_colors
+from loss_viz.figures.style import BALL_COLOR, GRID_COLOR, MUTED, PATH_COLOR, TEXT_COLOR, layout, pick_colors
 from loss_viz.landscapes.kernels import POST_SIGMA, fit_kernel
-from loss_viz.landscapes.landscape import Landscape, require_landscape
+from loss_viz.landscapes.landscape import Landscape, check_landscape
 
 TICKS = (1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 1e3, 1e4, 1e6)
 
@@ -35,7 +35,7 @@ def sigma_figure(curve: SigmaCurve, *, sigma: float | str | None = None, height:
         >>> [trace.name for trace in sigma_figure(lv.sigma_curve(land)).data]
         ['fixed σ']
     """
-    require_kind("curve", curve, SigmaCurve, "a SigmaCurve", advice="Pass what `sigma_curve` returns.")
+    check_type("curve", curve, SigmaCurve, "a SigmaCurve", advice="Pass what `sigma_curve` returns.")
     if sigma is not None:
         sigma = fit_kernel(np.zeros((1, 2)), sigma, diagonal=1.0).sigma
     hover = "σ = %{x:.3g}: ×%{y:.3g}<extra></extra>"
@@ -43,8 +43,8 @@ def sigma_figure(curve: SigmaCurve, *, sigma: float | str | None = None, height:
     figure = go.Figure()
     line = {"color": PATH_COLOR, "width": 2.2}
     figure.add_scatter(name="fixed σ", x=curve.sigma, y=factor, mode="lines+markers", line=line, hovertemplate=hover)
-    figure.add_hline(10**curve.auto, line={"color": INK, "dash": "dash"})
-    figure.add_vline(POST_SIGMA, line={"color": DRAINED, "dash": "dot"})
+    figure.add_hline(10**curve.auto, line={"color": TEXT_COLOR, "dash": "dash"})
+    figure.add_vline(POST_SIGMA, line={"color": MUTED, "dash": "dot"})
     if isinstance(sigma, float):
         figure.add_vline(sigma, line={"color": BALL_COLOR, "width": 3})
     auto = {"x": np.log10(curve.sigma.max()), "y": curve.auto, "xanchor": "right", "yanchor": "bottom"}
@@ -56,10 +56,10 @@ def sigma_figure(curve: SigmaCurve, *, sigma: float | str | None = None, height:
     names = [f"{value:g}" for value in curve.sigma]
     title = "σ, as a share of the path's diagonal"
     figure.update_xaxes(
-        type="log", range=ends, tickvals=curve.sigma, ticktext=names, title={"text": title}, gridcolor=GRID
+        type="log", range=ends, tickvals=curve.sigma, ticktext=names, title={"text": title}, gridcolor=GRID_COLOR
     )
     ticks = {"tickvals": TICKS, "ticktext": [f"×{tick:g}" for tick in TICKS]}
-    return figure.update_yaxes(type="log", title={"text": "typical factor, held out"}, gridcolor=GRID, **ticks)
+    return figure.update_yaxes(type="log", title={"text": "typical factor, held out"}, gridcolor=GRID_COLOR, **ticks)
 
 
 def map_figure(
@@ -84,10 +84,10 @@ def map_figure(
         >>> [trace.name for trace in figure.data]
         ['disagreement', 'trajectory']
     """
-    require_landscape(landscape)
-    require_kind("title", title, str, "a text", advice="Say what the factors are.")
+    check_landscape(landscape)
+    check_type("title", title, str, "a text", advice="Say what the factors are.")
     advice = "It is a map over this landscape: make it with `mixing_map` or `disagreement_map`."
-    factors = read_floats("factors", factors, landscape.loss.shape, advice=advice)
+    factors = check_array("factors", factors, landscape.loss.shape, advice=advice)
     if (factors < 1).any():
         raise ValueError(f"`factors` must be 1 or more, the smallest is {np.nanmin(factors):.4g}. {advice}")
     ticks = [1, 1.1, 1.25, 1.5, 2, 3, 5, LOUD]
@@ -104,10 +104,10 @@ def map_figure(
         hovertemplate="at (%{x:.3g}, %{y:.3g})<br>×%{customdata:.3g}<extra></extra>",
         colorbar={"tickvals": np.log10(ticks), "ticktext": [f"×{tick:g}" for tick in ticks], "thickness": 12},
     )
-    for i, rows in enumerate(landscape.bundle.rows):
+    for i, rows in enumerate(landscape.run_set.rows):
         line = {"color": pick_colors(len(landscape.runs))[i], "width": 2.5}
         x, y = landscape.path[rows].T
-        figure.add_scatter(name=landscape.bundle.names[i] or "trajectory", x=x, y=y, mode="lines", line=line)
+        figure.add_scatter(name=landscape.run_set.names[i] or "trajectory", x=x, y=y, mode="lines", line=line)
     figure.update_layout(layout(height), title={"text": f"<b>{title}</b>", "x": 0.5}, margin={"t": 56, "r": 8})
     figure.update_xaxes(title={"text": name_axis(landscape.projection, 0)}, range=landscape.x[[0, -1]].tolist())
     return figure.update_yaxes(title={"text": name_axis(landscape.projection, 1)}, range=landscape.y[[0, -1]].tolist())
@@ -117,20 +117,20 @@ def geometry_figure(geometry: Geometry, sharpness: Sharpness | None = None, *, h
     """Speed, turns, gradient and its shares along a run, and the ends of the Hessian's spectrum on request.
 
     Args:
-        geometry: as `trace_geometry` measures it.
-        sharpness: as `trace_sharpness` does.
+        geometry: as `measure_geometry` measures it.
+        sharpness: as `measure_sharpness` does.
         height: of the figure, in pixels.
 
     Example:
         >>> import loss_viz as lv
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
-        >>> len(geometry_figure(lv.trace_geometry(land)).data)
+        >>> len(geometry_figure(lv.measure_geometry(land)).data)
         6
     """
-    require_kind("geometry", geometry, Geometry, "a Geometry", advice="Pass what `trace_geometry` returns.")
+    check_type("geometry", geometry, Geometry, "a Geometry", advice="Pass what `measure_geometry` returns.")
     if sharpness is not None:
-        advice = "Pass what `trace_sharpness` returns, or leave it out."
-        require_kind("sharpness", sharpness, Sharpness, "a Sharpness", advice=advice)
+        advice = "Pass what `measure_sharpness` returns, or leave it out."
+        check_type("sharpness", sharpness, Sharpness, "a Sharpness", advice=advice)
     rows = ["speed, acceleration", "turn, degrees", "|gradient|", "share of the gradient"]
     rows += ["sharpness", "least eigenvalue"] if sharpness else []
     figure = make_subplots(rows=len(rows), shared_xaxes=True, vertical_spacing=0.03)
@@ -151,7 +151,7 @@ def geometry_figure(geometry: Geometry, sharpness: Sharpness | None = None, *, h
         style = {"name": name, "mode": "lines+markers", "line": {"color": red, "width": 1.5}}
         figure.add_scatter(**style, x=sharpness.step if sharpness else [], y=values, row=row, col=1)
     figure.update_layout(layout(height), showlegend=True, margin={"t": 24, "r": 16})
-    figure.update_xaxes(gridcolor=GRID, zeroline=False).update_yaxes(gridcolor=GRID, zeroline=False)
+    figure.update_xaxes(gridcolor=GRID_COLOR, zeroline=False).update_yaxes(gridcolor=GRID_COLOR, zeroline=False)
     figure.update_xaxes(title={"text": "step"}, row=len(rows), col=1)
     for i, title in enumerate(rows, start=1):
         figure.update_yaxes(title={"text": title, "font": {"size": 11}}, row=i, col=1)

@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
 from loss_viz.diagnostics.folds import Fold, find_folds
-from loss_viz.diagnostics.plateaus import Level, Plateau
-from loss_viz.diagnostics.report import Facts, Stays
+from loss_viz.diagnostics.plateaus import Plateau, PolynomialFit
+from loss_viz.diagnostics.report import PlateauSummary, Report
 from loss_viz.figures.captions import SMALL, caption, name_axis, name_loss, name_surface
 from loss_viz.figures.curves import band_plateaus
 from loss_viz.figures.loss_axis import Scale, log_axis, span_decades
@@ -20,11 +20,11 @@ from loss_viz.figures.style import (
     BOX,
     FOLD,
     FONT,
-    INK,
     PLAIN_AXIS,
     PLATEAU,
     STEM,
     SURFACE,
+    TEXT_COLOR,
     mark_ball,
     pick_ball_colors,
     pick_colors,
@@ -40,26 +40,26 @@ from loss_viz.figures.traces import (
     stem_arrays,
     surface_arrays,
 )
-from loss_viz.landscapes.grid import Survey
+from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.planes.projection import Projection
-from loss_viz.runs.run_set import Bundle
+from loss_viz.runs.run_set import RunSet
 
 CLICK_REACH = 0.08  # of the path's diagonal: a click on the surface so near to the path means the path
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class ViewState:
     """The surface that is on screen, and the one beside it. Heights under the run that are not known yet are nan."""
 
-    bundle: Bundle
+    run_set: RunSet
     projection: Projection
     surface: Surface
     height: Float[np.ndarray, " n_steps"]
     scale: Scale
     landscape: Landscape | None = None
     beside: Landscape | None = None
-    facts: Facts | None = None
+    report: Report | None = None
 
     def find_step(self, point: dict[str, Any]) -> int | None:
         """The training step that a click means; None where it is on nothing that has one."""
@@ -70,13 +70,13 @@ class Frame:
             seen = self.beside.projection if self.beside and point["pane"] == "beside" else self.projection
             distance = np.linalg.norm(seen.path - [point["x"], point["y"]], axis=1)
             row = int(distance.argmin())
-            return int(self.bundle.step[row]) if distance[row] <= CLICK_REACH * seen.diagonal else None
+            return int(self.run_set.step[row]) if distance[row] <= CLICK_REACH * seen.diagonal else None
         if trace not in ("trajectory", "loss", "step", "factor"):
             return None
-        return int(self.bundle.step[self.bundle.starts[int(which or 0)] + point["index"]])
+        return int(self.run_set.step[self.run_set.starts[int(which or 0)] + point["index"]])
 
 
-Parts = dict[str, dict[str, Any]]
+Updates = dict[str, dict[str, Any]]
 
 Curve = tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]  # steps and losses
 
@@ -104,20 +104,20 @@ SMALL_AXIS = {"zeroline": False, "tickfont": {"size": 10}, "title": {"font": {"s
 BALL_HOVER = "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<extra></extra>"
 
 
-def part(name: str, run: int) -> str:
+def trace_key(name: str, run: int) -> str:
     """What a trace of one of several runs is called among the parts: `ball`, `ball-1`, `ball-2`, ..."""
     return f"{name}-{run}" if run else name
 
 
-def build_panes(own: Bundle | None = None) -> dict[str, go.Figure]:
+def build_templates(own: RunSet | None = None) -> dict[str, go.Figure]:
     """The views of a panel by name: for runs that are there, or for the one that it will train."""
     names = own.names if own and len(own.runs) > 1 else ("",)
-    panes = {"surface": surface_pane(names), "beside": surface_pane(names)}
-    panes["curve"] = curve_pane(names, name_loss(own.runs if own else ()))
-    return panes if own and not all(run.task for run in own.runs) else panes | {"fit": fit_pane(names)}
+    panes = {"surface": surface_template(names), "beside": surface_template(names)}
+    panes["curve"] = curve_template(names, name_loss(own.runs if own else ()))
+    return panes if own and not all(run.task for run in own.runs) else panes | {"fit": fit_template(names)}
 
 
-def surface_pane(names: Sequence[str] = ("",)) -> go.Figure:
+def surface_template(names: Sequence[str] = ("",)) -> go.Figure:
     """Surface, and trajectory, error and ball of each run, without a point yet.
 
     Args:
@@ -130,10 +130,10 @@ def surface_pane(names: Sequence[str] = ("",)) -> go.Figure:
     for i, (name, (color, ball_color)) in enumerate(zip(names, colors, strict=True)):
         group = {} if alone else {"legendgroup": name}
         ball = BALL | {"color": ball_color, "hovertemplate": BALL_HOVER, "showlegend": alone}
-        figure.add_scatter3d(**style_path(name, color), **nothing, uid=part("trajectory", i))
-        figure.add_trace(key_trace(name, color).update(uid=part("key", i)))
-        figure.add_scatter3d(**STEM, **nothing, **group, uid=part("error", i), meta="ink", showlegend=alone)
-        figure.add_trace(go.Mesh3d(ball, **nothing, **group, uid=part("ball", i)))
+        figure.add_scatter3d(**style_path(name, color), **nothing, uid=trace_key("trajectory", i))
+        figure.add_trace(key_trace(name, color).update(uid=trace_key("key", i)))
+        figure.add_scatter3d(**STEM, **nothing, **group, uid=trace_key("error", i), meta="ink", showlegend=alone)
+        figure.add_trace(go.Mesh3d(ball, **nothing, **group, uid=trace_key("ball", i)))
     figure.add_scatter3d(**PLATEAU, **nothing)
     figure.add_scatter3d(**FOLD, **nothing, meta="ink")
     figure.update_scenes(
@@ -144,21 +144,23 @@ def surface_pane(names: Sequence[str] = ("",)) -> go.Figure:
     return figure.update_layout(PAPER, title=title, legend=LIVE_LEGEND, margin={"l": 0, "r": 0, "t": 44, "b": 0})
 
 
-def curve_pane(names: Sequence[str] = ("",), title: str = "training loss") -> go.Figure:
+def curve_template(names: Sequence[str] = ("",), title: str = "training loss") -> go.Figure:
     """The loss of each run against the step, their plateaus and the balls' places."""
     figure = go.Figure()
     for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
         hover = f"step %{{x}}<br>loss %{{y:.4g}}<extra>{name}</extra>"
         line = {"width": 2, "color": color}
-        figure.add_scatter(name="loss", x=[], y=[], mode="lines", line=line, hovertemplate=hover, uid=part("loss", i))
-    dots = {"width": 1.5, "dash": "dot", "color": INK}
+        figure.add_scatter(
+            name="loss", x=[], y=[], mode="lines", line=line, hovertemplate=hover, uid=trace_key("loss", i)
+        )
+    dots = {"width": 1.5, "dash": "dot", "color": TEXT_COLOR}
     figure.add_scatter(name="plateau", x=[], y=[], mode="lines", meta="ink", line=dots, hoverinfo="skip")
     for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
         hover = f"step %{{x}}<br>off by ×%{{y:.3g}}<extra>{name}</extra>"
         style = {"mode": "lines", "line": {"width": 1.5, "color": color}, "yaxis": "y2", "hovertemplate": hover}
-        figure.add_scatter(**style, name="factor", x=[], y=[], uid=part("factor", i))
+        figure.add_scatter(**style, name="factor", x=[], y=[], uid=trace_key("factor", i))
     for i in range(len(names)):
-        mark = {"mode": "markers", "marker": mark_ball(i, len(names)), "hoverinfo": "skip", "uid": part("step", i)}
+        mark = {"mode": "markers", "marker": mark_ball(i, len(names)), "hoverinfo": "skip", "uid": trace_key("step", i)}
         figure.add_scatter(**mark, name="step", x=[], y=[])
     figure = _lay_small(figure, title, "step").update_layout(hovermode="x", xaxis={"anchor": "y2"})
     strip: dict[str, Any] = SMALL_AXIS | {"domain": [0.0, 0.2], "type": "log", "tickvals": [1, 2, 10, 100, 1e4]}
@@ -167,13 +169,13 @@ def curve_pane(names: Sequence[str] = ("",), title: str = "training loss") -> go
     return figure.add_annotation(title_place, text="surface off by ×", showarrow=False, font={"size": 10})
 
 
-def fit_pane(names: Sequence[str] = ("",)) -> go.Figure:
+def fit_template(names: Sequence[str] = ("",)) -> go.Figure:
     """The function to be learned, and the answer of each network."""
-    dashes = {"width": 2, "dash": "dash", "color": INK}
+    dashes = {"width": 2, "dash": "dash", "color": TEXT_COLOR}
     figure = go.Figure(go.Scatter(name="target", x=[], y=[], mode="lines", meta="ink", line=dashes))
     for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
         line = {"width": 2.5, "color": color}
-        figure.add_scatter(name=name or "network", x=[], y=[], mode="lines", line=line, uid=part("network", i))
+        figure.add_scatter(name=name or "network", x=[], y=[], mode="lines", line=line, uid=trace_key("network", i))
     learned = {"width": 2, "dash": "dot", "color": BALL_COLOR}
     figure.add_scatter(name="level", x=[], y=[], mode="lines", line=learned, uid="level")
     legend = LIVE_LEGEND | {"orientation": "v", "y": 0.99, "x": 0.01, "yanchor": "top"}
@@ -193,9 +195,9 @@ def _lay_small(figure: go.Figure, title: str, x_title: str) -> go.Figure:
     return figure.update_xaxes(title_text=x_title)
 
 
-def surface_parts(
+def surface_update(
     surface: Surface | Landscape, projection: Projection, scale: Scale, *, min_support: float, pane: str = "surface"
-) -> Parts:
+) -> Updates:
     """The mesh, and the axes around it."""
     axis = scale.axis() | {"type": "log" if scale.log else "linear"}
     return {
@@ -213,37 +215,37 @@ def surface_parts(
     }
 
 
-def camera_parts(surface: Surface, scale: Scale) -> Parts:
+def camera_update(surface: Surface, scale: Scale) -> Updates:
     """The first place of the camera; it is the user's from then on."""
     return {"surface_layout": {"scene.camera": camera(surface, scale, distance=1.22)}}
 
 
-def path_parts(
-    bundle: Bundle,
+def path_update(
+    run_set: RunSet,
     projection: Projection,
     height: Float[np.ndarray, " n_steps"],
     scale: Scale,
     plateaus: Sequence[Plateau],
     *,
     pane: str = "surface",
-) -> Parts:
+) -> Updates:
     """The trajectories, and where the only one lies still; heights of the surface that are not known yet are nan."""
-    parts: Parts = {
-        f"{pane}_{part('trajectory', i)}": path_arrays(bundle, projection, height, scale, rows)
-        for i, rows in enumerate(bundle.rows)
+    parts: Updates = {
+        f"{pane}_{trace_key('trajectory', i)}": path_arrays(run_set, projection, height, scale, rows)
+        for i, rows in enumerate(run_set.rows)
     }
-    marked = plateaus if len(bundle.runs) == 1 else ()
-    return parts | {f"{pane}_plateau": plateau_arrays(bundle, projection, scale, marked)}
+    marked = plateaus if len(run_set.runs) == 1 else ()
+    return parts | {f"{pane}_plateau": plateau_arrays(run_set, projection, scale, marked)}
 
 
-def fold_parts(landscape: Landscape | None, scale: Scale, folds: Sequence[Fold], *, pane: str = "surface") -> Parts:
+def fold_update(landscape: Landscape | None, scale: Scale, folds: Sequence[Fold], *, pane: str = "surface") -> Updates:
     """Where the surface can show only one of two losses."""
     nothing = {"x": np.empty(0), "y": np.empty(0), "z": np.empty(0), "text": []}
     return {f"{pane}_fold": fold_arrays(landscape, scale, folds) if landscape else nothing}
 
 
-def ball_parts(
-    bundle: Bundle,
+def ball_update(
+    run_set: RunSet,
     projection: Projection,
     surface: Surface | Landscape,
     height: Float[np.ndarray, " n_steps"],
@@ -251,36 +253,38 @@ def ball_parts(
     rows: Sequence[int],
     *,
     pane: str = "surface",
-) -> Parts:
+) -> Updates:
     """The ball of each run on its stem, at a row of each."""
     extent = np.array([np.ptp(surface.x), np.ptp(surface.y)])
-    parts: Parts = {}
+    parts: Updates = {}
     for i, row in enumerate(rows):
-        point, true = projection.path[row], float(bundle.loss[row])
+        point, true = projection.path[row], float(run_set.loss[row])
         ball = ball_arrays(point, true, extent, scale)
-        ball["customdata"] = np.tile([float(bundle.step[row]), true], (len(ball["x"]), 1))
-        parts[f"{pane}_{part('error', i)}"] = stem_arrays(point, true, float(height[row]))
-        parts[f"{pane}_{part('ball', i)}"] = ball
+        ball["customdata"] = np.tile([float(run_set.step[row]), true], (len(ball["x"]), 1))
+        parts[f"{pane}_{trace_key('error', i)}"] = stem_arrays(point, true, float(height[row]))
+        parts[f"{pane}_{trace_key('ball', i)}"] = ball
     return parts
 
 
-def title_parts(around: Survey, sigma: float | str, landscape: Landscape | None, *, pane: str = "surface") -> Parts:
+def title_update(
+    sampling: Sampling, sigma: float | str, landscape: Landscape | None, *, pane: str = "surface"
+) -> Updates:
     """What is drawn, and how far it is from the run once that is known."""
-    name = name_surface(around.bundle, plane=around.plane, k=around.k, sigma=sigma)
+    name = name_surface(sampling.run_set, plane=sampling.plane, k=sampling.k, sigma=sigma)
     return {f"{pane}_layout": {"title.text": caption(landscape) if landscape else f"{name}<br>{SMALL.format('…')}"}}
 
 
-def factor_parts(bundle: Bundle, facts: Facts | None) -> Parts:
+def factor_update(run_set: RunSet, report: Report | None) -> Updates:
     """The strip under the curve: how far the surface is off at each step; empty while that is not known."""
-    known = facts.fit.factor if facts else np.full(len(bundle), np.nan)
+    known = report.fit.factor if report else np.full(len(run_set), np.nan)
     top = np.log10(max(2.0, float(np.max(known[np.isfinite(known)], initial=1.0))))
-    parts: Parts = {"curve_layout": {"yaxis2.range": [-0.02 * top, 1.05 * top]}}
-    for i, rows in enumerate(bundle.rows):
-        parts[f"curve_{part('factor', i)}"] = {"x": bundle.step[rows], "y": known[rows]}
+    parts: Updates = {"curve_layout": {"yaxis2.range": [-0.02 * top, 1.05 * top]}}
+    for i, rows in enumerate(run_set.rows):
+        parts[f"curve_{trace_key('factor', i)}"] = {"x": run_set.step[rows], "y": known[rows]}
     return parts
 
 
-def curve_parts(curves: Sequence[Curve], plateaus: Sequence[Plateau], n_steps: int | None) -> Parts:
+def curve_update(curves: Sequence[Curve], plateaus: Sequence[Plateau], n_steps: int | None) -> Updates:
     """The steps and losses of each run so far; `n_steps` holds the axis while a run still grows."""
     level = np.array([[plateau.level, plateau.level, np.nan] for plateau in plateaus])
     ends = np.array([[plateau.start, plateau.end, np.nan] for plateau in plateaus])
@@ -292,21 +296,21 @@ def curve_parts(curves: Sequence[Curve], plateaus: Sequence[Plateau], n_steps: i
     axis |= {"xaxis.autorange": True} if n_steps is None else {"xaxis.range": [0, n_steps]}
     bands = band_plateaus(plateaus) if len(curves) == 1 else []
     axis |= {"shapes": bands}
-    lines = {f"curve_{part('loss', i)}": {"x": step, "y": loss} for i, (step, loss) in enumerate(curves)}
+    lines = {f"curve_{trace_key('loss', i)}": {"x": step, "y": loss} for i, (step, loss) in enumerate(curves)}
     return lines | {"curve_plateau": {"x": ends.ravel(), "y": level.ravel()}, "curve_layout": axis}
 
 
-def step_parts(curves: Sequence[Curve]) -> Parts:
+def step_update(curves: Sequence[Curve]) -> Updates:
     """Where the balls are on the curves."""
-    return {f"curve_{part('step', i)}": {"x": step, "y": loss} for i, (step, loss) in enumerate(curves)}
+    return {f"curve_{trace_key('step', i)}": {"x": step, "y": loss} for i, (step, loss) in enumerate(curves)}
 
 
-def fit_parts(
-    x: np.ndarray, target: np.ndarray, answers: Sequence[np.ndarray], step: int, level: Level | None = None
-) -> Parts:
+def fit_update(
+    x: np.ndarray, target: np.ndarray, answers: Sequence[np.ndarray], step: int, level: PolynomialFit | None = None
+) -> Updates:
     """The target, the answer of each network at a step, and what it is stuck on at a plateau."""
     title = "the network" if len(answers) == 1 else "the networks"
-    lines: Parts = {f"fit_{part('network', i)}": {"x": x, "y": answer} for i, answer in enumerate(answers)}
+    lines: Updates = {f"fit_{trace_key('network', i)}": {"x": x, "y": answer} for i, answer in enumerate(answers)}
     words = {"title.text": f"<b>{title} at step {step}</b>"}
     learned = level.values if level else np.empty(0)
     lines["fit_level"] = {
@@ -318,54 +322,56 @@ def fit_parts(
     return lines | {"fit_target": {"x": x, "y": target}, "fit_layout": words}
 
 
-def compose_frame(frame: Frame, around: Survey, settings: Mapping[str, Any], stays: Stays, *, first: bool) -> Parts:
+def update_all(
+    frame: ViewState, sampling: Sampling, settings: Mapping[str, Any], plateau_summary: PlateauSummary, *, first: bool
+) -> Updates:
     """All parts of a frame but the balls.
 
     Args:
         frame: what is to be on screen.
-        around: planes and grid of its surface.
+        sampling: planes and grid of its surface.
         settings: of the panel.
-        stays: where the runs lie still.
+        plateau_summary: where the runs lie still.
         first: whether the camera is still to be placed.
     """
-    bundle, scale, low = frame.bundle, frame.scale, settings["min_support"]
-    parts = join_parts(
-        surface_parts(frame.surface, frame.projection, scale, min_support=low),
-        path_parts(bundle, frame.projection, frame.height, scale, stays.plateaus),
-        fold_parts(frame.landscape, scale, frame.facts.folds if frame.facts else ()),
-        factor_parts(bundle, frame.facts),
-        title_parts(around, settings["sigma"], frame.landscape),
-        camera_parts(frame.surface, scale) if first else {},
+    run_set, scale, low = frame.run_set, frame.scale, settings["min_support"]
+    parts = merge_updates(
+        surface_update(frame.surface, frame.projection, scale, min_support=low),
+        path_update(run_set, frame.projection, frame.height, scale, plateau_summary.plateaus),
+        fold_update(frame.landscape, scale, frame.report.folds if frame.report else ()),
+        factor_update(run_set, frame.report),
+        title_update(sampling, settings["sigma"], frame.landscape),
+        camera_update(frame.surface, scale) if first else {},
     )
     if (land := frame.beside) is None:
         return parts
-    return join_parts(
+    return merge_updates(
         parts,
-        surface_parts(land, land.projection, scale, min_support=low, pane="beside"),
-        path_parts(bundle, land.projection, land.path_height, scale, stays.plateaus, pane="beside"),
-        fold_parts(land, scale, find_folds(land), pane="beside"),
-        title_parts(land.survey, settings["sigma"], land, pane="beside"),
+        surface_update(land, land.projection, scale, min_support=low, pane="beside"),
+        path_update(run_set, land.projection, land.path_height, scale, plateau_summary.plateaus, pane="beside"),
+        fold_update(land, scale, find_folds(land), pane="beside"),
+        title_update(land.sampling, settings["sigma"], land, pane="beside"),
     )
 
 
-def join_parts(*several: Parts) -> Parts:
+def merge_updates(*several: Updates) -> Updates:
     """Parts of one picture in one; those with a name in common are put together."""
-    joined: Parts = {}
+    joined: Updates = {}
     for parts in several:
         for name, values in parts.items():
             joined[name] = joined.get(name, {}) | values
     return joined
 
 
-def summarize(bundle: Bundle, plateaus: Sequence[Plateau]) -> str:
+def summarize(run_set: RunSet, plateaus: Sequence[Plateau]) -> str:
     """The picture in words, for those who do not see it."""
     runs = "; ".join(
         f"{name or 'a run'} of {len(run)} steps, from loss {run.loss[0]:.3g} to {run.loss[-1]:.3g}"
-        for name, run in zip(bundle.names, bundle.runs, strict=True)
+        for name, run in zip(run_set.names, run_set.runs, strict=True)
     )
     sticky = "".join(
         f" It lies on a plateau at loss {plateau.level:.3g} from step {plateau.start} to {plateau.end}."
         for plateau in plateaus
-        if len(bundle.runs) == 1
+        if len(run_set.runs) == 1
     )
     return f"Loss landscape of {runs}.{sticky}"

@@ -76,7 +76,7 @@ def fit_scale(losses: Sequence[np.ndarray], *, log: bool) -> Scale:
     if not len(finite):
         raise ValueError("A loss axis needs one finite loss, none is. Look at what `loss_fn` gives for these weights.")
     if log:
-        require_positive(finite.min())
+        check_positive(finite.min())
     low, high = (float(np.log10(end) if log else end) for end in (finite.min(), finite.max()))
     least = max(1.0 if high == low else LEAST, MIN_SPAN * max(abs(low), abs(high)))  # so that the axis has two ends
     return Scale(low, max(high, low + least), log)
@@ -87,7 +87,7 @@ def span_decades(low: float, high: float) -> float:
     return float(np.log10(high) - np.log10(low))
 
 
-def require_positive(loss: float) -> None:
+def check_positive(loss: float) -> None:
     """Refuse a logarithmic axis for a loss that has no logarithm.
 
     Raises:

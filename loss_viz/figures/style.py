@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from loss_viz._validation import read_whole
+from loss_viz._validation import check_int
 
 COLORSCALE = "Viridis"
 
@@ -10,20 +10,20 @@ PATH_COLOR = "#e8112d"
 
 BALL_COLOR = "#ff8c1a"
 
-DRAINED = "#8a8f98"  # where the surface is off by two or more; seen on white, on dark and on it
+MUTED = "#8a8f98"  # where the surface is off by two or more; seen on white, on dark and on it
 
 # Of several runs: not on the colour scale, bright enough for dark paper and dark enough for white.
 RUN_COLORS = (PATH_COLOR, "#2f86ff", "#f03fd0", "#ff8c1a", "#00a88f", "#9a6b4b", "#8a93a0")
 
-INK = "#22303c"
+TEXT_COLOR = "#22303c"
 
-GRID = "#dfe5ea"
+GRID_COLOR = "#dfe5ea"
 
-FONT = {"family": "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif", "size": 13, "color": INK}
+FONT = {"family": "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif", "size": 13, "color": TEXT_COLOR}
 
 # How far towards white the surface is painted where no step of the run is near it, and the root of `support` that
 # sets how soon: 16 makes the colour fade over four times the width that `support` has.
-PALEST = 0.65
+MAX_FADE = 0.65
 
 FADE_ROOT = 16
 
@@ -49,7 +49,7 @@ PATH = {
     "showlegend": False,
 }
 
-STEM = {"name": "error", "mode": "lines", "line": {"color": INK, "width": 4}, "hoverinfo": "skip"}
+STEM = {"name": "error", "mode": "lines", "line": {"color": TEXT_COLOR, "width": 4}, "hoverinfo": "skip"}
 
 BALL: dict[str, Any] = {
     "name": "ball",
@@ -60,7 +60,7 @@ BALL: dict[str, Any] = {
 
 def style_path(name: str, color: str) -> dict[str, Any]:
     """How the line of a run looks; the only run has no name of its own."""
-    line = {"color": color, "width": 7, "cmin": 0, "cmax": 1, "colorscale": [[0, color], [1, DRAINED]]}
+    line = {"color": color, "width": 7, "cmin": 0, "cmax": 1, "colorscale": [[0, color], [1, MUTED]]}
     return PATH | {"line": line} | ({"name": name, "meta": name, "legendgroup": name} if name else {"meta": ""})
 
 
@@ -71,7 +71,7 @@ def layout(height: int) -> dict[str, Any]:
         TypeError, ValueError: a height that Plotly does not draw.
     """
     return {
-        "height": read_whole("height", height, 10, 100_000, advice="It counts pixels: use 500."),
+        "height": check_int("height", height, 10, 100_000, advice="It counts pixels: use 500."),
         "font": FONT,
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
@@ -102,15 +102,15 @@ PLATEAU: dict[str, Any] = {
 FOLD = {
     "name": "fold",
     "mode": "lines+markers",
-    "line": {"color": INK, "width": 4},
-    "marker": {"color": INK, "size": 2},
+    "line": {"color": TEXT_COLOR, "width": 4},
+    "marker": {"color": TEXT_COLOR, "size": 2},
     "hovertemplate": "%{text}<extra></extra>",
     "showlegend": False,
 }
 
 PLAIN_AXIS = {
     "backgroundcolor": "rgba(0,0,0,0)",
-    "gridcolor": GRID,
+    "gridcolor": GRID_COLOR,
     "zeroline": False,
     "tickfont": {"size": 11},
     "title": {"font": {"size": 12}},

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from jaxtyping import Int
 from plotly.subplots import make_subplots
 
-from loss_viz._validation import read_whole, require_flag, require_share
+from loss_viz._validation import check_bool, check_fraction, check_int
 from loss_viz.diagnostics.folds import Fold, find_folds
 from loss_viz.diagnostics.plateaus import find_plateaus
 from loss_viz.figures.captions import caption, name_axis, name_loss, write_note
@@ -17,13 +17,13 @@ from loss_viz.figures.loss_axis import Scale, fit_scale, log_axis, span_decades
 from loss_viz.figures.style import (
     BOX,
     COLORSCALE,
-    DRAINED,
     FAINT,
-    GRID,
-    INK,
+    GRID_COLOR,
     LEGEND,
+    MUTED,
     PATH_HOVER,
     PLAIN_AXIS,
+    TEXT_COLOR,
     layout,
     mark_ball,
     pick_ball_colors,
@@ -33,16 +33,16 @@ from loss_viz.figures.traces import (
     ball_traces,
     camera,
     colorbar_trace,
+    error_shade,
+    fade,
     fold_trace,
     key_trace,
-    paleness,
     path_details,
     path_traces,
     plateau_trace,
-    shade,
     surface_trace,
 )
-from loss_viz.landscapes.landscape import Landscape, require_landscape
+from loss_viz.landscapes.landscape import Landscape, check_landscape
 from loss_viz.planes.local_planes import choose_anchors
 
 
@@ -84,9 +84,9 @@ def surface_figure(
     if not landscapes:
         raise ValueError("`surface_figure` needs at least one landscape. Pass what `loss_viz.landscape` returns.")
     for land in landscapes:
-        require_landscape(land)
-    require_flag("log", log)
-    require_share("min_support", min_support)
+        check_landscape(land)
+    check_bool("log", log)
+    check_fraction("min_support", min_support)
     scale = fit_scale([loss for land in landscapes for loss in (land.loss, land.path_loss)], log=log)
     n = len(landscapes)
     figure = make_subplots(cols=n, specs=[[{"type": "scene"}] * n], horizontal_spacing=0.01)
@@ -132,7 +132,7 @@ def run_traces(landscape: Landscape, scale: Scale, step: int | None) -> list[go.
     Raises:
         ValueError: a step outside all runs.
     """
-    rows, colors = landscape.bundle.find_rows(step), pick_ball_colors(len(landscape.runs))
+    rows, colors = landscape.run_set.find_rows(step), pick_ball_colors(len(landscape.runs))
     traces = []
     for path, row, color in zip(path_traces(landscape, scale), rows, colors, strict=True):
         of_one = [path, *ball_traces(landscape, scale, row, color)]
@@ -147,7 +147,7 @@ def mark_traces(landscape: Landscape, scale: Scale, folds: Sequence[Fold]) -> li
     plateaus = find_plateaus(landscape.run) if len(landscape.runs) == 1 else []
     marks = [plateau_trace(landscape, scale, plateaus)] if plateaus else []
     marks += [fold_trace(landscape, scale, folds)] if folds else []
-    names = landscape.bundle.names if len(landscape.runs) > 1 else ()
+    names = landscape.run_set.names if len(landscape.runs) > 1 else ()
     return marks + [key_trace(name, color) for name, color in zip(names, pick_colors(len(names)), strict=True)]
 
 
@@ -170,12 +170,12 @@ def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         >>> [trace.name for trace in figure.data]
         ['surface', 'extrapolated', 'trajectory', 'ball']
     """
-    require_landscape(landscape)
-    require_flag("log", log)
+    check_landscape(landscape)
+    check_bool("log", log)
     scale = fit_scale([landscape.loss, landscape.path_loss], log=log)
-    bundle = landscape.bundle
-    balls = bundle.find_rows(step)
-    details = path_details(bundle, landscape.projection, landscape.path_height)
+    run_set = landscape.run_set
+    balls = run_set.find_rows(step)
+    details = path_details(run_set, landscape.projection, landscape.path_height)
     grid = {"x": landscape.x, "y": landscape.y}
     figure = go.Figure()
     figure.add_contour(
@@ -195,7 +195,7 @@ def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool =
     figure.add_contour(
         name="extrapolated",
         **grid,
-        z=paleness(landscape),
+        z=fade(landscape),
         zmin=0,
         zmax=1,
         contours={"coloring": "heatmap"},
@@ -204,10 +204,10 @@ def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         showscale=False,
         hoverinfo="skip",
     )
-    for i, (name, rows) in enumerate(zip(bundle.names, bundle.rows, strict=True)):
+    for i, (name, rows) in enumerate(zip(run_set.names, run_set.rows, strict=True)):
         color = pick_colors(len(balls))[i]
-        drained = shade(details[rows, 4])
-        dots = {"size": 4, "color": drained, "colorscale": [[0, color], [1, DRAINED]], "cmin": 0, "cmax": 1}
+        muted = error_shade(details[rows, 4])
+        dots = {"size": 4, "color": muted, "colorscale": [[0, color], [1, MUTED]], "cmin": 0, "cmax": 1}
         line = {"mode": "lines+markers", "line": {"color": color, "width": 2}, "marker": dots}
         ball = {"mode": "markers", "marker": mark_ball(i, len(balls))}
         for heading, style, chosen in ((name or "trajectory", line, rows), ("ball", ball, balls[i : i + 1])):
@@ -227,7 +227,7 @@ def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         figure.update_layout({axis: words | {"showgrid": False, "zeroline": False}})
     title = {"text": caption(landscape), "x": 0.5, "font": {"size": 13}}
     figure.update_layout(layout(height), title=title, legend=LEGEND, margin={"t": 72, "r": 8})
-    return figure.update_layout(showlegend=len(bundle.runs) > 1)
+    return figure.update_layout(showlegend=len(run_set.runs) > 1)
 
 
 def compare_figure(landscape: Landscape, *, step: int | None = None, log: bool = False, height: int = 520) -> go.Figure:
@@ -251,14 +251,14 @@ def compare_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         >>> [trace.name for trace in figure.data if trace.showlegend]
         ['Adam', 'SGD + momentum']
     """
-    require_landscape(landscape)
-    require_flag("log", log)
+    check_landscape(landscape)
+    check_bool("log", log)
     scale = fit_scale([landscape.loss, landscape.path_loss], log=log)
     figure = make_subplots(cols=2, column_widths=[0.6, 0.4], specs=[[{"type": "scene"}, {"type": "xy"}]])
     figure.add_trace(surface_trace(landscape, scale), row=1, col=1)
     for trace in (*run_traces(landscape, scale, step), *mark_traces(landscape, scale, find_folds(landscape))):
         figure.add_trace(trace, row=1, col=1)
-    names = landscape.bundle.names if len(landscape.runs) > 1 else None
+    names = landscape.run_set.names if len(landscape.runs) > 1 else None
     for trace in curve_traces(landscape.runs, step, names):
         figure.add_trace(trace.update(showlegend=False), row=1, col=2)
     figure.update_scenes(xaxis=PLAIN_AXIS, yaxis=PLAIN_AXIS, zaxis=PLAIN_AXIS, aspectmode="manual", aspectratio=BOX)
@@ -270,7 +270,7 @@ def compare_figure(landscape: Landscape, *, step: int | None = None, log: bool =
         uirevision="keep",
     )
     low, high = landscape.path_loss.min(), landscape.path_loss.max()
-    small = {"gridcolor": GRID, "zeroline": False, "tickfont": {"size": 11}}
+    small = {"gridcolor": GRID_COLOR, "zeroline": False, "tickfont": {"size": 11}}
     figure.update_xaxes(title={"text": "step", "font": {"size": 12}}, **small)
     axis = log_axis(span_decades(low, high)) if low > 0 else {}
     figure.update_yaxes(title={"text": name_loss(landscape.runs), "font": {"size": 12}}, **small, **axis)
@@ -309,10 +309,10 @@ def animate(
         >>> len(figure.frames), figure.frames[0].name, figure.frames[-1].name
         (10, '0', '60')
     """
-    require_landscape(landscape)
-    require_flag("log", log)
-    n_frames = read_whole("n_frames", n_frames, 2, 10_000, advice="Use 80.")
-    duration = read_whole("duration", duration, 0, 60_000, advice="Use 60.")
+    check_landscape(landscape)
+    check_bool("log", log)
+    n_frames = check_int("n_frames", n_frames, 2, 10_000, advice="Use 80.")
+    duration = check_int("duration", duration, 0, 60_000, advice="Use 60.")
     steps = choose_steps(landscape, n_frames)
     scale = fit_scale([landscape.loss, landscape.path_loss], log=log)
     figure = surface_figure(landscape, step=int(steps[0]), log=log, height=height)
@@ -324,7 +324,7 @@ def animate(
             name=str(step),
             data=[
                 trace
-                for row, color in zip(landscape.bundle.find_rows(int(step)), colors, strict=True)
+                for row, color in zip(landscape.run_set.find_rows(int(step)), colors, strict=True)
                 for trace in ball_traces(landscape, scale, row, color)
             ],
             traces=balls,
@@ -379,7 +379,7 @@ def _slider(steps: np.ndarray) -> dict:
         "len": 0.78,
         "y": 0,
         "pad": {"t": 4},
-        "currentvalue": {"prefix": "step ", "xanchor": "left", "font": {"color": INK}},
+        "currentvalue": {"prefix": "step ", "xanchor": "left", "font": {"color": TEXT_COLOR}},
         "ticklen": 0,
         "minorticklen": 0,
         "font": {"color": "rgba(0,0,0,0)"},

@@ -20,7 +20,7 @@ from loss_viz.figures.style import (
     COLORSCALE,
     FADE_ROOT,
     FOLD,
-    PALEST,
+    MAX_FADE,
     PLATEAU,
     STEM,
     SURFACE,
@@ -29,7 +29,7 @@ from loss_viz.figures.style import (
 )
 from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.planes.projection import Projection
-from loss_viz.runs.run_set import Bundle
+from loss_viz.runs.run_set import RunSet
 
 
 def surface_trace(landscape: Landscape, scale: Scale, min_support: float = 0.0) -> go.Mesh3d:
@@ -54,7 +54,7 @@ def surface_arrays(surface: Surface | Landscape, scale: Scale, min_support: floa
     shown = np.isfinite(surface.loss) & (surface.support >= min_support)
     triangles = triangles[shown.ravel()[triangles].all(axis=1)]
     rgb = _lookup_colors()[np.rint(255 * scale.fraction(surface.loss)).astype(int)]
-    rgba = np.concatenate([rgb, 255 * (1 - paleness(surface)[..., None])], axis=-1)
+    rgba = np.concatenate([rgb, 255 * (1 - fade(surface)[..., None])], axis=-1)
     rgba = np.rint(rgba).astype(np.uint8).reshape(-1, 4)
     return {"x": x.ravel(), "y": y.ravel(), "z": surface.loss.ravel(), **_corners(triangles), "rgba": rgba}
 
@@ -64,35 +64,35 @@ def path_traces(landscape: Landscape, scale: Scale) -> list[go.Scatter3d]:
 
     Its colour drains to grey where the surface is off by a factor of two or more.
     """
-    bundle, traces = landscape.bundle, []
-    for name, color, rows in zip(bundle.names, pick_colors(len(bundle.runs)), bundle.rows, strict=True):
-        arrays = path_arrays(bundle, landscape.projection, landscape.path_height, scale, rows)
-        shade = arrays.pop("line.color")
-        traces.append(go.Scatter3d(style_path(name, color), **arrays).update(line={"color": shade}))
+    run_set, traces = landscape.run_set, []
+    for name, color, rows in zip(run_set.names, pick_colors(len(run_set.runs)), run_set.rows, strict=True):
+        arrays = path_arrays(run_set, landscape.projection, landscape.path_height, scale, rows)
+        error_shade = arrays.pop("line.color")
+        traces.append(go.Scatter3d(style_path(name, color), **arrays).update(line={"color": error_shade}))
     return traces
 
 
 def path_arrays(
-    bundle: Bundle, projection: Projection, height: Float[np.ndarray, " n_steps"], scale: Scale, rows: slice
+    run_set: RunSet, projection: Projection, height: Float[np.ndarray, " n_steps"], scale: Scale, rows: slice
 ) -> dict[str, np.ndarray]:
     """The line of one run over the plane, and what its hover tells."""
     x, y = projection.path[rows].T
-    details = path_details(bundle, projection, height)[rows]
-    z = scale.lift(bundle.loss[rows], LINE_LIFT)
-    return {"x": x, "y": y, "z": z, "customdata": details, "line.color": shade(details[:, 4])}
+    details = path_details(run_set, projection, height)[rows]
+    z = scale.lift(run_set.loss[rows], LINE_LIFT)
+    return {"x": x, "y": y, "z": z, "customdata": details, "line.color": error_shade(details[:, 4])}
 
 
-def shade(factor: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def error_shade(factor: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """How far the colour of a run has drained: 0 where the surface is right, 1 where it is off by two or more."""
     return np.nan_to_num(np.log2(factor), posinf=1.0).clip(0, 1)
 
 
 def path_details(
-    bundle: Bundle, projection: Projection, height: Float[np.ndarray, " n_steps"]
+    run_set: RunSet, projection: Projection, height: Float[np.ndarray, " n_steps"]
 ) -> Float[np.ndarray, "n_steps 5"]:
     """Step, true loss, surface, distance off the plane and factor: what the hover of a run tells."""
-    factor = compare_heights(bundle.step, height, bundle.loss).factor
-    return np.column_stack([bundle.step, bundle.loss, height, projection.off_plane, factor])
+    factor = compare_heights(run_set.step, height, run_set.loss).factor
+    return np.column_stack([run_set.step, run_set.loss, height, projection.off_plane, factor])
 
 
 def ball_traces(landscape: Landscape, scale: Scale, row: int, color: str) -> list[go.Scatter3d | go.Mesh3d]:
@@ -100,7 +100,7 @@ def ball_traces(landscape: Landscape, scale: Scale, row: int, color: str) -> lis
     x, y = landscape.path[row]
     true, height = landscape.path_loss[row], landscape.path_height[row]
     hover = (
-        f"step {landscape.bundle.step[row]}<br>true loss {true:.4g}<br>surface {height:.4g}"
+        f"step {landscape.run_set.step[row]}<br>true loss {true:.4g}<br>surface {height:.4g}"
         f", off by ×{compare_heights(np.zeros(1, int), np.array([height]), np.array([true])).factor[0]:.3g}"
         f"<br>at ({x:.3g}, {y:.3g}), off the plane by {landscape.off_plane[row]:.3g}<extra></extra>"
     )
@@ -136,9 +136,9 @@ def colorbar_trace(scale: Scale) -> go.Scatter3d:
     return go.Scatter3d(name="loss", **place, mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
 
 
-def paleness(surface: Surface | Landscape) -> Float[np.ndarray, "n_y n_x"]:
-    """How far each point is painted towards the paper, from 0 on the path to `PALEST` far from it."""
-    return PALEST * (1 - surface.support ** (1 / FADE_ROOT))
+def fade(surface: Surface | Landscape) -> Float[np.ndarray, "n_y n_x"]:
+    """How far each point is painted towards the paper, from 0 on the path to `MAX_FADE` far from it."""
+    return MAX_FADE * (1 - surface.support ** (1 / FADE_ROOT))
 
 
 def camera(landscape: Surface | Landscape, scale: Scale, *, distance: float) -> dict[str, Any]:
@@ -170,8 +170,8 @@ def _corners(triangles: Int[np.ndarray, "n_triangles 3"]) -> dict[str, np.ndarra
 @cache
 def _build_sphere() -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "n_triangles 3"]]:
     """Points of a unit sphere, and the triangles of its hull, seen counterclockwise from outside."""
-    polar, around = np.meshgrid(np.linspace(0, np.pi, 11)[1:-1], np.linspace(0, 2 * np.pi, 18, endpoint=False))
-    ring = np.stack([np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar)], axis=-1)
+    polar, sampling = np.meshgrid(np.linspace(0, np.pi, 11)[1:-1], np.linspace(0, 2 * np.pi, 18, endpoint=False))
+    ring = np.stack([np.sin(polar) * np.cos(sampling), np.sin(polar) * np.sin(sampling), np.cos(polar)], axis=-1)
     points = np.concatenate([[[0.0, 0.0, -1.0]], ring.reshape(-1, 3), [[0.0, 0.0, 1.0]]])
     triangles = ConvexHull(points).simplices
     inward = np.linalg.det(points[triangles]) < 0
@@ -196,15 +196,15 @@ def key_trace(name: str, color: str) -> go.Scatter3d:
 
 def plateau_trace(landscape: Landscape, scale: Scale, plateaus: Sequence[Plateau]) -> go.Scatter3d:
     """The stretches of the only run on which it lies still, as a broad band under its line."""
-    return go.Scatter3d(PLATEAU, **plateau_arrays(landscape.bundle, landscape.projection, scale, plateaus))
+    return go.Scatter3d(PLATEAU, **plateau_arrays(landscape.run_set, landscape.projection, scale, plateaus))
 
 
 def plateau_arrays(
-    bundle: Bundle, projection: Projection, scale: Scale, plateaus: Sequence[Plateau]
+    run_set: RunSet, projection: Projection, scale: Scale, plateaus: Sequence[Plateau]
 ) -> dict[str, np.ndarray]:
     """The points of the first run between the ends of each plateau; a gap of nan between two."""
-    rows = bundle.rows[0]
-    step, loss = bundle.step[rows], scale.lift(bundle.loss[rows], LINE_LIFT / 2)
+    rows = run_set.rows[0]
+    step, loss = run_set.step[rows], scale.lift(run_set.loss[rows], LINE_LIFT / 2)
     parts = [np.empty((0, 3))]
     for plateau in plateaus:
         on = (step >= plateau.start) & (step <= plateau.end)
@@ -234,6 +234,6 @@ def _list_places(fold: Fold) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _find_point(landscape: Landscape, scale: Scale, run: int, step: int) -> Float[np.ndarray, " 3"]:
-    rows = landscape.bundle.rows[run]
-    row = rows.start + int(np.searchsorted(landscape.bundle.step[rows], step))
+    rows = landscape.run_set.rows[run]
+    row = rows.start + int(np.searchsorted(landscape.run_set.step[rows], step))
     return np.append(landscape.path[row], scale.lift(landscape.path_loss[row : row + 1], LINE_LIFT))

@@ -16,10 +16,10 @@ from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from loss_viz.landscapes.evaluation import evaluate_planes
-from loss_viz.landscapes.interpolation import BOUND_FACTOR, Axes, Block, Chart, Estimate, magnitude
+from loss_viz.landscapes.interpolation import BOUND_FACTOR, Axes, BlockEstimate, GridEstimate, Lattice, magnitude
 from loss_viz.landscapes.kernels import Kernel
-from loss_viz.landscapes.loss_cache import Ledger
-from loss_viz.objective.batching import keep_to_one
+from loss_viz.landscapes.loss_cache import LossTable
+from loss_viz.objective.batching import limit_blas_threads
 from loss_viz.objective.objective import Objective
 from loss_viz.planes.plane_set import Planes
 
@@ -34,7 +34,7 @@ OVERHEAD = 1.5  # so many losses are evaluated in the end where one counts at fi
 PAIRS_PER_BLOCK = 2**18  # 2 MiB for each array over points and planes: as fast as more, and the heap stays whole
 
 
-class Sweep:
+class PlaneLosses:
     """Losses of planes at points of the picture: evaluated when a kernel first needs them, and kept for the next.
 
     What is kept changes how long a blend takes and never what it gives: every call asks for the same pairs of point
@@ -46,12 +46,12 @@ class Sweep:
         objective: the loss.
         chart: of the planes, over a box that holds the points; of their own by default.
         axes: the coordinates `(n_x,)` and `(n_y,)`, where the points are a grid over that box, row by row.
-        ledger: of losses by the number of their point and plane.
+        loss_table: of losses by the number of their point and plane.
 
     Example:
         >>> import loss_viz as lv
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=5, progress=False)
-        >>> sweep = Sweep(land.path, land.planes, land.run.objective)
+        >>> sweep = PlaneLosses(land.path, land.planes, land.run.objective)
         >>> heights, _ = sweep.blend(land.kernel, tqdm(disable=True))
         >>> n_evaluated = len(sweep)
         >>> again, _ = sweep.blend(land.kernel, tqdm(disable=True))
@@ -65,21 +65,21 @@ class Sweep:
         planes: Planes,
         objective: Objective,
         *,
-        chart: Chart | None = None,
+        chart: Lattice | None = None,
         axes: Axes | None = None,
-        ledger: Ledger | None = None,
+        loss_table: LossTable | None = None,
     ) -> None:
         self.points = points
         self.planes = planes
         self.objective = objective
-        self.chart = chart or Chart(planes, objective, points.min(axis=0), points.max(axis=0))
+        self.chart = chart or Lattice(planes, objective, points.min(axis=0), points.max(axis=0))
         self.axes = axes
-        self.ledger = Ledger() if ledger is None else ledger  # by point * n_planes + plane
+        self.loss_table = LossTable() if loss_table is None else loss_table  # by point * n_planes + plane
         self._announced = 0
 
     def __len__(self) -> int:
         """Number of losses evaluated so far, those of the chart left out."""
-        return len(self.ledger)
+        return len(self.loss_table)
 
     def blend(
         self,
@@ -102,7 +102,7 @@ class Sweep:
             Heights, one a point, in float64, within 1 % of the sum over all planes; and the number of evaluations,
             those that only bound the losses left out.
         """
-        with self.chart.lock, keep_to_one():
+        with self.chart.lock, limit_blas_threads():
             estimate, n_evaluations = (None, 0) if rows is not None else self._estimate(kernel, bar)
             rows = np.arange(len(self.points)) if rows is None else rows
             heights = np.empty(len(rows))
@@ -114,10 +114,10 @@ class Sweep:
                 heights[part], n_pairs = self._blend_block(rows[part], shares, block, bounds, bar)
                 n_evaluations += n_pairs
             if len(rows) == len(self.points):
-                self.announce(0, bar)
+                self.set_remaining(0, bar)
         return heights, n_evaluations
 
-    def announce(self, n: int, bar: tqdm) -> None:
+    def set_remaining(self, n: int, bar: tqdm) -> None:
         """Say that about so many losses are still to come, in place of what was said before."""
         bar.total = (bar.total or 0) + n - self._announced
         self._announced = n
@@ -162,32 +162,32 @@ class Sweep:
             n_rows = max(1, n_rows // len(self.axes[0])) * len(self.axes[0])
         return (slice(start, min(start + n_rows, n)) for start in range(0, n, n_rows))
 
-    def _estimate(self, kernel: Kernel, bar: tqdm) -> tuple[Estimate | None, int]:
+    def _estimate(self, kernel: Kernel, bar: tqdm) -> tuple[GridEstimate | None, int]:
         """What the chart says of a grid, and the losses on which that rests; None where it says nothing."""
         if self.axes is None or len(self.planes) < 2:
             return None, 0
         estimate, checks, planes, n_evaluations = self._plan(self.axes, kernel)
         if estimate is None:
-            self.announce(max(0, n_evaluations - len(self.ledger)), bar)
+            self.set_remaining(max(0, n_evaluations - len(self.loss_table)), bar)
             return None, 0
-        self.announce(int(OVERHEAD * len(checks)), bar)
+        self.set_remaining(int(OVERHEAD * len(checks)), bar)
         filled = estimate.fill(bar)
         points = self.points[checks]
-        filled.believe(planes, points, self._look_up(checks, planes, bar) - filled.at(planes, points))
+        filled.add_observed_errors(planes, points, self._look_up(checks, planes, bar) - filled.at(planes, points))
         return estimate, n_evaluations
 
     def _plan(
         self, axes: Axes, kernel: Kernel
-    ) -> tuple[Estimate | None, Int[np.ndarray, " n"], Int[np.ndarray, " n"], int]:
+    ) -> tuple[GridEstimate | None, Int[np.ndarray, " n"], Int[np.ndarray, " n"], int]:
         """The estimate to be filled, points and planes to check it by, and what both cost; None if that is too much."""
-        estimate = Estimate(self.chart, axes)
+        estimate = GridEstimate(self.chart, axes)
         n_counting, leading = 0, np.empty(len(self.points), dtype=int)
         for part in self._blocks(len(self.points)):
             shares = kernel.shares(self.points[part])
             largest = shares.max(axis=1, keepdims=True)
             n_counting += int((shares >= LEAST_SHARE * largest).sum())
             leading[part] = shares.argmax(axis=1)
-            estimate.want(part, shares >= LEAST_CHARTED * largest)
+            estimate.request(part, shares >= LEAST_CHARTED * largest)
         checks = estimate.choose_checks()
         n_evaluations = estimate.count_nodes() + len(checks)
         if n_evaluations > n_counting:
@@ -198,13 +198,13 @@ class Sweep:
         self,
         rows: Int[np.ndarray, " n"],
         shares: Float[np.ndarray, "n n_planes"],
-        block: Block | None,
+        block: BlockEstimate | None,
         bounds: Float[np.ndarray, " n_planes"],
         bar: tqdm,
     ) -> tuple[Float[np.ndarray, " n"], int]:
         done = np.zeros(shares.shape, dtype=bool)
         if block is None:
-            block = Block(np.zeros_like(shares), np.zeros_like(shares), done.copy())
+            block = BlockEstimate(np.zeros_like(shares), np.zeros_like(shares), done.copy())
             needed = shares >= LEAST_SHARE * shares.max(axis=1, keepdims=True)
         else:
             needed = done.copy()
@@ -225,19 +225,19 @@ class Sweep:
     def _look_up(self, rows: Int[np.ndarray, " n"], index: Int[np.ndarray, " n"], bar: tqdm) -> Float[np.ndarray, " n"]:
         """Losses of plane `index[i]` at point `rows[i]`; those that were not kept are evaluated first."""
         keys = rows * len(self.planes) + index
-        new = self.ledger.missing(keys)
+        new = self.loss_table.missing(keys)
         if len(new):
             new = new[np.argsort(new % len(self.planes), kind="stable")]  # each plane is read once for all its points
-            self.announce(max(len(new), self._announced), bar)  # what comes unannounced is announced now
+            self.set_remaining(max(len(new), self._announced), bar)  # what comes unannounced is announced now
             self._announced -= len(new)
             place, plane = np.divmod(new, len(self.planes))
             parts = evaluate_planes(self.objective, self.planes, plane, self.points[place], bar)
             try:
-                self.ledger.record(new, parts)
+                self.loss_table.record(new, parts)
             except BaseException:
                 self._announced = 0  # another bar is told of what is left
                 raise
-        return self.ledger.read(keys)
+        return self.loss_table.read(keys)
 
 
 def _spread_losses(

@@ -13,16 +13,16 @@ from jaxtyping import Float
 from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
-from loss_viz._validation import read_whole
+from loss_viz._validation import check_int
 from loss_viz.diagnostics.fidelity import SigmaCurve, sigma_curve
-from loss_viz.landscapes.grid import OWN_AXES, Survey, lay_anew, project, require_view, survey
-from loss_viz.landscapes.held_out import choose_kernel
+from loss_viz.landscapes.grid import OWN_AXES, Sampling, build_sampling, check_view, fit_picture_plane, with_resolution
+from loss_viz.landscapes.held_out import select_kernel
 from loss_viz.landscapes.kernels import Kernel, fit_kernel
 from loss_viz.landscapes.landscape import Landscape, Surface, blend_path, blend_surface
-from loss_viz.landscapes.loss_cache import Cache
+from loss_viz.landscapes.loss_cache import LossCache
 from loss_viz.planes.projection import Projection
-from loss_viz.runs.run_set import Bundle, Runs, bundle_runs
-from loss_viz.runs.training import Training, descend, prepare_training, require_room
+from loss_viz.runs.run_set import Runs, RunSet, as_run_set
+from loss_viz.runs.training import Training, build_training, check_memory, run_training
 from loss_viz.settings import TRAINING
 
 N_KEPT = 4
@@ -36,7 +36,7 @@ MAX_PANEL_BYTES = 2**28
 Settings = Mapping[str, Any]
 
 
-class Stages:
+class Pipeline:
     """The last few runs, and the last few results of every later stage for one of them.
 
     To go back to earlier settings of the same run is as quick as to stay.
@@ -45,70 +45,78 @@ class Stages:
         own: runs that are there already; where they are given nothing is ever trained.
     """
 
-    def __init__(self, own: Bundle | None = None) -> None:
+    def __init__(self, own: RunSet | None = None) -> None:
         self._own = own
-        self._latest: Bundle | None = None
+        self._latest: RunSet | None = None
         self._kept: dict[str, OrderedDict[Hashable, Any]] = {}
 
-    def find_runs(self, settings: Settings) -> Bundle | None:
+    def find_runs(self, settings: Settings) -> RunSet | None:
         """The runs of these settings, if they are known."""
         return self._own or self._kept.get("run", OrderedDict()).get(_key_training(settings))
 
-    def train(self, training: Training, settings: Settings, on_step: Callable[[int, float], object]) -> Bundle:
+    def train(self, training: Training, settings: Settings, on_step: Callable[[int, float], object]) -> RunSet:
         """Train anew what `prepare` made of the settings. A run that ended early counts as theirs, too."""
-        trained = self._keep("run", _key_training(settings), bundle_runs(descend(training, on_step=on_step)))
+        trained = self._keep("run", _key_training(settings), as_run_set(run_training(training, on_step=on_step)))
         kept = self._kept["run"]
         while len(kept) > 1 and sum(one.runs[0].weights.nbytes for one in kept.values()) > RUN_BYTES:
             kept.popitem(last=False)
         return trained
 
-    def project(self, bundle: Bundle, plane: str, bar: tqdm) -> Projection:
+    def fit_picture_plane(self, run_set: RunSet, plane: str, bar: tqdm) -> Projection:
         """The plane of the picture; one for all those that the PCs span."""
         kind = plane if plane in OWN_AXES else "PC"
-        return self._recall("projection", (bundle, kind), lambda: project(bundle, plane, bar=bar))
+        return self._cached("projection", (run_set, kind), lambda: fit_picture_plane(run_set, plane, bar=bar))
 
-    def survey(self, bundle: Bundle, settings: Settings, bar: tqdm) -> Survey:
+    def sampling(self, run_set: RunSet, settings: Settings, bar: tqdm) -> Sampling:
         """Planes and grid; what was evaluated on them is kept with it, for every sigma.
 
         Other runs than the last time take the place of all that was kept of those.
         """
-        if bundle is not self._latest:
-            self._latest = bundle
+        if run_set is not self._latest:
+            self._latest = run_set
             self._kept = {stage: kept for stage, kept in self._kept.items() if stage == "run"}
         k, plane, resolution = (settings[name] for name in ("k", "plane", "resolution"))
 
-        def make() -> Survey:
+        def make() -> Sampling:
             for kept in self._kept.get("survey", {}).values():
                 if (kept.k, kept.plane) == (k, plane):
-                    return lay_anew(kept, resolution)
-            return survey(bundle, self.project(bundle, plane, bar), k=k, plane=plane, resolution=resolution, bar=bar)
+                    return with_resolution(kept, resolution)
+            return build_sampling(
+                run_set, self.fit_picture_plane(run_set, plane, bar), k=k, plane=plane, resolution=resolution, bar=bar
+            )
 
-        return self._recall("survey", (bundle, k, plane, resolution), make)
+        return self._cached("survey", (run_set, k, plane, resolution), make)
 
-    def sketch(self, around: Survey, settings: Settings, bar: tqdm) -> Surface:
+    def preview(self, sampling: Sampling, settings: Settings, bar: tqdm) -> Surface:
         """A quick look: fewer planes on a coarser grid."""
-        bundle, k, plane = around.bundle, around.k, around.plane
-        coarse = self._recall(
+        run_set, k, plane = sampling.run_set, sampling.k, sampling.plane
+        coarse = self._cached(
             "sketch",
-            (bundle, k, plane),
-            lambda: survey(
-                bundle, around.projection, k=k, plane=plane, resolution=SKETCH_SIZE, n_anchors=SKETCH_ANCHORS, bar=bar
+            (run_set, k, plane),
+            lambda: build_sampling(
+                run_set,
+                sampling.projection,
+                k=k,
+                plane=plane,
+                resolution=SKETCH_SIZE,
+                n_anchors=SKETCH_ANCHORS,
+                bar=bar,
             ),
         )
         return blend_surface(coarse, self._choose_kernel(coarse, settings, bar), bar)
 
-    def blend_surface(self, around: Survey, settings: Settings, bar: tqdm) -> Surface:
+    def blend_surface(self, sampling: Sampling, settings: Settings, bar: tqdm) -> Surface:
         """The heights over the grid."""
-        kernel = self._choose_kernel(around, settings, bar)
-        return self._recall("surface", (around, kernel), lambda: blend_surface(around, kernel, bar))
+        kernel = self._choose_kernel(sampling, settings, bar)
+        return self._cached("surface", (sampling, kernel), lambda: blend_surface(sampling, kernel, bar))
 
-    def blend_path(self, around: Survey, settings: Settings, bar: tqdm) -> Landscape:
+    def blend_path(self, sampling: Sampling, settings: Settings, bar: tqdm) -> Landscape:
         """The whole landscape."""
-        kernel = self._choose_kernel(around, settings, bar)
-        surface = self.blend_surface(around, settings, bar)
-        return self._recall("landscape", (around, kernel), lambda: blend_path(around, surface, kernel, bar))
+        kernel = self._choose_kernel(sampling, settings, bar)
+        surface = self.blend_surface(sampling, settings, bar)
+        return self._cached("landscape", (sampling, kernel), lambda: blend_path(sampling, surface, kernel, bar))
 
-    def measure_costs(self, landscape: Landscape, bar: tqdm) -> SigmaCurve | None:
+    def width_errors(self, landscape: Landscape, bar: tqdm) -> SigmaCurve | None:
         """What each bandwidth costs; None where there is nothing to blend, or too little to leave anything out."""
         if len(landscape.planes) < 2:
             return None
@@ -119,18 +127,18 @@ class Stages:
             except ValueError:
                 return None
 
-        return self._recall("costs", landscape.planes, measure)
+        return self._cached("costs", landscape.planes, measure)
 
-    def knows_surface(self, around: Survey, settings: Settings) -> bool:
+    def has_surface(self, sampling: Sampling, settings: Settings) -> bool:
         """Whether the surface needs no work."""
-        kernel = self._kept.get("kernel", OrderedDict()).get((around.planes, settings["sigma"]))
-        return kernel is not None and (around, kernel) in self._kept.get("surface", OrderedDict())
+        kernel = self._kept.get("kernel", OrderedDict()).get((sampling.planes, settings["sigma"]))
+        return kernel is not None and (sampling, kernel) in self._kept.get("surface", OrderedDict())
 
-    def _choose_kernel(self, around: Survey, settings: Settings, bar: tqdm) -> Kernel:
+    def _choose_kernel(self, sampling: Sampling, settings: Settings, bar: tqdm) -> Kernel:
         sigma = settings["sigma"]
-        return self._recall("kernel", (around.planes, sigma), lambda: choose_kernel(around, sigma, bar))
+        return self._cached("kernel", (sampling.planes, sigma), lambda: select_kernel(sampling, sigma, bar))
 
-    def _recall(self, stage: str, key: Hashable, make: Callable[[], Any]) -> Any:
+    def _cached(self, stage: str, key: Hashable, make: Callable[[], Any]) -> Any:
         kept = self._kept.setdefault(stage, OrderedDict())
         if key in kept:
             kept.move_to_end(key)
@@ -153,8 +161,8 @@ def prepare(settings: Settings) -> Training:
         ValueError: a value that cannot be, or a run that would not fit in memory.
     """
     chosen = {name: settings[name] for name in TRAINING if name != "target"}
-    training = prepare_training(settings["target"], **chosen)
-    require_room(training.model, training.steps, training.every, MAX_PANEL_BYTES)
+    training = build_training(settings["target"], **chosen)
+    check_memory(training.model, training.steps, training.every, MAX_PANEL_BYTES)
     return training
 
 
@@ -226,63 +234,66 @@ def landscape(
         True
     """
     with progress_bar(total=0, desc="landscape", delay=1, leave=False, disable=not progress) as bar:
-        bundle = bundle_runs(run)
-        require_view(bundle, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
+        run_set = as_run_set(run)
+        check_view(run_set, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
         fit_kernel(np.zeros((1, 2)), sigma, diagonal=1.0)  # refuses a wrong one before the runs are read
-        seed = read_whole("seed", seed, 0, 2**63 - 1, advice="Use 0.")
-        projection = project(bundle, plane, seed=seed, bar=bar)
-        shelf = None if cache is None else Cache(cache, bundle, k=k, plane=plane, n_anchors=n_anchors, seed=seed)
-        around = survey(
-            bundle,
+        seed = check_int("seed", seed, 0, 2**63 - 1, advice="Use 0.")
+        projection = fit_picture_plane(run_set, plane, seed=seed, bar=bar)
+        loss_cache = (
+            None if cache is None else LossCache(cache, run_set, k=k, plane=plane, n_anchors=n_anchors, seed=seed)
+        )
+        sampling = build_sampling(
+            run_set,
             projection,
             k=k,
             plane=plane,
             resolution=resolution,
             n_anchors=n_anchors,
             seed=seed,
-            cache=shelf,
+            cache=loss_cache,
             bar=bar,
         )
-        around.grid.announce(_expect(around), bar)
-        started, n_kept = time.perf_counter(), _count(around)
-        kernel = choose_kernel(around, sigma, bar)
-        n_new = _count(around) - n_kept
+        sampling.grid.set_remaining(_expect(sampling), bar)
+        started, n_kept = time.perf_counter(), _count(sampling)
+        kernel = select_kernel(sampling, sigma, bar)
+        n_new = _count(sampling) - n_kept
         seconds = (time.perf_counter() - started) / max(1, n_new)
-        if shelf is not None and not n_new:  # all of that was kept: only the cache has timed a loss
-            seconds = shelf.seconds
-        return _complete(around, kernel, seconds, bar)
+        if loss_cache is not None and not n_new:  # all of that was kept: only the cache has timed a loss
+            seconds = loss_cache.seconds
+        return _complete(sampling, kernel, seconds, bar)
 
 
-def _count(around: Survey) -> int:
+def _count(sampling: Sampling) -> int:
     """Losses known so far."""
-    return len(around.path) + len(around.path.chart.ledger)
+    return len(sampling.path) + len(sampling.path.chart.loss_table)
 
 
-def _expect(around: Survey) -> int:
+def _expect(sampling: Sampling) -> int:
     """About how many losses the grid will take."""
-    n_points = len(around.grid.points)
-    if len(around.planes) < 2:
+    n_points = len(sampling.grid.points)
+    if len(sampling.planes) < 2:
         return n_points
-    return min(PER_POINT * n_points, PER_POINT_AND_CHART * n_points + PER_PLANE * len(around.planes))
+    return min(PER_POINT * n_points, PER_POINT_AND_CHART * n_points + PER_PLANE * len(sampling.planes))
 
 
-def _complete(around: Survey, kernel: Kernel, seconds: float, bar: tqdm) -> Landscape:
+def _complete(sampling: Sampling, kernel: Kernel, seconds: float, bar: tqdm) -> Landscape:
     """The landscape, of which a loss takes about so many seconds; of long work, if interrupted, what is complete."""
-    if seconds * _expect(around) < LONG:
-        return blend_path(around, blend_surface(around, kernel, bar), kernel, bar)
-    path_height, n_path = around.path.blend(kernel, bar)
+    if seconds * _expect(sampling) < LONG:
+        return blend_path(sampling, blend_surface(sampling, kernel, bar), kernel, bar)
+    path_height, n_path = sampling.path.blend(kernel, bar)
     coarser: Landscape | None = None
     try:
-        for stride in (4,) if around.grid.uses_chart(kernel) else (4, 2):  # a chart has little use for the second
-            coarser = _blend_coarsely(around, kernel, stride, path_height, n_path, bar)
-        return blend_path(around, blend_surface(around, kernel, bar), kernel, bar)
+        # Interpolation gains little from a second coarse grid.
+        for stride in (4,) if sampling.grid.uses_chart(kernel) else (4, 2):
+            coarser = _blend_coarsely(sampling, kernel, stride, path_height, n_path, bar)
+        return blend_path(sampling, blend_surface(sampling, kernel, bar), kernel, bar)
     except KeyboardInterrupt:
         if coarser is None:
             raise
         warnings.warn(
             f"Interrupted: this is the landscape on {len(coarser.x)} x {len(coarser.y)} of the "
-            f"{len(around.x)} x {len(around.y)} points that were asked for. What was evaluated on the others is kept "
-            "only where `cache` names a folder.",
+            f"{len(sampling.x)} x {len(sampling.y)} points that were asked for. What was evaluated on the others is "
+            "kept only where `cache` names a folder.",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -290,7 +301,7 @@ def _complete(around: Survey, kernel: Kernel, seconds: float, bar: tqdm) -> Land
 
 
 def _blend_coarsely(
-    around: Survey,
+    sampling: Sampling,
     kernel: Kernel,
     stride: int,
     path_height: Float[np.ndarray, " n_steps"],
@@ -299,9 +310,9 @@ def _blend_coarsely(
 ) -> Landscape:
     """The landscape on some of the points of the grid; the losses there serve the whole one, too."""
     columns, rows = (
-        np.unique(np.append(np.arange(0, len(axis), stride), len(axis) - 1)) for axis in (around.x, around.y)
+        np.unique(np.append(np.arange(0, len(axis), stride), len(axis) - 1)) for axis in (sampling.x, sampling.y)
     )
-    points = (rows[:, None] * len(around.x) + columns).ravel()
-    heights, n_evaluations = around.grid.blend(kernel, bar, rows=points)
-    coarse = replace(around, x=around.x[columns], y=around.y[rows], cache=None)
+    points = (rows[:, None] * len(sampling.x) + columns).ravel()
+    heights, n_evaluations = sampling.grid.blend(kernel, bar, rows=points)
+    coarse = replace(sampling, x=sampling.x[columns], y=sampling.y[rows], cache=None)
     return Landscape(coarse, kernel, heights.reshape(len(rows), len(columns)), path_height, n_evaluations + n_path)

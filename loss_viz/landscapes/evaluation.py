@@ -44,7 +44,7 @@ MOST_FAILURES = 2  # without a loss in between: the rest is done here
 
 Losses = Float[np.ndarray, " n_part"]
 
-Parts = Generator[Losses, None, None]
+Updates = Generator[Losses, None, None]
 
 Answer = tuple[Losses, float, str]  # the seconds that they took, and the traceback of an error after them
 
@@ -61,7 +61,7 @@ def evaluate_planes(
         points: where, on the picture.
         bar: told of every part that is done; what it raises ends the work, on other workers too.
     """
-    asked, n_workers = _Asked(planes, index, points), effective_n_jobs(None)  # one, unless a configuration says more
+    asked, n_workers = _Query(planes, index, points), effective_n_jobs(None)  # one, unless a configuration says more
     parts = asked.evaluate(objective) if n_workers < 2 else _evaluate_anywhere(objective, asked, n_workers)
     with closing(parts):  # now, and not when the error is forgotten
         for losses in parts:
@@ -70,7 +70,7 @@ def evaluate_planes(
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
+class _Query:
     """Points on planes at which losses are asked for; a task is some of them."""
 
     planes: Planes
@@ -80,17 +80,17 @@ class _Asked:
     def __len__(self) -> int:
         return len(self.index)
 
-    def part(self, start: int, stop: int | None = None) -> "_Asked":
+    def part(self, start: int, stop: int | None = None) -> "_Query":
         return replace(self, index=self.index[start:stop], points=self.points[start:stop])
 
-    def take(self) -> "_Asked":
+    def take(self) -> "_Query":
         """With no more of the planes than it is about."""
-        return _Asked(*self.planes.take(self.index), self.points)
+        return _Query(*self.planes.take(self.index), self.points)
 
-    def evaluate(self, objective: Objective) -> Parts:
+    def evaluate(self, objective: Objective) -> Updates:
         """The losses, as many at a time as are lifted in one go: whole chunks, for others would round differently."""
         chunk, buffers = objective.chunk_size, self.planes.buffers
-        n_rows = chunk * max(1, min(CHUNKS_PER_UPDATE, LIFT_BYTES // (3 * self.planes.frames.row_bytes * chunk)))
+        n_rows = chunk * max(1, min(CHUNKS_PER_UPDATE, LIFT_BYTES // (3 * self.planes.bases.row_bytes * chunk)))
         for start in range(0, len(self), n_rows):
             index, points = (array[start : start + n_rows] for array in (self.index, self.points))
             yield objective(self.planes.lift(index, points), None if buffers is None else buffers[index])
@@ -105,18 +105,18 @@ _AFAR: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()  # likewise on a work
 _DELAY: Known = WeakKeyDictionary()  # with which each backend began to answer, the last time
 
 
-def _evaluate_anywhere(objective: Objective, asked: _Asked, n_workers: int) -> Parts:
+def _evaluate_anywhere(objective: Objective, asked: _Query, n_workers: int) -> Updates:
     """The same on other workers, as soon as that pays; what they leave undone is asked for again."""
     backend, n_done, n_failures, failed = get_active_backend()[0], 0, 0, False
     while n_done < len(asked):
         rest = asked.part(n_done)
-        if failed or n_failures == MOST_FAILURES or _save(objective, len(rest), backend, n_workers) <= 0:
+        if failed or n_failures == MOST_FAILURES or _seconds_saved(objective, len(rest), backend, n_workers) <= 0:
             losses = _time_part(objective, rest)  # after a failure, too: what the loss itself raises comes from here
             n_done, failed = n_done + len(losses), False
             yield losses
             continue
         try:
-            with closing(_hand_out(objective, rest, backend, n_workers)) as parts:
+            with closing(_dispatch(objective, rest, backend, n_workers)) as parts:
                 for losses in parts:
                     n_done, n_failures = n_done + len(losses), 0
                     yield losses
@@ -130,7 +130,7 @@ def _evaluate_anywhere(objective: Objective, asked: _Asked, n_workers: int) -> P
             )
 
 
-def _save(objective: Objective, n: int, backend: Any, n_workers: int) -> float:
+def _seconds_saved(objective: Objective, n: int, backend: Any, n_workers: int) -> float:
     """Seconds by which workers would be sooner with `n` losses."""
     here = _SECONDS.get(objective, 0.0)
     afar = _AFAR[backend].get(objective, here) if backend in _AFAR else here
@@ -138,7 +138,7 @@ def _save(objective: Objective, n: int, backend: Any, n_workers: int) -> float:
     return n * (here - afar / n_busy) - _DELAY.get(backend, LEAST_SECONDS)
 
 
-def _time_part(objective: Objective, asked: _Asked) -> Losses:
+def _time_part(objective: Objective, asked: _Query) -> Losses:
     known, started = _SECONDS.get(objective), time.perf_counter()
     losses = next((asked if known else asked.part(0, objective.chunk_size)).evaluate(objective))
     seconds = (time.perf_counter() - started) / len(losses)
@@ -146,12 +146,12 @@ def _time_part(objective: Objective, asked: _Asked) -> Losses:
     return losses
 
 
-def _hand_out(objective: Objective, asked: _Asked, backend: Any, n_workers: int) -> Parts:
+def _dispatch(objective: Objective, asked: _Query, backend: Any, n_workers: int) -> Updates:
     chunk, seconds, begun = objective.chunk_size, _SECONDS[objective], time.perf_counter()
     known = _AFAR.setdefault(backend, WeakKeyDictionary())
-    limit = TASK_SECONDS if asked.planes.frames.fit_memory else MADE_SECONDS
+    limit = TASK_SECONDS if asked.planes.bases.in_memory else MADE_SECONDS
     shared, key = getattr(backend, "supports_sharedmem", False), uuid.uuid4().hex
-    parcel = objective if shared else _post(backend, np.frombuffer(_pack(objective), np.uint8))
+    payload = objective if shared else _broadcast(backend, np.frombuffer(_pack(objective), np.uint8))
 
     def cut() -> Iterator[Any]:
         start = 0
@@ -159,7 +159,7 @@ def _hand_out(objective: Objective, asked: _Asked, backend: Any, n_workers: int)
             share = (len(asked) - start) / (2 * n_workers)  # none should wait long for the last one
             stop = start + chunk * max(1, int(min(share, limit / seconds) / chunk))
             task = asked.part(start, stop).take()
-            yield delayed(_carry_out)(key, parcel, task if shared else _pack(task))
+            yield delayed(_run_task)(key, payload, task if shared else _pack(task))
             start = stop
 
     stuck, first = STUCK_SECONDS + 10 * max(limit, chunk * seconds), True
@@ -180,13 +180,13 @@ def _pack(thing: Any) -> bytes:
     return pickle.dumps(wrap_non_picklable_objects(thing, keep_wrapper=False))
 
 
-def _post(backend: Any, sealed: UInt8[np.ndarray, " n"]) -> Any:
+def _broadcast(backend: Any, payload_bytes: UInt8[np.ndarray, " n"]) -> Any:
     """What stands for the loss in a task, so that its bytes go to a process once a call, and not with each task."""
     if hasattr(backend, "client"):  # Dask; on each of the workers, for one may be lost
-        return backend.client.scatter(sealed, broadcast=True, hash=False)
+        return backend.client.scatter(payload_bytes, broadcast=True, hash=False)
     if hasattr(backend, "ray_remote_args"):
-        return import_module("ray").put(sealed)
-    return sealed  # loky lays large arrays into a file that its processes share
+        return import_module("ray").put(payload_bytes)
+    return payload_bytes  # loky lays large arrays into a file that its processes share
 
 
 def _stream(tasks: Iterator[Any], backend: Any, n_workers: int, timeout: float) -> Generator[Answer, None, None]:
@@ -210,23 +210,23 @@ _OPENED: dict[str, Objective] = {}  # the latest one that was sent to this proce
 _OPENING = threading.Lock()
 
 
-def _carry_out(key: str, parcel: Any, task: Any) -> Answer:
+def _run_task(key: str, payload: Any, task: Any) -> Answer:
     """A task, where it is done; nothing is raised, for not every error can be sent."""
     losses, trace, started = [np.empty(0)], "", time.perf_counter()
     try:
         if isinstance(task, bytes):
-            parcel, task, started = _open(key, parcel), pickle.loads(task), time.perf_counter()
-        for part in task.evaluate(parcel):
+            payload, task, started = _open(key, payload), pickle.loads(task), time.perf_counter()
+        for part in task.evaluate(payload):
             losses.append(part)
     except Exception:
         trace = traceback.format_exc(limit=-3)
     return np.concatenate(losses), time.perf_counter() - started, trace
 
 
-def _open(key: str, parcel: Any) -> Objective:
+def _open(key: str, payload: Any) -> Objective:
     with _OPENING:
         if key not in _OPENED:
-            sealed = parcel if isinstance(parcel, np.ndarray) else import_module("ray").get(parcel)
+            payload_bytes = payload if isinstance(payload, np.ndarray) else import_module("ray").get(payload)
             _OPENED.clear()
-            _OPENED[key] = pickle.loads(sealed.data)
+            _OPENED[key] = pickle.loads(payload_bytes.data)
         return _OPENED[key]

@@ -11,15 +11,15 @@ from jaxtyping import Float, Int
 from scipy.spatial import KDTree
 from tqdm import tqdm
 
-from loss_viz._validation import require_word
-from loss_viz.landscapes.blending import Sweep
-from loss_viz.landscapes.interpolation import Chart
-from loss_viz.landscapes.loss_cache import Cache
-from loss_viz.planes.directions import hessian_directions, random_directions, trace_hessian
-from loss_viz.planes.local_planes import choose_anchors, local_planes, require_anchors, require_stride, valley_planes
+from loss_viz._validation import check_choice
+from loss_viz.landscapes.blending import PlaneLosses
+from loss_viz.landscapes.interpolation import Lattice
+from loss_viz.landscapes.loss_cache import LossCache
+from loss_viz.planes.directions import hessian_directions, hessian_eigenvalues_along, random_directions
+from loss_viz.planes.local_planes import check_anchors, check_stride, choose_anchors, local_planes, valley_planes
 from loss_viz.planes.plane_set import HELD_BYTES, Planes, parallel_planes, single_plane
 from loss_viz.planes.projection import Projection, fit_projection, project_onto
-from loss_viz.runs.run_set import Bundle
+from loss_viz.runs.run_set import RunSet
 
 OWN_AXES = ("random", "hessian", "saddle")  # planes of the picture that are not the one of the PCs
 
@@ -39,11 +39,11 @@ RANDOM_REACH = 1.0  # in filter norms to each side, as Li et al. draw it
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class Sampling:
     """The planes along some runs and the points of their picture; what is evaluated there is kept for every kernel.
 
     Attributes:
-        bundle: the runs that are surveyed.
+        run_set: the runs that are surveyed.
         projection: the picture's plane.
         planes: the planes to be blended.
         anchors: `(n_anchors,)`, rows of the runs at which they stand.
@@ -57,14 +57,14 @@ class Survey:
         seed: of random directions.
     """
 
-    bundle: Bundle
+    run_set: RunSet
     projection: Projection
     planes: Planes
     anchors: Int[np.ndarray, " n_anchors"]
     plane: str
     k: int
-    path: Sweep
-    cache: Cache | None
+    path: PlaneLosses
+    cache: LossCache | None
     x: Float[np.ndarray, " n_x"]
     y: Float[np.ndarray, " n_y"]
     n_anchors: int | None
@@ -73,19 +73,21 @@ class Survey:
     @cached_property
     def arc(self) -> Float[np.ndarray, " n_steps"]:
         """Length of the way that each run has gone on the picture."""
-        starts = self.bundle.starts
+        starts = self.run_set.starts
         lengths = np.linalg.norm(np.diff(self.projection.path, axis=0, prepend=self.projection.path[:1]), axis=1)
         lengths[starts] = 0.0
         total = np.cumsum(lengths)
-        return total - np.repeat(total[starts], [len(run) for run in self.bundle.runs])
+        return total - np.repeat(total[starts], [len(run) for run in self.run_set.runs])
 
     @cached_property
-    def grid(self) -> Sweep:
+    def grid(self) -> PlaneLosses:
         """The losses over the picture, row by row."""
         points = np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
         axes = self.x, self.y
-        ledger = None if self.cache is None else self.cache.open("grid", *map(len, axes))
-        return Sweep(points, self.planes, self.bundle.objective, chart=self.path.chart, axes=axes, ledger=ledger)
+        loss_table = None if self.cache is None else self.cache.open("grid", *map(len, axes))
+        return PlaneLosses(
+            points, self.planes, self.run_set.objective, chart=self.path.chart, axes=axes, loss_table=loss_table
+        )
 
     @cached_property
     def support(self) -> Float[np.ndarray, "n_y n_x"]:
@@ -95,26 +97,26 @@ class Survey:
         return support.reshape(len(self.y), len(self.x))
 
 
-def require_view(
-    bundle: Bundle, *, k: int, plane: str, resolution: int | tuple[int, int], n_anchors: int | None
+def check_view(
+    run_set: RunSet, *, k: int, plane: str, resolution: int | tuple[int, int], n_anchors: int | None
 ) -> None:
     """Refuse at once what `survey` would refuse after the runs were read, which may take minutes.
 
     Raises:
         ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
     """
-    require_word("plane", plane, PLANES, advice="'local' is the default.")
+    check_choice("plane", plane, PLANES, advice="'local' is the default.")
     if plane in LOCAL:
-        require_stride(k, min(len(run) for run in bundle.runs))
-    require_anchors(n_anchors)
+        check_stride(k, min(len(run) for run in run_set.runs))
+    check_anchors(n_anchors)
     _read_resolution(resolution)
 
 
-def project(bundle: Bundle, plane: str, *, seed: int = 0, bar: tqdm | None = None) -> Projection:
+def fit_picture_plane(run_set: RunSet, plane: str, *, seed: int = 0, bar: tqdm | None = None) -> Projection:
     """The plane of the picture: of the PCs of all runs, or through the last weights of the first run.
 
     Args:
-        bundle: the runs.
+        run_set: the runs.
         plane: as for `loss_viz.landscape`.
         seed: of random directions.
         bar: told of every block of parameters that is read and of every Hessian-vector product.
@@ -123,21 +125,21 @@ def project(bundle: Bundle, plane: str, *, seed: int = 0, bar: tqdm | None = Non
         ValueError: a plane that this model does not have.
     """
     if plane not in OWN_AXES:
-        return fit_projection(bundle.weights, bar)
-    run = bundle.runs[0]
+        return fit_projection(run_set.weights, bar)
+    run = run_set.runs[0]
     last = run.weights[len(run) - 1].astype(np.float64)
     if plane == "random":
-        directions = random_directions(bundle.objective.layout, last, seed=seed)
+        directions = random_directions(run_set.objective.layout, last, seed=seed)
         axes = ("random direction 1", "random direction 2")
     else:
         buffers = None if run.buffers is None else run.buffers[len(run) - 1]
-        values, directions = hessian_directions(bundle.objective, last, buffers, plane=plane, bar=bar)
+        values, directions = hessian_directions(run_set.objective, last, buffers, plane=plane, bar=bar)
         axes = (f"eigenvector, λ = {values[0]:.3g}", f"eigenvector, λ = {values[1]:.3g}")
-    return project_onto(bundle.weights, last, directions, axes=axes, bar=bar)
+    return project_onto(run_set.weights, last, directions, axes=axes, bar=bar)
 
 
-def survey(
-    bundle: Bundle,
+def build_sampling(
+    run_set: RunSet,
     projection: Projection,
     *,
     k: int,
@@ -145,9 +147,9 @@ def survey(
     resolution: int | tuple[int, int],
     n_anchors: int | None = 200,
     seed: int = 0,
-    cache: Cache | None = None,
+    cache: LossCache | None = None,
     bar: tqdm | None = None,
-) -> Survey:
+) -> Sampling:
     """Place the planes along some runs and lay the grid over their picture. Nothing is evaluated yet.
 
     The arguments are those of `loss_viz.landscape`; the projection is that of `project` for the same plane.
@@ -155,46 +157,46 @@ def survey(
     Raises:
         ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
     """
-    require_view(bundle, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
-    anchors, planes = _place_planes(bundle, projection, plane=plane, k=k, n_anchors=n_anchors, bar=bar)
-    if bundle.buffers is not None:
-        at = anchors if len(anchors) else np.array([len(bundle.runs[0]) - 1])
-        planes = replace(planes, buffers=bundle.buffers[at])
+    check_view(run_set, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
+    anchors, planes = _place_planes(run_set, projection, plane=plane, k=k, n_anchors=n_anchors, bar=bar)
+    if run_set.buffers is not None:
+        at = anchors if len(anchors) else np.array([len(run_set.runs[0]) - 1])
+        planes = replace(planes, buffers=run_set.buffers[at])
     x, y = _lay_grid(projection, resolution, plane)
     corners = np.array([x[0], y[0]]), np.array([x[-1], y[-1]])
     nodes, steps = (None if cache is None else cache.open(points) for points in ("chart", "path"))
-    chart = Chart(planes, bundle.objective, *corners, nodes)
-    path = Sweep(projection.path, planes, bundle.objective, chart=chart, ledger=steps)
-    return Survey(bundle, projection, planes, anchors, plane, k, path, cache, x, y, n_anchors, seed)
+    chart = Lattice(planes, run_set.objective, *corners, nodes)
+    path = PlaneLosses(projection.path, planes, run_set.objective, chart=chart, loss_table=steps)
+    return Sampling(run_set, projection, planes, anchors, plane, k, path, cache, x, y, n_anchors, seed)
 
 
-def lay_anew(around: Survey, resolution: int | tuple[int, int]) -> Survey:
+def with_resolution(sampling: Sampling, resolution: int | tuple[int, int]) -> Sampling:
     """The same planes before another grid; what was evaluated under the runs is kept.
 
     Raises:
         ValueError: a resolution out of its range.
     """
-    x, y = _lay_grid(around.projection, resolution, around.plane)
-    return replace(around, x=x, y=y)
+    x, y = _lay_grid(sampling.projection, resolution, sampling.plane)
+    return replace(sampling, x=x, y=y)
 
 
 def _place_planes(
-    bundle: Bundle, projection: Projection, *, plane: str, k: int, n_anchors: int | None, bar: tqdm | None
+    run_set: RunSet, projection: Projection, *, plane: str, k: int, n_anchors: int | None, bar: tqdm | None
 ) -> tuple[Int[np.ndarray, " n_anchors"], Planes]:
     if plane not in (*LOCAL, "parallel", "final"):
         return np.arange(0), single_plane(projection)
-    weights, starts = bundle.weights, bundle.starts
+    weights, starts = run_set.weights, run_set.starts
     if plane == "final":
-        last = bundle.ends[:1] - 1
+        last = run_set.ends[:1] - 1
         return last, parallel_planes(weights, projection, last, starts=starts)
-    share = None if n_anchors is None else max(2, n_anchors // len(bundle.runs))
-    chosen = [start + choose_anchors(run.weights, share, bar) for start, run in zip(starts, bundle.runs, strict=True)]
+    share = None if n_anchors is None else max(2, n_anchors // len(run_set.runs))
+    chosen = [start + choose_anchors(run.weights, share, bar) for start, run in zip(starts, run_set.runs, strict=True)]
     anchors = np.concatenate(chosen)
     if plane == "parallel":
         return anchors, parallel_planes(weights, projection, anchors, starts=starts)
     if plane == "valley":
         _require_room(len(anchors), weights.shape[1])
-        _, walls = trace_hessian(bundle.objective, weights, anchors, bundle.buffers, bar=bar)
+        _, walls = hessian_eigenvalues_along(run_set.objective, weights, anchors, run_set.buffers, bar=bar)
         return anchors, valley_planes(weights, projection, anchors, walls, k=k, starts=starts)
     return anchors, local_planes(weights, projection, anchors, k=k, starts=starts, bar=bar)
 

@@ -4,20 +4,20 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from loss_viz._validation import read_number
-from loss_viz.landscapes.grid import LOCAL, Survey
+from loss_viz._validation import check_float
+from loss_viz.landscapes.grid import LOCAL, Sampling
 from loss_viz.landscapes.kernels import Kernel, fit_kernel
 
 BLOCK = 0.03  # of the diagonal, to each side: as far as `support` says that the run vouches for the surface
 
 
-def hold_out(
-    around: Survey, kernel: Kernel, reach: float, bar: tqdm
+def held_out_heights(
+    sampling: Sampling, kernel: Kernel, reach: float, bar: tqdm
 ) -> tuple[Int[np.ndarray, " n_held"], Float[np.ndarray, " n_held"]]:
     """Heights at the anchors, blended without their own planes and those near them along the run.
 
     Args:
-        around: the planes, and what was evaluated on them under the run, which is used and added to.
+        sampling: the planes, and what was evaluated on them under the run, which is used and added to.
         kernel: their weights.
         reach: planes within this share of the diagonal are left out, measured along the run on the picture; 0 for the
             anchor's own alone.
@@ -30,16 +30,16 @@ def hold_out(
         TypeError, ValueError: a reach that is no number of 0 or more.
     """
     what = "a share of the path's diagonal, 0 or more"
-    if not 0 <= read_number("reach", reach, what, advice=f"Use {BLOCK}.") < np.inf:
+    if not 0 <= check_float("reach", reach, what, advice=f"Use {BLOCK}.") < np.inf:
         raise ValueError(f"`reach` must be {what}; got {reach}. Use {BLOCK}.")
-    left_out = _choose_left_out(around, reach)
+    left_out = _choose_left_out(sampling, reach)
     held = ~left_out.all(axis=1)
-    rows = around.anchors[held]
-    heights, _ = around.path.blend(kernel, bar, rows=rows, left_out=left_out[held])
+    rows = sampling.anchors[held]
+    heights, _ = sampling.path.blend(kernel, bar, rows=rows, left_out=left_out[held])
     return rows, heights
 
 
-def choose_kernel(around: Survey, sigma: float | str, bar: tqdm) -> Kernel:
+def select_kernel(sampling: Sampling, sigma: float | str, bar: tqdm) -> Kernel:
     """The kernels for a bandwidth; for `"auto"` with the shape of their planes, or round, as the run itself tells.
 
     Of the two the one is taken that predicts the losses at the anchors better, every plane within 0.03 of the
@@ -48,34 +48,34 @@ def choose_kernel(around: Survey, sigma: float | str, bar: tqdm) -> Kernel:
     Raises:
         ValueError: a `sigma` out of its range.
     """
-    shaped = shape_kernel(around, sigma)
+    shaped = fit_shaped_kernel(sampling, sigma)
     if shaped.shape is None:
         return shaped
-    planes = around.planes
-    rounded = fit_kernel(planes.position, sigma, diagonal=around.projection.diagonal, path=planes.path)
-    return min(shaped, rounded, key=lambda kernel: measure_error(around, kernel, BLOCK, bar))
+    planes = sampling.planes
+    rounded = fit_kernel(planes.position, sigma, diagonal=sampling.projection.diagonal, path=planes.path)
+    return min(shaped, rounded, key=lambda kernel: held_out_error(sampling, kernel, BLOCK, bar))
 
 
-def shape_kernel(around: Survey, sigma: float | str) -> Kernel:
+def fit_shaped_kernel(sampling: Sampling, sigma: float | str) -> Kernel:
     """The kernels for a bandwidth, with the shape of their planes where that is `"auto"` and they are local ones."""
-    planes = around.planes
-    overlap = planes.overlap if around.plane in LOCAL else None
-    return fit_kernel(planes.position, sigma, diagonal=around.projection.diagonal, path=planes.path, overlap=overlap)
+    planes = sampling.planes
+    overlap = planes.overlap if sampling.plane in LOCAL else None
+    return fit_kernel(planes.position, sigma, diagonal=sampling.projection.diagonal, path=planes.path, overlap=overlap)
 
 
-def measure_error(around: Survey, kernel: Kernel, reach: float, bar: tqdm) -> float:
+def held_out_error(sampling: Sampling, kernel: Kernel, reach: float, bar: tqdm) -> float:
     """Root mean square of log10(height / loss) over the held-out anchors, in decades; nan where there are none.
 
     Steps at which height and loss differ in sign, or one of them is zero, are left out.
     """
-    rows, heights = hold_out(around, kernel, reach, bar)
+    rows, heights = held_out_heights(sampling, kernel, reach, bar)
     with np.errstate(divide="ignore", invalid="ignore"):
-        decades = np.log10(heights / around.bundle.loss[rows])
+        decades = np.log10(heights / sampling.run_set.loss[rows])
     decades = decades[np.isfinite(decades)]
     return float(np.sqrt(np.mean(decades**2))) if len(decades) else np.nan
 
 
-def _choose_left_out(around: Survey, reach: float) -> Bool[np.ndarray, "n_anchors n_anchors"]:
-    arc, path = around.arc[around.anchors], around.planes.path
-    near = np.abs(arc[:, None] - arc) <= reach * around.projection.diagonal
+def _choose_left_out(sampling: Sampling, reach: float) -> Bool[np.ndarray, "n_anchors n_anchors"]:
+    arc, path = sampling.arc[sampling.anchors], sampling.planes.path
+    near = np.abs(arc[:, None] - arc) <= reach * sampling.projection.diagonal
     return (near & (path[:, None] == path)) | np.eye(len(arc), dtype=bool)

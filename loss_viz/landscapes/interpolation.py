@@ -11,7 +11,7 @@ from scipy.ndimage import maximum_filter
 from tqdm import tqdm
 
 from loss_viz.landscapes.evaluation import evaluate_planes
-from loss_viz.landscapes.loss_cache import Ledger
+from loss_viz.landscapes.loss_cache import LossTable
 from loss_viz.objective.objective import Objective
 from loss_viz.planes.plane_set import Planes
 
@@ -32,7 +32,7 @@ MAX_LOSS = 1e300  # stands for inf where terms are bounded, so that a weight of 
 LARGEST = 1e100  # losses of which differences can still be formed
 
 
-class Chart:
+class Lattice:
     """The losses of planes at the nodes of a lattice over a box of the picture, evaluated when they are needed.
 
     Args:
@@ -40,7 +40,7 @@ class Chart:
         objective: the loss.
         low: `(2,)`, lower left corner of the box.
         high: `(2,)`, upper right corner.
-        ledger: of losses by the number of their plane and node.
+        loss_table: of losses by the number of their plane and node.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class Chart:
         objective: Objective,
         low: Float[np.ndarray, " 2"],
         high: Float[np.ndarray, " 2"],
-        ledger: Ledger | None = None,
+        loss_table: LossTable | None = None,
     ) -> None:
         self.planes = planes
         self.objective = objective
         self.axes = [np.linspace(low[i], high[i], N_NODES) for i in range(2)]
-        self.ledger = Ledger() if ledger is None else ledger
+        self.loss_table = LossTable() if loss_table is None else loss_table
         self.lock = threading.RLock()  # a panel draws in a thread of its own what others ask about
 
     def bound(self, bar: tqdm) -> Float[np.ndarray, " n_planes"]:
@@ -76,14 +76,14 @@ class Chart:
 
         The coarse ones are always among them.
         """
-        around = np.einsum("ca,tcd,db->tab", _STENCILS, cells.astype(np.float32), _STENCILS, optimize=True) > 0
-        return around | self._coarse
+        needed = np.einsum("ca,tcd,db->tab", _STENCILS, cells.astype(np.float32), _STENCILS, optimize=True) > 0
+        return needed | self._coarse
 
-    def fill(self, nodes: Bool[np.ndarray, "n_planes m m"], bar: tqdm) -> "Filled":
+    def fill(self, nodes: Bool[np.ndarray, "n_planes m m"], bar: tqdm) -> "LatticeInterpolant":
         """The losses at these nodes."""
         losses = np.zeros(nodes.shape)
         losses[nodes] = self._look_up(nodes, bar)
-        return Filled(self, losses)
+        return LatticeInterpolant(self, losses)
 
     @cached_property
     def _coarse(self) -> Bool[np.ndarray, "n_planes m m"]:
@@ -95,15 +95,15 @@ class Chart:
 
     def _look_up(self, nodes: Bool[np.ndarray, "n_planes m m"], bar: tqdm) -> Float[np.ndarray, " n"]:
         keys = np.flatnonzero(nodes)
-        new = self.ledger.missing(keys)
+        new = self.loss_table.missing(keys)
         index, j, i = np.unravel_index(new, nodes.shape)
         points = np.stack([self.axes[0][i], self.axes[1][j]], axis=1)
         bar.total = (bar.total or 0) + len(new)
-        self.ledger.record(new, evaluate_planes(self.objective, self.planes, index, points, bar))
-        return self.ledger.read(keys)
+        self.loss_table.record(new, evaluate_planes(self.objective, self.planes, index, points, bar))
+        return self.loss_table.read(keys)
 
 
-class Filled:
+class LatticeInterpolant:
     """What a chart says of all points of its box, once the nodes that it needs are known.
 
     Args:
@@ -114,7 +114,7 @@ class Filled:
         errors: `(n_planes, m, m)`, by how much each plane's losses may be off in each cell of the lattice.
     """
 
-    def __init__(self, chart: Chart, losses: Float[np.ndarray, "n_planes n n"]) -> None:
+    def __init__(self, chart: Lattice, losses: Float[np.ndarray, "n_planes n n"]) -> None:
         self.chart = chart
         fit = np.abs(losses) <= LARGEST  # false for nan, too
         self._losses = np.where(fit, losses, 0.0)
@@ -136,7 +136,7 @@ class Filled:
         x, y = (self._weigh(points[:, axis], axis) for axis in range(2))
         return np.einsum("na,nab,nb->n", y, self._losses[index], x, optimize=True)
 
-    def believe(
+    def add_observed_errors(
         self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"], gaps: Float[np.ndarray, " n"]
     ) -> None:
         """Take in what was seen: planes `index[i]` are off by `gaps[i]` at `points[i]`, and so perhaps all nearby.
@@ -191,7 +191,7 @@ N_CHECKS = 61  # along each axis: where the chart is held against a loss
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class BlockEstimate:
     """Losses of planes at some points, as far as they are known.
 
     Attributes:
@@ -205,7 +205,7 @@ class Block:
     known: Bool[np.ndarray, "n n_planes"]
 
 
-class Estimate:
+class GridEstimate:
     """The losses on the planes over a grid: first which of them are wanted where, then what the chart says of them.
 
     Args:
@@ -213,13 +213,13 @@ class Estimate:
         axes: the coordinates `(n_x,)` and `(n_y,)` of the grid, over the box of the chart.
     """
 
-    def __init__(self, chart: Chart, axes: Axes) -> None:
+    def __init__(self, chart: Lattice, axes: Axes) -> None:
         self.chart = chart
         self.axes = axes
         self._at = [chart.locate(axis, i) for i, axis in enumerate(axes)]
         self._cells = np.zeros((len(chart.planes), *chart.n_cells), dtype=bool)
 
-    def want(self, part: slice, planes: Bool[np.ndarray, "n n_planes"]) -> None:
+    def request(self, part: slice, planes: Bool[np.ndarray, "n n_planes"]) -> None:
         """Which planes are wanted at the points of some whole rows of the grid."""
         (columns, first), (rows, start) = (np.unique(at, return_index=True) for at in (self._at[0], self._rows(part)))
         blocks = np.logical_or.reduceat(planes.reshape(-1, len(self.axes[0]), planes.shape[1]), first, axis=1)
@@ -235,19 +235,19 @@ class Estimate:
         """How many nodes of the chart it takes."""
         return int(self.chart.find_nodes(self._cells).sum())
 
-    def fill(self, bar: tqdm) -> Filled:
+    def fill(self, bar: tqdm) -> LatticeInterpolant:
         """Evaluate them."""
         self._filled = self.chart.fill(self.chart.find_nodes(self._cells), bar)
         return self._filled
 
-    def read(self, part: slice) -> Block:
+    def read(self, part: slice) -> BlockEstimate:
         """What is known at the points of some whole rows of the grid."""
         n_x = len(self.axes[0])
         rows = np.ix_(self._rows(part), self._at[0])
         known, errors = (array.transpose(1, 2, 0)[rows] for array in (self._cells, self._filled.errors))
         losses = self._filled.interpolate(self.axes[0], self.axes[1][part.start // n_x : part.stop // n_x])
         shape = (-1, losses.shape[2])
-        return Block(np.where(known, losses, 0.0).reshape(shape), errors.reshape(shape), known.reshape(shape))
+        return BlockEstimate(np.where(known, losses, 0.0).reshape(shape), errors.reshape(shape), known.reshape(shape))
 
     def _rows(self, part: slice) -> Int[np.ndarray, " n"]:
         n_x = len(self.axes[0])

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import cdist
 
-from loss_viz._validation import read_number
+from loss_viz._validation import check_float
 
 # sigma="auto": kernels of 0.35 anchor spacings on the path, never wider than 0.3 % of the diagonal, that widen by 0.14
 # of the distance to the nearest anchor and, where their plane cannot follow, reach half as far (1 + 3 = 2²) if that
@@ -109,7 +109,7 @@ def fit_kernel(
         return Kernel(centers, widths.clip(MIN_WIDTH * diagonal, MAX_WIDTH * diagonal), GROWTH, sigma, shape)
     low, high = SIGMA_RANGE
     what = f"'auto' or a fraction of the path's diagonal from {low:g} to {high:g}"
-    if isinstance(sigma, str) or not low <= read_number("sigma", sigma, what, advice=POST) <= high:
+    if isinstance(sigma, str) or not low <= check_float("sigma", sigma, what, advice=POST) <= high:
         raise ValueError(f"`sigma` must be {what}, got {sigma!r}. {POST}")
     return Kernel(centers, np.full(len(centers), sigma * diagonal), 0.0, float(sigma))
 

@@ -14,15 +14,15 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from loss_viz._files import write_whole
-from loss_viz._validation import read_floats, require_kind
-from loss_viz.landscapes.blending import Sweep
-from loss_viz.landscapes.grid import Survey
+from loss_viz._validation import check_array, check_type
+from loss_viz.landscapes.blending import PlaneLosses
+from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.kernels import Kernel
 from loss_viz.landscapes.provenance import describe_settings, to_json
 from loss_viz.planes.plane_set import Planes
 from loss_viz.planes.projection import LARGEST, Projection
 from loss_viz.runs.run import Run
-from loss_viz.runs.run_set import Bundle
+from loss_viz.runs.run_set import RunSet
 
 COMMENT = "# "
 
@@ -34,7 +34,7 @@ WEIGHTS = {"units": "weights"}
 
 
 def build_dataset(
-    around: Survey,
+    sampling: Sampling,
     kernel: Kernel,
     loss: Float[np.ndarray, "n_y n_x"],
     path_height: Float[np.ndarray, " n_steps"],
@@ -49,7 +49,7 @@ def build_dataset(
         import xarray
     except ModuleNotFoundError as error:
         raise ImportError(f"A data set needs xarray ({error}). Install it with: pip install xarray") from error
-    projection, bundle, words = around.projection, around.bundle, list(map(str, name_rows(around.bundle)))
+    projection, run_set, words = sampling.projection, sampling.run_set, list(map(str, name_rows(sampling.run_set)))
     unit = WEIGHTS if np.allclose(np.linalg.norm(projection.components, axis=1), 1) else {"units": "filter norms"}
     axes = [
         {"long_name": f"{name} ({share:.1%} of the variance)", **unit}
@@ -57,21 +57,25 @@ def build_dataset(
     ]
     variables: dict[str, Any] = {
         "loss": (("y", "x"), loss, {"long_name": "loss, blended from planes along the run"}),
-        "support": (("y", "x"), around.support, {"long_name": "how near the run is, from 0 to 1"}),
+        "support": (("y", "x"), sampling.support, {"long_name": "how near the run is, from 0 to 1"}),
         "path_x": ("step", projection.path[:, 0], axes[0]),
         "path_y": ("step", projection.path[:, 1], axes[1]),
-        "path_loss": ("step", bundle.loss, {"long_name": "true loss of the run"}),
+        "path_loss": ("step", run_set.loss, {"long_name": "true loss of the run"}),
         "path_height": ("step", path_height, {"long_name": "surface under the run"}),
         "off_plane": ("step", projection.off_plane, {"long_name": "distance of the run from the plane", **WEIGHTS}),
     }
     coords: dict[str, Any] = {
-        "x": ("x", around.x, axes[0]),
-        "y": ("y", around.y, axes[1]),
-        "step": ("step", bundle.step, {"long_name": "training step"}),
+        "x": ("x", sampling.x, axes[0]),
+        "y": ("y", sampling.y, axes[1]),
+        "step": ("step", run_set.step, {"long_name": "training step"}),
         "run": ("step", words, {"long_name": "which run the step is of"}),
     }
-    if len(around.anchors):
-        coords["anchor"] = "anchor", around.anchors, {"long_name": "place among the steps of a plane that was blended"}
+    if len(sampling.anchors):
+        coords["anchor"] = (
+            "anchor",
+            sampling.anchors,
+            {"long_name": "place among the steps of a plane that was blended"},
+        )
         variables["sigma"] = "anchor", kernel.width, {"long_name": "width of the kernel on the path", **unit}
     about = {
         "title": f"Loss landscape of {', '.join(dict.fromkeys(words))}",
@@ -84,7 +88,7 @@ def build_dataset(
 
 def write_tables(
     folder: str | os.PathLike[str],
-    around: Survey,
+    sampling: Sampling,
     loss: Float[np.ndarray, "n_y n_x"],
     path_height: Float[np.ndarray, " n_steps"],
     settings: Mapping[str, Any],
@@ -94,11 +98,11 @@ def write_tables(
     Raises:
         OSError: the folder cannot be made, or written to.
     """
-    x, y = np.meshgrid(around.x, around.y)
-    bundle, projection = around.bundle, around.projection
-    surface = zip(*(part.ravel().tolist() for part in (x, y, loss, around.support)), strict=True)
-    columns = [bundle.step, *projection.path.T, bundle.loss, path_height, projection.off_plane]
-    path = zip(name_rows(bundle), *(column.tolist() for column in columns), strict=True)
+    x, y = np.meshgrid(sampling.x, sampling.y)
+    run_set, projection = sampling.run_set, sampling.projection
+    surface = zip(*(part.ravel().tolist() for part in (x, y, loss, sampling.support)), strict=True)
+    columns = [run_set.step, *projection.path.T, run_set.loss, path_height, projection.off_plane]
+    path = zip(name_rows(run_set), *(column.tolist() for column in columns), strict=True)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     files = place / "surface.csv", place / "path.csv"
@@ -117,13 +121,13 @@ def _write_table(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]
         writer.writerows(rows)
 
 
-def name_rows(bundle: Bundle) -> list[str]:
+def name_rows(run_set: RunSet) -> list[str]:
     """For each row of a bundle what its run is called."""
     called = [
         name or run.name or (run.task.name if run.task else "run")
-        for name, run in zip(bundle.names, bundle.runs, strict=True)
+        for name, run in zip(run_set.names, run_set.runs, strict=True)
     ]
-    return [name for name, run in zip(called, bundle.runs, strict=True) for _ in range(len(run))]
+    return [name for name, run in zip(called, run_set.runs, strict=True) for _ in range(len(run))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +165,7 @@ class Landscape:
     And local planes hold almost nothing of the steepest direction of the loss: the valley's walls are not in it.
 
     Attributes:
-        bundle: the runs that it is of.
+        run_set: the runs that it is of.
         x: `(n_x,)`, coordinates along PC1, in units of weights.
         y: `(n_y,)`, coordinates along PC2.
         loss: `(n_y, n_x)`, blended heights; row = PC2, column = PC1, as `plotly.graph_objects.Surface` takes it.
@@ -178,7 +182,7 @@ class Landscape:
         sigma: bandwidth as it was asked for.
         sigma_absolute: `(n_anchors,)`, kernel widths on the path, in units of weights.
         kernel: the weights of the planes.
-        survey: all that was settled before the kernel, and what was evaluated for it.
+        sampling: all that was settled before the kernel, and what was evaluated for it.
         n_evaluations: losses on which it rests.
 
     Example:
@@ -191,7 +195,7 @@ class Landscape:
         True
     """
 
-    survey: Survey
+    sampling: Sampling
     kernel: Kernel
     loss: Float[np.ndarray, "n_y n_x"]
     path_height: Float[np.ndarray, " n_steps"]
@@ -209,42 +213,42 @@ class Landscape:
     @property
     def runs(self) -> tuple[Run, ...]:
         """All runs in it."""
-        return self.bundle.runs
+        return self.run_set.runs
 
     @property
     def run(self) -> Run:
         """The run, the first one of several."""
-        return self.bundle.runs[0]
+        return self.run_set.runs[0]
 
     @property
-    def bundle(self) -> Bundle:
+    def run_set(self) -> RunSet:
         """The runs that it is of, one after the other."""
-        return self.survey.bundle
+        return self.sampling.run_set
 
     @property
     def projection(self) -> Projection:
         """The plane of the picture."""
-        return self.survey.projection
+        return self.sampling.projection
 
     @property
     def planes(self) -> Planes:
         """The planes that were blended."""
-        return self.survey.planes
+        return self.sampling.planes
 
     @property
     def anchors(self) -> Int[np.ndarray, " n_anchors"]:
         """Rows whose planes were blended."""
-        return self.survey.anchors
+        return self.sampling.anchors
 
     @property
     def plane(self) -> str:
         """Which planes."""
-        return self.survey.plane
+        return self.sampling.plane
 
     @property
     def k(self) -> int:
         """Stride of velocity and acceleration, in recorded steps."""
-        return self.survey.k
+        return self.sampling.k
 
     @property
     def sigma(self) -> float | str:
@@ -254,17 +258,17 @@ class Landscape:
     @property
     def x(self) -> Float[np.ndarray, " n_x"]:
         """Coordinates along PC1, in units of weights."""
-        return self.survey.x
+        return self.sampling.x
 
     @property
     def y(self) -> Float[np.ndarray, " n_y"]:
         """Coordinates along PC2."""
-        return self.survey.y
+        return self.sampling.y
 
     @property
     def support(self) -> Float[np.ndarray, "n_y n_x"]:
         """exp(-d² / (2 (0.03 diag)²)) for the distance d to the path."""
-        return self.survey.support
+        return self.sampling.support
 
     @property
     def path(self) -> Float[np.ndarray, "n_steps 2"]:
@@ -274,7 +278,7 @@ class Landscape:
     @property
     def path_loss(self) -> Float[np.ndarray, " n_steps"]:
         """The runs' true losses."""
-        return self.bundle.loss
+        return self.run_set.loss
 
     @property
     def off_plane(self) -> Float[np.ndarray, " n_steps"]:
@@ -297,7 +301,7 @@ class Landscape:
 
         `"train"` of each run holds the arguments of `loss_viz.train`, or None for a run of your own.
         """
-        return describe_settings(self.survey, self.sigma)
+        return describe_settings(self.sampling, self.sigma)
 
     def to_json(self) -> str:
         """Its settings as one line of JSON."""
@@ -314,7 +318,7 @@ class Landscape:
         Raises:
             ImportError: xarray is not installed.
         """
-        return build_dataset(self.survey, self.kernel, self.loss, self.path_height, self.settings)
+        return build_dataset(self.sampling, self.kernel, self.loss, self.path_height, self.settings)
 
     def to_csv(self, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
         """Write its numbers to two tables in a folder, which is made where it is not there.
@@ -339,7 +343,7 @@ class Landscape:
             >>> bool((loss == land.loss.ravel()).all())
             True
         """
-        return write_tables(folder, self.survey, self.loss, self.path_height, self.settings)
+        return write_tables(folder, self.sampling, self.loss, self.path_height, self.settings)
 
     def at(self, points: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, " n"]:
         """Blended heights `(n,)` at any `points` `(n, 2)` of the plane.
@@ -348,33 +352,33 @@ class Landscape:
             TypeError: no array of numbers.
             ValueError: points of another shape, or not finite, or so far away that no distance can be told.
         """
-        points = read_floats("points", points, ("n", 2), advice="For one point pass point[None].").astype(np.float64)
+        points = check_array("points", points, ("n", 2), advice="For one point pass point[None].").astype(np.float64)
         if not len(points):
             return np.empty(0)
         if not np.isfinite(points).all():
             raise ValueError("`points` must be finite, some are nan or inf. Leave those rows out.")
         if (np.abs(points) > LARGEST).any():
             raise ValueError(f"`points` must lie within {LARGEST:g}, some do not. Leave those rows out.")
-        return Sweep(points, self.planes, self.bundle.objective).blend(self.kernel, tqdm(disable=True))[0]
+        return PlaneLosses(points, self.planes, self.run_set.objective).blend(self.kernel, tqdm(disable=True))[0]
 
 
-def require_landscape(landscape: Any) -> None:
+def check_landscape(landscape: Any) -> None:
     """Refuse what is no landscape, such as a run.
 
     Raises:
         TypeError: it is something else.
     """
-    require_kind("landscape", landscape, Landscape, "a Landscape", advice="Pass what `loss_viz.landscape` returns.")
+    check_type("landscape", landscape, Landscape, "a Landscape", advice="Pass what `loss_viz.landscape` returns.")
 
 
-def blend_surface(around: Survey, kernel: Kernel, bar: tqdm) -> Surface:
+def blend_surface(sampling: Sampling, kernel: Kernel, bar: tqdm) -> Surface:
     """The heights over the grid of a survey."""
-    heights, n_evaluations = around.grid.blend(kernel, bar)
-    shape = len(around.y), len(around.x)
-    return Surface(around.x, around.y, heights.reshape(shape), around.support, n_evaluations)
+    heights, n_evaluations = sampling.grid.blend(kernel, bar)
+    shape = len(sampling.y), len(sampling.x)
+    return Surface(sampling.x, sampling.y, heights.reshape(shape), sampling.support, n_evaluations)
 
 
-def blend_path(around: Survey, surface: Surface, kernel: Kernel, bar: tqdm) -> Landscape:
+def blend_path(sampling: Sampling, surface: Surface, kernel: Kernel, bar: tqdm) -> Landscape:
     """The landscape of a survey: a surface of it, completed by the heights under the run."""
-    path_height, n_evaluations = around.path.blend(kernel, bar)
-    return Landscape(around, kernel, surface.loss, path_height, surface.n_evaluations + n_evaluations)
+    path_height, n_evaluations = sampling.path.blend(kernel, bar)
+    return Landscape(sampling, kernel, surface.loss, path_height, surface.n_evaluations + n_evaluations)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from loss_viz._validation import read_path
+from loss_viz._validation import check_path
 from loss_viz.runs.checkpoints import Checkpoints
-from loss_viz.runs.run_set import Bundle
-from loss_viz.runs.weights import Rows, Stack
+from loss_viz.runs.run_set import RunSet
+from loss_viz.runs.weights import StackedRows, WeightRows
 
 RECORD = np.dtype([("key", "<i8"), ("loss", "<f8"), ("check", "<i8")])
 
@@ -22,7 +22,7 @@ SALT = 0x6C6F73735F76697A  # so that a block of zeros, which a crash may leave b
 SECONDS_PER_WRITE = 0.5
 
 
-class Ledger:
+class LossTable:
     """Losses by number.
 
     The file is a plain array of (int64 number, float64 loss, int64 check), appended to about twice a second and never
@@ -32,9 +32,9 @@ class Ledger:
         path: of the file; what it holds is read. In memory alone by default.
 
     Example:
-        >>> ledger = Ledger()
-        >>> ledger.record(np.array([7, 3]), [np.array([0.7, 0.3])])
-        >>> ledger.missing(np.array([3, 4])).tolist(), ledger.read(np.array([7, 3])).tolist(), len(ledger)
+        >>> loss_table = LossTable()
+        >>> loss_table.record(np.array([7, 3]), [np.array([0.7, 0.3])])
+        >>> loss_table.missing(np.array([3, 4])).tolist(), loss_table.read(np.array([7, 3])).tolist(), len(loss_table)
         ([4], [0.7, 0.3], 2)
     """
 
@@ -124,7 +124,7 @@ FORMAT = 1  # of the files, and of what the losses in them mean
 PROBE_DIGITS = 5  # two evaluations of one loss agree in so many, two losses hardly ever
 
 
-class Cache:
+class LossCache:
     """A folder of ledgers, one for each run, view and set of points.
 
     The name of a file is a digest of all that its losses depend on: the recorded weights and buffers, the loss at
@@ -133,7 +133,7 @@ class Cache:
 
     Args:
         folder: made where it is not there.
-        bundle: the runs.
+        run_set: the runs.
         view: everything else on which the planes depend.
 
     Attributes:
@@ -146,31 +146,31 @@ class Cache:
     Example:
         >>> import tempfile
         >>> import loss_viz as lv
-        >>> from loss_viz.runs.run_set import bundle_runs
+        >>> from loss_viz.runs.run_set import as_run_set
         >>> run = lv.train("x", steps=20, progress=False)
-        >>> cache = Cache(tempfile.mkdtemp(), bundle_runs(run), k=5, plane="local")
+        >>> cache = LossCache(tempfile.mkdtemp(), as_run_set(run), k=5, plane="local")
         >>> len(cache.open("grid", 61))
         0
     """
 
-    def __init__(self, folder: str | os.PathLike[str], bundle: Bundle, **view: object) -> None:
-        self.folder = read_path("cache", folder, advice="Name a folder to keep losses in.")
+    def __init__(self, folder: str | os.PathLike[str], run_set: RunSet, **view: object) -> None:
+        self.folder = check_path("cache", folder, advice="Name a folder to keep losses in.")
         _require_folder(self.folder)
-        digest = hashlib.sha256(repr((FORMAT, sorted(view.items()), bundle.objective.layout)).encode())
-        for run in bundle.runs:
+        digest = hashlib.sha256(repr((FORMAT, sorted(view.items()), run_set.objective.layout)).encode())
+        for run in run_set.runs:
             for rows in (run.weights, run.buffers):
                 if rows is not None:
                     _digest_rows(rows, digest.update)
         started = time.perf_counter()
-        losses = _probe(bundle)
+        losses = _probe(run_set)
         self.seconds = (time.perf_counter() - started) / len(losses)
         digest.update(" ".join(f"{loss:.{PROBE_DIGITS}g}" for loss in losses).encode())
         self._digest = digest.hexdigest()[:24]
 
-    def open(self, *points: object) -> Ledger:
+    def open(self, *points: object) -> LossTable:
         """The ledger of some points, of which these words and numbers say which they are."""
         name = "-".join(str(part) for part in np.hstack([np.asarray(part, dtype=object) for part in points]))
-        return Ledger(self.folder / f"{self._digest}-{name}.losses")
+        return LossTable(self.folder / f"{self._digest}-{name}.losses")
 
 
 def _require_folder(folder: Path) -> None:
@@ -184,14 +184,14 @@ def _require_folder(folder: Path) -> None:
         raise ValueError(f"`cache` must be a folder to keep losses in, got {str(folder)!r}: {reason}. Choose another.")
 
 
-def _digest_rows(rows: Rows, feed: Callable[[bytes], object]) -> None:
+def _digest_rows(rows: WeightRows, feed: Callable[[bytes], object]) -> None:
     """Numbers in memory count by their values; files by name, size and time, for to read them takes minutes."""
     feed(repr((rows.shape, str(rows.dtype))).encode())
     if isinstance(rows, Checkpoints):
         for path in rows.paths:
             status = path.stat()
             feed(repr((path.name, status.st_size, status.st_mtime_ns)).encode())
-    elif isinstance(rows, Stack):
+    elif isinstance(rows, StackedRows):
         for part in rows.parts:
             _digest_rows(part, feed)
     else:
@@ -199,9 +199,9 @@ def _digest_rows(rows: Rows, feed: Callable[[bytes], object]) -> None:
             feed(np.ascontiguousarray(rows[start : start + 1024]).tobytes())
 
 
-def _probe(bundle: Bundle) -> Float[np.ndarray, " n"]:
+def _probe(run_set: RunSet) -> Float[np.ndarray, " n"]:
     """The losses at both ends of the first run and halfway between them."""
-    run = bundle.runs[0]
+    run = run_set.runs[0]
     ends = run.weights[[0, len(run) - 1]]
     buffers = None if run.buffers is None else run.buffers[[0, len(run) - 1, len(run) - 1]]
-    return bundle.objective(np.vstack([ends, ends.mean(axis=0, keepdims=True)]), buffers)
+    return run_set.objective(np.vstack([ends, ends.mean(axis=0, keepdims=True)]), buffers)

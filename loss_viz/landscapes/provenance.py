@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from loss_viz.landscapes.grid import Survey, lay_anew
+from loss_viz.landscapes.grid import Sampling, with_resolution
 from loss_viz.runs.run import Run
 from loss_viz.tasks.networks import ACTIVATIONS, OPTIMIZERS
 from loss_viz.tasks.regression import build_task
@@ -21,11 +21,11 @@ FORMAT, VERSION = "loss_viz settings", 1
 TRAINED_WITH = ("target", "width", "depth", "activation", "optimizer", "lr", "seed")
 
 
-def describe_settings(around: Survey, sigma: float | str) -> dict[str, Any]:
+def describe_settings(sampling: Sampling, sigma: float | str) -> dict[str, Any]:
     """All that a landscape depends on, ready for JSON. `Landscape.settings` is this.
 
     Args:
-        around: the survey of its runs.
+        sampling: the survey of its runs.
         sigma: bandwidth as it was asked for.
 
     Returns:
@@ -34,8 +34,8 @@ def describe_settings(around: Survey, sigma: float | str) -> dict[str, Any]:
         formula). Beside them stands what tells whether it came out alike, such as the first and the last loss.
         `"complete"` is False where the grid is that of a landscape which was interrupted.
     """
-    resolution = len(around.x), len(around.y)
-    whole = lay_anew(around, resolution)
+    resolution = len(sampling.x), len(sampling.y)
+    whole = with_resolution(sampling, resolution)
     return _make_plain(
         {
             "format": FORMAT,
@@ -44,17 +44,18 @@ def describe_settings(around: Survey, sigma: float | str) -> dict[str, Any]:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "runs": [
-                _describe_run(run, name) for run, name in zip(around.bundle.runs, around.bundle.names, strict=True)
+                _describe_run(run, name)
+                for run, name in zip(sampling.run_set.runs, sampling.run_set.names, strict=True)
             ],
             "landscape": {
-                "k": around.k,
+                "k": sampling.k,
                 "sigma": sigma,
                 "resolution": resolution,
-                "plane": around.plane,
-                "n_anchors": around.n_anchors,
-                "seed": around.seed,
+                "plane": sampling.plane,
+                "n_anchors": sampling.n_anchors,
+                "seed": sampling.seed,
             },
-            "complete": np.array_equal(whole.x, around.x) and np.array_equal(whole.y, around.y),
+            "complete": np.array_equal(whole.x, sampling.x) and np.array_equal(whole.y, sampling.y),
         }
     )
 

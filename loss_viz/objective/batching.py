@@ -33,7 +33,7 @@ DEVICE_FACTOR = 64  # a GPU has no such cache, and is idle while small chunks ar
 HEAP_BYTES = 2**25 - 2**16
 
 
-def fit_chunk(largest: int, weight_bytes: int, device: torch.device, *, narrow: bool) -> int:
+def choose_chunk_size(largest: int, weight_bytes: int, device: torch.device, *, narrow: bool) -> int:
     """Weight vectors to a chunk.
 
     Args:
@@ -43,22 +43,22 @@ def fit_chunk(largest: int, weight_bytes: int, device: torch.device, *, narrow: 
         narrow: whether all layers are.
 
     Example:
-        >>> fit_chunk(2**16, 2**14, torch.device("cpu"), narrow=False)
+        >>> choose_chunk_size(2**16, 2**14, torch.device("cpu"), narrow=False)
         64
     """
     factor = DEVICE_FACTOR if device.type != "cpu" else NARROW_FACTOR if narrow else 1
     return max(1, min(factor * MAX_CHUNK, factor * CHUNK_BYTES // largest, factor * WEIGHT_BYTES // weight_bytes))
 
 
-def keep_heap() -> None:
+def reserve_heap() -> None:
     """Have freed memory kept for the next chunk."""
     torch.empty(HEAP_BYTES, dtype=torch.uint8)
 
 
-def release_heap() -> None:
+def trim_heap() -> None:
     """Give freed memory back to the system, where the C library is glibc; elsewhere nothing is done.
 
-    What `keep_heap` keeps is cut to pieces in time. Measured: the kernel of a panel that was moved 1,900 times had
+    What `reserve_heap` keeps is cut to pieces in time. Measured: the kernel of a panel that was moved 1,900 times had
     grown to 1.7 GB, of which 0.9 GB were in use. To give the rest back after each picture takes three milliseconds.
     """
     if sys.platform == "linux":
@@ -76,7 +76,7 @@ def has_narrow_layers(model: nn.Module) -> bool:
     return bool(widths) and max(widths) <= NARROW
 
 
-class UnitsFirst(TorchFunctionMode):
+class NarrowLinearMode(TorchFunctionMode):
     """A context in which `vmap` puts units first in linear layers. No gradient can be taken in it."""
 
     def __torch_function__(
@@ -133,7 +133,7 @@ GAIN = 0.9  # more threads take cores from others: they must save a tenth
 FAR_BEHIND = 2.0
 
 
-class Pace:
+class ThreadTuner:
     """Tries one thread and several in turn on the first pieces of work, and keeps to what was quickest.
 
     Small nets are often slower on two threads than on one: the threads wait for each other after every layer, and where
@@ -142,7 +142,7 @@ class Pace:
     behind later is put to the test anew.
 
     Example:
-        >>> pace = Pace()
+        >>> pace = ThreadTuner()
         >>> with pace.keep(1000):
         ...     pass  # a thousand losses
     """
@@ -187,7 +187,7 @@ class Pace:
 
 
 @contextmanager
-def keep_to_one(small: bool = True) -> Iterator[None]:
+def limit_blas_threads(small: bool = True) -> Iterator[None]:
     """One thread for the linear algebra of NumPy and SciPy, where it is small: more spend their time on waiting."""
     if not small:
         yield

@@ -12,11 +12,11 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from loss_viz._validation import quote, require_kind
-from loss_viz.objective.layout import buffer_layout, name_all, parameter_layout
+from loss_viz._validation import check_type, first_line
+from loss_viz.objective.layout import buffer_layout, names_by_id, parameter_layout
 
 
-class Meter(TorchDispatchMode):
+class ForwardProbe(TorchDispatchMode):
     """Notes the bytes of the largest tensor that any operation returns, and if one reads a parameter, or attends."""
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
@@ -45,7 +45,7 @@ def unwrap_model(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: it is none.
     """
-    require_kind("model", model, nn.Module, "a torch.nn.Module", advice="Pass the network that was trained.")
+    check_type("model", model, nn.Module, "a torch.nn.Module", advice="Pass the network that was trained.")
     parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
     inner = getattr(model, "module" if parallel else "_orig_mod", None)
     return unwrap_model(inner) if isinstance(inner, nn.Module) else model
@@ -61,13 +61,13 @@ def copy_model(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"`model` must be one that copy.deepcopy can copy; it said: {quote(error)}. Hold no results "
+            f"`model` must be one that copy.deepcopy can copy; it said: {first_line(error)}. Hold no results "
             "of a forward pass and no open files or locks on the model, and use torch.nn.utils.parametrizations "
             "for weight and spectral normalization."
         ) from error
 
 
-def require_scalar(loss: Any) -> None:
+def check_scalar(loss: Any) -> None:
     """Refuse what is no loss.
 
     Raises:
@@ -99,7 +99,7 @@ _users: set[object] = set()
 
 
 @contextmanager
-def plain_attention() -> Iterator[None]:
+def unfused_attention() -> Iterator[None]:
     """Attention as plain matrix products, which vmap can batch and autograd differentiate twice.
 
     Fused kernels have neither. PyTorch 2.3 cannot batch plain attention either: the model is evaluated one at a time.
@@ -130,7 +130,7 @@ def _turn_off_fused_attention() -> None:
 LossFn = Callable[[nn.Module], Tensor]
 
 
-class PureLoss:
+class FunctionalLoss:
     """`loss_fn(model)` at any weights and buffers; the model given stays as it is.
 
     One copy serves one thread at a time, for a call puts the weights in the place of its own: `clone` makes another.
@@ -146,20 +146,20 @@ class PureLoss:
         parameters: the copy's own, by name.
 
     Example:
-        >>> pure = PureLoss(nn.Linear(2, 1, bias=False), lambda m: m(torch.tensor([1.0, 10.0])).sum())
+        >>> pure = FunctionalLoss(nn.Linear(2, 1, bias=False), lambda m: m(torch.tensor([1.0, 10.0])).sum())
         >>> pure.at(torch.tensor([3.0, 4.0]), torch.empty(0)).item()
         43.0
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, device: str | torch.device | None = None) -> None:
         advice = "Write it as lambda m: criterion(m(x), y), with data of its own."
-        require_kind("loss_fn", loss_fn, Callable, "a function of a model", advice=advice)
+        check_type("loss_fn", loss_fn, Callable, "a function of a model", advice=advice)
         self.layout = parameter_layout(model)
         self.buffer_layout = buffer_layout(model)
         self._module = _LossModule(_move(copy_model(model), device).eval(), loss_fn)
         self._prepare()
 
-    def clone(self) -> "PureLoss":
+    def clone(self) -> "FunctionalLoss":
         """Another copy of the model, with the same data."""
         other = copy.copy(self)
         other._module = _LossModule(copy.deepcopy(self._module.model), self._module.loss_fn)
@@ -170,7 +170,7 @@ class PureLoss:
         inner = self._module.model
         own = dict(inner.named_parameters())
         self.parameters = {entry.name: own[entry.name] for entry in self.layout.entries}
-        buffers = name_all(inner.named_buffers(remove_duplicate=False))
+        buffers = names_by_id(inner.named_buffers(remove_duplicate=False))
         self._buffers = [(buffers[id(b)], b) for b in inner.buffers()]
 
     def at(self, weights: Tensor, buffers: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class PureLoss:
         # All names of tied tensors are there: to look for them at every call takes as long as a small net's layer.
         return functional_call(self._module, self._name(weights, buffers, "model."), (), tie_weights=False)
 
-    def one_by_one(self, weights: Tensor, buffers: Tensor) -> Tensor:
+    def losses_in_loop(self, weights: Tensor, buffers: Tensor) -> Tensor:
         """Losses at weight vectors `(n, n_params)` that are not evaluated together; the copy is left at the last."""
         if self._buffers:
             return torch.stack([self.at(*row) for row in zip(weights, buffers, strict=True)])
@@ -205,11 +205,11 @@ class PureLoss:
                 except RuntimeError as error:
                     raise ValueError(
                         "A gradient needs a loss that PyTorch can differentiate; this one it cannot "
-                        f"({quote(error)}). Compute it from the model with tensors alone."
+                        f"({first_line(error)}). Compute it from the model with tensors alone."
                     ) from error
         return torch.stack(slopes)
 
-    def multiply_hessian(self, weights: Tensor, buffers: Tensor, vector: Tensor) -> Tensor:
+    def hessian_vector_product(self, weights: Tensor, buffers: Tensor, vector: Tensor) -> Tensor:
         """The Hessian at one weight vector times another vector.
 
         Raises:
@@ -224,11 +224,11 @@ class PureLoss:
             except RuntimeError as error:
                 raise ValueError(
                     "The Hessian needs a loss that PyTorch can differentiate twice; this one it cannot "
-                    f"({quote(error)}). Use another `plane`."
+                    f"({first_line(error)}). Use another `plane`."
                 ) from error
         return product
 
-    def at_own(self) -> Any:
+    def loss_of_copy(self) -> Any:
         """The loss of the copy as it stands; its buffers are lent, for a forward pass may write to them."""
         own = {names[0]: b for names, b in self._buffers}
         return functional_call(self._module, self._lend(own, "model."), (), tie_weights=False)
@@ -239,13 +239,13 @@ class PureLoss:
         Raises:
             TypeError, ValueError: the model does not take them.
         """
-        require_kind("x", x, Tensor, "a tensor", advice="Pass inputs as in model(x).")
+        check_type("x", x, Tensor, "a tensor", advice="Pass inputs as in model(x).")
         try:
             return functional_call(self._module.model, self._name(weights, buffers), (x,), tie_weights=False)
         except RuntimeError as error:
             raise ValueError(
                 f"`x` must be inputs that the model takes; with those of shape {tuple(x.shape)} PyTorch says: "
-                f"{quote(error)}. Pass them as in model(x)."
+                f"{first_line(error)}. Pass them as in model(x)."
             ) from error
 
     def _name(self, weights: Tensor, buffers: Tensor, prefix: str = "") -> dict[str, Tensor]:
@@ -268,12 +268,12 @@ class PureLoss:
 def _move(model: nn.Module, device: str | torch.device | None) -> nn.Module:
     if device is None:
         return model
-    require_kind("device", device, (str, torch.device), "a device", advice="Name it, as in 'cpu' or 'cuda:0'.")
+    check_type("device", device, (str, torch.device), "a device", advice="Name it, as in 'cpu' or 'cuda:0'.")
     try:
         return model.to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"`device` must be one that PyTorch has here, got {device!r}: {quote(error)}. "
+            f"`device` must be one that PyTorch has here, got {device!r}: {first_line(error)}. "
             "Use 'cpu', or leave it out for that of the model."
         ) from error
 

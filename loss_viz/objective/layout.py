@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loss_viz._validation import read_floats
+from loss_viz._validation import check_array
 
 
-class Entry(NamedTuple):
+class TensorSpec(NamedTuple):
     """One tensor of a model: all names under which it is known (tied ones have several), and its shape."""
 
     names: tuple[str, ...]
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParameterLayout:
     """Where each tensor lies in the flat vector.
 
     Attributes:
@@ -39,7 +39,7 @@ class Layout:
         (['weight', 'bias'], 9)
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[TensorSpec, ...]
     dtype: torch.dtype
 
     @cached_property
@@ -63,13 +63,13 @@ class Layout:
         return torch.cat(parts) if parts else torch.empty(0, dtype=self.dtype)
 
 
-def parameter_layout(model: nn.Module) -> Layout:
+def parameter_layout(model: nn.Module) -> ParameterLayout:
     """The trainable parameters, in `model.parameters()` order; tied ones count once.
 
     Raises:
         ValueError: there is none, or one of complex numbers.
     """
-    named = name_all(model.named_parameters(remove_duplicate=False))
+    named = names_by_id(model.named_parameters(remove_duplicate=False))
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise ValueError(
@@ -85,20 +85,20 @@ def parameter_layout(model: nn.Module) -> Layout:
     return _lay_out({named[id(p)]: p for p in trainable.values()})
 
 
-def frozen_layouts(model: nn.Module) -> list[Layout]:
+def frozen_layouts(model: nn.Module) -> list[ParameterLayout]:
     """The parameters that are not trained, each in a layout of its own, for they may be large."""
-    named = name_all(model.named_parameters(remove_duplicate=False))
+    named = names_by_id(model.named_parameters(remove_duplicate=False))
     frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
     return [_lay_out({named[id(p)]: p}) for p in frozen]
 
 
-def buffer_layout(model: nn.Module) -> Layout:
+def buffer_layout(model: nn.Module) -> ParameterLayout:
     """The floating-point buffers, such as the running statistics of batch normalization."""
-    named = name_all(model.named_buffers(remove_duplicate=False))
+    named = names_by_id(model.named_buffers(remove_duplicate=False))
     return _lay_out({named[id(b)]: b for b in model.buffers() if b.is_floating_point()})
 
 
-def name_all(named: Iterable[tuple[str, Tensor]]) -> dict[int, tuple[str, ...]]:
+def names_by_id(named: Iterable[tuple[str, Tensor]]) -> dict[int, tuple[str, ...]]:
     """All names of each tensor, by its `id`."""
     names: dict[int, tuple[str, ...]] = {}
     for name, tensor in named:
@@ -107,7 +107,7 @@ def name_all(named: Iterable[tuple[str, Tensor]]) -> dict[int, tuple[str, ...]]:
 
 
 def read_rows(
-    layout: Layout, buffer_layout: Layout, weights: Any, buffers: Any
+    layout: ParameterLayout, buffer_layout: ParameterLayout, weights: Any, buffers: Any
 ) -> tuple[Float[np.ndarray, "n n_params"], Float[np.ndarray, "n n_buffers"] | None]:
     """Weight vectors as rows, and the buffers that go with them, if any.
 
@@ -116,15 +116,15 @@ def read_rows(
         ValueError: arrays of another shape.
     """
     advice = "One row is a weight vector; for a single one pass weights[None]."
-    weights = read_floats("weights", weights, ("n", layout.n), advice=advice)
+    weights = check_array("weights", weights, ("n", layout.n), advice=advice)
     if buffers is None:
         return weights, None
     advice = "Pass those that go with each row, or leave them out for the model's own."
-    return weights, read_floats("buffers", buffers, (len(weights), buffer_layout.n), advice=advice)
+    return weights, check_array("buffers", buffers, (len(weights), buffer_layout.n), advice=advice)
 
 
 def read_row(
-    layout: Layout, buffer_layout: Layout, weights: Any, buffers: Any
+    layout: ParameterLayout, buffer_layout: ParameterLayout, weights: Any, buffers: Any
 ) -> tuple[Float[np.ndarray, " n_params"], Float[np.ndarray, " n_buffers"] | None]:
     """One weight vector, and the buffers that go with it, if any.
 
@@ -132,12 +132,12 @@ def read_row(
         TypeError: no arrays of real numbers.
         ValueError: arrays of another shape.
     """
-    weights = read_floats("weights", weights, (layout.n,), advice="Pass one vector, as in run.weights[-1].")
+    weights = check_array("weights", weights, (layout.n,), advice="Pass one vector, as in run.weights[-1].")
     if buffers is None:
         return weights, None
-    return weights, read_floats("buffers", buffers, (buffer_layout.n,), advice="Leave them out for the model's own.")
+    return weights, check_array("buffers", buffers, (buffer_layout.n,), advice="Leave them out for the model's own.")
 
 
-def _lay_out(tensors: Mapping[tuple[str, ...], Tensor]) -> Layout:
-    entries = tuple(Entry(names, tuple(tensor.shape)) for names, tensor in tensors.items())
-    return Layout(entries, reduce(torch.promote_types, (t.dtype for t in tensors.values()), torch.float32))
+def _lay_out(tensors: Mapping[tuple[str, ...], Tensor]) -> ParameterLayout:
+    entries = tuple(TensorSpec(names, tuple(tensor.shape)) for names, tensor in tensors.items())
+    return ParameterLayout(entries, reduce(torch.promote_types, (t.dtype for t in tensors.values()), torch.float32))

@@ -13,9 +13,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from loss_viz._validation import quote
-from loss_viz.objective.batching import MAX_ATTENDING, Pace, UnitsFirst, fit_chunk, has_narrow_layers, keep_heap
-from loss_viz.objective.functional import LossFn, Meter, PureLoss, plain_attention, require_scalar, unwrap_model
+from loss_viz._validation import first_line
+from loss_viz.objective.batching import (
+    MAX_ATTENDING,
+    NarrowLinearMode,
+    ThreadTuner,
+    choose_chunk_size,
+    has_narrow_layers,
+    reserve_heap,
+)
+from loss_viz.objective.functional import (
+    ForwardProbe,
+    FunctionalLoss,
+    LossFn,
+    check_scalar,
+    unfused_attention,
+    unwrap_model,
+)
 from loss_viz.objective.layout import read_row, read_rows
 
 
@@ -42,8 +56,8 @@ class Objective:
         layout: names and shapes of the parameters within the vector.
         buffer_layout: likewise for the floating-point buffers.
         n_params: length of a weight vector.
-        own_weights: `(n_params,)`, the weights of the model when it was given.
-        own_buffers: `(n_buffers,)`, its floating-point buffers then.
+        initial_weights: `(n_params,)`, the weights of the model when it was given.
+        initial_buffers: `(n_buffers,)`, its floating-point buffers then.
         chunk_size: vectors that are evaluated in one pass.
 
     Raises:
@@ -59,24 +73,24 @@ class Objective:
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, *, device: str | torch.device | None = None) -> None:
-        keep_heap()
+        reserve_heap()
         self.model = model = unwrap_model(model)
         self.loss_fn = loss_fn
-        self._pure = PureLoss(model, loss_fn, device)
+        self._pure = FunctionalLoss(model, loss_fn, device)
         self._idle, self._returned = [self._pure], threading.Condition()
         self.layout, self.buffer_layout = self._pure.layout, self._pure.buffer_layout
         self.n_params = self.layout.n
         self._device = next(iter(self._pure.parameters.values())).device
-        self.own_weights = self.layout.join(dict(model.named_parameters())).numpy()
-        self.own_buffers = self.buffer_layout.join(dict(model.named_buffers())).numpy()
-        self._lock, self._pace, self._token = threading.Lock(), Pace(), uuid.uuid4().hex
+        self.initial_weights = self.layout.join(dict(model.named_parameters())).numpy()
+        self.initial_buffers = self.buffer_layout.join(dict(model.named_buffers())).numpy()
+        self._lock, self._pace, self._token = threading.Lock(), ThreadTuner(), uuid.uuid4().hex
         self._draws, self._attends = True, False  # random numbers, attention: `_probe` looks
         with self._guard():
             loss, largest = self._probe()
         with self._guard():
             self._narrow = has_narrow_layers(model)
             self._evaluate = self._evaluate_batch
-            fitting = fit_chunk(largest, self.own_weights.nbytes, self._device, narrow=self._narrow)
+            fitting = choose_chunk_size(largest, self.initial_weights.nbytes, self._device, narrow=self._narrow)
             self.chunk_size = fitting if self._can_batch(loss) else 1
         # Fused attention, which cannot be batched, is quicker than small batches without it.
         if self.chunk_size == 1 or (self._attends and self.chunk_size <= MAX_ATTENDING):
@@ -115,7 +129,7 @@ class Objective:
         """
         weights, buffers = read_row(self.layout, self.buffer_layout, weights, buffers)
         with self._guard(), self._borrow() as pure:
-            state = self._tensor(self.own_buffers if buffers is None else buffers)
+            state = self._tensor(self.initial_buffers if buffers is None else buffers)
             return pure.predict(self._tensor(weights), state, x)
 
     def gradients(
@@ -142,7 +156,7 @@ class Objective:
         with self._borrow() as pure:
             return pure.differentiate(weights, buffers)
 
-    def multiply_hessian(
+    def hessian_vector_product(
         self,
         weights: Float[np.ndarray, " n_params"],
         vector: Float[np.ndarray, " n_params"],
@@ -157,8 +171,10 @@ class Objective:
         weights, buffers = read_row(self.layout, self.buffer_layout, weights, buffers)
         vector, _ = read_row(self.layout, self.buffer_layout, vector, None)
         with self._guard(), self._borrow() as pure:
-            state = self._tensor(self.own_buffers if buffers is None else buffers)
-            return pure.multiply_hessian(self._tensor(weights), state, self._tensor(vector)).double().cpu().numpy()
+            state = self._tensor(self.initial_buffers if buffers is None else buffers)
+            return (
+                pure.hessian_vector_product(self._tensor(weights), state, self._tensor(vector)).double().cpu().numpy()
+            )
 
     def _loss_at(self, weights: Tensor, buffers: Tensor) -> Tensor:
         with self._borrow() as pure:
@@ -166,17 +182,17 @@ class Objective:
 
     def _evaluate_batch(self, weights: Tensor, buffers: Tensor) -> Tensor:
         with ExitStack() as stack:
-            stack.enter_context(plain_attention() if self._attends else nullcontext())
-            stack.enter_context(UnitsFirst() if self._narrow else nullcontext())
+            stack.enter_context(unfused_attention() if self._attends else nullcontext())
+            stack.enter_context(NarrowLinearMode() if self._narrow else nullcontext())
             pure = stack.enter_context(self._borrow())
             return vmap(pure.at, randomness="same")(weights, buffers)
 
     def _evaluate_singly(self, weights: Tensor, buffers: Tensor) -> Tensor:
         with self._borrow() as pure:
-            return pure.one_by_one(weights, buffers)
+            return pure.losses_in_loop(weights, buffers)
 
     @contextmanager
-    def _borrow(self) -> Iterator[PureLoss]:
+    def _borrow(self) -> Iterator[FunctionalLoss]:
         """A private copy that no other thread is using; a thread that has to wait for one leaves another behind."""
         with self._returned:
             waited = not self._idle
@@ -205,7 +221,7 @@ class Objective:
             if self._device.type in ("cpu", "cuda"):
                 stack.enter_context(torch.autocast(self._device.type, enabled=False))
             if self._attends and plain:
-                stack.enter_context(plain_attention())
+                stack.enter_context(unfused_attention())
             if self._draws:
                 stack.enter_context(self._lock)
                 stack.enter_context(torch.random.fork_rng([self._device] if self._device.type == "cuda" else []))
@@ -218,7 +234,7 @@ class Objective:
         for start in range(0, len(weights), self.chunk_size):
             rows = slice(start, start + self.chunk_size)
             chunk = self._tensor(weights[rows])
-            own = np.broadcast_to(self.own_buffers, (len(chunk), len(self.own_buffers)))
+            own = np.broadcast_to(self.initial_buffers, (len(chunk), len(self.initial_buffers)))
             yield rows, chunk, self._tensor(own if buffers is None else buffers[rows])
 
     def _tensor(self, array: Float[np.ndarray, "*shape"]) -> Tensor:
@@ -228,38 +244,38 @@ class Objective:
     def _probe(self) -> tuple[Tensor, int]:
         """The loss of the model as it stands, and the bytes of the largest tensor on the way to it."""
         random = torch.get_rng_state()
-        with Meter(self._pure.parameters.values()) as meter:
+        with ForwardProbe(self._pure.parameters.values()) as probe:
             loss = self._evaluate_own()
-        require_scalar(loss)
-        if not meter.touched:
+        check_scalar(loss)
+        if not probe.touched:
             raise ValueError(
                 "`loss_fn(model)` must use the model that it is handed, it read none of its parameters. "
                 "Write it as lambda m: criterion(m(x), y), with m in it and not the model's own name."
             )
         self._draws = self._device.type == "cuda" or not torch.equal(random, torch.get_rng_state())
-        self._attends = meter.attends
+        self._attends = probe.attends
         again = self._evaluate_own()
         if not torch.equal(loss, again) and not (loss.isnan() and again.isnan()):
             raise ValueError(
                 f"`loss_fn(model)` must give the same loss twice, got {float(loss):.6g} and {float(again):.6g}. "
                 "Use a fixed set of data, and torch.manual_seed(0) inside it where it draws random numbers."
             )
-        return loss, meter.n_bytes
+        return loss, probe.n_bytes
 
     def _evaluate_own(self) -> Any:
         try:
-            return self._pure.at_own()
+            return self._pure.loss_of_copy()
         except RuntimeError as error:
             if "device" not in str(error):
                 raise
             raise ValueError(
                 f"The data of `loss_fn` must be where the model is evaluated, on {self._device}; PyTorch says: "
-                f"{quote(error)}. Move it there, as in x.to({str(self._device)!r})."
+                f"{first_line(error)}. Move it there, as in x.to({str(self._device)!r})."
             ) from error
 
     def _can_batch(self, loss: Tensor) -> bool:
         """Whether `vmap` gives the same loss; if not, a warning says why."""
-        weights, buffers = self._tensor(self.own_weights), self._tensor(self.own_buffers)
+        weights, buffers = self._tensor(self.initial_weights), self._tensor(self.initial_buffers)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:

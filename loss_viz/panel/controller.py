@@ -9,29 +9,29 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from loss_viz._progress import Meter
+from loss_viz._progress import ProgressMeter
 from loss_viz.diagnostics.fidelity import SigmaCurve
-from loss_viz.diagnostics.report import Stays, find_facts, find_stays
+from loss_viz.diagnostics.report import PlateauSummary, assess, summarize_plateaus
 from loss_viz.figures.live import (
-    Frame,
-    ball_parts,
-    compose_frame,
-    curve_parts,
-    factor_parts,
-    fit_parts,
-    join_parts,
-    step_parts,
+    ViewState,
+    ball_update,
+    curve_update,
+    factor_update,
+    fit_update,
+    merge_updates,
+    step_update,
     summarize,
+    update_all,
 )
 from loss_viz.figures.loss_axis import fit_scale
-from loss_viz.landscapes.compute import Stages, prepare
-from loss_viz.landscapes.grid import Survey
+from loss_viz.landscapes.compute import Pipeline, prepare
+from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.landscape import Landscape, Surface
-from loss_viz.objective.batching import release_heap
-from loss_viz.panel.figure_widget import Picture
+from loss_viz.objective.batching import trim_heap
+from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.panel.status import write_figures
 from loss_viz.panel.worker import Worker
-from loss_viz.runs.run_set import Bundle
+from loss_viz.runs.run_set import RunSet
 from loss_viz.runs.training import Training
 from loss_viz.settings import ALONE
 
@@ -44,22 +44,22 @@ SECONDS_FOR_COSTS = 3.0  # the widest kernels ask every plane at every anchor
 class Listener(Protocol):
     """Who hears of the work; calls come from the working thread, and from whoever moves the ball."""
 
-    def hear_progress(self, words: str, share: float) -> None:
+    def on_progress(self, words: str, share: float) -> None:
         """What is going on, and how much of it is done, from 0 to 1."""
 
-    def hear_runs(self, bundle: Bundle) -> int:
+    def on_runs(self, run_set: RunSet) -> int:
         """There are other runs; the answer is the step at which the ball shall lie."""
 
-    def hear_figures(self, html: str) -> None:
+    def on_figures(self, html: str) -> None:
         """The figures at the ball's place have changed."""
 
-    def hear_end(self, words: str) -> None:
+    def on_done(self, words: str) -> None:
         """All is drawn."""
 
-    def hear_costs(self, curve: SigmaCurve | None, sigma: float | str) -> None:
+    def on_width_errors(self, curve: SigmaCurve | None, sigma: float | str) -> None:
         """What the bandwidths cost; None where there is nothing to choose."""
 
-    def hear_error(self, error: BaseException) -> None:
+    def on_error(self, error: BaseException) -> None:
         """What was asked for cannot be drawn."""
 
 
@@ -74,29 +74,29 @@ class Stopped(Exception):
     """Raised inside work that the user has stopped."""
 
 
-class Studio:
+class Controller:
     """Draws on a picture what was asked for last.
 
     Args:
         picture: where it is drawn.
         listener: who is told.
-        stages: what computes, and keeps.
+        pipeline: what computes, and keeps.
         step: where the ball lies; None for the end of the run.
 
     Attributes:
-        bundle: the latest runs.
-        stays: where they lie still.
+        run_set: the latest runs.
+        plateau_summary: where they lie still.
         frame: the surface that is on screen.
     """
 
-    def __init__(self, picture: Picture, listener: Listener, stages: Stages, *, step: int | None) -> None:
+    def __init__(self, picture: LiveFigures, listener: Listener, pipeline: Pipeline, *, step: int | None) -> None:
         self.picture = picture
         self.listener = listener
-        self.stages = stages
+        self.pipeline = pipeline
         self.step = step
-        self.bundle: Bundle | None = None
-        self.stays = Stays()
-        self.frame: Frame | None = None
+        self.run_set: RunSet | None = None
+        self.plateau_summary = PlateauSummary()
+        self.frame: ViewState | None = None
         self.worker = Worker(self._work, self._fail)
         self._drawing = threading.RLock()  # the ball is moved by other threads than the worker's
         self._stop = threading.Event()
@@ -117,9 +117,9 @@ class Studio:
         """Move the ball to a training step, on what is on screen."""
         self.step = step
         with self._drawing:
-            if self.bundle and not self._training:
-                self.picture.push(self._place_balls(self.bundle))
-                self._write_figures(self.bundle)
+            if self.run_set and not self._training:
+                self.picture.push(self._place_balls(self.run_set))
+                self._write_figures(self.run_set)
 
     def _work(self, request: Request, check: Callable[[], None]) -> None:
         started = time.monotonic()
@@ -128,41 +128,41 @@ class Studio:
         n_threads = max(1, torch.get_num_threads() - 1)
         try:
             with threadpool_limits(n_threads, user_api="openmp"):  # of this thread only
-                bundle = self._find_runs(request, check)
-                landscape = self._draw_landscape(bundle, request.settings, check)
+                run_set = self._find_runs(request, check)
+                landscape = self._draw_landscape(run_set, request.settings, check)
                 words = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
-                self.listener.hear_end(" ".join([*(run.note for run in bundle.runs if run.note), words]))
+                self.listener.on_done(" ".join([*(run.note for run in run_set.runs if run.note), words]))
                 self._measure_costs(landscape, request.settings, check)
         except Stopped:
             self.picture.state = "stopped"
-            self.listener.hear_end("Stopped; the surface is not that of these settings. Move a control or train anew.")
+            self.listener.on_done("Stopped; the surface is not that of these settings. Move a control or train anew.")
         finally:
-            release_heap()
+            trim_heap()
 
     def _fail(self, error: BaseException) -> None:
         self._training = False
         self.picture.state = "not these settings"
-        self.listener.hear_error(error)
+        self.listener.on_error(error)
 
-    def _find_runs(self, request: Request, check: Callable[[], None]) -> Bundle:
-        bundle = None if request.anew else self.stages.find_runs(request.settings)
-        if bundle is None:
+    def _find_runs(self, request: Request, check: Callable[[], None]) -> RunSet:
+        run_set = None if request.anew else self.pipeline.find_runs(request.settings)
+        if run_set is None:
             self._training = True
-            bundle = self._train(request.settings, check)
+            run_set = self._train(request.settings, check)
         self._training = False
-        if bundle is not self.bundle:
-            self.bundle = bundle
-            self.step = self.listener.hear_runs(bundle)
-            self.listener.hear_costs(None, request.settings["sigma"])
-            self.stays = find_stays(bundle)
-            curves = curve_parts([(run.step, run.loss) for run in bundle.runs], self.stays.plateaus, None)
+        if run_set is not self.run_set:
+            self.run_set = run_set
+            self.step = self.listener.on_runs(run_set)
+            self.listener.on_width_errors(None, request.settings["sigma"])
+            self.plateau_summary = summarize_plateaus(run_set)
+            curves = curve_update([(run.step, run.loss) for run in run_set.runs], self.plateau_summary.plateaus, None)
             with self._drawing:
                 check()
-                parts = join_parts(curves, factor_parts(bundle, None), self._place_balls(bundle))
+                parts = merge_updates(curves, factor_update(run_set, None), self._place_balls(run_set))
                 self.picture.push(parts, state="updating")
-        return bundle
+        return run_set
 
-    def _train(self, settings: Mapping[str, Any], check: Callable[[], None]) -> Bundle:
+    def _train(self, settings: Mapping[str, Any], check: Callable[[], None]) -> RunSet:
         training = prepare(settings)
         losses: list[float] = []
         last = time.monotonic()
@@ -175,46 +175,46 @@ class Studio:
                 self._stop.clear()
                 raise KeyboardInterrupt
             now = time.monotonic()
-            if step == 0 or (now - last > SECONDS_PER_FRAME and self.picture.wait_shown(0.0)) or now - last > 1:
+            if step == 0 or (now - last > SECONDS_PER_FRAME and self.picture.wait_drawn(0.0)) or now - last > 1:
                 last = now
                 self._draw_training(training, losses)
 
-        return self.stages.train(training, settings, watch)
+        return self.pipeline.train(training, settings, watch)
 
     def _draw_training(self, training: Training, losses: list[float]) -> None:
         step, n_steps, task = len(losses) - 1, training.steps, training.task
         with torch.no_grad():
             answer = training.model(task.x)
         x, target, network = (values.ravel().double().numpy() for values in (task.x, task.y, answer))
-        curve = curve_parts([(np.arange(len(losses)), np.array(losses))], [], n_steps)
+        curve = curve_update([(np.arange(len(losses)), np.array(losses))], [], n_steps)
         nothing = {"x": np.empty(0), "y": np.empty(0)}
-        parts = curve | fit_parts(x, target, [network], step) | {"curve_step": nothing, "curve_factor": nothing}
+        parts = curve | fit_update(x, target, [network], step) | {"curve_step": nothing, "curve_factor": nothing}
         self.picture.push(parts, state="training")
-        self.listener.hear_progress(f"training, step {step:,} of {n_steps:,}, loss {losses[-1]:.3g}", step / n_steps)
+        self.listener.on_progress(f"training, step {step:,} of {n_steps:,}, loss {losses[-1]:.3g}", step / n_steps)
 
-    def _draw_landscape(self, bundle: Bundle, settings: Mapping[str, Any], check: Callable[[], None]) -> Landscape:
+    def _draw_landscape(self, run_set: RunSet, settings: Mapping[str, Any], check: Callable[[], None]) -> Landscape:
         def check_both() -> None:
             check()
             if self._stop.is_set():
                 raise Stopped
 
-        meter = Meter(check_both, lambda share: self.listener.hear_progress("blending the planes", share))
-        around = self.stages.survey(bundle, settings, meter)
-        known = self.stages.knows_surface(around, settings)
+        meter = ProgressMeter(check_both, lambda share: self.listener.on_progress("blending the planes", share))
+        sampling = self.pipeline.sampling(run_set, settings, meter)
+        known = self.pipeline.has_surface(sampling, settings)
         if not known:
-            sketch = self.stages.sketch(around, settings, meter)
-            self._draw(around, sketch, None, settings, check_both)
-        surface = self.stages.blend_surface(around, settings, meter)
+            preview = self.pipeline.preview(sampling, settings, meter)
+            self._draw(sampling, preview, None, settings, check_both)
+        surface = self.pipeline.blend_surface(sampling, settings, meter)
         if not known and settings["sigma"] != "auto":  # the heights under the run then take longer than a redraw
-            self._draw(around, surface, None, settings, check_both)
-        landscape = self.stages.blend_path(around, settings, meter)
-        beside = self._blend_beside(bundle, settings, meter) if settings["beside"] != ALONE else None
-        self._draw(around, surface, landscape, settings, check_both, beside)
+            self._draw(sampling, surface, None, settings, check_both)
+        landscape = self.pipeline.blend_path(sampling, settings, meter)
+        beside = self._blend_beside(run_set, settings, meter) if settings["beside"] != ALONE else None
+        self._draw(sampling, surface, landscape, settings, check_both, beside)
         return landscape
 
-    def _blend_beside(self, bundle: Bundle, settings: Mapping[str, Any], meter: Meter) -> Landscape:
+    def _blend_beside(self, run_set: RunSet, settings: Mapping[str, Any], meter: ProgressMeter) -> Landscape:
         chosen = {**settings, "plane": settings["beside"]}
-        return self.stages.blend_path(self.stages.survey(bundle, chosen, meter), chosen, meter)
+        return self.pipeline.blend_path(self.pipeline.sampling(run_set, chosen, meter), chosen, meter)
 
     def _measure_costs(self, landscape: Landscape, settings: Mapping[str, Any], check: Callable[[], None]) -> None:
         """After all is drawn: what each place of the slider costs, if that is soon known.
@@ -229,63 +229,65 @@ class Studio:
                 raise Stopped
 
         try:
-            curve = self.stages.measure_costs(landscape, Meter(check_time, lambda _: None))
+            curve = self.pipeline.width_errors(landscape, ProgressMeter(check_time, lambda _: None))
         except Stopped:
             curve = None
-        self.listener.hear_costs(curve, settings["sigma"])
+        self.listener.on_width_errors(curve, settings["sigma"])
 
     def _draw(
         self,
-        around: Survey,
+        sampling: Sampling,
         surface: Surface,
         landscape: Landscape | None,
         settings: Mapping[str, Any],
         check: Callable[[], None],
         beside: Landscape | None = None,
     ) -> None:
-        bundle, projection = around.bundle, around.projection
-        height = landscape.path_height if landscape else np.full(len(bundle), np.nan)
-        losses = [surface.loss, bundle.loss, *([beside.loss] if beside else [])]
+        run_set, projection = sampling.run_set, sampling.projection
+        height = landscape.path_height if landscape else np.full(len(run_set), np.nan)
+        losses = [surface.loss, run_set.loss, *([beside.loss] if beside else [])]
         scale = fit_scale(losses, log=settings["loss_axis"] == "log")
-        facts = find_facts(landscape) if landscape else None
-        frame = Frame(bundle, projection, surface, height, scale, landscape, beside, facts)
-        parts = compose_frame(frame, around, settings, self.stays, first=self.frame is None)
-        self.picture.wait_shown(0.5)
+        report = assess(landscape) if landscape else None
+        frame = ViewState(run_set, projection, surface, height, scale, landscape, beside, report)
+        parts = update_all(frame, sampling, settings, self.plateau_summary, first=self.frame is None)
+        self.picture.wait_drawn(0.5)
         with self._drawing:
             check()
             self.frame = frame
             # Until all is known a second surface stays as it is.
             hidden = self.picture.hidden if landscape is None else [] if beside else ["beside"]
-            state, words = "" if landscape else "updating", summarize(bundle, self.stays.plateaus)
-            self.picture.push(join_parts(parts, self._place_balls(bundle)), hidden=hidden, state=state, summary=words)
-            self._write_figures(bundle)
+            state, words = "" if landscape else "updating", summarize(run_set, self.plateau_summary.plateaus)
+            self.picture.push(
+                merge_updates(parts, self._place_balls(run_set)), hidden=hidden, state=state, summary=words
+            )
+            self._write_figures(run_set)
 
-    def _find_rows(self, bundle: Bundle) -> list[int]:
-        return bundle.find_rows(
-            None if self.step is None else int(np.clip(self.step, bundle.first_step, bundle.last_step))
+    def _find_rows(self, run_set: RunSet) -> list[int]:
+        return run_set.find_rows(
+            None if self.step is None else int(np.clip(self.step, run_set.first_step, run_set.last_step))
         )
 
-    def _write_figures(self, bundle: Bundle) -> None:
-        if self.frame and self.frame.bundle is bundle:
-            rows, frame = self._find_rows(bundle), self.frame
-            self.listener.hear_figures(write_figures(bundle, frame.projection, self.stays, rows, frame.facts))
+    def _write_figures(self, run_set: RunSet) -> None:
+        if self.frame and self.frame.run_set is run_set:
+            rows, frame = self._find_rows(run_set), self.frame
+            self.listener.on_figures(write_figures(run_set, frame.projection, self.plateau_summary, rows, frame.report))
 
-    def _place_balls(self, bundle: Bundle) -> dict[str, dict[str, Any]]:
+    def _place_balls(self, run_set: RunSet) -> dict[str, dict[str, Any]]:
         """The balls' places on the curves and the networks there; on the surface where that is of the same runs."""
-        rows, frame = self._find_rows(bundle), self.frame
-        parts: dict[str, dict[str, Any]] = step_parts([(bundle.step[[row]], bundle.loss[[row]]) for row in rows])
-        if frame and frame.bundle is bundle:
-            parts |= ball_parts(bundle, frame.projection, frame.surface, frame.height, frame.scale, rows)
+        rows, frame = self._find_rows(run_set), self.frame
+        parts: dict[str, dict[str, Any]] = step_update([(run_set.step[[row]], run_set.loss[[row]]) for row in rows])
+        if frame and frame.run_set is run_set:
+            parts |= ball_update(run_set, frame.projection, frame.surface, frame.height, frame.scale, rows)
             if other := frame.beside:
-                parts |= ball_parts(
-                    bundle, other.projection, other, other.path_height, frame.scale, rows, pane="beside"
+                parts |= ball_update(
+                    run_set, other.projection, other, other.path_height, frame.scale, rows, pane="beside"
                 )
-        task = bundle.runs[0].task
-        if task and all(run.task for run in bundle.runs):
+        task = run_set.runs[0].task
+        if task and all(run.task for run in run_set.runs):
             x, target = (values.ravel().double().cpu().numpy() for values in (task.x, task.y))
-            places = zip(bundle.runs, rows, bundle.starts, strict=True)
+            places = zip(run_set.runs, rows, run_set.starts, strict=True)
             answers = [run.predict(row - start) for run, row, start in places]
-            step = max(int(bundle.step[row]) for row in rows)
-            stuck = self.stays.find(step) if len(rows) == 1 else None
-            parts |= fit_parts(x, target, answers, step, stuck[1] if stuck else None)
+            step = max(int(run_set.step[row]) for row in rows)
+            stuck = self.plateau_summary.find(step) if len(rows) == 1 else None
+            parts |= fit_update(x, target, answers, step, stuck[1] if stuck else None)
         return parts

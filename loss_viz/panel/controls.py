@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from loss_viz.landscapes.kernels import POST_SIGMA
-from loss_viz.panel.figure_widget import Picture
+from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.runs.training import PRESETS
 from loss_viz.settings import CHOICES, TRAINING, VIEW
 
@@ -118,7 +118,7 @@ PLAIN = (
 )  # the control's value is the setting's
 
 
-class Notice(widgets.HTML):
+class Message(widgets.HTML):
     """A line of words that takes no room while it is empty."""
 
     def __init__(self, kind: str) -> None:
@@ -131,7 +131,7 @@ class Notice(widgets.HTML):
         self.layout.display = None if text else "none"
 
 
-class Desk:
+class ControlPanel:
     """All widgets of a panel. It knows no settings: it tells what was moved, and shows what it is told.
 
     Args:
@@ -147,7 +147,7 @@ class Desk:
 
     def __init__(
         self,
-        picture: Picture,
+        picture: LiveFigures,
         *,
         trains: bool,
         on_change: Callable[[str, Any], object],
@@ -159,8 +159,8 @@ class Desk:
         self._lock = threading.RLock()  # handlers run in the kernel's threads, and words come from the worker's
         self._writing = False
         self._sigma_place = math.log10(POST_SIGMA)
-        self._errors = {name: Notice("error") for name in TRAINING + VIEW}
-        self._note = Notice("note")
+        self._errors = {name: Message("error") for name in TRAINING + VIEW}
+        self._note = Message("note")
         self._figures, self._status, self._costs = widgets.HTML("<dl></dl>"), widgets.HTML(), widgets.HTML()
         self._progress = widgets.FloatProgress(min=0.0, max=1.0)
         self._code = widgets.Textarea(layout={"display": "none", "width": "auto", "height": "110px"})
@@ -175,7 +175,7 @@ class Desk:
         """Let a control show the value of its setting, and take back what was said against it."""
         with self._quietly():
             self._write(name, value)
-            self.complain(name, "")
+            self.show_error(name, "")
 
     def name_preset(self, name: str) -> None:
         """Show which preset the settings of the network are, or that they are none."""
@@ -190,7 +190,7 @@ class Desk:
                 control.min, control.max = first, last
             self.controls["play"].step = max(1, (last - first) // 100)
 
-    def complain(self, name: str, text: str) -> None:
+    def show_error(self, name: str, text: str) -> None:
         """Say beside a control what is wrong with it; an empty text takes it back."""
         self._errors[name].say(text)
         mark = self.controls[name].add_class if text else self.controls[name].remove_class
@@ -212,7 +212,7 @@ class Desk:
         """Show the line of figures."""
         self._figures.value = html
 
-    def show_costs(self, html: str) -> None:
+    def show_width_errors(self, html: str) -> None:
         """Show what each place of the σ slider costs, or nothing."""
         self._costs.value = html
         self._costs.layout.display = None if html else "none"
@@ -225,7 +225,7 @@ class Desk:
         if hidden:
             self.picture.copy_text(text)
 
-    def explain_sigma(self, widths: Float[np.ndarray, " n_anchors"]) -> None:
+    def show_sigma(self, widths: Float[np.ndarray, " n_anchors"]) -> None:
         """Say how wide the kernels are in units of weights; a single plane has none."""
         narrow, wide = f"{widths.min():.2g}", f"{widths.max():.2g}"
         words = f"= {narrow if narrow == wide else f'{narrow} to {wide}'} in units of weights"

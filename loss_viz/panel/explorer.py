@@ -14,18 +14,18 @@ from IPython import get_ipython
 from traitlets import TraitError
 
 from loss_viz.diagnostics.fidelity import SigmaCurve
-from loss_viz.figures.live import build_panes
+from loss_viz.figures.live import build_templates
 from loss_viz.figures.surface import surface_figure
-from loss_viz.landscapes.compute import Stages
+from loss_viz.landscapes.compute import Pipeline
 from loss_viz.landscapes.landscape import Landscape
-from loss_viz.panel.controller import Studio
-from loss_viz.panel.controls import OWN, Desk
-from loss_viz.panel.figure_widget import Picture
-from loss_viz.panel.status import draw_costs
+from loss_viz.panel.controller import Controller
+from loss_viz.panel.controls import OWN, ControlPanel
+from loss_viz.panel.figure_widget import LiveFigures
+from loss_viz.panel.status import draw_width_errors
 from loss_viz.runs.run import Run
-from loss_viz.runs.run_set import Bundle, Runs, bundle_runs
-from loss_viz.runs.training import PRESETS, fill_in
-from loss_viz.settings import ALONE, TRAINING, VIEW, check_setting, write_code
+from loss_viz.runs.run_set import Runs, RunSet, as_run_set
+from loss_viz.runs.training import PRESETS, preset_for
+from loss_viz.settings import ALONE, TRAINING, VIEW, check_setting, to_code
 
 NAMES = TRAINING + VIEW
 
@@ -89,7 +89,7 @@ class Explorer(widgets.VBox):
                 f"`target` must be a formula in x, a Run or several, got {type(target).__name__}. "
                 "For a function pass lv.Explorer(lv.train(function))."
             )
-        own = None if isinstance(target, str) else bundle_runs(target)
+        own = None if isinstance(target, str) else as_run_set(target)
         self._source = own
         self._last: int | None = None  # step of the run on screen
         self._blamed = ""  # the control beside which the last error of the work stands
@@ -101,16 +101,16 @@ class Explorer(widgets.VBox):
         for name, value in settings.items():
             setattr(self, name, value)
         if own is None:
-            for name, value in fill_in(self.target, preset)._asdict().items():
+            for name, value in preset_for(self.target, preset)._asdict().items():
                 if name not in settings:
                     setattr(self, name, value)
-        self.picture = Picture(hidden=["beside"], **build_panes(own))
-        self.desk = Desk(self.picture, trains=own is None, on_change=self._take, on_press=self._press)
-        self._studio = Studio(self.picture, self, Stages(own), step=self.step)
+        self.picture = LiveFigures(hidden=["beside"], **build_templates(own))
+        self.control_panel = ControlPanel(self.picture, trains=own is None, on_change=self._take, on_press=self._press)
+        self._controller = Controller(self.picture, self, Pipeline(own), step=self.step)
         for name in self._names:
-            self.desk.write(name, getattr(self, name))
+            self.control_panel.write(name, getattr(self, name))
         self._name_preset()
-        self.children = (self.desk.box,)
+        self.children = (self.control_panel.box,)
         self.add_class("lossviz")
         self._opened = True
         self.picture.on_click(self._click)
@@ -133,7 +133,7 @@ class Explorer(widgets.VBox):
         the number of steps that it took.
         """
         values = self._read()
-        trained = None if self._source else self._studio.stages.find_runs(values)
+        trained = None if self._source else self._controller.pipeline.find_runs(values)
         return values | ({"steps": max(1, trained.last_step)} if trained and trained.runs[0].note else {})
 
     @property
@@ -144,12 +144,12 @@ class Explorer(widgets.VBox):
     @property
     def runs(self) -> tuple[Run, ...]:
         """All runs on screen."""
-        return self._studio.bundle.runs if self._studio.bundle else ()
+        return self._controller.run_set.runs if self._controller.run_set else ()
 
     @property
     def landscape(self) -> Landscape | None:
         """The landscape on screen; None until one is complete."""
-        return self._studio.frame.landscape if self._studio.frame else None
+        return self._controller.frame.landscape if self._controller.frame else None
 
     @property
     def figure(self) -> go.Figure:
@@ -160,26 +160,26 @@ class Explorer(widgets.VBox):
         """
         if self.landscape is None:
             raise ValueError("There is no landscape to draw yet. Call explorer.wait() first.")
-        frame = self._studio.frame
+        frame = self._controller.frame
         shown = [self.landscape, *([frame.beside] if frame and frame.beside else [])]
         return surface_figure(*shown, step=self.step, log=self.loss_axis == "log", min_support=self.min_support)
 
     @property
     def code(self) -> str:
         """The Python lines that draw this picture without the panel."""
-        return write_code(self.settings, runs="runs" if len(self.runs) > 1 else "run")
+        return to_code(self.settings, runs="runs" if len(self.runs) > 1 else "run")
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until what was asked for is drawn; False if it takes longer than `timeout` seconds, or cannot be."""
-        finished = self._studio.worker.wait(timeout)
-        self.picture.wait_shown()
+        finished = self._controller.worker.wait(timeout)
+        self.picture.wait_drawn()
         return finished and not self.picture.state
 
     def close(self) -> None:
         """End the work and remove the panel from the page."""
         if self._opened:
-            self._studio.worker.close()
-            self.desk.close()
+            self._controller.worker.close()
+            self.control_panel.close()
         if self.layout is not None:
             self.layout.close()
         super().close()
@@ -196,17 +196,17 @@ class Explorer(widgets.VBox):
         return {name: getattr(self, name) for name in self._names}
 
     def _ask(self, *, anew: bool = False) -> None:
-        self.desk.say("updating")
-        self.desk.show_work(0.0)
-        self._studio.ask(self._read(), anew=anew)
+        self.control_panel.say("updating")
+        self.control_panel.show_work(0.0)
+        self._controller.ask(self._read(), anew=anew)
 
     def _change(self, change: Any) -> None:
         """A setting has changed, in code or by its control."""
         if change["name"] == "step":
-            self._studio.roll(change["new"])
-            self.desk.write("step", change["new"])
+            self._controller.roll(change["new"])
+            self.control_panel.write("step", change["new"])
             return
-        self.desk.write(change["name"], change["new"])
+        self.control_panel.write(change["name"], change["new"])
         if change["name"] in TRAINING:
             self._name_preset()
         self._ask()
@@ -214,28 +214,28 @@ class Explorer(widgets.VBox):
     def _take(self, name: str, value: Any) -> None:
         """A control was moved: its setting takes the value, or says beside the control why it may not."""
         if name == "preset":
-            for setting, preset in fill_in(self.target, value)._asdict().items() if value in PRESETS else ():
+            for setting, preset in preset_for(self.target, value)._asdict().items() if value in PRESETS else ():
                 setattr(self, setting, preset)
             self._name_preset()
             return
         try:
             setattr(self, name, value)
-            self.desk.complain(name, "")
+            self.control_panel.show_error(name, "")
         except TraitError as error:
-            self.desk.complain(name, str(error))
+            self.control_panel.show_error(name, str(error))
 
     def _press(self, button: str) -> None:
         if button == "train":
             self._ask(anew=True)
         elif button == "stop":
-            self._studio.stop()
+            self._controller.stop()
         else:
-            self.desk.show_code(self.code)
+            self.control_panel.show_code(self.code)
 
     def _follow_target(self, change: Any) -> None:
         """Steps and seed that were those of the preset for the last target become those for the new one."""
         for preset in PRESETS:
-            old, new = fill_in(change["old"], preset), fill_in(change["new"], preset)
+            old, new = preset_for(change["old"], preset), preset_for(change["new"], preset)
             for name in ("steps", "seed"):
                 if (self.width, self.lr) == (old.width, old.lr) and getattr(self, name) == getattr(old, name):
                     setattr(self, name, getattr(new, name))
@@ -243,26 +243,26 @@ class Explorer(widgets.VBox):
     def _name_preset(self) -> None:
         if self._source is None:
             now = {name: getattr(self, name) for name in ("width", "lr", "seed", "steps")}
-            matches = [name for name in PRESETS if fill_in(self.target, name)._asdict() == now]
-            self.desk.name_preset(matches[0] if matches and self._is_plain() else OWN)
+            matches = [name for name in PRESETS if preset_for(self.target, name)._asdict() == now]
+            self.control_panel.name_preset(matches[0] if matches and self._is_plain() else OWN)
 
     def _is_plain(self) -> bool:
         return (self.depth, self.activation, self.optimizer) == (1, "silu", "adam")
 
     def _click(self, point: dict[str, Any]) -> None:
-        step = self._studio.frame.find_step(point) if self._studio.frame else None
+        step = self._controller.frame.find_step(point) if self._controller.frame else None
         if step is not None:
             self.step = step
 
-    def hear_progress(self, words: str, share: float) -> None:
+    def on_progress(self, words: str, share: float) -> None:
         """Of the work: how far it is."""
-        self.desk.say(words)
-        self.desk.show_work(share)
+        self.control_panel.say(words)
+        self.control_panel.show_work(share)
 
-    def hear_runs(self, bundle: Bundle) -> int:
+    def on_runs(self, run_set: RunSet) -> int:
         """Of other runs: the ball stays at its step, or at the end if it was there."""
-        first, last = bundle.first_step, bundle.last_step
-        self.desk.set_steps(first, last)
+        first, last = run_set.first_step, run_set.last_step
+        self.control_panel.set_steps(first, last)
         follows = self.step is None or self.step == self._last
         self._last = last
         step = last if self.step is None or follows else int(np.clip(self.step, first, last))
@@ -270,37 +270,39 @@ class Explorer(widgets.VBox):
             self.step = step
         return step
 
-    def hear_figures(self, html: str) -> None:
+    def on_figures(self, html: str) -> None:
         """Of the figures at the ball's place."""
-        self.desk.show_figures(html)
+        self.control_panel.show_figures(html)
 
-    def hear_end(self, words: str) -> None:
+    def on_done(self, words: str) -> None:
         """Of a picture that is complete, or work that was stopped."""
-        self.desk.show_work(None)
-        self.desk.say(words)
+        self.control_panel.show_work(None)
+        self.control_panel.say(words)
         if self._blamed:
-            self.desk.complain(self._blamed, "")
+            self.control_panel.show_error(self._blamed, "")
             self._blamed = ""
         if self.landscape is not None:
-            self.desk.explain_sigma(self.landscape.sigma_absolute)
+            self.control_panel.show_sigma(self.landscape.sigma_absolute)
 
-    def hear_costs(self, curve: SigmaCurve | None, sigma: float | str) -> None:
+    def on_width_errors(self, curve: SigmaCurve | None, sigma: float | str) -> None:
         """Of what the places of the σ slider cost."""
-        ends = self.desk.controls["sigma"]
-        self.desk.show_costs(draw_costs(curve, sigma, ends=(ends.min, ends.max)) if curve else "")
+        ends = self.control_panel.controls["sigma"]
+        self.control_panel.show_width_errors(
+            draw_width_errors(curve, sigma, ends=(ends.min, ends.max)) if curve else ""
+        )
 
-    def hear_error(self, error: BaseException) -> None:
+    def on_error(self, error: BaseException) -> None:
         """Of what cannot be drawn: said beside the control whose name the error gives, and the last picture stays."""
-        self.desk.show_work(None)
+        self.control_panel.show_work(None)
         named = re.search(r"`(\w+)`", str(error))
         name = {"log": "loss_axis"}.get(named[1], named[1]) if named else ""
         if isinstance(error, ValueError) and name in self._names:
             self._blamed = name
-            self.desk.complain(name, str(error))
-            self.desk.say(f"The picture is still that of the settings before; {name} says why.", bad=True)
+            self.control_panel.show_error(name, str(error))
+            self.control_panel.say(f"The picture is still that of the settings before; {name} says why.", bad=True)
         else:
             details = "".join(traceback.format_exception(error))
-            self.desk.say(f"{type(error).__name__}: {error}", bad=True, details=details)
+            self.control_panel.say(f"{type(error).__name__}: {error}", bad=True, details=details)
 
 
 _OPEN: dict[str, tuple[str, list["weakref.ref[Any]"]]] = {}

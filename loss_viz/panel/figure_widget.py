@@ -12,13 +12,13 @@ import traitlets
 
 from loss_viz.figures.assets import read_plotly, read_static
 
-Parts = Mapping[str, Mapping[str, Any]]
+Updates = Mapping[str, Mapping[str, Any]]
 
 
 _NARROW = {"f": "float32", "i": "uint32", "u": "uint32"}
 
 
-class Picture(anywidget.AnyWidget):
+class LiveFigures(anywidget.AnyWidget):
     """Figures side by side, each trace of which takes new arrays without a redraw of anything else.
 
     Plotly's own JavaScript is taken from the installed package, so nothing is fetched from the network. Arrays
@@ -39,9 +39,9 @@ class Picture(anywidget.AnyWidget):
 
     Example:
         >>> line = go.Scatter(name="line", x=[], y=[])
-        >>> picture = Picture(curve=go.Figure([line]))
+        >>> picture = LiveFigures(curve=go.Figure([line]))
         >>> picture.push({"curve_line": {"x": np.arange(3.0), "y": np.arange(3.0)}})
-        >>> picture.serial, picture.wait_shown()
+        >>> picture.serial, picture.wait_drawn()
         (1, False)
         >>> picture.hidden = ["curve"]
     """
@@ -65,9 +65,9 @@ class Picture(anywidget.AnyWidget):
         self._patient = False  # is there a page that answers?
         self._handlers: list[Callable[[dict[str, Any]], object]] = []
         super().__init__(panes={name: _to_json(figure) for name, figure in panes.items()}, hidden=hidden)
-        self.on_msg(self._hear)
+        self.on_msg(self._on_message)
 
-    def push(self, parts: Parts, **others: str | Sequence[str]) -> None:
+    def push(self, parts: Updates, **others: str | Sequence[str]) -> None:
         """Change parts of the picture, in one message; those that are as they were are not sent.
 
         Args:
@@ -81,7 +81,7 @@ class Picture(anywidget.AnyWidget):
                 setattr(self, name, value)
             self.serial += 1
 
-    def wait_shown(self, timeout: float = 1.0) -> bool:
+    def wait_drawn(self, timeout: float = 1.0) -> bool:
         """Wait until what was pushed last is on screen; not at all where no page has answered lately."""
         with self._news:
             shown = self._news.wait_for(lambda: self._shown >= self.serial, timeout if self._patient else 0)
@@ -104,7 +104,7 @@ class Picture(anywidget.AnyWidget):
             )
         return proposal["value"]
 
-    def _hear(self, _: Any, message: dict[str, Any], __: Any) -> None:
+    def _on_message(self, _: Any, message: dict[str, Any], __: Any) -> None:
         if message.get("kind") == "shown":
             with self._news:
                 self._shown = max(self._shown, message["serial"])

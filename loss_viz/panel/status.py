@@ -6,17 +6,17 @@ from html import escape
 import numpy as np
 
 from loss_viz.diagnostics.fidelity import SigmaCurve
-from loss_viz.diagnostics.report import Facts, Stays, write_factor
+from loss_viz.diagnostics.report import PlateauSummary, Report, write_factor
 from loss_viz.landscapes.kernels import POST_SIGMA
 from loss_viz.planes.projection import Projection
-from loss_viz.runs.run_set import Bundle
+from loss_viz.runs.run_set import RunSet
 
 
 def write_figures(
-    bundle: Bundle, projection: Projection, stays: Stays, rows: Sequence[int], facts: Facts | None
+    run_set: RunSet, projection: Projection, plateau_summary: PlateauSummary, rows: Sequence[int], report: Report | None
 ) -> str:
     """The line of figures under the title of the panel, as HTML; those of the surface wait for it."""
-    fit, without = (facts.fit, facts.held_out) if facts else (None, None)
+    fit, without = (report.fit, report.held_out) if report else (None, None)
     off = projection.off_plane[list(rows)].max() / projection.diagonal
     every = {
         "error here": (write_factor(fit.factor[list(rows)].max()) if fit else "…", ""),
@@ -28,21 +28,24 @@ def write_figures(
         "off the plane": (f"{off:.1%}", ""),
         "variance": (f"{projection.explained_variance_ratio.sum():.1%}", "no measure of fidelity"),
     }
-    step, loss = bundle.step[list(rows)].tolist(), [f"{bundle.loss[row]:.3g}" for row in rows]
+    step, loss = run_set.step[list(rows)].tolist(), [f"{run_set.loss[row]:.3g}" for row in rows]
     if len(rows) == 1:
-        entries = {f"loss at step {step[0]}": (loss[0], ""), "plateau": _write_plateau(stays, step[0])} | every
+        entries = {
+            f"loss at step {step[0]}": (loss[0], ""),
+            "plateau": _write_plateau(plateau_summary, step[0]),
+        } | every
     else:
-        entries = {name: (loss[i], f"step {step[i]}") for i, name in enumerate(bundle.names)} | every
+        entries = {name: (loss[i], f"step {step[i]}") for i, name in enumerate(run_set.names)} | every
     tiles = (
         f"<div><dt>{escape(name)}</dt><dd>{value} <small>{more}</small></dd></div>"
         for name, (value, more) in entries.items()
     )
-    cautions = "".join(f"<p>{escape(caution)}</p>" for caution in (facts.cautions if facts else ()))
+    cautions = "".join(f"<p>{escape(caution)}</p>" for caution in (report.cautions if report else ()))
     return f"<dl>{''.join(tiles)}</dl>{cautions}"
 
 
-def _write_plateau(stays: Stays, step: int) -> tuple[str, str]:
-    found = stays.find(step)
+def _write_plateau(plateau_summary: PlateauSummary, step: int) -> tuple[str, str]:
+    found = plateau_summary.find(step)
     if found is None:
         return "none", ""
     plateau, level = found
@@ -53,7 +56,7 @@ def _write_plateau(stays: Stays, step: int) -> tuple[str, str]:
 WIDTH, HEIGHT, PAD = 236, 54, 6
 
 
-def draw_costs(curve: SigmaCurve, sigma: float | str, *, ends: tuple[float, float]) -> str:
+def draw_width_errors(curve: SigmaCurve, sigma: float | str, *, ends: tuple[float, float]) -> str:
     """The held-out error of fixed widths over the slider's range, as an SVG picture in HTML.
 
     Args:
@@ -63,7 +66,7 @@ def draw_costs(curve: SigmaCurve, sigma: float | str, *, ends: tuple[float, floa
 
     Example:
         >>> curve = SigmaCurve(np.array([0.01, 0.1]), np.array([0.1, 0.4]), 0.05, 0.03)
-        >>> "auto ×1.12" in draw_costs(curve, "auto", ends=(-2.5, 0.0))
+        >>> "auto ×1.12" in draw_width_errors(curve, "auto", ends=(-2.5, 0.0))
         True
     """
     known = np.isfinite(curve.error)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Stale(Exception):
+class Superseded(Exception):
     """Raised inside work that a newer request has overtaken."""
 
 
@@ -13,8 +13,8 @@ class Worker:
     """Carries out the latest request, in a thread that lives only while there is something to do.
 
     Args:
-        work: called with a request and a function `check()`, which raises `Stale` once the request is overtaken. Work
-            that takes long calls it often.
+        work: called with a request and a function `check()`, which raises `Superseded` once the request is overtaken;
+            long work calls it often.
         fail: called with whatever else `work` raises.
 
     Example:
@@ -75,11 +75,11 @@ class Worker:
 
             def check(serial: int = serial) -> None:
                 if serial != self._serial:
-                    raise Stale
+                    raise Superseded
 
             try:
                 self._work(request, check)
-            except Stale:
+            except Superseded:
                 pass
             except (Exception, SystemExit, KeyboardInterrupt) as error:  # the last two: of code that the work calls
                 self._fail(error)

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from tqdm import tqdm
 
-from loss_viz._validation import quote
-from loss_viz.objective.layout import Layout
+from loss_viz._validation import first_line
+from loss_viz.objective.layout import ParameterLayout
 from loss_viz.objective.objective import Objective
-from loss_viz.runs.weights import Rows
+from loss_viz.runs.weights import WeightRows
 
 ENDS = {"hessian": "LA", "valley": "LA", "saddle": "BE"}  # the largest eigenvalues, or the largest and the smallest
 
@@ -25,7 +25,7 @@ EPSILON = 1e-10  # keeps a filter of zeros from dividing by zero, as in the auth
 
 
 def random_directions(
-    layout: Layout, weights: Float[np.ndarray, " n_params"], *, seed: int = 0
+    layout: ParameterLayout, weights: Float[np.ndarray, " n_params"], *, seed: int = 0
 ) -> Float[np.ndarray, "2 n_params"]:
     """Two filter-normalized Gaussian directions.
 
@@ -104,11 +104,11 @@ def hessian_directions(
     return values[order], axes * np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])[:, None]
 
 
-def trace_hessian(
+def hessian_eigenvalues_along(
     objective: Objective,
-    weights: Rows,
+    weights: WeightRows,
     rows: Int[np.ndarray, " n"],
-    buffers: Rows | None = None,
+    buffers: WeightRows | None = None,
     *,
     plane: str = "valley",
     bar: tqdm | None = None,
@@ -168,7 +168,7 @@ def _solve(
         raise ValueError(f"`plane`={plane!r} needs at least 2 weights, the model has {n_params}. Use 'local'.")
 
     def multiply(vector: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, " n_params"]:
-        product = objective.multiply_hessian(weights, vector.ravel(), buffers)
+        product = objective.hessian_vector_product(weights, vector.ravel(), buffers)
         if not np.isfinite(product).all():
             raise FloatingPointError("an entry of the Hessian is not finite")
         if bar is not None:
@@ -187,7 +187,7 @@ def _solve(
             raise FloatingPointError("an eigenvalue is not finite")
     except (ArpackError, FloatingPointError) as error:
         raise ValueError(
-            f"The eigenvectors of `plane`={plane!r} could not be found ({quote(error)}): the "
+            f"The eigenvectors of `plane`={plane!r} could not be found ({first_line(error)}): the "
             "Hessian's ends lie too close together there, as where the loss is flat, or its numbers are too large. Use "
             "another `plane`, or other steps."
         ) from error

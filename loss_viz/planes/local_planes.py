@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from tqdm import tqdm
 
-from loss_viz._validation import read_whole
-from loss_viz.planes.plane_set import Frames, Planes
+from loss_viz._validation import check_int
+from loss_viz.planes.plane_set import PlaneBases, Planes
 from loss_viz.planes.projection import Projection
-from loss_viz.runs.weights import Rows, column_blocks, row_blocks, step_lengths
+from loss_viz.runs.weights import WeightRows, column_blocks, row_blocks, step_lengths
 
 # Below these a velocity or acceleration holds no direction of its own: the plane is a line, or a point.
 MIN_SINE = 1e-6
@@ -29,7 +29,9 @@ MOST_ANCHORS = 2**20
 CLOSE = 1e-6  # sine² below which |a|² - (v·a)² / |v|² is not to be trusted
 
 
-def choose_anchors(weights: Rows, n_anchors: int | None, bar: tqdm | None = None) -> Int[np.ndarray, " n_anchors"]:
+def choose_anchors(
+    weights: WeightRows, n_anchors: int | None, bar: tqdm | None = None
+) -> Int[np.ndarray, " n_anchors"]:
     """Rows evenly spaced in half arc length in weight space plus half time, first and last included.
 
     Time alone drowns the escape from a plateau among the steps spent on it; arc length alone leaves one or two
@@ -41,30 +43,30 @@ def choose_anchors(weights: Rows, n_anchors: int | None, bar: tqdm | None = None
     n_steps = len(weights)
     if n_anchors is None or n_steps < 3:
         return np.arange(n_steps)
-    require_anchors(n_anchors)
+    check_anchors(n_anchors)
     arc = np.append(0, np.cumsum(step_lengths(weights, bar)))
     spread = (arc / (arc[-1] or 1.0) + np.linspace(0, 1, n_steps)) / 2
     even = np.linspace(0, spread[-1], n_anchors)
     return np.unique(np.rint(np.interp(even, spread, np.arange(n_steps))).astype(int))
 
 
-def require_anchors(n_anchors: int | None) -> None:
+def check_anchors(n_anchors: int | None) -> None:
     """Refuse fewer anchors than the two ends of a run.
 
     Raises:
         TypeError, ValueError: no whole number, or fewer than two anchors.
     """
     if n_anchors is not None:
-        read_whole("n_anchors", n_anchors, 2, MOST_ANCHORS, advice="Use 200, or None for every step.")
+        check_int("n_anchors", n_anchors, 2, MOST_ANCHORS, advice="Use 200, or None for every step.")
 
 
-def require_stride(k: int, n_steps: int) -> None:
+def check_stride(k: int, n_steps: int) -> None:
     """Refuse a stride for which a run is too short.
 
     Raises:
         TypeError, ValueError: `k` is no whole number, below 1, or 2k + 1 more than the steps that were recorded.
     """
-    k = read_whole("k", k, 1, advice="Use 5, or more for a jittery run.")
+    k = check_int("k", k, 1, advice="Use 5, or more for a jittery run.")
     if 2 * k + 1 > n_steps:
         longest = (n_steps - 1) // 2
         other = f"use `k` of at most {longest}" if longest else "look at it on another plane, such as 'parallel'"
@@ -75,7 +77,7 @@ def require_stride(k: int, n_steps: int) -> None:
 
 
 def local_planes(
-    weights: Rows,
+    weights: WeightRows,
     projection: Projection,
     anchors: Int[np.ndarray, " n_anchors"],
     *,
@@ -107,12 +109,12 @@ def local_planes(
     def span(plane: int, rows: Float[np.ndarray, "4 n_params"]) -> Float[np.ndarray, "2 n_params"]:
         return mix[plane] @ np.stack(_differentiate(rows[1:].astype(np.float64), side[plane]))
 
-    frames = Frames(weights, np.column_stack([anchors, stencil]), span)
-    return Planes(frames, projection.path[anchors], overlap, path)
+    bases = PlaneBases(weights, np.column_stack([anchors, stencil]), span)
+    return Planes(bases, projection.path[anchors], overlap, path)
 
 
 def valley_planes(
-    weights: Rows,
+    weights: WeightRows,
     projection: Projection,
     anchors: Int[np.ndarray, " n_anchors"],
     walls: Float[np.ndarray, "n_anchors n_params"],
@@ -141,8 +143,8 @@ def valley_planes(
     for plane, (rows, wall) in enumerate(zip(stencil, walls, strict=True)):
         velocity = _differentiate(weights[rows].astype(np.float64), side[plane])[0]
         axes[plane] = _orthonormalize(velocity, wall, MIN_LENGTH * projection.diagonal)
-    frames = Frames(weights, anchors[:, None], lambda plane, _: axes[plane])
-    return Planes(frames, projection.path[anchors], axes @ projection.components.T, path)
+    bases = PlaneBases(weights, anchors[:, None], lambda plane, _: axes[plane])
+    return Planes(bases, projection.path[anchors], axes @ projection.components.T, path)
 
 
 def lay_stencil(
@@ -154,7 +156,7 @@ def lay_stencil(
         ValueError: `k` below 1, or more than a run is long enough for.
     """
     lengths = np.diff([*starts, n_rows])
-    require_stride(k, int(lengths.min()))
+    check_stride(k, int(lengths.min()))
     path = np.searchsorted(starts, anchors, side="right") - 1
     first = np.asarray(starts)[path]
     past = anchors - first >= 2 * k
@@ -192,7 +194,7 @@ def _differentiate(rows: Shaped[np.ndarray, "3 ..."], side: Any) -> tuple[np.nda
 
 
 def _measure(
-    weights: Rows,
+    weights: WeightRows,
     stencil: Int[np.ndarray, "n 3"],
     side: Int[np.ndarray, " n"],
     projection: Projection,
@@ -224,7 +226,7 @@ def _measure(
 
 
 def _sum_products(
-    weights: Rows,
+    weights: WeightRows,
     stencil: Int[np.ndarray, "n 3"],
     side: Int[np.ndarray, " n"],
     shares: Float[np.ndarray, " n"],

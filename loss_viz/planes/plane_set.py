@@ -8,16 +8,16 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from loss_viz.planes.projection import Projection
-from loss_viz.runs.weights import Rows
+from loss_viz.runs.weights import WeightRows
 
 HELD_BYTES = 2**28  # frames that together need more are made one at a time
 
-Frame = tuple[Float[np.ndarray, " n_params"], Float[np.ndarray, "2 n_params"]]
+Basis = tuple[Float[np.ndarray, " n_params"], Float[np.ndarray, "2 n_params"]]
 
 Span = Callable[[int, Float[np.ndarray, "n_rows n_params"]], Float[np.ndarray, "2 n_params"]]
 
 
-class Frames:
+class PlaneBases:
     """An origin and two axes for each of several planes; axes of zeros where a plane is a line or a point.
 
     Every one of them is made of a few recorded rows. A model of millions of weights has no room for all at once:
@@ -30,21 +30,21 @@ class Frames:
 
     Attributes:
         row_bytes: of one weight vector.
-        fit_memory: whether all of them are held at once.
+        in_memory: whether all of them are held at once.
 
     Example:
-        >>> frames = Frames(np.eye(3), np.array([[2]]), lambda i, rows: np.eye(3)[:2])
-        >>> frames.lift(np.array([0]), np.array([[5.0, 6.0]]))
+        >>> bases = PlaneBases(np.eye(3), np.array([[2]]), lambda i, rows: np.eye(3)[:2])
+        >>> bases.lift(np.array([0]), np.array([[5.0, 6.0]]))
         array([[5., 6., 1.]])
     """
 
-    def __init__(self, rows: Rows, index: Int[np.ndarray, "n_planes n_rows"], span: Span) -> None:
+    def __init__(self, rows: WeightRows, index: Int[np.ndarray, "n_planes n_rows"], span: Span) -> None:
         self._rows, self._index, self._span = rows, index, span
-        self._last: tuple[int, Frame] | None = None
+        self._last: tuple[int, Basis] | None = None
         self.row_bytes = rows.shape[1] * rows.dtype.itemsize
-        self.fit_memory = 3 * len(index) * self.row_bytes <= HELD_BYTES
+        self.in_memory = 3 * len(index) * self.row_bytes <= HELD_BYTES
 
-    def __getitem__(self, plane: int) -> Frame:
+    def __getitem__(self, plane: int) -> Basis:
         last = self._last
         if last is None or last[0] != plane:
             rows = self._rows[self._index[plane]]
@@ -55,7 +55,7 @@ class Frames:
         """The points at `coords[i]` along the axes of plane `index[i]`; quickest where like planes are together."""
         with np.errstate(over="ignore"):  # far beyond what the weights can be there is inf, and so is the loss
             coords = coords.astype(self._rows.dtype)
-        if self.fit_memory:
+        if self.in_memory:
             origin, basis = self._held
             return origin[index] + np.einsum("ni,nip->np", coords, basis[index])
         weights = np.empty((len(index), self._rows.shape[1]), self._rows.dtype)
@@ -65,16 +65,16 @@ class Frames:
             weights[mine] = origin + coords[mine] @ basis
         return weights
 
-    def take(self, planes: Int[np.ndarray, " n"]) -> "Frames":
+    def take(self, planes: Int[np.ndarray, " n"]) -> "PlaneBases":
         """Those of some of the planes, with no more of the recorded rows than they need; rows on disk stay there."""
-        if self.fit_memory:
+        if self.in_memory:
             origin, basis = (part[planes] for part in self._held)
-            return Frames(origin, np.arange(len(planes))[:, None], lambda plane, _: basis[plane])
+            return PlaneBases(origin, np.arange(len(planes))[:, None], lambda plane, _: basis[plane])
         rows, index, span = self._rows, self._index[planes], self._span
         if isinstance(rows, np.ndarray):
             used, place = np.unique(index, return_inverse=True)
             rows, index = rows[used], place.reshape(index.shape)
-        return Frames(rows, index, lambda plane, its: span(int(planes[plane]), its))
+        return PlaneBases(rows, index, lambda plane, its: span(int(planes[plane]), its))
 
     @cached_property
     def _held(self) -> tuple[Float[np.ndarray, "n_planes n_params"], Float[np.ndarray, "n_planes 2 n_params"]]:
@@ -87,14 +87,14 @@ class Planes:
     """Planes in weight space, each attached to one point of the picture.
 
     Attributes:
-        frames: the weights where each plane is attached, and the axes that span it.
+        bases: the weights where each plane is attached, and the axes that span it.
         position: `(n_planes, 2)`, where those weights appear in the picture.
         overlap: `(n_planes, 2, 2)`, E Cᵀ: the picture's axes as each plane sees them.
         path: `(n_planes,)`, which of several runs each stands on.
         buffers: `(n_planes, n_buffers)`, the model's buffers there; None where they never changed.
     """
 
-    frames: Frames
+    bases: PlaneBases
     position: Float[np.ndarray, "n_planes 2"]
     overlap: Float[np.ndarray, "n_planes 2 2"]
     path: Int[np.ndarray, " n_planes"]
@@ -107,25 +107,25 @@ class Planes:
         """The planes that occur in `index`, and the same index into them: what another process needs."""
         used, place = np.unique(index, return_inverse=True)
         buffers = None if self.buffers is None else self.buffers[used]
-        frames = self.frames.take(used)
-        return Planes(frames, self.position[used], self.overlap[used], self.path[used], buffers), place
+        bases = self.bases.take(used)
+        return Planes(bases, self.position[used], self.overlap[used], self.path[used], buffers), place
 
     def lift(self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_params"]:
         """The weights at which plane `index[i]` is evaluated for the point `points[i]` of the picture."""
         displacement = points - self.position[index]
-        return self.frames.lift(index, np.einsum("nij,nj->ni", self.overlap[index], displacement))
+        return self.bases.lift(index, np.einsum("nij,nj->ni", self.overlap[index], displacement))
 
 
 def parallel_planes(
-    weights: Rows, projection: Projection, anchors: Int[np.ndarray, " n_anchors"], *, starts: Sequence[int] = (0,)
+    weights: WeightRows, projection: Projection, anchors: Int[np.ndarray, " n_anchors"], *, starts: Sequence[int] = (0,)
 ) -> Planes:
     """The PC plane carried to each anchor: theta_t(q) = W[t] + Cᵀ (q - p[t])."""
-    frames = Frames(weights, anchors[:, None], lambda *_: projection.components)
+    bases = PlaneBases(weights, anchors[:, None], lambda *_: projection.components)
     path = np.searchsorted(starts, anchors, side="right") - 1
-    return Planes(frames, projection.path[anchors], np.tile(np.eye(2), (len(anchors), 1, 1)), path)
+    return Planes(bases, projection.path[anchors], np.tile(np.eye(2), (len(anchors), 1, 1)), path)
 
 
 def single_plane(projection: Projection) -> Planes:
     """The plane of the picture itself: theta(q) = origin + Cᵀ q. The run does not lie on it."""
-    frames = Frames(projection.origin[None], np.zeros((1, 1), dtype=int), lambda *_: projection.components)
-    return Planes(frames, np.zeros((1, 2)), np.eye(2)[None], np.zeros(1, dtype=int))
+    bases = PlaneBases(projection.origin[None], np.zeros((1, 1), dtype=int), lambda *_: projection.components)
+    return Planes(bases, np.zeros((1, 2)), np.eye(2)[None], np.zeros(1, dtype=int))

@@ -12,8 +12,8 @@ from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
-from loss_viz.objective.batching import keep_to_one
-from loss_viz.runs.weights import Rows, column_blocks
+from loss_viz.objective.batching import limit_blas_threads
+from loss_viz.runs.weights import WeightRows, column_blocks
 
 LARGEST = 1e140  # numbers of which products of two can be formed, and so can those of one part in this
 
@@ -64,7 +64,7 @@ class Projection:
         return self.origin + points @ self.components
 
 
-def fit_projection(weights: Rows, bar: tqdm | None = None) -> Projection:
+def fit_projection(weights: WeightRows, bar: tqdm | None = None) -> Projection:
     """Fit the PC plane of the rows of `weights`: mean-centred, exact, in float64.
 
     scikit-learn's full SVD where there are no more parameters than steps, else the eigenvectors of the
@@ -86,11 +86,11 @@ def fit_projection(weights: Rows, bar: tqdm | None = None) -> Projection:
         ([-10.0, -5.0, 0.0, 5.0, 10.0], 20.0)
     """
     n_steps, n_params = weights.shape
-    with keep_to_one(n_steps * n_params * min(n_steps, n_params) < SMALL):
+    with limit_blas_threads(n_steps * n_params * min(n_steps, n_params) < SMALL):
         return _fit(weights, bar)
 
 
-def _fit(weights: Rows, bar: tqdm | None) -> Projection:
+def _fit(weights: WeightRows, bar: tqdm | None) -> Projection:
     n_steps, n_params = weights.shape
     gram = np.zeros((n_steps, n_steps)) if n_params > n_steps else None
     mean, total = _center(weights, bar, gram)
@@ -104,7 +104,7 @@ def _fit(weights: Rows, bar: tqdm | None) -> Projection:
 
 
 def project_onto(
-    weights: Rows,
+    weights: WeightRows,
     origin: Float[np.ndarray, " n_params"],
     directions: Float[np.ndarray, "2 n_params"],
     *,
@@ -137,7 +137,7 @@ def project_onto(
 
 
 def _center(
-    weights: Rows, bar: tqdm | None, gram: Float[np.ndarray, "n_steps n_steps"] | None = None
+    weights: WeightRows, bar: tqdm | None, gram: Float[np.ndarray, "n_steps n_steps"] | None = None
 ) -> tuple[Float[np.ndarray, " n_params"], float]:
     """The mean row, and the sum of all squared distances from it; adds up the Gram matrix of what is left, if asked."""
     mean, total, extent = np.empty(weights.shape[1]), 0.0, 0.0
@@ -165,7 +165,7 @@ def _require_squares(size: float) -> None:
 
 
 def _cast_shadow(
-    weights: Rows, origin: Float[np.ndarray, " n_params"], axes: Float[np.ndarray, "2 n_params"], bar: tqdm | None
+    weights: WeightRows, origin: Float[np.ndarray, " n_params"], axes: Float[np.ndarray, "2 n_params"], bar: tqdm | None
 ) -> tuple[Float[np.ndarray, "n_steps 2"], Float[np.ndarray, " n_steps"]]:
     """Coordinates of the points of a plane closest to each row, and the distances to them.
 
@@ -195,7 +195,7 @@ def _principal_axes(
 
 
 def _gram_axes(
-    weights: Rows,
+    weights: WeightRows,
     mean: Float[np.ndarray, " n_params"],
     gram: Float[np.ndarray, "n_steps n_steps"],
     bar: tqdm | None,
@@ -224,7 +224,7 @@ def _top_eigenvectors(
     return eigh(gram, subset_by_index=[max(0, n_steps - 2), n_steps - 1])
 
 
-def _widen(weights: Rows, bar: tqdm | None) -> Iterator[tuple[slice, Float[np.ndarray, "n_steps n_columns"]]]:
+def _widen(weights: WeightRows, bar: tqdm | None) -> Iterator[tuple[slice, Float[np.ndarray, "n_steps n_columns"]]]:
     """Blocks of columns in float64, all in the same memory: to fault new pages in takes as long as the products."""
     room = np.empty(0)
     for columns in column_blocks(weights.shape, bar):

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loss_viz.objective.layout import Entry
+from loss_viz.objective.layout import TensorSpec
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
@@ -74,7 +74,7 @@ def _list_files(path: Path) -> list[Path]:
     return [path / Path(name).name for name in sorted(set(shards))]
 
 
-def require_small_header(path: Path) -> None:
+def check_header_size(path: Path) -> None:
     """Refuse a safetensors file that is little but names.
 
     Raises:
@@ -93,7 +93,7 @@ def _open_file(path: Path, stack: ExitStack) -> Iterable[tuple[str, Any]]:
     if path.exists() and not (path.is_file() or path.is_dir()):  # to open a pipe is to wait for ever
         raise ValueError("it is a pipe or a device")
     if path.suffix.lower() == ".safetensors":
-        require_small_header(path)
+        check_header_size(path)
         file = stack.enter_context(safetensors.safe_open(str(path), framework="pt"))
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         # A tensor without axes cannot be sliced.
@@ -169,7 +169,7 @@ def _explain(path: Path, error: Exception) -> str:
     return f"{path} cannot be read as a checkpoint ({said}). It may be truncated; leave it out or write it again."
 
 
-def match_names(path: Path, stored: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
+def match_names(path: Path, stored: Mapping[str, Any], entries: Sequence[TensorSpec]) -> list[str]:
     """What the tensors of a layout are called in a checkpoint.
 
     Raises:
@@ -185,7 +185,7 @@ def match_names(path: Path, stored: Mapping[str, Any], entries: Sequence[Entry])
     return [found[whole[0]][entry.name] for entry in entries]
 
 
-def require_shapes(path: Path, stored: Mapping[str, Any], entries: Sequence[Entry], names: Sequence[str]) -> None:
+def check_shapes(path: Path, stored: Mapping[str, Any], entries: Sequence[TensorSpec], names: Sequence[str]) -> None:
     """Refuse a checkpoint whose tensors have other shapes than those of the model, or are of something else.
 
     Raises:
@@ -210,7 +210,7 @@ def _find_fault(part: Any) -> str:
     return "" if plain and not part.is_quantized else f"{part.dtype}, {part.layout}, on {part.device}"
 
 
-def _explain_missing(path: Path, stored: Collection[str], entries: Sequence[Entry]) -> str:
+def _explain_missing(path: Path, stored: Collection[str], entries: Sequence[TensorSpec]) -> str:
     prefixes = sorted({""}.union(*(find_prefixes(stored, entry) for entry in entries)), key=_rank)
     most = max((_find_keys(stored, prefix, entries) for prefix in prefixes), key=len)
     missing = _enumerate([repr(entry.name) for entry in entries if entry.name not in most])
@@ -222,12 +222,12 @@ def _enumerate(texts: Sequence[str]) -> str:
     return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
 
 
-def _find_keys(stored: Collection[str], prefix: str, entries: Sequence[Entry]) -> dict[str, str]:
+def _find_keys(stored: Collection[str], prefix: str, entries: Sequence[TensorSpec]) -> dict[str, str]:
     """By first name, under which of its names, tied ones included, a tensor is there."""
     return {e.name: prefix + name for e in entries for name in reversed(e.names) if prefix + name in stored}
 
 
-def find_prefixes(stored: Collection[str], entry: Entry) -> set[str]:
+def find_prefixes(stored: Collection[str], entry: TensorSpec) -> set[str]:
     """What stands before the name of a tensor in a checkpoint; nothing is found where it is not in it."""
     return {key.removesuffix(n) for n in entry.names for key in stored if key == n or key.endswith(f".{n}")}
 

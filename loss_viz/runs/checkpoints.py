@@ -13,17 +13,17 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
-from loss_viz._validation import read_path, require_kind
-from loss_viz.objective.layout import Entry, Layout, frozen_layouts
+from loss_viz._validation import check_path, check_type
+from loss_viz.objective.layout import ParameterLayout, TensorSpec, frozen_layouts
 from loss_viz.runs.checkpoint_file import (
     SUFFIXES,
     WEIGHTS,
+    check_shapes,
     find_prefixes,
     find_weights,
     match_names,
     open_checkpoint,
     read_flat,
-    require_shapes,
 )
 
 KINDS = f"files ending in {', '.join(SUFFIXES)}, or folders such as checkpoint-500 with {WEIGHTS[0]} in them"
@@ -59,11 +59,11 @@ def find_checkpoints(paths: Place | Sequence[Place]) -> tuple[list[Path], Int64[
         >>> [path.name for path in found], steps
         (['epoch=0-step=0.ckpt', 'epoch=1-step=50.ckpt', 'epoch=20-step=1000.ckpt'], array([   0,   50, 1000]))
     """
-    require_kind("paths", paths, (str, os.PathLike, Sequence), "a path or a list of paths", advice=ADVICE)
+    check_type("paths", paths, (str, os.PathLike, Sequence), "a path or a list of paths", advice=ADVICE)
     if isinstance(paths, str | os.PathLike):
-        found = sorted(_search(read_path("paths", paths, advice=ADVICE).expanduser()), key=_order_naturally)
+        found = sorted(_search(check_path("paths", paths, advice=ADVICE).expanduser()), key=_order_naturally)
     else:
-        found = [_verify(read_path("paths", path, advice=ADVICE).expanduser()) for path in paths]
+        found = [_verify(check_path("paths", path, advice=ADVICE).expanduser()) for path in paths]
     if not found:
         raise ValueError(f"`paths` must lead to checkpoints, none is in {paths}. Give the folder of some {KINDS}.")
     if all(re.search(r"\d", path.name) for path in found):
@@ -89,7 +89,7 @@ def write_snapshot(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
         part.unlink(missing_ok=True)
 
 
-def holds(path: Path, entry: Entry) -> bool:
+def holds(path: Path, entry: TensorSpec) -> bool:
     """Whether a checkpoint has a tensor of one of these names, whatever prefix stands before it."""
     with open_checkpoint(path) as stored:
         return bool(find_prefixes(stored, entry))
@@ -121,7 +121,7 @@ class Checkpoints:
         ((1, 3), array([1., 2., 3.], dtype=float32), array([[2., 3.]], dtype=float32))
     """
 
-    def __init__(self, paths: Sequence[Path], layout: Layout) -> None:
+    def __init__(self, paths: Sequence[Path], layout: ParameterLayout) -> None:
         self.paths = tuple(paths)
         self.layout = layout
         self.nbytes = 0
@@ -157,14 +157,14 @@ class Checkpoints:
             if names not in self._keys:
                 self._keys[names] = match_names(path, stored, entries)
             keys = self._keys[names]
-            require_shapes(path, stored, entries, keys)
+            check_shapes(path, stored, entries, keys)
             for entry, key, begin, size in zip(entries, keys, begins, sizes, strict=True):
                 first, last = max(begin, 0), min(begin + size, len(out))
                 if first < last:
                     out[first:last] = read_flat(stored[key], entry.shape, first - begin, last - begin)
 
 
-def require_frozen(model: nn.Module, paths: list[Path]) -> None:
+def check_frozen(model: nn.Module, paths: list[Path]) -> None:
     """Refuse a model in which something else is frozen than what the checkpoints were written with.
 
     Raises:

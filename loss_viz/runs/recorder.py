@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from loss_viz._validation import read_path, read_whole, require_kind
-from loss_viz.objective.layout import Layout
+from loss_viz._validation import check_int, check_path, check_type
+from loss_viz.objective.layout import ParameterLayout
 from loss_viz.objective.objective import LossFn, Objective
 from loss_viz.runs.checkpoints import Checkpoints, find_checkpoints, write_snapshot
-from loss_viz.runs.run import Run, trace_run
-from loss_viz.runs.weights import Rows
+from loss_viz.runs.run import Run, evaluate_run
+from loss_viz.runs.weights import WeightRows
 
 MEMORY = 2**30  # bytes that are held where nothing else is said
 
@@ -54,7 +54,13 @@ class Snapshots:
     """
 
     def __init__(
-        self, layout: Layout, buffer_layout: Layout, *, every: int, most: int | None, folder: Path | None
+        self,
+        layout: ParameterLayout,
+        buffer_layout: ParameterLayout,
+        *,
+        every: int,
+        most: int | None,
+        folder: Path | None,
     ) -> None:
         self.layout, self.buffer_layout = layout, buffer_layout
         self.every = every
@@ -104,7 +110,7 @@ class Snapshots:
             self._drop(self._kept[-1:])
         self._kept.append(snapshot)
 
-    def gather(self) -> tuple[Rows, Rows | None]:
+    def gather(self) -> tuple[WeightRows, WeightRows | None]:
         """All weights, and all buffers where they change; what is in files stays there."""
         if self.folder is not None:
             paths = [snapshot.path for snapshot in self._kept if snapshot.path]
@@ -181,11 +187,11 @@ class Recorder:
         device: str | torch.device | None = None,
         name: str = "",
     ) -> None:
-        every = read_whole("every", every, 1, advice="With 1 every step is recorded.")
+        every = check_int("every", every, 1, advice="With 1 every step is recorded.")
         if max_snapshots is not None:
-            max_snapshots = read_whole("max_snapshots", max_snapshots, 3, advice="Leave it out for what fits 1 GiB.")
-        require_kind("name", name, str, "a text", advice="Leave it out where there is none.")
-        folder = None if storage is None else read_path("storage", storage, advice="Give a new or empty folder.")
+            max_snapshots = check_int("max_snapshots", max_snapshots, 3, advice="Leave it out for what fits 1 GiB.")
+        check_type("name", name, str, "a text", advice="Leave it out where there is none.")
+        folder = None if storage is None else check_path("storage", storage, advice="Give a new or empty folder.")
         self.objective = Objective(model, loss_fn, device=device)
         self.model = self.objective.model
         self.name = name
@@ -195,7 +201,7 @@ class Recorder:
         self.note = ""
         self._hooks: list[RemovableHandle] = []
         self._add()
-        [loss] = self.objective(self.objective.own_weights[None])
+        [loss] = self.objective(self.objective.initial_weights[None])
         if not np.isfinite(loss):
             raise ValueError(
                 f"`loss_fn(model)` must be finite at the start, it is {loss}. "
@@ -279,7 +285,7 @@ class Recorder:
             )
         weights, buffers = self._snapshots.gather()
         _look_for_repeats(weights)
-        run = trace_run(
+        run = evaluate_run(
             self.objective,
             weights,
             self._snapshots.steps,
@@ -332,7 +338,7 @@ class Recorder:
         return ""
 
 
-def _look_for_repeats(weights: Rows) -> None:
+def _look_for_repeats(weights: WeightRows) -> None:
     pairs = np.linspace(0, len(weights) - 2, min(len(weights) - 1, 50)).astype(int)
     moves = np.array([not np.array_equal(weights[int(i)], weights[int(i) + 1]) for i in pairs])
     share = 1 - moves[: moves.nonzero()[0].max(initial=0) + 1].mean()  # a run that has come to rest may do so
@@ -345,7 +351,7 @@ def _look_for_repeats(weights: Rows) -> None:
         )
 
 
-class Recording:
+class CallbackRecorder:
     """A `Recorder` that is made when a framework starts a training; `recorder` is None before.
 
     The arguments are those of `Recorder`, all but the model, which the framework hands over.

@@ -14,11 +14,11 @@ from jaxtyping import Float, Int
 from torch import nn
 from tqdm.auto import tqdm
 
-from loss_viz._validation import quote, read_floats, read_path, read_whole, require_kind
+from loss_viz._validation import check_array, check_int, check_path, check_type, first_line
 from loss_viz.objective.objective import LossFn, Objective
-from loss_viz.runs.checkpoints import Checkpoints, find_checkpoints, holds, require_frozen
+from loss_viz.runs.checkpoints import Checkpoints, check_frozen, find_checkpoints, holds
 from loss_viz.runs.run_file import read_archive, write_archive
-from loss_viz.runs.weights import Rows, row_blocks
+from loss_viz.runs.weights import WeightRows, row_blocks
 from loss_viz.tasks.networks import ACTIVATIONS, build_mlp
 from loss_viz.tasks.regression import Task
 
@@ -56,13 +56,13 @@ class Run:
         ((21, 25), (21,), 20)
     """
 
-    weights: Rows
+    weights: WeightRows
     loss: Float[np.ndarray, " _"]
     step: Int[np.ndarray, " _"]
     objective: Objective
     task: Task | None = None
     note: str = ""
-    buffers: Rows | None = None
+    buffers: WeightRows | None = None
     name: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -98,19 +98,17 @@ class Run:
     def _read(self) -> None:
         """Take in what was given: whatever NumPy makes an array of numbers of is one."""
         advice = "Pass what `loss_viz.train`, a Recorder or `load_run` made."
-        require_kind(
-            "objective", self.objective, Objective, "an Objective", advice="Make one of the model and its loss."
-        )
-        require_kind("task", self.task, (Task, type(None)), "a Task or None", advice=advice)
-        require_kind("settings", self.settings, Mapping, "a dict", advice="Leave it out where there are none.")
+        check_type("objective", self.objective, Objective, "an Objective", advice="Make one of the model and its loss.")
+        check_type("task", self.task, (Task, type(None)), "a Task or None", advice=advice)
+        check_type("settings", self.settings, Mapping, "a dict", advice="Leave it out where there are none.")
         for name in ("note", "name"):
-            require_kind(name, getattr(self, name), str, "a text", advice="Leave it out where there is none.")
+            check_type(name, getattr(self, name), str, "a text", advice="Leave it out where there is none.")
         for name in ("weights", "buffers") if self.buffers is not None else ("weights",):
             rows = getattr(self, name)
-            if isinstance(rows, np.ndarray | torch.Tensor) or not isinstance(rows, Rows):
-                wide = read_floats(name, rows, ("n_steps", "n"), advice="One row is one moment of the run.")
+            if isinstance(rows, np.ndarray | torch.Tensor) or not isinstance(rows, WeightRows):
+                wide = check_array(name, rows, ("n_steps", "n"), advice="One row is one moment of the run.")
                 object.__setattr__(self, name, wide)
-        loss = read_floats("loss", self.loss, ("n_steps",), advice="Pass one number for each row.")
+        loss = check_array("loss", self.loss, ("n_steps",), advice="Pass one number for each row.")
         object.__setattr__(self, "loss", loss.astype(np.float64, copy=False))
         step = np.asarray(self.step)
         if step.dtype.kind not in "iu" or step.ndim != 1:
@@ -138,7 +136,7 @@ class Run:
             raise ValueError(
                 "`predict` needs a run of a built-in task; this one has none. Call `run.objective.predict`."
             )
-        row = read_whole("row", row, -len(self), len(self) - 1, advice="The last one is -1.")
+        row = check_int("row", row, -len(self), len(self) - 1, advice="The last one is -1.")
         buffers = None if self.buffers is None else self.buffers[row]
         return self.objective.predict(self.weights[row], self.task.x, buffers).ravel().double().cpu().numpy()
 
@@ -168,7 +166,7 @@ class Run:
             >>> again
             Run('x^2', 21 steps of 25 weights, loss 0.175 -> 0.0957)
         """
-        path = read_path("path", path, advice="Pass one such as 'run.safetensors'.")
+        path = check_path("path", path, advice="Pass one such as 'run.safetensors'.")
         if path.is_dir():
             raise ValueError(
                 f"`path` must be a file to write, {path} is a folder. Add a name, as in 'run.safetensors'."
@@ -242,29 +240,29 @@ class Run:
         if len(found) < 2:
             raise ValueError(f"A run needs at least 2 checkpoints, {found[0]} is the only one. Give the whole folder.")
         objective = Objective(model, loss_fn, device=device)
-        require_frozen(objective.model, [found[0], found[-1]])
+        check_frozen(objective.model, [found[0], found[-1]])
         buffers = None
         if objective.buffer_layout.n and all(holds(found[0], entry) for entry in objective.buffer_layout.entries):
             buffers = Checkpoints(found, objective.buffer_layout)
         weights = Checkpoints(found, objective.layout)
-        return trace_run(objective, weights, step, buffers=buffers, name=name, progress=progress)
+        return evaluate_run(objective, weights, step, buffers=buffers, name=name, progress=progress)
 
 
-def require_run(run: Any) -> None:
+def check_run(run: Any) -> None:
     """Refuse what is no run.
 
     Raises:
         TypeError: it is something else.
     """
-    require_kind("run", run, Run, "a Run", advice="Pass what `loss_viz.train` returns, or recorder.run().")
+    check_type("run", run, Run, "a Run", advice="Pass what `loss_viz.train` returns, or recorder.run().")
 
 
-def trace_run(
+def evaluate_run(
     objective: Objective,
-    weights: Rows,
+    weights: WeightRows,
     step: Int[np.ndarray, " n_steps"],
     *,
-    buffers: Rows | None = None,
+    buffers: WeightRows | None = None,
     name: str = "",
     note: str = "",
     progress: bool = True,
@@ -297,7 +295,7 @@ def trace_run(
     return Run(weights, loss[:n_rows], step[:n_rows], objective, note=note, buffers=buffers, name=name)
 
 
-def _cut(rows: Rows, n_rows: int) -> Rows:
+def _cut(rows: WeightRows, n_rows: int) -> WeightRows:
     return Checkpoints(rows.paths[:n_rows], rows.layout) if isinstance(rows, Checkpoints) else rows[:n_rows]
 
 
@@ -336,13 +334,13 @@ def load_run(
         >>> run.objective(run.weights[:1]).round(6) == run.loss[:1].round(6)
         array([ True])
     """
-    arrays, facts = read_archive(path)
+    arrays, metadata = read_archive(path)
     try:
         weights, loss, step = (arrays[name] for name in ("weights", "loss", "step"))
-        parameters = [(str(name), tuple(shape)) for name, shape in facts["parameters"]]
-        task = None if facts["task"] is None else _read_task(arrays, str(facts["task"]))
-        settings, note, name = dict(facts["settings"]), str(facts["note"]), str(facts["name"])
-        weights = read_floats("weights", weights, ("n_steps", "n_params"), advice="")
+        parameters = [(str(name), tuple(shape)) for name, shape in metadata["parameters"]]
+        task = None if metadata["task"] is None else _read_task(arrays, str(metadata["task"]))
+        settings, note, name = dict(metadata["settings"]), str(metadata["note"]), str(metadata["name"])
+        weights = check_array("weights", weights, ("n_steps", "n_params"), advice="")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not the whole of a run: {error} in it is missing or wrong. Write it anew with run.save."
@@ -362,7 +360,7 @@ def load_run(
     except RuntimeError as error:
         raise ValueError(
             f"`model` and `loss_fn` must go together, as they did in the run in {path}; PyTorch says: "
-            f"{quote(error)}. Build both as they were then."
+            f"{first_line(error)}. Build both as they were then."
         ) from error
     _require_parameters(path, objective, parameters)
     buffers = arrays.get("buffers")

@@ -7,10 +7,10 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from loss_viz._validation import read_number
+from loss_viz._validation import check_float
 from loss_viz.objective.objective import Objective
 from loss_viz.runs.run import Run
-from loss_viz.runs.weights import Rows, stack_rows
+from loss_viz.runs.weights import WeightRows, stack_rows
 
 Runs = Run | Sequence[Run] | Mapping[str, Run]
 
@@ -18,7 +18,7 @@ RTOL = 1e-3  # two batched evaluations of one loss differ by rounding, two losse
 
 
 @dataclass(frozen=True, eq=False)
-class Bundle:
+class RunSet:
     """Runs one after the other, as one stack of rows.
 
     Attributes:
@@ -48,7 +48,7 @@ class Bundle:
         return [slice(start, end) for start, end in zip(self.starts, self.ends.tolist(), strict=True)]
 
     @cached_property
-    def weights(self) -> Rows:
+    def weights(self) -> WeightRows:
         """`(n_rows, n_params)` of all runs."""
         return stack_rows([run.weights for run in self.runs])
 
@@ -63,11 +63,11 @@ class Bundle:
         return np.concatenate([run.step for run in self.runs])
 
     @cached_property
-    def buffers(self) -> Rows | None:
+    def buffers(self) -> WeightRows | None:
         """`(n_rows, n_buffers)` of all runs; None where they are those of the model all along."""
         if all(run.buffers is None for run in self.runs):
             return None
-        own = self.objective.own_buffers
+        own = self.objective.initial_buffers
         kept = [run.buffers for run in self.runs]
         tiled = [np.broadcast_to(own, (len(run), len(own))) for run in self.runs]
         return stack_rows([tile if given is None else given for given, tile in zip(kept, tiled, strict=True)])
@@ -106,13 +106,13 @@ def find_rows(runs: Sequence[Run], step: int | None) -> list[int]:
     first, last = min(int(run.step[0]) for run in runs), max(int(run.step[-1]) for run in runs)
     if step is None:
         return [len(run) - 1 for run in runs]
-    read_number("step", step, f"a training step from {first} to {last}", advice="None is the last one.")
+    check_float("step", step, f"a training step from {first} to {last}", advice="None is the last one.")
     if not first <= step <= last:
         raise ValueError(f"`step` must lie within the run, from {first} to {last}; got {step}. None is the last one.")
     return [int(np.abs(run.step - step).argmin()) for run in runs]
 
 
-def bundle_runs(runs: Runs) -> Bundle:
+def as_run_set(runs: Runs) -> RunSet:
     """Check that runs can share a picture, and stack them.
 
     Args:
@@ -130,13 +130,13 @@ def bundle_runs(runs: Runs) -> Bundle:
     for run in several:
         if not isinstance(run, Run):
             raise TypeError(f"A landscape needs runs, got {type(run).__name__}. Pass what `loss_viz.train` returns.")
-    names = tuple(str(name) for name in runs) if isinstance(runs, Mapping) else name_runs(several)
+    names = tuple(str(name) for name in runs) if isinstance(runs, Mapping) else label_runs(several)
     for name, run in zip(names[1:], several[1:], strict=True):
         _require_alike(several[0], run, name)
-    return Bundle(several, names)
+    return RunSet(several, names)
 
 
-def name_runs(runs: Sequence[Run]) -> tuple[str, ...]:
+def label_runs(runs: Sequence[Run]) -> tuple[str, ...]:
     """What to call runs: by their names, else by the settings in which they differ, else by numbers."""
     if len(runs) == 1:
         return (runs[0].name,)

@@ -14,14 +14,14 @@ from torch.nn.utils import vector_to_parameters
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
-from loss_viz._validation import quote, read_whole, require_kind, require_word
+from loss_viz._validation import check_choice, check_int, check_type, first_line
 from loss_viz.objective.layout import parameter_layout
 from loss_viz.objective.objective import Objective
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import number_names
-from loss_viz.tasks.formula import spell
+from loss_viz.tasks.formula import normalize_formula
 from loss_viz.tasks.networks import OptimizerFactory, build_mlp, build_optimizer
-from loss_viz.tasks.regression import Target, Task, build_task, require_one_loss
+from loss_viz.tasks.regression import Target, Task, build_task, check_same_loss
 
 
 class Preset(NamedTuple):
@@ -102,7 +102,7 @@ def train(
         >>> bool(run.loss[-1] < 0.03 < run.loss[0])
         True
     """
-    training = prepare_training(
+    training = build_training(
         target,
         preset=preset,
         steps=steps,
@@ -123,7 +123,7 @@ def train(
             bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
             bar.update(step - bar.n)
 
-        run = descend(training, on_step=show)
+        run = run_training(training, on_step=show)
     if run.note:
         warnings.warn(run.note, RuntimeWarning, stacklevel=2)
     return run
@@ -140,25 +140,25 @@ class Training(NamedTuple):
     settings: Mapping[str, Any]
 
 
-def fill_in(target: Target, preset: str = "post") -> Preset:
+def preset_for(target: Target, preset: str = "post") -> Preset:
     """What `train` takes where nothing is said.
 
     Raises:
         ValueError: an unknown preset.
 
     Example:
-        >>> fill_in("x²")
+        >>> preset_for("x²")
         Preset(width=8, lr=0.01, seed=56, steps=500)
     """
-    require_word("preset", preset, PRESETS, advice="'post' is the default.")
+    check_choice("preset", preset, PRESETS, advice="'post' is the default.")
     chosen = PRESETS[preset]
-    name = spell(target).replace(" ", "") if isinstance(target, str) else ""
+    name = normalize_formula(target).replace(" ", "") if isinstance(target, str) else ""
     if preset == "post":
         chosen = chosen._replace(seed=POST_SEEDS.get(name, chosen.seed))
     return chosen._replace(steps=POST_STEPS.get(name, chosen.steps))
 
 
-def prepare_training(
+def build_training(
     target: Target,
     *,
     preset: str = "post",
@@ -179,15 +179,15 @@ def prepare_training(
         ValueError, TypeError: as `train` does.
     """
     task = build_task(target, n_points=n_points, dtype=dtype)  # first: what is no target may be of any length
-    defaults = fill_in(target, preset)
+    defaults = preset_for(target, preset)
     steps = defaults.steps if steps is None else steps
-    steps = read_whole("steps", steps, 1, advice="The post trains 200 to 2000 steps.")
-    every = read_whole("every", every, 1, advice="With 1 every step is recorded.")
+    steps = check_int("steps", steps, 1, advice="The post trains 200 to 2000 steps.")
+    every = check_int("every", every, 1, advice="With 1 every step is recorded.")
     width = defaults.width if width is None else width
     seed = defaults.seed if seed is None else seed
     model = build_mlp(width=width, depth=depth, activation=activation, dtype=dtype, seed=seed)
-    require_room(model, steps, every, MAX_BYTES)
-    require_one_loss(model, task)
+    check_memory(model, steps, every, MAX_BYTES)
+    check_same_loss(model, task)
     built = build_optimizer(optimizer, model, lr=lr, default_lr=defaults.lr)
     rate = built.param_groups[0].get("lr")  # an optimizer of one's own may have none
     settings = {
@@ -203,7 +203,7 @@ def prepare_training(
     return Training(model, task, built, steps, every, settings)
 
 
-def require_room(model: nn.Module, steps: int, every: int, n_bytes: int) -> None:
+def check_memory(model: nn.Module, steps: int, every: int, n_bytes: int) -> None:
     """Refuse a run whose recorded weights would take more than so many bytes, in float32.
 
     Raises:
@@ -217,11 +217,11 @@ def require_room(model: nn.Module, steps: int, every: int, n_bytes: int) -> None
         )
 
 
-def descend(training: Training, *, on_step: Callable[[int, float], object]) -> Run:
+def run_training(training: Training, *, on_step: Callable[[int, float], object]) -> Run:
     """Take the updates; every row is the weights before an update and the loss at just those weights.
 
     Args:
-        training: from `prepare_training`; its model is trained in place.
+        training: from `build_training`; its model is trained in place.
         on_step: called with each step and its loss. A `KeyboardInterrupt`, raised there or sent to the kernel, ends
             training with the run so far; anything else that it raises is passed on.
 
@@ -274,7 +274,7 @@ def _step(optimizer: Optimizer, closure: Callable[[], float]) -> float:
     except RuntimeError as error:
         raise ValueError(
             f"`optimizer` must be able to update this net; {type(optimizer).__name__} says: "
-            f"{quote(error)}. Use another one, such as 'adam'."
+            f"{first_line(error)}. Use another one, such as 'adam'."
         ) from error
 
 
@@ -317,7 +317,7 @@ def compare(target: Target, optimizers: Optimizers = ("adam", "sgd", "rmsprop"),
         (['Adam', 'SGD + momentum'], True)
     """
     advice = 'Pass a list such as ["adam", "sgd"], or leave it out for three of them.'
-    require_kind("optimizers", optimizers, (Sequence, Mapping), "a list or a dict", advice=advice)
+    check_type("optimizers", optimizers, (Sequence, Mapping), "a list or a dict", advice=advice)
     if isinstance(optimizers, str) or not optimizers:
         raise ValueError(f"`optimizers` must hold at least one, got {optimizers!r}. {advice}")
     chosen = list(optimizers.values() if isinstance(optimizers, Mapping) else optimizers)

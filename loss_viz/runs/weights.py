@@ -11,7 +11,7 @@ BLOCK_BYTES = 2**29  # of one block in float64; a few of them are held at once, 
 
 
 @runtime_checkable
-class Rows(Protocol):
+class WeightRows(Protocol):
     """Weight vectors as rows: `np.ndarray`, `Checkpoints`, or a `Stack` of them, indexed as NumPy does."""
 
     @property
@@ -29,16 +29,16 @@ class Rows(Protocol):
         """`rows[i]`, `rows[array]` or `rows[array, columns]`, as an array."""
 
 
-class Stack:
+class StackedRows:
     """Several matrices of as many columns, one above the other, without a copy.
 
     Example:
-        >>> stack = Stack([np.zeros((2, 3)), np.ones((1, 3))])
+        >>> stack = StackedRows([np.zeros((2, 3)), np.ones((1, 3))])
         >>> stack.shape, stack[[2, 0]].tolist()
         ((3, 3), [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     """
 
-    def __init__(self, parts: Sequence[Rows]) -> None:
+    def __init__(self, parts: Sequence[WeightRows]) -> None:
         self.parts = tuple(parts)
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
 
@@ -68,9 +68,9 @@ class Stack:
         return values if wanted.ndim else values[0]
 
 
-def stack_rows(parts: Sequence[Rows]) -> Rows:
+def stack_rows(parts: Sequence[WeightRows]) -> WeightRows:
     """One matrix of several, or the only one as it is."""
-    return parts[0] if len(parts) == 1 else Stack(parts)
+    return parts[0] if len(parts) == 1 else StackedRows(parts)
 
 
 def column_blocks(shape: tuple[int, ...], bar: tqdm | None = None) -> Iterator[slice]:
@@ -100,7 +100,7 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(start, min(start + height, n_rows))
 
 
-def step_lengths(rows: Rows, bar: tqdm | None = None) -> np.ndarray:
+def step_lengths(rows: WeightRows, bar: tqdm | None = None) -> np.ndarray:
     """Euclidean distance from each row to the next, `(n_rows - 1,)`."""
     squared = np.zeros(max(0, len(rows) - 1))
     for columns in column_blocks(rows.shape, bar):

@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from loss_viz._validation import require_kind
+from loss_viz._validation import check_type
 
 Formula = Callable[[Tensor], Tensor]
 
@@ -73,11 +73,11 @@ class Token(NamedTuple):
     text: str
 
 
-def spell(text: str) -> str:
+def normalize_formula(text: str) -> str:
     """The formula in the grammar's own signs, so that one formula has one spelling.
 
     Example:
-        >>> spell("2·x² − x**3")
+        >>> normalize_formula("2·x² − x**3")
         '2*x^2 - x^3'
     """
     for other, own in SPELLINGS.items():
@@ -85,7 +85,7 @@ def spell(text: str) -> str:
     return text
 
 
-def parse_expression(text: str) -> Formula:
+def parse_formula(text: str) -> Formula:
     """Read a formula in x and return it as a function of a tensor, applied entry by entry.
 
     Args:
@@ -100,10 +100,10 @@ def parse_expression(text: str) -> Formula:
         ValueError: the text is no formula in x; the message says what is wrong and how to repair it.
 
     Example:
-        >>> parse_expression("2x^3 - x")(torch.tensor([1.0, 2.0]))
+        >>> parse_formula("2x^3 - x")(torch.tensor([1.0, 2.0]))
         tensor([ 1., 14.])
     """
-    require_kind("text", text, str, "a formula", advice='Type one like "x^2".')
+    check_type("text", text, str, "a formula", advice='Type one like "x^2".')
     return _Parser(text).formula()
 
 
@@ -116,7 +116,7 @@ class _Parser:
             self._refuse(f"it has {len(text)} characters and at most {MAX_LENGTH} are read")
         if not text.strip():
             self._refuse("it is empty")
-        matches = TOKEN.finditer(spell(text))
+        matches = TOKEN.finditer(normalize_formula(text))
         self.tokens = [Token(kind, match[kind]) for match in matches if (kind := match.lastgroup)]
         self.tokens.append(Token("end", ""))
         self.next = 0

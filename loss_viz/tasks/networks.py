@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from loss_viz._validation import quote, read_number, read_whole, require_kind
+from loss_viz._validation import check_float, check_int, check_type, first_line
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -35,7 +35,7 @@ def build_mlp(
             activation.
     """
     width, depth = _read_size(width, depth)
-    seed = read_whole("seed", seed, 0, 2**63 - 1, advice="Use 0.")
+    seed = check_int("seed", seed, 0, 2**63 - 1, advice="Use 0.")
     activation = _find_activation(activation)
     sizes = [1] + [width] * depth
     with torch.random.fork_rng(devices=[]):
@@ -44,15 +44,13 @@ def build_mlp(
         for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out, dtype=dtype), activation()]
         layers.append(nn.Linear(width, 1, dtype=dtype))
-        require_kind(
-            "activation", layers[1], nn.Module, "a factory of modules", advice="Pass one such as torch.nn.ELU."
-        )
+        check_type("activation", layers[1], nn.Module, "a factory of modules", advice="Pass one such as torch.nn.ELU.")
         return nn.Sequential(*layers)
 
 
 def _read_size(width: Any, depth: Any) -> tuple[int, int]:
     advice = "The post's net has width 8, depth 1."
-    width, depth = read_whole("width", width, 1, advice=advice), read_whole("depth", depth, 1, advice=advice)
+    width, depth = check_int("width", width, 1, advice=advice), check_int("depth", depth, 1, advice=advice)
     n_weights = 3 * width + 1 + (depth - 1) * (width + 1) * width
     if n_weights > MAX_WEIGHTS:
         raise ValueError(
@@ -104,7 +102,7 @@ def build_optimizer(
         optimizer = OPTIMIZERS[optimizer]
     elif not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
         advice = "Pass 'adam', a class of torch.optim, or a function of the parameters."
-        require_kind("optimizer", optimizer, Callable, "a name, a class or a function", advice=advice)
+        check_type("optimizer", optimizer, Callable, "a name, a class or a function", advice=advice)
         if lr is not None:
             raise ValueError(
                 f"`lr` = {lr} has no effect on an `optimizer` function, which sets its own. "
@@ -116,7 +114,7 @@ def build_optimizer(
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"`optimizer` must be a class that is made of parameters and a learning rate; {optimizer.__name__} says: "
-            f"{quote(error)}. Pass a function of the parameters, or 'adam'."
+            f"{first_line(error)}. Pass a function of the parameters, or 'adam'."
         ) from error
 
 
@@ -139,6 +137,6 @@ def check_lr(lr: float) -> None:
         TypeError: it is no number.
         ValueError: it is not a positive one.
     """
-    number = read_number("lr", lr, "a positive number", advice="The post uses 0.01.")
+    number = check_float("lr", lr, "a positive number", advice="The post uses 0.01.")
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"`lr` must be a positive number, got {lr}. The post uses 0.01.")

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loss_viz._validation import quote, read_whole, require_kind
-from loss_viz.tasks.formula import parse_expression
+from loss_viz._validation import check_int, check_type, first_line
+from loss_viz.tasks.formula import parse_formula
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -44,9 +44,9 @@ class Task:
     y: Float[Tensor, "n_points 1"]
 
     def __post_init__(self) -> None:
-        require_kind("name", self.name, str, "a text", advice="Call the task as a picture shall.")
+        check_type("name", self.name, str, "a text", advice="Call the task as a picture shall.")
         for name in "xy":
-            require_kind(name, getattr(self, name), Tensor, "a tensor", advice="Make it with torch.as_tensor.")
+            check_type(name, getattr(self, name), Tensor, "a tensor", advice="Make it with torch.as_tensor.")
         shape, dtype = tuple(self.x.shape), self.x.dtype
         if not self.x.numel() or not shape == tuple(self.y.shape) == (self.x.numel(), 1) or self.y.dtype != dtype:
             raise ValueError(
@@ -79,13 +79,13 @@ def build_task(target: Target, *, n_points: int = 100, dtype: torch.dtype = torc
         >>> build_task("x^2", n_points=3).y.ravel()
         tensor([1., 0., 1.])
     """
-    n_points = read_whole("n_points", n_points, 2, MAX_POINTS, advice="Use 100, as the post does.")
+    n_points = check_int("n_points", n_points, 2, MAX_POINTS, advice="Use 100, as the post does.")
     if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
         raise ValueError(f"`dtype` must be torch.float32 or torch.float64, got {dtype!r}. Leave it out for the first.")
     # The grid is laid in float64 so that both precisions learn the same function.
     x = torch.linspace(-1, 1, n_points, dtype=torch.float64).to(dtype)
     if isinstance(target, str):
-        name, function = target, parse_expression(target)
+        name, function = target, parse_formula(target)
     elif callable(target):
         name, function = getattr(target, "__name__", type(target).__name__), target
     else:
@@ -115,7 +115,7 @@ def _tabulate(name: str, function: Callable[[Tensor], Any], x: Tensor) -> Tensor
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"The target {name!r} must be a function from a tensor of shape {tuple(x.shape)} to as many numbers; "
-            f"{type(error).__name__}: {quote(error)}. Write it with operations on tensors, as "
+            f"{type(error).__name__}: {first_line(error)}. Write it with operations on tensors, as "
             "in lambda x: torch.sin(3 * x)."
         ) from error
     if y.is_complex():
@@ -123,7 +123,7 @@ def _tabulate(name: str, function: Callable[[Tensor], Any], x: Tensor) -> Tensor
     return y.detach().to(x)
 
 
-def require_one_loss(model: nn.Module, task: Task) -> None:
+def check_same_loss(model: nn.Module, task: Task) -> None:
     """Refuse a net whose loss is not the same in training, as it is recorded, and in evaluation, as it is drawn.
 
     Raises:
@@ -135,7 +135,7 @@ def require_one_loss(model: nn.Module, task: Task) -> None:
         except RuntimeError as error:
             raise ValueError(
                 "`activation` must make modules that give as many values as they take; PyTorch says: "
-                f"{quote(error)}. Pass one such as torch.nn.ELU."
+                f"{first_line(error)}. Pass one such as torch.nn.ELU."
             ) from error
     if not math.isclose(*losses, rel_tol=1e-4) and any(map(math.isfinite, losses)):
         raise ValueError(

@@ -26,7 +26,7 @@ def slope_at(run, weights):
 
 @pytest.mark.parametrize("t", [0, 4, 6, 33, 60])
 def test_each_step_against_the_definitions(run, land, t):
-    geometry, w = lv.trace_geometry(land), np.array(run.weights)
+    geometry, w = lv.measure_geometry(land), np.array(run.weights)
     if t >= 6:
         velocity, acceleration = w[t] - w[t - 3], w[t] - 2 * w[t - 3] + w[t - 6]
     else:
@@ -50,13 +50,13 @@ def test_each_step_against_the_definitions(run, land, t):
 
 def test_speed_is_for_each_training_step(run):
     every = lv.Run(run.weights[::4], run.loss[::4], run.step[::4], run.objective, run.task)
-    sparse = lv.trace_geometry(lv.landscape(every, k=1, resolution=3, progress=False))
+    sparse = lv.measure_geometry(lv.landscape(every, k=1, resolution=3, progress=False))
     assert sparse.speed[5] == pytest.approx(np.linalg.norm(run.weights[20] - run.weights[16]) / 4)
 
 
 def test_several_runs_do_not_look_into_each_other(run):
-    both = lv.trace_geometry(lv.landscape([run, run], k=3, resolution=3, progress=False))
-    alone = lv.trace_geometry(lv.landscape(run, k=3, resolution=3, progress=False))
+    both = lv.measure_geometry(lv.landscape([run, run], k=3, resolution=3, progress=False))
+    alone = lv.measure_geometry(lv.landscape(run, k=3, resolution=3, progress=False))
     for name in ("speed", "turning", "in_local", "gradient"):
         np.testing.assert_allclose(getattr(both, name)[61:], getattr(alone, name), rtol=1e-6)
 
@@ -90,15 +90,15 @@ def test_a_loss_that_cannot_be_differentiated_says_so():
 
 
 def test_sharpness_is_the_ends_of_the_dense_hessian(run):
-    sharpness = lv.trace_sharpness(run, [0, 25, 60], progress=False)
+    sharpness = lv.measure_sharpness(run, [0, 25, 60], progress=False)
     assert sharpness.step.tolist() == [0, 25, 60]
     for i, t in enumerate((0, 25, 60)):
         values = np.linalg.eigvalsh(reference.dense_hessian(run.model, run.objective.loss_fn, run.weights[t]))
         assert sharpness.largest[i] == pytest.approx(values[-1], rel=1e-5)
         assert sharpness.smallest[i] == pytest.approx(values[0], rel=1e-4)
-    assert len(lv.trace_sharpness(run, progress=False).step) == 50
+    assert len(lv.measure_sharpness(run, progress=False).step) == 50
     with pytest.raises(ValueError, match="must lie within the run, from 0 to 60"):
-        lv.trace_sharpness(run, [61])
+        lv.measure_sharpness(run, [61])
 
 
 def test_a_random_walk_is_cosines_and_is_said_to_be(run):
@@ -128,7 +128,7 @@ def test_a_run_that_is_no_cosine_is_not(post_landscapes):
 def test_the_gradient_grows_on_the_way_off_a_plateau(post_runs):
     run = post_runs["x^3"]
     [plateau] = lv.find_plateaus(run)
-    escape = lv.trace_escape(run, plateau, progress=False)
+    escape = lv.measure_escape(run, plateau, progress=False)
     assert plateau.start <= escape.start < plateau.end
     assert escape.start < escape.end
     assert run.loss[escape.end] < plateau.level
@@ -155,7 +155,7 @@ def test_growth_is_that_of_a_saddle_in_closed_form():
     weights = weights[np.abs(weights[:, 1]) < 1.2]
     run = lv.Run(weights, objective(weights), np.arange(len(weights)), objective)
     [plateau] = lv.find_plateaus(run)
-    escape = lv.trace_escape(run, plateau, progress=False)
+    escape = lv.measure_escape(run, plateau, progress=False)
     assert escape.rate == pytest.approx(np.log(1.02), rel=0.05)
     np.testing.assert_allclose(escape.sharpness.largest, 1.0)
     np.testing.assert_allclose(escape.sharpness.smallest, -1.0)
@@ -163,4 +163,4 @@ def test_growth_is_that_of_a_saddle_in_closed_form():
 
 def test_a_plateau_that_is_not_left_has_no_escape(post_runs):
     with pytest.raises(ValueError, match="needs a plateau that is left"):
-        lv.trace_escape(post_runs["x^3"], lv.Plateau(1200, 1900, 1e-9))
+        lv.measure_escape(post_runs["x^3"], lv.Plateau(1200, 1900, 1e-9))

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import loss_viz as lv
-from loss_viz import atlas, page, sheets
+from loss_viz import page, sheets, variants
 from loss_viz.diagnostics.report import write_factor
 from loss_viz.export.html import export_html
-from loss_viz.export.page_data import Store, build_sheet
-from loss_viz.export.variants import gather
+from loss_viz.export.page_data import ArrayStore, page_data
+from loss_viz.export.variants import compute_variants
 from loss_viz.figures.assets import read_plotly
 from loss_viz.figures.captions import caption
 from loss_viz.figures.loss_axis import LINE_LIFT, Scale, fit_scale
@@ -41,7 +41,7 @@ NASTY = "a <b>name</b> & </script><img src=x onerror=alert(1)>"
 
 @pytest.fixture(scope="module")
 def gathered(run):
-    return gather(run, k=K, sigma=SIGMA, resolution=(9, 7), progress=False)
+    return compute_variants(run, k=K, sigma=SIGMA, resolution=(9, 7), progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +81,13 @@ def strip_plotly(text):
 def test_every_pair_is_the_landscape_of_that_pair(run, gathered):
     assert (gathered.k, gathered.sigma) == ((2, 5), ("auto", 0.06, 0.2))
     assert (gathered.opening.k, gathered.opening.sigma) == (5, "auto")
-    for (k, sigma), land, facts in zip(PAIRS, gathered.landscapes, gathered.facts, strict=True):
+    for (k, sigma), land, report in zip(PAIRS, gathered.landscapes, gathered.report, strict=True):
         expected = lv.landscape(run, k=k, sigma=sigma, resolution=(9, 7), progress=False)
         assert (land.k, land.sigma) == (k, sigma)
         assert np.array_equal(land.loss, expected.loss)
         assert np.array_equal(land.path_height, expected.path_height)
         assert land.settings == expected.settings
-        assert repr(facts.fit) == repr(lv.fidelity(expected))
+        assert repr(report.fit) == repr(lv.fidelity(expected))
 
 
 def test_bandwidths_share_what_was_evaluated(run):
@@ -104,7 +104,7 @@ def test_bandwidths_share_what_was_evaluated(run):
 
     def count(**arguments):
         counted.clear()
-        gather(replace(run, objective=Counting()), k=[5], resolution=15, progress=False, **arguments)
+        compute_variants(replace(run, objective=Counting()), k=[5], resolution=15, progress=False, **arguments)
         return sum(counted)
 
     apart = sum(count(sigma=[sigma]) for sigma in SIGMA)
@@ -114,21 +114,21 @@ def test_bandwidths_share_what_was_evaluated(run):
 
 def test_a_landscape_is_kept_with_its_plane_grid_anchors_and_seed(run):
     land = lv.landscape(run, k=3, sigma=0.02, resolution=(6, 5), n_anchors=11, progress=False)
-    found = gather(land, k=[4], sigma=["auto"], progress=False)
+    found = compute_variants(land, k=[4], sigma=["auto"], progress=False)
     assert (found.k, found.sigma) == ((3, 4), ("auto", 0.02))
     assert found.opening is land
     for (k, sigma), made in zip(product((3, 4), ("auto", 0.02)), found.landscapes, strict=True):
         again = lv.landscape(run, k=k, sigma=sigma, resolution=(6, 5), n_anchors=11, progress=False)
         assert np.array_equal(made.loss, again.loss)
         assert made.settings == again.settings
-    assert gather(land, k=[3], sigma=[0.02], progress=False).landscapes == (land,)
+    assert compute_variants(land, k=[3], sigma=[0.02], progress=False).landscapes == (land,)
 
 
 def test_a_grid_that_is_not_even_is_kept(run):
     land = lv.landscape(run, resolution=8, progress=False)
     columns = [0, 4, 7]
-    coarse = replace(land, survey=replace(land.survey, x=land.x[columns]), loss=land.loss[:, columns])
-    found = gather(coarse, k=[2], sigma=[0.06], progress=False)
+    coarse = replace(land, survey=replace(land.sampling, x=land.x[columns]), loss=land.loss[:, columns])
+    found = compute_variants(coarse, k=[2], sigma=[0.06], progress=False)
     for (k, sigma), made in zip(product((2, 5), ("auto", 0.06)), found.landscapes, strict=True):
         whole = lv.landscape(run, k=k, sigma=sigma, resolution=8, progress=False)
         assert np.array_equal(made.x, coarse.x)
@@ -137,13 +137,13 @@ def test_a_grid_that_is_not_even_is_kept(run):
 
 def test_usual_strides_end_where_the_run_is_too_short():
     run = lv.train("x", steps=20, progress=False)
-    found = gather(run, sigma=[0.06], resolution=3, progress=False)
+    found = compute_variants(run, sigma=[0.06], resolution=3, progress=False)
     assert found.k == (1, 2, 5, 10)
     assert found.opening.k == 5
-    few = gather(lv.train("x", steps=3, progress=False), sigma=[0.06], resolution=3, progress=False)
+    few = compute_variants(lv.train("x", steps=3, progress=False), sigma=[0.06], resolution=3, progress=False)
     assert (few.k, few.opening.k) == ((1,), 1)
     land = lv.landscape(run, k=3, sigma=0.05, resolution=3, progress=False)
-    found = gather(land, progress=False)
+    found = compute_variants(land, progress=False)
     assert (found.k, found.sigma) == ((1, 2, 3, 5, 10), ("auto", 0.01, 0.03, 0.05, 0.06, 0.1))
     assert (found.opening.k, found.opening.sigma) == (3, 0.05)
 
@@ -154,15 +154,15 @@ def test_usual_strides_end_where_the_run_is_too_short():
 )
 def test_planes_without_stride_or_bandwidth_have_no_slider_for_it(run, plane, n_strides, n_widths):
     land = lv.landscape(run, plane=plane, k=4, n_anchors=5, resolution=3, progress=False)
-    found = gather(land, progress=False)
+    found = compute_variants(land, progress=False)
     assert (len(found.k), len(found.sigma)) == (n_strides, n_widths)
-    assert gather(land, **found.choices, progress=False).choices == found.choices
+    assert compute_variants(land, **found.choices, progress=False).choices == found.choices
     if plane != "valley":
         with pytest.raises(ValueError, match=rf"`k` makes no difference to the {plane} plane, got \[4\]. Leave it out"):
-            gather(land, k=[4])
+            compute_variants(land, k=[4])
     if n_widths == 1:
         with pytest.raises(ValueError, match=r"`sigma` makes no difference to a single plane, got \[0.06\]. Leave"):
-            gather(land, sigma=[0.06])
+            compute_variants(land, sigma=[0.06])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_planes_without_stride_or_bandwidth_have_no_slider_for_it(run, plane, n_
     ],
 )
 def test_what_cannot_be_is_refused_before_the_work(run, tmp_path, monkeypatch, arguments, error, message):
-    monkeypatch.setattr(atlas, "project", lambda *_, **__: pytest.fail("the work has begun"))
+    monkeypatch.setattr(variants, "project", lambda *_, **__: pytest.fail("the work has begun"))
     with pytest.raises(error, match=message):
         export_html(run, tmp_path / "run.html", **arguments)
     assert list(tmp_path.iterdir()) == []
@@ -190,14 +190,14 @@ def test_what_cannot_be_is_refused_before_the_work(run, tmp_path, monkeypatch, a
 def test_what_is_no_source_is_refused(run):
     land = lv.landscape(run, resolution=3, progress=False)
     with pytest.raises(ValueError, match="`resolution` is that of the landscape, 3 x 3; got 5"):
-        gather(land, resolution=5)
+        compute_variants(land, resolution=5)
     for source, kind in ((5, "int"), ("x^3", "str"), (None, "NoneType")):
         with pytest.raises(TypeError, match=f"several runs in a list or dict, or a landscape is needed, got {kind}"):
-            atlas.read_source.__wrapped__(source)  # past the shape checks of the tests
+            variants.read_source.__wrapped__(source)  # past the shape checks of the tests
 
 
 def test_progress_is_that_of_all(run, capsys):
-    bar = atlas._Bar(4, disable=False)
+    bar = variants._Bar(4, disable=False)
     bar.delay = 0
     meter = bar.begin(5, "auto")
     meter.total = 10
@@ -218,7 +218,7 @@ def test_progress_is_that_of_all(run, capsys):
 
 
 def test_arrays_come_back_as_they_were():
-    store, rng = Store(), np.random.default_rng(0)
+    store, rng = ArrayStore(), np.random.default_rng(0)
     sheet = {"arrays": store.arrays}
     wide = np.append(rng.lognormal(sigma=20, size=50), [np.nan, np.inf, 0.0])
     assert np.array_equal(unpack(sheet, store.keep(wide)), wide.astype(np.float32), equal_nan=True)
@@ -248,7 +248,7 @@ def test_the_loss_axis_is_that_of_the_first_and_longer_where_one_needs_it(gather
 def test_long_runs_are_thinned_and_the_page_says_so(run, gathered, monkeypatch):
     monkeypatch.setattr(sheets, "N_ROWS", 20)
     monkeypatch.setattr(sheets, "N_ANSWERS", 700)
-    sheet = build_sheet(gathered, None)
+    sheet = page_data(gathered, None)
     step = unpack(sheet, sheet["runs"][0]["step"]["array"])
     assert 10 < len(step) <= 20
     assert (step[0], step[-1]) == (0, 60)
@@ -266,11 +266,11 @@ def test_long_runs_are_thinned_and_the_page_says_so(run, gathered, monkeypatch):
         assert fit["low"] + fit["unit"] * told == pytest.approx(run.predict(row), abs=fit["unit"])
     assert f"{len(step)} of 61 recorded steps are drawn" in " ".join(sheet["notes"])
     assert f"kept at {len(at)} steps" in " ".join(sheet["notes"])
-    assert "drawn" not in " ".join(build_sheet(gathered, None)["notes"][:1])
+    assert "drawn" not in " ".join(page_data(gathered, None)["notes"][:1])
 
 
 def test_a_loss_that_is_not_positive_has_no_logarithmic_axis(own_run):
-    sheet = build_sheet(gather(own_run, k=[2], sigma=["auto"], resolution=3, progress=False), None)
+    sheet = page_data(compute_variants(own_run, k=[2], sigma=["auto"], resolution=3, progress=False), None)
     assert list(sheet["pictures"][0]["axes"]) == ["linear"]
     assert sheet["fits"] is None
     assert "fit" not in sheet["panes"]
@@ -284,7 +284,9 @@ def test_nothing_in_the_page_points_elsewhere(gathered):
 
 
 def test_names_stay_text_wherever_they_stand(own_run):
-    rest = strip_plotly(page.write_page(gather(own_run, k=[2], sigma=["auto"], resolution=3, progress=False), None))
+    rest = strip_plotly(
+        page.write_page(compute_variants(own_run, k=[2], sigma=["auto"], resolution=3, progress=False), None)
+    )
     assert "<img" not in rest
     assert rest.count("</script>") == 3
     assert "<h1>a &lt;b&gt;name&lt;/b&gt; &amp; &lt;/script&gt;&lt;img" in rest
@@ -327,9 +329,9 @@ def test_the_settings_in_the_file_make_the_same_picture(tmp_path):
 def test_recipes_of_unusual_pictures_draw_them_and_the_panel_does_not_pretend_to(train, view):
     run = lv.train("x^2", steps=40, progress=False, **train)
     land = lv.landscape(run, progress=False, **view)
-    found = gather(land, progress=False)
+    found = compute_variants(land, progress=False)
     scope = {}
-    recipe = build_sheet(found, None)["recipe"]
+    recipe = page_data(found, None)["recipe"]
     exec(recipe.format(k=land.k, sigma=repr(land.sigma), step=40, log=False), scope)
     assert np.array_equal(scope["land"].loss, land.loss)
     assert json.loads(re.search(r'-settings">(.*?)</script>', page.write_page(found, None))[1])["explorer"] is None
@@ -337,7 +339,7 @@ def test_recipes_of_unusual_pictures_draw_them_and_the_panel_does_not_pretend_to
 
 def test_runs_of_one_s_own_are_left_open(own_run):
     runs = {"one": own_run, NASTY: own_run}
-    sheet = build_sheet(gather(runs, k=[2], sigma=["auto"], resolution=3, progress=False), None)
+    sheet = page_data(compute_variants(runs, k=[2], sigma=["auto"], resolution=3, progress=False), None)
     scope = {}
     exec(sheet["recipe"].split("land =")[0], scope)
     assert scope["run"] == {"one": ..., NASTY: ...}
@@ -709,7 +711,7 @@ def test_runs_race(browser, tmp_path):
     for i, (run, row) in enumerate(((a, 50), (b, 40))):
         tail = f"-{i}" if i else ""
         ball = np.array([opened.trace("surface", f"ball{tail}", axis) for axis in "xyz"])
-        place = land.path[land.bundle.starts[i] + row]
+        place = land.path[land.run_set.starts[i] + row]
         assert (ball[:2].max(axis=1) + ball[:2].min(axis=1)) / 2 == pytest.approx(place, abs=0.02 * np.ptp(ball[0]))
         assert ball[2].min() == pytest.approx(run.loss[row], rel=1e-5)
         assert opened.trace("curve", f"step{tail}", "x") == [row]

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.interpolate import LinearNDInterpolator
 
 import loss_viz as lv
-from loss_viz.export.scene import STEPS, Paper, Scene, mark_losses, place_ticks, read_color
+from loss_viz.export.scene import STEPS, BoxAxes, Scene, mark_losses, place_ticks, read_color
 from loss_viz.figures.loss_axis import BALL_RADIUS, LINE_LIFT, fit_scale
 from loss_viz.figures.style import BALL_COLOR, BOX, PATH_COLOR, pick_colors
 from loss_viz.figures.traces import camera
@@ -39,8 +39,8 @@ class Pinhole:
         eye = np.array(list(camera(land, self.scale, distance=1.0)["eye"].values()))
         cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
         self.eye = np.array([cos * eye[0] - sin * eye[1], sin * eye[0] + cos * eye[1], eye[2]])
-        self.paper = Paper(land, self.scale, size=SIZE, turns=[turn])
-        self.paper.turn(turn)
+        self.axes_box = BoxAxes(land, self.scale, size=SIZE, turns=[turn])
+        self.axes_box.turn(turn)
         x, y = np.meshgrid(land.x, land.y)
         corners = self.put_in_box(np.column_stack([x.ravel(), y.ravel(), land.loss.ravel()]))
         self.surface = LinearNDInterpolator(corners[:, :2], corners[:, 2])
@@ -74,7 +74,7 @@ class Pinhole:
     def find(self, points):
         """Pixels, by the paper itself."""
         drawn = np.column_stack([points[:, :2], self.scale.draw(points[:, 2])])
-        return self.paper.project(drawn)
+        return self.axes_box.project(drawn)
 
 
 def lies_at(land, scale, row, lift=0.0):
@@ -98,14 +98,14 @@ def test_points_appear_where_the_eye_of_the_interactive_figure_sees_them(land, t
 @pytest.mark.parametrize("turns", [[0.0], [0.0, 45.0, 90.0, 135.0]])
 def test_the_whole_box_is_on_the_paper_below_the_title(land, size, turns):
     scale = fit_scale([land.loss, land.path_loss], log=False)
-    paper = Paper(land, scale, size=size, turns=turns)
+    axes_box = BoxAxes(land, scale, size=size, turns=turns)
     corners = np.stack(np.meshgrid(land.x[[0, -1]], land.y[[0, -1]], [scale.low, scale.high]), axis=-1).reshape(-1, 3)
     for turn in turns:
-        paper.turn(turn)
-        places = paper.project(corners)[:, :2]
-        assert (places > [0, 60 * paper.zoom]).all()
-        assert (places < np.array(size) - [80 * paper.zoom, 0]).all()
-    assert paper.draw().size == size
+        axes_box.turn(turn)
+        places = axes_box.project(corners)[:, :2]
+        assert (places > [0, 60 * axes_box.zoom]).all()
+        assert (places < np.array(size) - [80 * axes_box.zoom, 0]).all()
+    assert axes_box.draw().size == size
 
 
 def read_pixels(image, place, reach=1):
@@ -170,7 +170,7 @@ def test_the_surface_stands_at_the_heights_of_the_landscape(land, log):
     mesh = lv.surface_figure(land, log=log).data[0]
     corners = np.stack([mesh.i, mesh.j, mesh.k], axis=1)
     middles = np.column_stack([mesh.x, mesh.y, view.scale.draw(mesh.z)])[corners].mean(axis=1)
-    column, row = np.floor(2 * view.paper.project(middles)[:, :2]).astype(int).T
+    column, row = np.floor(2 * view.axes_box.project(middles)[:, :2]).astype(int).T
     assert (scene._still.color[row, column, 3] == 255).mean() > 0.98  # those seen edgeways have no pixel
     n_seen = 0
     for j in range(1, len(land.y) - 1):
@@ -273,7 +273,7 @@ def test_runs_race_in_their_own_colours(race, tmp_path):
     assert len(frames) == len(steps)
     n_seen = 0
     for frame, step in zip(frames, steps, strict=True):
-        middles = np.array([lies_at(race, view.scale, row, BALL_RADIUS) for row in race.bundle.find_rows(step)])
+        middles = np.array([lies_at(race, view.scale, row, BALL_RADIUS) for row in race.run_set.find_rows(step)])
         places = view.find(middles)[:, :2]
         if np.linalg.norm(places[0] - places[1]) > 12:  # neither ball hides the other
             for middle, place, color in zip(middles, places, pick_colors(2), strict=True):

@@ -1,10 +1,10 @@
 from itertools import pairwise
 
-import loss_viz.painter
+import loss_viz.rasterizer
 import numpy as np
 import pytest
 
-from loss_viz.export.rasterizer import Painter
+from loss_viz.export.rasterizer import Rasterizer
 
 WIDTH, HEIGHT = 23, 17
 
@@ -32,17 +32,17 @@ def look_through(points, color, corners, column, row):
 @pytest.mark.parametrize("seed", range(4))
 def test_every_pixel_shows_the_nearest_triangle(seed):
     points, color, corners = random_triangles(seed)
-    painter = Painter(WIDTH, HEIGHT)
-    painter.fill(points, color, corners)
+    rasterizer = Rasterizer(WIDTH, HEIGHT)
+    rasterizer.fill(points, color, corners)
     n_drawn = 0
     for row in range(HEIGHT):
         for column in range(WIDTH):
             depth, seen = look_through(points, color, corners, column, row)
-            assert painter.depth[row, column] == pytest.approx(depth)
-            assert painter.color[row, column, 3] == (255 if np.isfinite(depth) else 0)
+            assert rasterizer.depth[row, column] == pytest.approx(depth)
+            assert rasterizer.color[row, column, 3] == (255 if np.isfinite(depth) else 0)
             if np.isfinite(depth):
                 n_drawn += 1
-                np.testing.assert_allclose(painter.color[row, column, :3], seen, atol=0.51)
+                np.testing.assert_allclose(rasterizer.color[row, column, :3], seen, atol=0.51)
     assert 50 < n_drawn < WIDTH * HEIGHT
 
 
@@ -52,14 +52,14 @@ def test_order_and_blocks_do_not_matter(monkeypatch):
     red = np.tile([255.0, 0, 0], (9, 1))
     pictures = []
     for block, order in ((2**21, slice(None)), (2**21, slice(None, None, -1)), (50, slice(None)), (1, slice(None))):
-        monkeypatch.setattr(loss_viz.painter, "BLOCK", block)
-        painter = Painter(WIDTH, HEIGHT)
+        monkeypatch.setattr(loss_viz.rasterizer, "BLOCK", block)
+        rasterizer = Rasterizer(WIDTH, HEIGHT)
         if order.step:
-            painter.stroke(stroke, red, radius=1.5)
-        painter.fill(points, color, corners[order])
+            rasterizer.stroke(stroke, red, radius=1.5)
+        rasterizer.fill(points, color, corners[order])
         if not order.step:
-            painter.stroke(stroke, red, radius=1.5)
-        pictures.append((painter.color, painter.depth))
+            rasterizer.stroke(stroke, red, radius=1.5)
+        pictures.append((rasterizer.color, rasterizer.depth))
     for other, depth in pictures[1:]:
         assert np.array_equal(other, pictures[0][0])
         assert np.array_equal(depth, pictures[0][1])
@@ -67,17 +67,17 @@ def test_order_and_blocks_do_not_matter(monkeypatch):
 
 def test_triangles_that_are_lines_or_beside_the_picture_are_not_seen():
     points = np.array([[1.5, 1.5, 1], [5.5, 5.5, 1], [9.5, 9.5, 1], [-9, -9, 1], [-2, -9, 1], [-2, -2, 1.0]])
-    painter = Painter(WIDTH, HEIGHT)
-    painter.fill(points, np.full((6, 3), 9.0), np.array([[0, 1, 2], [3, 4, 5], [0, 0, 1]]))
-    assert not painter.color.any()
+    rasterizer = Rasterizer(WIDTH, HEIGHT)
+    rasterizer.fill(points, np.full((6, 3), 9.0), np.array([[0, 1, 2], [3, 4, 5], [0, 0, 1]]))
+    assert not rasterizer.color.any()
 
 
 def test_a_neighbour_begins_where_a_triangle_ends():
     """The middle of each pixel of a square of two triangles is covered, that on the seam too."""
     points = np.array([[2.5, 2.5, 1], [12.5, 2.5, 1], [12.5, 12.5, 1], [2.5, 12.5, 1.0]])
-    painter = Painter(WIDTH, HEIGHT)
-    painter.fill(points, np.full((4, 3), 9.0), np.array([[0, 1, 2], [0, 2, 3]]))
-    assert (painter.color[..., 3] > 0).sum() == 11 * 11
+    rasterizer = Rasterizer(WIDTH, HEIGHT)
+    rasterizer.fill(points, np.full((4, 3), 9.0), np.array([[0, 1, 2], [0, 2, 3]]))
+    assert (rasterizer.color[..., 3] > 0).sum() == 11 * 11
 
 
 def distance_to_line(place, points):
@@ -90,24 +90,24 @@ def distance_to_line(place, points):
 
 def test_a_line_is_as_wide_as_it_is_said_to_be():
     points = np.array([[3.0, 4.0, 1.0], [15.0, 6.5, 2.0], [15.0, 6.5, 2.0], [9.0, 13.0, 3.0]])
-    painter = Painter(WIDTH, HEIGHT)
-    painter.stroke(points, np.array([[0, 0, 0], [100, 0, 0], [100, 0, 0], [200, 0, 0.0]]), radius=2.0)
+    rasterizer = Rasterizer(WIDTH, HEIGHT)
+    rasterizer.stroke(points, np.array([[0, 0, 0], [100, 0, 0], [100, 0, 0], [200, 0, 0.0]]), radius=2.0)
     for row in range(HEIGHT):
         for column in range(WIDTH):
             distance = distance_to_line(np.array([column + 0.5, row + 0.5]), points[:, :2])
             if abs(distance - 2) > 0.35:  # it is drawn as discs a pixel apart, which may miss the point of a bend
-                assert (painter.color[row, column, 3] > 0) == (distance < 2)
-    middle = painter.color[5, 9]
+                assert (rasterizer.color[row, column, 3] > 0) == (distance < 2)
+    middle = rasterizer.color[5, 9]
     assert 30 < middle[0] < 55  # of the tip that is nearest, within its radius
-    assert painter.depth[5, 9] == pytest.approx(1.5, abs=0.2)
+    assert rasterizer.depth[5, 9] == pytest.approx(1.5, abs=0.2)
 
 
 def test_a_line_breaks_where_it_is_not_known():
     points = np.array([[2.5, 2.5, 1], [6.5, 2.5, 1], [np.nan] * 3, [12.5, 2.5, 1], [16.5, 2.5, 1]])
-    painter = Painter(WIDTH, HEIGHT)
-    painter.stroke(points, np.full((5, 3), 9.0), radius=0.6)
-    assert np.flatnonzero(painter.color[2, :, 3]).tolist() == [2, 3, 4, 5, 6, 12, 13, 14, 15, 16]
-    empty = Painter(WIDTH, HEIGHT)
+    rasterizer = Rasterizer(WIDTH, HEIGHT)
+    rasterizer.stroke(points, np.full((5, 3), 9.0), radius=0.6)
+    assert np.flatnonzero(rasterizer.color[2, :, 3]).tolist() == [2, 3, 4, 5, 6, 12, 13, 14, 15, 16]
+    empty = Rasterizer(WIDTH, HEIGHT)
     for none in (np.empty((0, 3)), np.full((3, 3), np.nan)):
         empty.stroke(none, none, radius=2.0)
     assert not empty.color.any()
@@ -116,13 +116,13 @@ def test_a_line_breaks_where_it_is_not_known():
 def test_flat_paint_hides_nothing_and_is_hidden():
     wall = np.array([[10.0, 0, 1], [23, 0, 1], [23, 17, 1], [10, 17, 1]])
     line = np.array([[2.5, 8.5, 2], [20.5, 8.5, 2.0]])
-    painter = Painter(WIDTH, HEIGHT)
-    painter.fill(wall, np.full((4, 3), 50.0), np.array([[0, 1, 2], [0, 2, 3]]))
-    painter.stroke(line, np.full((2, 3), 100.0), radius=3.0, flat=True)
-    painter.stroke(line + np.array([0, 0, 5]), np.full((2, 3), 200.0), radius=0.6)  # farther, and drawn later
-    assert painter.color[8, 5, 0] == 200
-    assert painter.color[10, 5, 0] == 100
-    assert painter.color[8, 15, 0] == 50
+    rasterizer = Rasterizer(WIDTH, HEIGHT)
+    rasterizer.fill(wall, np.full((4, 3), 50.0), np.array([[0, 1, 2], [0, 2, 3]]))
+    rasterizer.stroke(line, np.full((2, 3), 100.0), radius=3.0, flat=True)
+    rasterizer.stroke(line + np.array([0, 0, 5]), np.full((2, 3), 200.0), radius=0.6)  # farther, and drawn later
+    assert rasterizer.color[8, 5, 0] == 200
+    assert rasterizer.color[10, 5, 0] == 100
+    assert rasterizer.color[8, 15, 0] == 50
 
 
 def test_a_ball_is_round_in_depth_and_tells_how_much_of_it_is_seen():
@@ -132,24 +132,24 @@ def test_a_ball_is_round_in_depth_and_tells_how_much_of_it_is_seen():
         np.testing.assert_allclose(np.linalg.norm(normal, axis=1), 1)
         return 100 + 100 * normal
 
-    painter = Painter(WIDTH, HEIGHT)
-    assert painter.ball(middle, grey, radius=5.0, bulge=2.0, light=light) == 1
-    assert painter.depth[8, 11] == pytest.approx(2)
-    assert painter.depth[8, 14] == pytest.approx(4 - 2 * np.sqrt(1 - 9 / 25))
-    assert painter.color[8, 11].tolist() == [100, 100, 200, 255]
-    assert painter.color[8, 14, :2].tolist() == [160, 100]  # looks to the right
-    assert painter.color[5, 11, :2].tolist() == [100, 160]  # looks upwards
+    rasterizer = Rasterizer(WIDTH, HEIGHT)
+    assert rasterizer.ball(middle, grey, radius=5.0, bulge=2.0, light=light) == 1
+    assert rasterizer.depth[8, 11] == pytest.approx(2)
+    assert rasterizer.depth[8, 14] == pytest.approx(4 - 2 * np.sqrt(1 - 9 / 25))
+    assert rasterizer.color[8, 11].tolist() == [100, 100, 200, 255]
+    assert rasterizer.color[8, 14, :2].tolist() == [160, 100]  # looks to the right
+    assert rasterizer.color[5, 11, :2].tolist() == [100, 160]  # looks upwards
     behind = np.array([13.5, 8.5, 3.0])
-    assert 0 < painter.ball(behind, grey, radius=5.0, bulge=2.0, light=light) < 1
-    assert painter.ball(np.array([11.5, 8.5, 9.0]), grey, radius=3.0, bulge=1.0, light=light) == 0
+    assert 0 < rasterizer.ball(behind, grey, radius=5.0, bulge=2.0, light=light) < 1
+    assert rasterizer.ball(np.array([11.5, 8.5, 9.0]), grey, radius=3.0, bulge=1.0, light=light) == 0
 
 
 def test_a_copy_is_drawn_on_alone():
-    painter = Painter(WIDTH, HEIGHT)
-    painter.stroke(np.array([[2.5, 2.5, 1.0]]), np.full((1, 3), 9.0), radius=1.0)
-    before = painter.color.copy(), painter.depth.copy()
-    other = painter.copy()
+    rasterizer = Rasterizer(WIDTH, HEIGHT)
+    rasterizer.stroke(np.array([[2.5, 2.5, 1.0]]), np.full((1, 3), 9.0), radius=1.0)
+    before = rasterizer.color.copy(), rasterizer.depth.copy()
+    other = rasterizer.copy()
     other.stroke(np.array([[2.5, 2.5, 0.5]]), np.full((1, 3), 90.0), radius=4.0)
-    assert np.array_equal(painter.color, before[0])
-    assert np.array_equal(painter.depth, before[1])
+    assert np.array_equal(rasterizer.color, before[0])
+    assert np.array_equal(rasterizer.depth, before[1])
     assert other.color[2, 2, 0] == 90

@@ -5,12 +5,12 @@ import pytest
 import reference
 
 import loss_viz as lv
-from loss_viz.diagnostics.report import find_facts, find_stays
-from loss_viz.figures.live import Frame
+from loss_viz.diagnostics.report import assess, summarize_plateaus
+from loss_viz.figures.live import ViewState
 from loss_viz.figures.loss_axis import fit_scale
 from loss_viz.landscapes.landscape import Surface
-from loss_viz.panel.status import draw_costs, write_figures
-from loss_viz.planes.directions import trace_hessian
+from loss_viz.panel.status import draw_width_errors, write_figures
+from loss_viz.planes.directions import hessian_eigenvalues_along
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_the_map_stands_over_the_picture(land):
 
 
 def test_the_geometry_figure_has_a_row_for_each_measure(run, land):
-    geometry, sharpness = lv.trace_geometry(land), lv.trace_sharpness(run, [0, 30, 60])
+    geometry, sharpness = lv.measure_geometry(land), lv.measure_sharpness(run, [0, 30, 60])
     figure = lv.geometry_figure(geometry, sharpness)
     np.testing.assert_array_equal(trace(figure, "speed").y, geometry.speed)
     np.testing.assert_array_equal(trace(figure, "in the picture").y, geometry.in_picture)
@@ -104,22 +104,22 @@ def test_small_print_says_what_variance_is_not(post_landscapes):
 
 def test_tiles_and_the_fit_that_the_net_is_stuck_on(post_landscapes):
     land = post_landscapes["x^3"]
-    stays, facts = find_stays(land.bundle), find_facts(land)
-    html = write_figures(land.bundle, land.projection, stays, [500], facts)
+    plateau_summary, report = summarize_plateaus(land.run_set), assess(land)
+    html = write_figures(land.run_set, land.projection, plateau_summary, [500], report)
     assert "now, the best straight line (0.0242)" in html
-    assert f"×{facts.held_out.median:.2f}" in html
+    assert f"×{report.held_out.median:.2f}" in html
     assert "no measure of fidelity" in html
-    assert stays.find(500)[1].degree == 1
-    late = write_figures(land.bundle, land.projection, stays, [1500], facts)
-    assert f"{stays.plateaus[0].start} – {stays.plateaus[0].end}" in late
-    html = write_figures(land.bundle, land.projection, stays, [500], None)
+    assert plateau_summary.find(500)[1].degree == 1
+    late = write_figures(land.run_set, land.projection, plateau_summary, [1500], report)
+    assert f"{plateau_summary.plateaus[0].start} – {plateau_summary.plateaus[0].end}" in late
+    html = write_figures(land.run_set, land.projection, plateau_summary, [500], None)
     assert "…" in html
 
 
 def test_clicks_mean_the_step_under_them(land):
     surface = Surface(land.x, land.y, land.loss, land.support, land.n_evaluations)
     scale = fit_scale([land.loss], log=False)
-    frame = Frame(land.bundle, land.projection, surface, land.path_height, scale, landscape=land)
+    frame = ViewState(land.run_set, land.projection, surface, land.path_height, scale, landscape=land)
     x, y = land.path[40].tolist()
     assert frame.find_step({"pane": "surface", "trace": "surface", "index": 3, "x": x, "y": y}) == 40
     assert frame.find_step({"pane": "surface", "trace": "surface", "index": 3, "x": x + 99, "y": y}) is None
@@ -130,7 +130,7 @@ def test_clicks_mean_the_step_under_them(land):
 
 def test_the_sparkline_says_what_is_chosen(land):
     curve = lv.sigma_curve(land)
-    auto, fixed = (draw_costs(curve, sigma, ends=(-2.5, 0.0)) for sigma in ("auto", 0.06))
+    auto, fixed = (draw_width_errors(curve, sigma, ends=(-2.5, 0.0)) for sigma in ("auto", 0.06))
     assert "<circle" not in auto
     assert "<circle" in fixed
     at = curve.error[curve.sigma.tolist().index(0.06)]
@@ -141,7 +141,7 @@ def test_valley_planes_hold_velocity_and_the_steepest_direction(run):
     land = lv.landscape(run, k=3, plane="valley", resolution=(5, 3), n_anchors=6, progress=False)
     weights = np.array(run.weights)
     for i, t in enumerate(land.anchors.tolist()):
-        origin, axes = land.planes.frames[i]
+        origin, axes = land.planes.bases[i]
         np.testing.assert_array_equal(origin, weights[t])
         velocity = weights[t] - weights[t - 3] if t >= 6 else weights[t + 3] - weights[t]
         _, vectors = np.linalg.eigh(reference.dense_hessian(run.model, run.objective.loss_fn, weights[t]))
@@ -149,7 +149,7 @@ def test_valley_planes_hold_velocity_and_the_steepest_direction(run):
             assert np.linalg.norm(axes @ wanted) == pytest.approx(1.0, abs=1e-6)
         np.testing.assert_allclose(axes @ axes.T, np.eye(2), atol=1e-12)
         np.testing.assert_allclose(land.planes.overlap[i], axes @ land.projection.components.T, atol=1e-12)
-    _, [wall] = trace_hessian(run.objective, run.weights, np.array([60]))
+    _, [wall] = hessian_eigenvalues_along(run.objective, run.weights, np.array([60]))
     assert wall @ wall == pytest.approx(1.0)
     assert lv.fidelity(land).start == pytest.approx(1.0, abs=0.01)
 

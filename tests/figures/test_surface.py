@@ -9,7 +9,7 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 
 import loss_viz as lv
 from loss_viz.figures.loss_axis import LINE_LIFT, fit_scale
-from loss_viz.figures.style import PALEST
+from loss_viz.figures.style import MAX_FADE
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def cross(u, v):
 def test_colours_are_viridis_by_loss_and_paler_without_support(land):
     mesh = trace(lv.surface_figure(land), "surface")
     rgb = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in mesh.vertexcolor])
-    pale = PALEST * (1 - land.support.ravel() ** (1 / 16))
+    pale = MAX_FADE * (1 - land.support.ravel() ** (1 / 16))
     assert pale.max() > 0.6
     assert pale.min() < 0.1
     scale = fit_scale([land.loss, land.path_loss], log=False)

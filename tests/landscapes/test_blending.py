@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from loss_viz.landscapes.grid import lay_anew, survey
-from loss_viz.landscapes.held_out import shape_kernel
+from loss_viz.landscapes.grid import build_sampling, with_resolution
+from loss_viz.landscapes.held_out import fit_shaped_kernel
 from loss_viz.landscapes.kernels import fit_kernel
 from loss_viz.landscapes.landscape import blend_path, blend_surface
 from loss_viz.planes.projection import fit_projection
-from loss_viz.runs.run_set import bundle_runs
+from loss_viz.runs.run_set import as_run_set
 
 
 class Stop(Exception):
@@ -30,8 +30,8 @@ class StopAfter(tqdm):
 
 
 @pytest.fixture
-def around(run):
-    return survey(bundle_runs(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
+def sampling(run):
+    return build_sampling(as_run_set(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def silent():
     return tqdm(disable=True)
 
 
-def draw(around, sigma):
-    silent, kernel = tqdm(disable=True), shape_kernel(around, sigma)
-    return blend_path(around, blend_surface(around, kernel, silent), kernel, silent)
+def draw(sampling, sigma):
+    silent, kernel = tqdm(disable=True), fit_shaped_kernel(sampling, sigma)
+    return blend_path(sampling, blend_surface(sampling, kernel, silent), kernel, silent)
 
 
 def count_evaluations(objective, monkeypatch):
@@ -51,36 +51,36 @@ def count_evaluations(objective, monkeypatch):
     return counts
 
 
-def test_a_second_kernel_evaluates_only_what_the_first_left_out(run, around, silent, monkeypatch):
+def test_a_second_kernel_evaluates_only_what_the_first_left_out(run, sampling, silent, monkeypatch):
     counts = count_evaluations(run.objective, monkeypatch)
-    blend_surface(around, shape_kernel(around, 0.05), silent)
+    blend_surface(sampling, fit_shaped_kernel(sampling, 0.05), silent)
     first = sum(counts)
     counts.clear()
-    blend_surface(around, shape_kernel(around, 0.05), silent)
+    blend_surface(sampling, fit_shaped_kernel(sampling, 0.05), silent)
     assert not counts
-    blend_surface(around, shape_kernel(around, 0.06), silent)
+    blend_surface(sampling, fit_shaped_kernel(sampling, 0.06), silent)
     assert 0 < sum(counts) < first / 4
 
 
-def test_what_was_kept_changes_no_number(run, around, silent):
+def test_what_was_kept_changes_no_number(run, sampling, silent):
     for sigma in ("auto", 0.2, 0.003, 0.06):
-        blend_surface(around, shape_kernel(around, sigma), silent)
-    fresh = survey(bundle_runs(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
+        blend_surface(sampling, fit_shaped_kernel(sampling, sigma), silent)
+    fresh = build_sampling(as_run_set(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
     for sigma in ("auto", 0.06):
-        kept, new = (draw(a, sigma) for a in (around, fresh))
+        kept, new = (draw(a, sigma) for a in (sampling, fresh))
         np.testing.assert_allclose(kept.loss, new.loss, rtol=1e-12)
         np.testing.assert_allclose(kept.path_height, new.path_height, rtol=1e-12)
         assert kept.n_evaluations == new.n_evaluations
 
 
-def test_another_grid_keeps_the_planes_and_what_lies_under_the_run(run, around, silent, monkeypatch):
-    draw(around, 0.06)
-    other = lay_anew(around, (6, 7))
-    fresh = survey(bundle_runs(run), fit_projection(run.weights), k=5, plane="local", resolution=(6, 7))
+def test_another_grid_keeps_the_planes_and_what_lies_under_the_run(run, sampling, silent, monkeypatch):
+    draw(sampling, 0.06)
+    other = with_resolution(sampling, (6, 7))
+    fresh = build_sampling(as_run_set(run), fit_projection(run.weights), k=5, plane="local", resolution=(6, 7))
     counts = count_evaluations(run.objective, monkeypatch)
-    surface = blend_surface(other, shape_kernel(other, 0.06), silent)
+    surface = blend_surface(other, fit_shaped_kernel(other, 0.06), silent)
     counts.clear()
-    land = blend_path(other, surface, shape_kernel(other, 0.06), silent)
+    land = blend_path(other, surface, fit_shaped_kernel(other, 0.06), silent)
     assert not counts
     expected = draw(fresh, 0.06)
     np.testing.assert_allclose(land.loss, expected.loss, rtol=1e-12)
@@ -89,25 +89,25 @@ def test_another_grid_keeps_the_planes_and_what_lies_under_the_run(run, around, 
 
 
 @pytest.mark.parametrize("n_allowed", [0, 700, 2000, 5000])
-def test_work_that_is_stopped_keeps_what_it_has(run, around, silent, monkeypatch, n_allowed):
+def test_work_that_is_stopped_keeps_what_it_has(run, sampling, silent, monkeypatch, n_allowed):
     monkeypatch.setattr(run.objective, "chunk_size", 50)
-    whole = survey(bundle_runs(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
-    expected = blend_surface(whole, shape_kernel(whole, 0.06), silent)
+    whole = build_sampling(as_run_set(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
+    expected = blend_surface(whole, fit_shaped_kernel(whole, 0.06), silent)
     with pytest.raises(Stop):
-        blend_surface(around, shape_kernel(around, 0.06), StopAfter(n_allowed))
-    n_kept = len(around.grid)
+        blend_surface(sampling, fit_shaped_kernel(sampling, 0.06), StopAfter(n_allowed))
+    n_kept = len(sampling.grid)
     assert n_kept >= n_allowed - 61 * 25
     assert n_kept < len(whole.grid)
     counts = count_evaluations(run.objective, monkeypatch)
-    heights = blend_surface(around, shape_kernel(around, 0.06), silent).loss
+    heights = blend_surface(sampling, fit_shaped_kernel(sampling, 0.06), silent).loss
     np.testing.assert_allclose(heights, expected.loss, rtol=1e-12)
     assert sum(counts) - 61 * 25 <= len(whole.grid) - n_kept
 
 
-def test_every_kept_loss_is_the_loss_of_its_pair(run, around, silent):
+def test_every_kept_loss_is_the_loss_of_its_pair(run, sampling, silent):
     for sigma in (0.01, 0.1, 0.03):
-        around.grid.blend(fit_kernel(around.planes.position, sigma, diagonal=around.projection.diagonal), silent)
-    keys, losses = around.grid.ledger._table
+        sampling.grid.blend(fit_kernel(sampling.planes.position, sigma, diagonal=sampling.projection.diagonal), silent)
+    keys, losses = sampling.grid.loss_table._table
     assert (np.diff(keys) > 0).all()
-    i, j = np.divmod(keys, len(around.planes))
-    np.testing.assert_allclose(losses, run.objective(around.planes.lift(j, around.grid.points[i])), rtol=1e-12)
+    i, j = np.divmod(keys, len(sampling.planes))
+    np.testing.assert_allclose(losses, run.objective(sampling.planes.lift(j, sampling.grid.points[i])), rtol=1e-12)

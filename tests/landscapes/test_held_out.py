@@ -6,56 +6,56 @@ import reference
 from tqdm import tqdm
 
 import loss_viz as lv
-from loss_viz.landscapes.grid import survey
-from loss_viz.landscapes.held_out import choose_kernel, hold_out, measure_error, shape_kernel
+from loss_viz.landscapes.grid import build_sampling
+from loss_viz.landscapes.held_out import fit_shaped_kernel, held_out_error, held_out_heights, select_kernel
 from loss_viz.landscapes.kernels import fit_kernel
 from loss_viz.planes.projection import fit_projection
-from loss_viz.runs.run_set import bundle_runs
+from loss_viz.runs.run_set import as_run_set
 
 SILENT = tqdm(disable=True)
 
 
 @pytest.fixture(scope="module")
-def around(run):
+def sampling(run):
     projection = fit_projection(run.weights)
-    return survey(bundle_runs(run), projection, k=3, plane="local", resolution=(5, 3), n_anchors=12)
+    return build_sampling(as_run_set(run), projection, k=3, plane="local", resolution=(5, 3), n_anchors=12)
 
 
-def round_kernel(around):
-    planes = around.planes
-    return fit_kernel(planes.position, "auto", diagonal=around.projection.diagonal, path=planes.path)
+def round_kernel(sampling):
+    planes = sampling.planes
+    return fit_kernel(planes.position, "auto", diagonal=sampling.projection.diagonal, path=planes.path)
 
 
 @pytest.mark.parametrize("reach", [0.0, 0.03, 0.2])
 @pytest.mark.parametrize("shaped", [True, False])
-def test_held_out_heights_are_those_of_the_other_planes_alone(run, around, reach, shaped):
-    kernel = shape_kernel(around, "auto") if shaped else round_kernel(around)
-    rows, heights = hold_out(around, kernel, reach, SILENT)
-    anchors = around.anchors.tolist()
+def test_held_out_heights_are_those_of_the_other_planes_alone(run, sampling, reach, shaped):
+    kernel = fit_shaped_kernel(sampling, "auto") if shaped else round_kernel(sampling)
+    rows, heights = held_out_heights(sampling, kernel, reach, SILENT)
+    anchors = sampling.anchors.tolist()
     expected = reference.held_out_heights(run, anchors, reach, k=3, sigma="auto", plane="local", shaped=shaped)
     assert rows.tolist() == expected[0]
     np.testing.assert_allclose(heights, expected[1], rtol=0.01)
     decades = np.log10(expected[1] / run.loss[rows])
-    assert measure_error(around, kernel, reach, SILENT) == pytest.approx(np.sqrt(np.mean(decades**2)), abs=0.01)
+    assert held_out_error(sampling, kernel, reach, SILENT) == pytest.approx(np.sqrt(np.mean(decades**2)), abs=0.01)
 
 
-def test_what_is_left_out_does_not_matter(run, around):
+def test_what_is_left_out_does_not_matter(run, sampling):
     """A plane that is left out may hold any loss: the blend is as if it were not there."""
-    kernel = shape_kernel(around, 0.1)
-    left_out = np.zeros((1, len(around.planes)), dtype=bool)
+    kernel = fit_shaped_kernel(sampling, 0.1)
+    left_out = np.zeros((1, len(sampling.planes)), dtype=bool)
     left_out[0, 3:7] = True
-    shares = kernel.shares(around.projection.path[[20]], left_out)
+    shares = kernel.shares(sampling.projection.path[[20]], left_out)
     assert (shares[0, 3:7] == 0).all()
     assert shares.sum() == pytest.approx(1.0)
-    rest = fit_kernel(np.delete(kernel.centers, range(3, 7), axis=0), 0.1, diagonal=around.projection.diagonal)
-    np.testing.assert_allclose(np.delete(shares[0], range(3, 7)), rest.shares(around.projection.path[[20]])[0])
+    rest = fit_kernel(np.delete(kernel.centers, range(3, 7), axis=0), 0.1, diagonal=sampling.projection.diagonal)
+    np.testing.assert_allclose(np.delete(shares[0], range(3, 7)), rest.shares(sampling.projection.path[[20]])[0])
 
 
-def test_auto_takes_the_shape_that_predicts_the_run_better(around):
-    kernels = {True: shape_kernel(around, "auto"), False: round_kernel(around)}
-    errors = {shaped: measure_error(around, kernel, 0.03, SILENT) for shaped, kernel in kernels.items()}
+def test_auto_takes_the_shape_that_predicts_the_run_better(sampling):
+    kernels = {True: fit_shaped_kernel(sampling, "auto"), False: round_kernel(sampling)}
+    errors = {shaped: held_out_error(sampling, kernel, 0.03, SILENT) for shaped, kernel in kernels.items()}
     assert errors[True] != errors[False]
-    chosen = choose_kernel(around, "auto", SILENT)
+    chosen = select_kernel(sampling, "auto", SILENT)
     assert (chosen.shape is not None) == (errors[True] < errors[False])
 
 
@@ -63,16 +63,16 @@ def test_both_shapes_are_chosen_by_some_run(post_landscapes):
     assert {land.kernel.shape is not None for land in post_landscapes.values()} == {True, False}
 
 
-def test_kernels_with_a_shape_measure_what_their_plane_misses(around):
+def test_kernels_with_a_shape_measure_what_their_plane_misses(sampling):
     """r² = |d|² + 3 |d - M d|², by hand."""
-    kernel = shape_kernel(around, "auto")
-    axes, picture = around.planes.frames[5][1], around.projection.components
+    kernel = fit_shaped_kernel(sampling, "auto")
+    axes, picture = sampling.planes.bases[5][1], sampling.projection.components
     step = np.array([0.3, -0.2])
     followed = picture @ axes.T @ axes @ picture.T @ step
     expected = step @ step + 3 * (step - followed) @ (step - followed)
     root = kernel.shape[5] @ step
     assert root @ root == pytest.approx(expected, rel=1e-9)
-    assert shape_kernel(around, 0.06).shape is None
+    assert fit_shaped_kernel(sampling, 0.06).shape is None
 
 
 def test_held_out_factors_of_a_landscape(run):

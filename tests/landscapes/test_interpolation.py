@@ -11,17 +11,17 @@ from torch import nn
 from tqdm import tqdm
 
 import loss_viz as lv
-from loss_viz.landscapes.blending import Sweep
-from loss_viz.landscapes.grid import lay_anew, project, survey
-from loss_viz.landscapes.held_out import shape_kernel
-from loss_viz.landscapes.interpolation import MAX_LOSS, N_CHECKS, N_COARSE, N_NODES, Chart, Estimate
+from loss_viz.landscapes.blending import PlaneLosses
+from loss_viz.landscapes.grid import build_sampling, fit_picture_plane, with_resolution
+from loss_viz.landscapes.held_out import fit_shaped_kernel
+from loss_viz.landscapes.interpolation import MAX_LOSS, N_CHECKS, N_COARSE, N_NODES, GridEstimate, Lattice
 from loss_viz.landscapes.kernels import Kernel
 from loss_viz.landscapes.landscape import blend_surface
 from loss_viz.objective.objective import Objective
-from loss_viz.planes.plane_set import Frames, Planes, single_plane
+from loss_viz.planes.plane_set import PlaneBases, Planes, single_plane
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run import Run
-from loss_viz.runs.run_set import bundle_runs
+from loss_viz.runs.run_set import as_run_set
 
 SILENT = tqdm(disable=True)
 LOW, HIGH = np.array([-0.7, 2.0]), np.array([1.1, 2.9])
@@ -42,14 +42,14 @@ class Traced:
 
     def __init__(self, loss, n_planes=1, low=LOW, high=HIGH):
         weights = np.column_stack([np.zeros((n_planes, 2)), np.arange(n_planes)])
-        frames = Frames(weights, np.arange(n_planes)[:, None], lambda *_: np.eye(2, 3))
+        frames = PlaneBases(weights, np.arange(n_planes)[:, None], lambda *_: np.eye(2, 3))
         flat = np.tile(np.eye(2), (n_planes, 1, 1))
         self.planes = Planes(frames, np.zeros((n_planes, 2)), flat, np.zeros(n_planes, dtype=int))
         self.objective = Objective(Vector(3), lambda m: loss(*m.w))
         self.asked = []
         evaluate = self.objective._evaluate
         self.objective._evaluate = lambda w, b: self.asked.extend(map(tuple, w.numpy())) or evaluate(w, b)
-        self.chart = Chart(self.planes, self.objective, low, high)
+        self.chart = Lattice(self.planes, self.objective, low, high)
 
     def fill(self, nodes=None):
         return self.chart.fill(np.repeat(EVERY, len(self.planes), axis=0) if nodes is None else nodes, SILENT)
@@ -79,13 +79,15 @@ def gaps_in_cells(traced, filled, n=11):
 
 @pytest.mark.parametrize("plane", ["local", "parallel"])
 def test_the_losses_at_the_nodes_are_those_of_the_planes_there(run, plane):
-    bundle = bundle_runs(run)
-    around = survey(bundle, project(bundle, plane), k=4, plane=plane, resolution=(9, 5), n_anchors=12)
-    chart = around.path.chart
-    np.testing.assert_allclose(chart.axes[0][[0, -1]], around.x[[0, -1]])
-    np.testing.assert_allclose(chart.axes[1][[0, -1]], around.y[[0, -1]])
+    run_set = as_run_set(run)
+    sampling = build_sampling(
+        run_set, fit_picture_plane(run_set, plane), k=4, plane=plane, resolution=(9, 5), n_anchors=12
+    )
+    chart = sampling.path.chart
+    np.testing.assert_allclose(chart.axes[0][[0, -1]], sampling.x[[0, -1]])
+    np.testing.assert_allclose(chart.axes[1][[0, -1]], sampling.y[[0, -1]])
     assert np.ptp(chart.axes[0]) > 1.2 * np.ptp(chart.axes[1])
-    filled = chart.fill(np.repeat(EVERY, len(around.planes), axis=0), SILENT)
+    filled = chart.fill(np.repeat(EVERY, len(sampling.planes), axis=0), SILENT)
     losses = filled.interpolate(*chart.axes)
     weights = np.array(run.weights)
     mean, components, _ = reference.principal_plane(weights)
@@ -93,11 +95,11 @@ def test_the_losses_at_the_nodes_are_those_of_the_planes_there(run, plane):
     for place in np.random.default_rng(0).choice(losses.size, 150, replace=False):
         j, i, t = np.unravel_index(place, losses.shape)
         point = np.array([chart.axes[0][i], chart.axes[1][j]])
-        theta = reference.lift(weights, components, path, around.anchors[t], 4, point, plane)
+        theta = reference.lift(weights, components, path, sampling.anchors[t], 4, point, plane)
         expected = reference.loss_at(run.model, run.objective.loss_fn, theta)
         assert losses[j, i, t] == pytest.approx(expected, rel=1e-9)
-        number = np.ravel_multi_index((t, j, i), (len(around.planes), N_NODES, N_NODES))
-        assert chart.ledger.read(np.array([number]))[0] == pytest.approx(expected, rel=1e-9)
+        number = np.ravel_multi_index((t, j, i), (len(sampling.planes), N_NODES, N_NODES))
+        assert chart.loss_table.read(np.array([number]))[0] == pytest.approx(expected, rel=1e-9)
 
 
 def polynomial(degree, n_planes=1, seed=0):
@@ -136,7 +138,7 @@ def test_a_polynomial_on_the_plane_of_a_picture_is_met_exactly():
     to_picture, mean = torch.tensor(axes), torch.tensor(origin)
     objective = Objective(Vector(4), lambda m: loss(*(to_picture @ (m.w - mean)), torch.zeros(())))
     x, y = (np.linspace(LOW[i], HIGH[i], n) for i, n in enumerate((23, 9)))
-    heights = Chart(planes, objective, LOW, HIGH).fill(EVERY, SILENT).interpolate(x, y)[:, :, 0]
+    heights = Lattice(planes, objective, LOW, HIGH).fill(EVERY, SILENT).interpolate(x, y)[:, :, 0]
     expected = objective(projection.lift(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)))
     np.testing.assert_allclose(heights.ravel(), expected, rtol=1e-9)
 
@@ -231,7 +233,7 @@ def test_only_the_nodes_that_are_needed_are_evaluated_and_none_twice():
         traced.fill(found)
         needed |= nodes
         expected = {(chart.axes[0][i], chart.axes[1][j], float(t)) for t, j, i in needed}
-        assert len(traced.asked) == len(chart.ledger) == len(needed)
+        assert len(traced.asked) == len(chart.loss_table) == len(needed)
         assert set(traced.asked) == expected
     chart.bound(SILENT)
     assert len(traced.asked) == len(needed)
@@ -323,13 +325,13 @@ def test_an_error_that_was_seen_counts_in_the_cells_and_planes_around(gap):
     filled = traced.fill()
     before = filled.errors.copy()
     points = np.array([[dense(traced.chart.axes[0])[4, 5], dense(traced.chart.axes[1])[11, 5]]])
-    filled.believe(np.array([3]), points, np.array([gap]))
-    around = filled.errors[2:5, 10:12, 3:6]
-    assert (around == (0.5 if np.isfinite(gap) else MAX_LOSS)).all()
+    filled.add_observed_errors(np.array([3]), points, np.array([gap]))
+    sampling = filled.errors[2:5, 10:12, 3:6]
+    assert (sampling == (0.5 if np.isfinite(gap) else MAX_LOSS)).all()
     elsewhere = np.ones(before.shape[1:], dtype=bool)
     elsewhere[10:12, 3:6] = False
     np.testing.assert_array_equal(filled.errors[:, elsewhere], before[:, elsewhere])
-    filled.believe(np.array([3]), points, np.array([0.0]))  # one that is met takes nothing back
+    filled.add_observed_errors(np.array([3]), points, np.array([0.0]))  # one that is met takes nothing back
     assert (filled.errors[2:5, 10:12, 3:6] >= 0.5).all()
 
 
@@ -372,26 +374,26 @@ FINE, ROUGH = (61, 47), (25, 19)
 
 
 def look(runs, plane="local", resolution=FINE, **settings):
-    bundle = bundle_runs(runs)
+    run_set = as_run_set(runs)
     settings = {"k": 5, "n_anchors": 32, **settings}
-    return survey(bundle, project(bundle, plane), plane=plane, resolution=resolution, **settings)
+    return build_sampling(run_set, fit_picture_plane(run_set, plane), plane=plane, resolution=resolution, **settings)
 
 
-def look_again(around, resolution):
+def look_again(sampling, resolution):
     """The same planes before a grid, and nothing known of them."""
-    settings = {"k": around.k, "n_anchors": len(around.anchors), "plane": around.plane, "resolution": resolution}
-    return survey(around.bundle, around.projection, **settings)
+    settings = {"k": sampling.k, "n_anchors": len(sampling.anchors), "plane": sampling.plane, "resolution": resolution}
+    return build_sampling(sampling.run_set, sampling.projection, **settings)
 
 
-def uses_chart(around):
-    return len(around.path.chart.ledger) > N_COARSE**2 * len(around.planes)
+def uses_chart(sampling):
+    return len(sampling.path.chart.loss_table) > N_COARSE**2 * len(sampling.planes)
 
 
 class Full:
     """The losses of all planes at all points of a grid, asked for once; and the sum over them for any kernel."""
 
-    def __init__(self, around):
-        self.points, planes, objective = around.grid.points, around.planes, around.bundle.objective
+    def __init__(self, sampling):
+        self.points, planes, objective = sampling.grid.points, sampling.planes, sampling.run_set.objective
         every = range(len(planes))
         self.losses = [objective(planes.lift(np.full(len(self.points), t), self.points)) for t in every]
 
@@ -411,25 +413,25 @@ def test_every_cell_is_within_one_percent_of_the_sum_over_every_plane(name, dtyp
     for resolution in (FINE, ROUGH):
         full = None
         for sigma in ("auto", 0.06, 0.01):
-            around = look(runs, plane, resolution)
-            full = full or Full(around)
-            kernel = shape_kernel(around, sigma)
-            surface = blend_surface(around, kernel, SILENT)
+            sampling = look(runs, plane, resolution)
+            full = full or Full(sampling)
+            kernel = fit_shaped_kernel(sampling, sigma)
+            surface = blend_surface(sampling, kernel, SILENT)
             np.testing.assert_allclose(surface.loss.ravel(), full.sum(kernel), rtol=0.01)
             if resolution == ROUGH or sigma == 0.01:
-                assert not uses_chart(around)
+                assert not uses_chart(sampling)
             elif sigma == 0.06:
-                assert uses_chart(around)
+                assert uses_chart(sampling)
 
 
 def test_the_whole_picture_at_the_defaults_is_within_one_percent(long_run):
-    around = look(long_run, resolution=(61, 61), n_anchors=200)
-    kernel = shape_kernel(around, "auto")
-    surface = blend_surface(around, kernel, SILENT)
-    assert uses_chart(around)
-    full = reference.full_sum(long_run.objective, around.planes, kernel, around.grid.points)
+    sampling = look(long_run, resolution=(61, 61), n_anchors=200)
+    kernel = fit_shaped_kernel(sampling, "auto")
+    surface = blend_surface(sampling, kernel, SILENT)
+    assert uses_chart(sampling)
+    full = reference.full_sum(long_run.objective, sampling.planes, kernel, sampling.grid.points)
     np.testing.assert_allclose(surface.loss.ravel(), full, rtol=0.01)
-    assert surface.n_evaluations < 0.05 * len(around.planes) * len(full)
+    assert surface.n_evaluations < 0.05 * len(sampling.planes) * len(full)
 
 
 @pytest.mark.parametrize(
@@ -446,10 +448,10 @@ def test_the_whole_picture_at_the_defaults_is_within_one_percent(long_run):
 def test_features_between_the_nodes_that_all_planes_share_are_seen(target, plane, sigma, settings):
     """Kinks and steep walls: without the errors of all planes off by 3.4, 1.9 and 8.5 % at worst."""
     run = train(target, torch.float32, steps=300, **settings)
-    around = look(run, plane, resolution=(61, 47) if settings["seed"] % 2 else (61, 61), n_anchors=40)
-    kernel = shape_kernel(around, sigma)
-    surface = blend_surface(around, kernel, SILENT)
-    full = reference.full_sum(run.objective, around.planes, kernel, around.grid.points)
+    sampling = look(run, plane, resolution=(61, 47) if settings["seed"] % 2 else (61, 61), n_anchors=40)
+    kernel = fit_shaped_kernel(sampling, sigma)
+    surface = blend_surface(sampling, kernel, SILENT)
+    full = reference.full_sum(run.objective, sampling.planes, kernel, sampling.grid.points)
     np.testing.assert_allclose(surface.loss.ravel(), full, rtol=0.01)
 
 
@@ -474,12 +476,12 @@ def test_losses_that_are_not_finite_appear_where_they_do_in_the_full_sum(curve, 
 
     objective = Objective(Vector(6), loss)
     run = Run(curve.copy(), objective(curve), np.arange(len(curve)), objective)
-    around = look(run, plane, n_anchors=None)
-    kernel = shape_kernel(around, sigma)
-    heights = blend_surface(around, kernel, SILENT).loss.ravel()
-    assert uses_chart(around)
+    sampling = look(run, plane, n_anchors=None)
+    kernel = fit_shaped_kernel(sampling, sigma)
+    heights = blend_surface(sampling, kernel, SILENT).loss.ravel()
+    assert uses_chart(sampling)
     with np.errstate(invalid="ignore"):
-        full = reference.full_sum(objective, around.planes, kernel, around.grid.points, least=SMALLEST)
+        full = reference.full_sum(objective, sampling.planes, kernel, sampling.grid.points, least=SMALLEST)
     finite = np.isfinite(full)
     assert 0.01 < 1 - finite.mean() < 0.2
     np.testing.assert_array_equal(np.isfinite(heights), finite)
@@ -490,11 +492,11 @@ def explode(curve, scale, shift, sigma):
     """Heights and the full sum of an exp of an exp along a curve."""
     objective = Objective(Vector(6), lambda m: torch.exp(torch.exp(scale * m.w.square().sum() - shift)))
     run = Run(curve.copy(), objective(curve), np.arange(len(curve)), objective)
-    around = look(run, "parallel", n_anchors=None)
-    kernel = shape_kernel(around, sigma)
-    heights = blend_surface(around, kernel, SILENT).loss.ravel()
-    assert uses_chart(around)
-    return heights, reference.full_sum(objective, around.planes, kernel, around.grid.points, least=SMALLEST)
+    sampling = look(run, "parallel", n_anchors=None)
+    kernel = fit_shaped_kernel(sampling, sigma)
+    heights = blend_surface(sampling, kernel, SILENT).loss.ravel()
+    assert uses_chart(sampling)
+    return heights, reference.full_sum(objective, sampling.planes, kernel, sampling.grid.points, least=SMALLEST)
 
 
 def test_losses_too_large_for_differences_are_summed_all_the_same(curve):
@@ -517,9 +519,9 @@ def test_a_grid_costs_no_more_than_in_proportion_to_its_cells(long_run, sigma):
     sides = (31, 61, 121)
     costs = []
     for side in sides:
-        around = look(long_run, resolution=side, n_anchors=60)
-        costs.append(blend_surface(around, shape_kernel(around, sigma), SILENT).n_evaluations)
-    assert uses_chart(around)
+        sampling = look(long_run, resolution=side, n_anchors=60)
+        costs.append(blend_surface(sampling, fit_shaped_kernel(sampling, sigma), SILENT).n_evaluations)
+    assert uses_chart(sampling)
     exponents = np.diff(np.log(costs)) / np.diff(np.log(np.square(sides)))
     assert (exponents <= 1.05).all()
     assert costs[2] < 2.5 * costs[1]  # by then the planes are known: only the seams between them grow
@@ -532,16 +534,16 @@ def test_a_longer_run_costs_no_more_for_as_many_anchors(long_run, plane):
     for sigma in ("auto", 0.06):
         costs = []
         for run, k in ((short, 5), (long_run, 20)):
-            around = look(run, plane, k=k, n_anchors=60)
-            costs.append(blend_surface(around, shape_kernel(around, sigma), SILENT).n_evaluations)
+            sampling = look(run, plane, k=k, n_anchors=60)
+            costs.append(blend_surface(sampling, fit_shaped_kernel(sampling, sigma), SILENT).n_evaluations)
         assert costs[1] == pytest.approx(costs[0], rel=0.25)
 
 
 def test_runs_trained_for_longer_cost_no_more_for_as_many_anchors(long_run):
     costs = []
     for run in (train("x^3", torch.float32, steps=500), long_run):
-        around = look(run, n_anchors=100)
-        costs.append(blend_surface(around, shape_kernel(around, "auto"), SILENT).n_evaluations)
+        sampling = look(run, n_anchors=100)
+        costs.append(blend_surface(sampling, fit_shaped_kernel(sampling, "auto"), SILENT).n_evaluations)
     assert costs[1] == pytest.approx(costs[0], rel=0.25)
 
 
@@ -553,49 +555,49 @@ def counts(long_run, monkeypatch):
     return counts
 
 
-def count_kept(ledger, n):
-    kept = int(ledger.known(np.arange(n)).sum())
-    assert kept == len(ledger)
+def count_kept(loss_table, n):
+    kept = int(loss_table.known(np.arange(n)).sum())
+    assert kept == len(loss_table)
     return kept
 
 
 def test_what_a_surface_is_said_to_rest_on_was_evaluated(long_run, counts):
-    around = look(long_run)
-    surface = blend_surface(around, shape_kernel(around, 0.06), SILENT)
-    assert uses_chart(around)
+    sampling = look(long_run)
+    surface = blend_surface(sampling, fit_shaped_kernel(sampling, 0.06), SILENT)
+    assert uses_chart(sampling)
     n_checks = 61 * 47
     assert sum(counts) <= surface.n_evaluations <= sum(counts) + n_checks
 
 
 def test_a_second_sigma_costs_a_part_of_what_it_costs_alone(long_run, counts):
-    around = look(long_run, n_anchors=60)
-    blend_surface(around, shape_kernel(around, "auto"), SILENT)
+    sampling = look(long_run, n_anchors=60)
+    blend_surface(sampling, fit_shaped_kernel(sampling, "auto"), SILENT)
     for sigma in (0.06, 0.03):
         counts.clear()
-        kept = blend_surface(around, shape_kernel(around, sigma), SILENT)
+        kept = blend_surface(sampling, fit_shaped_kernel(sampling, sigma), SILENT)
         more = sum(counts)
         counts.clear()
-        fresh = look_again(around, FINE)
-        alone = blend_surface(fresh, shape_kernel(fresh, sigma), SILENT)
+        fresh = look_again(sampling, FINE)
+        alone = blend_surface(fresh, fit_shaped_kernel(fresh, sigma), SILENT)
         assert 0 < more < 0.5 * sum(counts)
         np.testing.assert_allclose(kept.loss, alone.loss, rtol=1e-12)
         assert kept.n_evaluations == alone.n_evaluations
 
 
 def test_a_finer_grid_evaluates_no_node_again(long_run, counts):
-    around = look(long_run, n_anchors=60)
-    n_planes = len(around.planes)
-    kernel = shape_kernel(around, 0.06)
-    blend_surface(around, kernel, SILENT)
-    assert uses_chart(around)
-    nodes = around.path.chart.ledger
+    sampling = look(long_run, n_anchors=60)
+    n_planes = len(sampling.planes)
+    kernel = fit_shaped_kernel(sampling, 0.06)
+    blend_surface(sampling, kernel, SILENT)
+    assert uses_chart(sampling)
+    nodes = sampling.path.chart.loss_table
     n_nodes = count_kept(nodes, n_planes * N_NODES**2)
     counts.clear()
-    finer = lay_anew(around, (121, 93))
+    finer = with_resolution(sampling, (121, 93))
     blend_surface(finer, kernel, SILENT)
     n_more = count_kept(nodes, n_planes * N_NODES**2) - n_nodes
     assert n_more < 0.1 * n_nodes
-    assert sum(counts) == n_more + count_kept(finer.grid.ledger, n_planes * 121 * 93)
+    assert sum(counts) == n_more + count_kept(finer.grid.loss_table, n_planes * 121 * 93)
 
 
 def test_a_plane_is_known_in_the_cells_where_a_point_wants_it():
@@ -605,9 +607,9 @@ def test_a_plane_is_known_in_the_cells_where_a_point_wants_it():
     wanted = rng.random((31 * 40, 5)) < 0.02
     wanted[:, 3] = False
     parts = [slice(40 * first, 40 * last) for first, last in itertools.pairwise((0, 1, 7, 16, 17, 31))]
-    estimate = Estimate(chart, (x, y))
+    estimate = GridEstimate(chart, (x, y))
     for part in parts:
-        estimate.want(part, wanted[part])
+        estimate.request(part, wanted[part])
     rows, columns = chart.locate(y, 1), chart.locate(x, 0)
     cells = {(t, rows[point // 40], columns[point % 40]) for point, t in np.argwhere(wanted).tolist()}
     traced.asked.clear()
@@ -628,13 +630,13 @@ def test_a_plane_is_known_in_the_cells_where_a_point_wants_it():
 
 def test_blocks_of_points_do_not_change_what_is_looked_up(long_run, monkeypatch):
     whole = look(long_run)
-    kernel = shape_kernel(whole, 0.03)
+    kernel = fit_shaped_kernel(whole, 0.03)
     expected = blend_surface(whole, kernel, SILENT)
     monkeypatch.setattr("loss_viz.landscapes.blending.PAIRS_PER_BLOCK", 5 * 61 * len(whole.planes))
     parts = look(long_run)
     surface = blend_surface(parts, kernel, SILENT)
     assert uses_chart(whole)
-    assert len(parts.path.chart.ledger) == len(whole.path.chart.ledger)
+    assert len(parts.path.chart.loss_table) == len(whole.path.chart.loss_table)
     np.testing.assert_allclose(surface.loss, expected.loss, rtol=0.01)
     np.testing.assert_allclose(surface.loss.ravel(), Full(parts).sum(kernel), rtol=0.01)
 
@@ -653,7 +655,7 @@ def test_a_plane_far_away_counts_where_its_loss_is_large():
     kernel = Kernel(centers, np.full(2, 0.5), 0.0, 0.5)
     least = kernel.shares(centers[:1])[0, 1]
     assert 1e-9 < least < 1e-6
-    heights, _ = Sweep(points, traced.planes, traced.objective, axes=(x, y)).blend(kernel, SILENT)
+    heights, _ = PlaneLosses(points, traced.planes, traced.objective, axes=(x, y)).blend(kernel, SILENT)
     full = reference.full_sum(traced.objective, traced.planes, kernel, points)
     assert full.max() > 10
     np.testing.assert_allclose(heights, full, rtol=0.01)
@@ -667,9 +669,9 @@ def test_a_step_that_the_nodes_cannot_tell_is_found_by_the_losses_on_the_grid():
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     centers = np.column_stack([np.full(12, LOW[0] + 0.6), np.linspace(LOW[1], HIGH[1], 12)])
     kernel = Kernel(centers, np.full(12, 0.04), 0.0, 0.04)
-    sweep = Sweep(points, traced.planes, traced.objective, axes=(x, y))
+    sweep = PlaneLosses(points, traced.planes, traced.objective, axes=(x, y))
     heights, n_evaluations = sweep.blend(kernel, SILENT)
-    assert len(sweep.chart.ledger) > 12 * N_COARSE**2
+    assert len(sweep.chart.loss_table) > 12 * N_COARSE**2
     assert n_evaluations < 0.5 * 12 * len(points)
     full = reference.full_sum(traced.objective, traced.planes, kernel, points)
     np.testing.assert_allclose(heights, full, rtol=0.01)
@@ -677,8 +679,8 @@ def test_a_step_that_the_nodes_cannot_tell_is_found_by_the_losses_on_the_grid():
 
 @pytest.mark.parametrize("resolution", [(61, 47), (62, 40), (200, 130)])
 def test_the_chart_is_held_against_losses_all_over_the_grid(long_run, resolution):
-    around = look(long_run, resolution=resolution)
-    checks = Estimate(around.path.chart, (around.x, around.y)).choose_checks()
+    sampling = look(long_run, resolution=resolution)
+    checks = GridEstimate(sampling.path.chart, (sampling.x, sampling.y)).choose_checks()
     rows, columns = np.divmod(np.unique(checks), resolution[0])
     for chosen, n in ((columns, resolution[0]), (rows, resolution[1])):
         kept = np.unique(chosen)

@@ -10,7 +10,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 import loss_viz as lv
-from loss_viz.landscapes.blending import Sweep
+from loss_viz.landscapes.blending import PlaneLosses
 from loss_viz.landscapes.kernels import fit_kernel
 from loss_viz.objective.objective import Objective
 from loss_viz.planes.local_planes import choose_anchors, local_planes
@@ -111,11 +111,11 @@ def test_one_local_plane_sees_the_coordinates_that_lie_in_it(curve):
     """With one anchor, L = direction in the plane: the surface is that direction's overlap, exactly."""
     projection = fit_projection(curve)
     planes = local_planes(curve, projection, np.array([20]), k=4)
-    axis = planes.frames[0][1][1]
+    axis = planes.bases[0][1][1]
     objective = Objective(Vector(6), lambda m: torch.tensor(axis) @ m.w)
     points = np.random.default_rng(0).normal(size=(8, 2))
     kernel = fit_kernel(planes.position, "auto", diagonal=projection.diagonal)
-    heights, _ = Sweep(points, planes, objective).blend(kernel, tqdm(disable=True))
+    heights, _ = PlaneLosses(points, planes, objective).blend(kernel, tqdm(disable=True))
     expected = axis @ curve[20] + (points - projection.path[20]) @ projection.components @ axis
     np.testing.assert_allclose(heights, expected, rtol=1e-12)
 
@@ -146,7 +146,7 @@ def test_centre_identity(run):
             parallel_planes(run.weights, projection, np.array([t])),
         ):
             kernel = fit_kernel(planes.position, 0.06, diagonal=projection.diagonal)
-            height, _ = Sweep(projection.path[[t]], planes, run.objective).blend(kernel, tqdm(disable=True))
+            height, _ = PlaneLosses(projection.path[[t]], planes, run.objective).blend(kernel, tqdm(disable=True))
             assert height[0] == pytest.approx(run.loss[t], rel=1e-12)
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import loss_viz as lv
-from loss_viz.landscapes.loss_cache import Cache
+from loss_viz.landscapes.loss_cache import LossCache
 from loss_viz.runs.run import Run
-from loss_viz.runs.run_set import bundle_runs
+from loss_viz.runs.run_set import as_run_set
 
 
 @pytest.fixture
@@ -109,10 +109,10 @@ def test_checkpoints_count_by_name_size_and_time(tmp_path):
         model(x).square().mean().backward()
         optimizer.step()
     loaded = lv.Run.from_checkpoints(model, lambda m: m(x).square().mean(), folder)
-    digests = [Cache(tmp_path / "c", bundle_runs(loaded), k=5)._digest for _ in range(2)]
+    digests = [LossCache(tmp_path / "c", as_run_set(loaded), k=5)._digest for _ in range(2)]
     path = sorted(folder.glob("*.safetensors"))[7]
     os.utime(path, (1, 1))
-    digests.append(Cache(tmp_path / "c", bundle_runs(loaded), k=5)._digest)
+    digests.append(LossCache(tmp_path / "c", as_run_set(loaded), k=5)._digest)
     assert digests[0] == digests[1] != digests[2]
 
 

@@ -7,8 +7,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from loss_viz import ledger as room
-from loss_viz.landscapes.loss_cache import RECORD, Ledger
+from loss_viz import loss_table as room
+from loss_viz.landscapes.loss_cache import RECORD, LossTable
 
 
 class Stop(Exception):
@@ -30,16 +30,16 @@ def draw_new(kept, rng, n_most=30):
     return new, losses
 
 
-def require_same(ledger, kept, rng):
+def require_same(loss_table, kept, rng):
     asked = rng.permutation(420)
     expected = np.array([key in kept for key in asked.tolist()])
-    assert len(ledger) == len(kept)
-    np.testing.assert_array_equal(ledger.known(asked), expected)
-    np.testing.assert_array_equal(ledger.missing(asked), asked[~expected])
+    assert len(loss_table) == len(kept)
+    np.testing.assert_array_equal(loss_table.known(asked), expected)
+    np.testing.assert_array_equal(loss_table.missing(asked), asked[~expected])
     there = asked[expected]
-    np.testing.assert_array_equal(ledger.read(there), [kept[key] for key in there.tolist()])
+    np.testing.assert_array_equal(loss_table.read(there), [kept[key] for key in there.tolist()])
     twice = np.repeat(there[:3], 2)
-    np.testing.assert_array_equal(ledger.read(twice), [kept[key] for key in twice.tolist()])
+    np.testing.assert_array_equal(loss_table.read(twice), [kept[key] for key in twice.tolist()])
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -49,22 +49,22 @@ def path(request, tmp_path):
 
 def test_a_ledger_is_a_dictionary(path):
     rng = np.random.default_rng(0)
-    ledger, kept = Ledger(path), {}
-    require_same(ledger, kept, rng)
+    loss_table, kept = LossTable(path), {}
+    require_same(loss_table, kept, rng)
     for _ in range(30):
         keys, losses = draw_new(kept, rng)
-        ledger.record(keys, cut(losses, rng))
+        loss_table.record(keys, cut(losses, rng))
         kept.update(zip(keys.tolist(), losses.tolist(), strict=True))
-        require_same(ledger, kept, rng)
+        require_same(loss_table, kept, rng)
     assert len(kept) > 200
     if path is not None:
-        require_same(Ledger(path), kept, rng)
+        require_same(LossTable(path), kept, rng)
         assert path.stat().st_size == len(kept) * RECORD.itemsize
 
 
 def test_what_came_before_an_error_is_kept(path):
     rng = np.random.default_rng(1)
-    ledger, kept = Ledger(path), {}
+    loss_table, kept = LossTable(path), {}
     for error in (Stop, KeyboardInterrupt, ValueError):
         keys, losses = draw_new(kept, rng, n_most=60)
         done = len(losses) // 2
@@ -74,42 +74,42 @@ def test_what_came_before_an_error_is_kept(path):
             raise error
 
         with pytest.raises(error):
-            ledger.record(keys, parts())
+            loss_table.record(keys, parts())
         assert done > 0
         kept.update(zip(keys[:done].tolist(), losses[:done].tolist(), strict=True))
-        require_same(ledger, kept, rng)
-        rest = ledger.missing(keys)
+        require_same(loss_table, kept, rng)
+        rest = loss_table.missing(keys)
         np.testing.assert_array_equal(rest, keys[done:])
-        ledger.record(rest, [losses[done:]])
+        loss_table.record(rest, [losses[done:]])
         kept.update(zip(keys.tolist(), losses.tolist(), strict=True))
-        require_same(ledger, kept, rng)
+        require_same(loss_table, kept, rng)
     if path is not None:
-        require_same(Ledger(path), kept, rng)
+        require_same(LossTable(path), kept, rng)
 
 
 def test_nothing_recorded_leaves_nothing_behind(tmp_path):
     path = tmp_path / "some.losses"
-    Ledger(path).record(np.empty(0, dtype=np.int64), [])
-    Ledger(path).record(np.empty(0, dtype=np.int64), [np.empty(0)])
+    LossTable(path).record(np.empty(0, dtype=np.int64), [])
+    LossTable(path).record(np.empty(0, dtype=np.int64), [np.empty(0)])
     assert not path.exists()
     path.touch()
-    assert len(Ledger(path)) == 0
+    assert len(LossTable(path)) == 0
 
 
 def fill_file(path, n, seed=2):
     rng = np.random.default_rng(seed)
     keys, losses = rng.permutation(400)[:n], rng.normal(size=n)
-    Ledger(path).record(keys, [losses])
+    LossTable(path).record(keys, [losses])
     return keys, losses
 
 
 def test_another_ledger_reads_the_same_file(tmp_path):
     path = tmp_path / "some.losses"
     keys, losses = fill_file(path, 50)
-    second = Ledger(path)
+    second = LossTable(path)
     np.testing.assert_array_equal(second.read(keys), losses)
     second.record(np.array([500, 401]), [np.array([5.0]), np.array([4.0])])
-    third = Ledger(path)
+    third = LossTable(path)
     assert len(third) == 52
     np.testing.assert_array_equal(third.read(np.append(keys, [401, 500])), np.append(losses, [4.0, 5.0]))
 
@@ -120,13 +120,13 @@ def test_a_torn_record_is_cut_off_and_written_again(tmp_path, n_bytes):
     keys, losses = fill_file(path, 9)
     whole = path.read_bytes()
     path.write_bytes(whole[: 8 * RECORD.itemsize + n_bytes])
-    ledger = Ledger(path)
+    loss_table = LossTable(path)
     assert path.read_bytes() == whole[: 8 * RECORD.itemsize]
-    np.testing.assert_array_equal(ledger.missing(keys), keys[8:])
-    np.testing.assert_array_equal(ledger.read(keys[:8]), losses[:8])
-    ledger.record(keys[8:], [losses[8:]])
+    np.testing.assert_array_equal(loss_table.missing(keys), keys[8:])
+    np.testing.assert_array_equal(loss_table.read(keys[:8]), losses[:8])
+    loss_table.record(keys[8:], [losses[8:]])
     assert path.read_bytes() == whole
-    np.testing.assert_array_equal(Ledger(path).read(keys), losses)
+    np.testing.assert_array_equal(LossTable(path).read(keys), losses)
 
 
 @pytest.mark.parametrize("n_zeros", [1, RECORD.itemsize, 4096])
@@ -135,8 +135,8 @@ def test_zeros_that_a_crash_left_behind_are_no_losses(tmp_path, n_zeros):
     keys, _ = fill_file(path, 9)
     whole = path.read_bytes()
     path.write_bytes(whole + bytes(n_zeros))
-    ledger = Ledger(path)
-    assert len(ledger) == len(keys)
+    loss_table = LossTable(path)
+    assert len(loss_table) == len(keys)
     assert path.read_bytes() == whole
 
 
@@ -147,24 +147,24 @@ def test_a_record_with_a_flipped_bit_is_none(tmp_path, bit):
     whole = bytearray(path.read_bytes())
     whole[6 * RECORD.itemsize + bit // 8] ^= 1 << bit % 8
     path.write_bytes(whole)
-    ledger = Ledger(path)
-    np.testing.assert_array_equal(ledger.missing(keys), keys[6:])
-    ledger.record(keys[6:], [losses[6:]])
-    np.testing.assert_array_equal(Ledger(path).read(keys), losses)
+    loss_table = LossTable(path)
+    np.testing.assert_array_equal(loss_table.missing(keys), keys[6:])
+    loss_table.record(keys[6:], [losses[6:]])
+    np.testing.assert_array_equal(LossTable(path).read(keys), losses)
 
 
 def test_numbers_that_two_ledgers_wrote_to_one_file_are_harmless(tmp_path):
     path = tmp_path / "some.losses"
-    first, second = Ledger(path), Ledger(path)
+    first, second = LossTable(path), LossTable(path)
     first.record(np.array([3, 1, 7]), [np.array([0.3, 0.1, 0.7])])
     second.record(np.array([7, 1, 5]), [np.array([0.7, 0.1, 0.5])])
     first.record(np.array([5, 2]), [np.array([0.5, 0.2])])
     assert path.stat().st_size == 8 * RECORD.itemsize
-    both = Ledger(path)
+    both = LossTable(path)
     assert len(both) == 5
     np.testing.assert_array_equal(both.read(np.array([1, 2, 3, 5, 7])), [0.1, 0.2, 0.3, 0.5, 0.7])
     both.record(np.array([4]), [np.array([0.4])])
-    np.testing.assert_array_equal(Ledger(path).read(np.array([3, 4, 5])), [0.3, 0.4, 0.5])
+    np.testing.assert_array_equal(LossTable(path).read(np.array([3, 4, 5])), [0.3, 0.4, 0.5])
 
 
 def test_the_file_grows_while_the_work_goes_on(tmp_path, monkeypatch):
@@ -172,20 +172,20 @@ def test_the_file_grows_while_the_work_goes_on(tmp_path, monkeypatch):
     now = 0.0
     monkeypatch.setattr(room.time, "monotonic", lambda: now)
     path = tmp_path / "some.losses"
-    ledger, seen = Ledger(path), []
+    loss_table, seen = LossTable(path), []
 
     def parts():
         nonlocal now
         for i in range(20):
-            seen.append(len(Ledger(path)))
+            seen.append(len(LossTable(path)))
             now += 0.2
             yield np.array([0.1 * i, 0.1 * i + 0.05])
 
-    ledger.record(np.arange(40), parts())
+    loss_table.record(np.arange(40), parts())
     assert max(2 * i - n for i, n in enumerate(seen)) == 2 * 2
     assert len(set(seen)) == 1 + 19 // 3
     assert path.stat().st_size == 40 * RECORD.itemsize
-    np.testing.assert_allclose(Ledger(path).read(np.arange(40)), np.arange(40) * 0.05)
+    np.testing.assert_allclose(LossTable(path).read(np.arange(40)), np.arange(40) * 0.05)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of this kind")
@@ -195,11 +195,11 @@ def test_a_disk_that_is_full_ends_no_work(tmp_path):
         import resource, sys, warnings
         import numpy as np
         from pathlib import Path
-        from loss_viz.landscapes.loss_cache import Ledger, RECORD
+        from loss_viz.landscapes.loss_cache import LossTable, RECORD
 
         path, limit = Path(sys.argv[1]), 100 * RECORD.itemsize + 7
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        ledger = Ledger(path)
+        ledger = LossTable(path)
         ledger.record(np.arange(60), [np.arange(60) / 2])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -208,7 +208,7 @@ def test_a_disk_that_is_full_ends_no_work(tmp_path):
         print(len(caught), caught[0].category.__name__, caught[0].message)
         print(ledger.read(np.arange(150)).tolist() == (np.arange(150) / 2).tolist())
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        again = Ledger(path)
+        again = LossTable(path)
         print(len(again), again.read(np.arange(100)).tolist() == (np.arange(100) / 2).tolist())
     """
     arguments = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "some.losses")]

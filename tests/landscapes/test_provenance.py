@@ -47,7 +47,7 @@ def test_several_runs_are_told_by_name():
     assert [told["train"]["optimizer"] for told in land.settings["runs"]] == ["adam", "sgd"]
     again = make_again(land.settings)
     assert np.array_equal(again.loss, land.loss)
-    assert again.bundle.names == land.bundle.names
+    assert again.run_set.names == land.run_set.names
 
 
 def cube(x):
@@ -94,7 +94,7 @@ def test_an_interrupted_run_is_told_up_to_where_it_came():
 def test_a_grid_of_an_interrupted_landscape_is_told(run):
     land = lv.landscape(run, resolution=8, progress=False)
     columns = [0, 4, 7]
-    coarse = replace(land, survey=replace(land.survey, x=land.x[columns]), loss=land.loss[:, columns])
+    coarse = replace(land, survey=replace(land.sampling, x=land.x[columns]), loss=land.loss[:, columns])
     assert land.settings["complete"] is True
     assert coarse.settings["complete"] is False
 

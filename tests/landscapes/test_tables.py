@@ -75,7 +75,7 @@ def test_other_programs_read_the_tables(race, tmp_path):
     surface, path = race.to_csv(tmp_path)
     table = pandas.read_csv(path, skiprows=1)
     np.testing.assert_allclose(table.loss, race.path_loss, rtol=1e-15)  # some versions of pandas round
-    assert table.run.unique().tolist() == list(race.bundle.names)
+    assert table.run.unique().tolist() == list(race.run_set.names)
     assert np.array_equal(np.genfromtxt(surface, delimiter=",", names=True, skip_header=1)["loss"], race.loss.ravel())
 
 
@@ -87,7 +87,7 @@ def test_the_settings_in_a_table_make_the_landscape_again(land, race, tmp_path):
             again = lv.reproduce(file, progress=False)
             assert np.array_equal(again.loss, one.loss)
             assert np.array_equal(again.path_height, one.path_height)
-            assert again.bundle.names == one.bundle.names
+            assert again.run_set.names == one.run_set.names
 
 
 def test_a_data_set_names_every_number(land):
@@ -115,7 +115,7 @@ def test_a_data_set_names_every_number(land):
 
 def test_a_data_set_of_several_runs_tells_them_apart(race):
     data = race.to_xarray()
-    for name, rows in zip(race.bundle.names, race.bundle.rows, strict=True):
+    for name, rows in zip(race.run_set.names, race.run_set.rows, strict=True):
         mine = data.where(data.run == name, drop=True)
         assert np.array_equal(mine.path_loss, race.path_loss[rows])
         assert mine.step.values.tolist() == list(range(31))

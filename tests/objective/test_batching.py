@@ -7,7 +7,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from loss_viz.objective.batching import GAIN, N_TRIALS, Pace, keep_to_one
+from loss_viz.objective.batching import GAIN, N_TRIALS, ThreadTuner, limit_blas_threads
 
 
 def count_threads(api):
@@ -63,7 +63,7 @@ def settle(pace, clock, seconds):
 @pytest.mark.parametrize("quickest", [1, 3, 9])
 def test_each_count_is_tried_and_the_quickest_kept(clock, most, quickest):
     seconds = {count: 0.6 if count == quickest else 1.0 for count in (1, 3, 9)}
-    pace = Pace()
+    pace = ThreadTuner()
     taken, chosen = settle(pace, clock, seconds)
     assert {count: taken.count(count) for count in set(taken)} == dict.fromkeys((1, 3, 9), N_TRIALS)
     assert chosen == quickest
@@ -85,7 +85,7 @@ def test_each_count_is_tried_and_the_quickest_kept(clock, most, quickest):
 )
 def test_more_threads_are_taken_where_they_save_a_tenth(clock, most, seconds, chosen):
     assert GAIN == 0.9
-    assert settle(Pace(), clock, seconds)[1] == chosen
+    assert settle(ThreadTuner(), clock, seconds)[1] == chosen
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_more_threads_are_taken_where_they_save_a_tenth(clock, most, seconds, ch
     ],
 )
 def test_a_count_that_is_far_behind_twice_is_not_tried_again(clock, most, seconds, tried):
-    pace = Pace()
+    pace = ThreadTuner()
     assert [work(pace, clock, seconds) for _ in tried] == tried
 
 
 def test_more_threads_that_fall_behind_are_put_to_the_test_anew(clock, most):
     """Another program takes the cores after the trials, and gives them back."""
-    pace = Pace()
+    pace = ThreadTuner()
     free, busy = {1: 1.0, 3: 0.6, 9: 0.3}, {1: 1.0, 3: 5.0, 9: 50.0}
     assert settle(pace, clock, free)[1] == 9
     assert [work(pace, clock, busy) for _ in range(6 + N_TRIALS)] == [9] + [1] * N_TRIALS + [3, 3, 9, 9] + [1]
@@ -113,7 +113,7 @@ def test_more_threads_that_fall_behind_are_put_to_the_test_anew(clock, most):
 def test_the_best_of_the_trials_counts(clock, most):
     """What takes the cores for a while, or the start of the threads, makes some of them slow."""
     for quick in range(N_TRIALS):
-        pace, n_done = Pace(), dict.fromkeys((1, 3, 9), 0)
+        pace, n_done = ThreadTuner(), dict.fromkeys((1, 3, 9), 0)
         for _ in range(3 * N_TRIALS):
             n_threads = pace.choose(9)
             slow = 1.0 if n_done[n_threads] == quick else 1.9
@@ -123,7 +123,7 @@ def test_the_best_of_the_trials_counts(clock, most):
 
 
 def test_the_start_of_the_threads_is_not_held_against_them(clock, most):
-    pace, started = Pace(), set()
+    pace, started = ThreadTuner(), set()
     for _ in range(3 * N_TRIALS):
         n_threads = pace.choose(9)
         start = 0.0 if n_threads in started else 2.0 * n_threads
@@ -133,7 +133,7 @@ def test_the_start_of_the_threads_is_not_held_against_them(clock, most):
 
 
 def test_two_pieces_at_a_time_that_both_fall_behind_are_no_error(clock, most):
-    pace = Pace()
+    pace = ThreadTuner()
     settle(pace, clock, {1: 1.0, 3: 0.6, 9: 0.3})
     with pace.keep(10), pace.keep(10):  # as two threads of joblib would
         clock.now += 1000.0
@@ -141,14 +141,14 @@ def test_two_pieces_at_a_time_that_both_fall_behind_are_no_error(clock, most):
 
 
 def test_what_counts_is_the_time_of_one_loss(clock, most):
-    pace = Pace()
+    pace = ThreadTuner()
     for trial in range(3 * N_TRIALS):
         work(pace, clock, {1: 1.0, 3: 0.6, 9: 1.0}, n=1000 if pace.choose(9) == 3 else 1 + trial)
     assert pace.choose(9) == 3
 
 
 def test_pieces_that_are_no_measure_are_not_noted(clock, most):
-    pace = Pace()
+    pace = ThreadTuner()
     taken = [work(pace, clock, {1: 1.0, 3: 1.0, 9: 1.0}, n=0) for _ in range(20)]
     assert len(set(taken)) == 1
     chosen = settle(pace, clock, {1: 1.0, 3: 0.6, 9: 1.0})[1]
@@ -156,7 +156,7 @@ def test_pieces_that_are_no_measure_are_not_noted(clock, most):
 
 
 def test_another_limit_from_without_is_tried_anew(clock, most):
-    pace = Pace()
+    pace = ThreadTuner()
     assert settle(pace, clock, {1: 1.0, 3: 0.9, 9: 0.1})[1] == 9
     most.n = 2
     taken, chosen = settle(pace, clock, {1: 1.0, 2: 1.5})
@@ -169,7 +169,7 @@ def test_another_limit_from_without_is_tried_anew(clock, most):
 def test_one_thread_is_left_alone(clock, most):
     most.n = 1
     before = count_threads("openmp")
-    pace = Pace()
+    pace = ThreadTuner()
     for _ in range(5):
         with pace.keep(10):
             assert count_threads("openmp") == before
@@ -179,11 +179,11 @@ def test_one_thread_is_left_alone(clock, most):
 
 def test_the_limit_is_lifted_again_even_after_an_error(clock, most):
     before = count_threads("openmp")
-    pace = Pace()
+    pace = ThreadTuner()
     for _ in range(30):
         work(pace, clock, dict.fromkeys((1, 3, 9), 1.0))
         assert count_threads("openmp") == before
-    pace = Pace()
+    pace = ThreadTuner()
     for _ in range(2 * N_TRIALS):
         with pytest.raises(KeyboardInterrupt), pace.keep(10):
             raise KeyboardInterrupt
@@ -195,7 +195,7 @@ def test_the_limit_is_lifted_again_even_after_an_error(clock, most):
 def test_losses_do_not_depend_on_the_number_of_threads(run, monkeypatch):
     expected = run.objective(run.weights)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(run.objective, "_pace", Pace())
+    monkeypatch.setattr(run.objective, "_pace", ThreadTuner())
     monkeypatch.setattr(run.objective, "chunk_size", 20)
     for _ in range(3 * N_TRIALS):
         np.testing.assert_allclose(run.objective(run.weights), expected, rtol=1e-12)
@@ -206,17 +206,17 @@ def test_linear_algebra_is_kept_to_one_thread_and_given_back():
     with threadpool_limits(limits=3, user_api="blas"):
         before = count_threads("blas")
         assert is_limited("blas", 3)
-        with keep_to_one():
+        with limit_blas_threads():
             assert is_limited("blas", 1)
-            with keep_to_one():
+            with limit_blas_threads():
                 assert is_limited("blas", 1)
             assert is_limited("blas", 1)
         assert count_threads("blas") == before
-        with keep_to_one(False):
+        with limit_blas_threads(False):
             assert count_threads("blas") == before
-        with keep_to_one(True), keep_to_one(False):
+        with limit_blas_threads(True), limit_blas_threads(False):
             assert is_limited("blas", 1)
-        with pytest.raises(KeyboardInterrupt), keep_to_one():
+        with pytest.raises(KeyboardInterrupt), limit_blas_threads():
             raise KeyboardInterrupt
         assert count_threads("blas") == before
 
@@ -224,5 +224,5 @@ def test_linear_algebra_is_kept_to_one_thread_and_given_back():
 def test_pytorch_keeps_its_threads_where_linear_algebra_is_limited():
     with threadpool_limits(limits=3, user_api="openmp"):
         before = count_threads("openmp")
-        with keep_to_one():
+        with limit_blas_threads():
             assert count_threads("openmp") == before

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from loss_viz.objective.functional import plain_attention
+from loss_viz.objective.functional import unfused_attention
 from loss_viz.objective.objective import Objective
 
 DTYPE = torch.float64
@@ -154,12 +154,12 @@ def losses_one_by_one(model, loss_fn, weights, train=False):
     return losses
 
 
-def around(objective, n=5):
-    return objective.own_weights + 0.1 * np.random.default_rng(0).normal(size=(n, objective.n_params))
+def sampling(objective, n=5):
+    return objective.initial_weights + 0.1 * np.random.default_rng(0).normal(size=(n, objective.n_params))
 
 
 def require_equal(model, loss_fn, objective):
-    weights = around(objective)
+    weights = sampling(objective)
     losses = objective(weights)
     np.testing.assert_allclose(losses, losses_one_by_one(model, loss_fn, weights), rtol=1e-10)
     assert np.ptp(losses) > 0
@@ -175,7 +175,7 @@ def test_batched(name):
 
 def batches_attention():
     """Whether vmap has a rule for plain attention; PyTorch 2.3 says it has none and goes one at a time."""
-    with warnings.catch_warnings(record=True) as said, plain_attention():
+    with warnings.catch_warnings(record=True) as said, unfused_attention():
         warnings.simplefilter("always")
         torch.func.vmap(lambda q: F.scaled_dot_product_attention(q, q, q, is_causal=True))(torch.ones(3, 1, 2, 5, 4))
     return not said
@@ -216,7 +216,7 @@ def test_training_mode_where_the_loss_asks_for_it(kind):
         return inner(m.train())
 
     objective = Objective(model, loss_fn)
-    weights = around(objective)
+    weights = sampling(objective)
     random = torch.get_rng_state()
     losses = objective(weights)
     assert torch.equal(torch.get_rng_state(), random)  # though the loss seeds it
@@ -235,7 +235,7 @@ def test_buffers_go_with_their_rows():
     model, loss_fn = build(BATCHED["batch norm"])
     objective = Objective(model, loss_fn)
     assert [entry.name for entry in objective.buffer_layout.entries] == ["1.running_mean", "1.running_var"]
-    weights = around(objective, 3)
+    weights = sampling(objective, 3)
     buffers = np.abs(np.random.default_rng(1).normal(size=(3, 8))) + 0.1
     expected = []
     for row, state in zip(weights, buffers, strict=True):
@@ -262,19 +262,19 @@ def test_mixed_precision_models_have_one_vector():
     model = nn.Sequential(nn.Linear(8, 4).to(torch.bfloat16), nn.Linear(4, 1))
     x = sequences().float()
     objective = Objective(model, lambda m: m[1](m[0](x.bfloat16()).float()).mean())
-    assert objective.own_weights.dtype == np.float32
+    assert objective.initial_weights.dtype == np.float32
     expected = model[1](model[0](x.bfloat16()).float()).mean().item()
-    assert objective(objective.own_weights[None])[0] == pytest.approx(expected, rel=2e-2)  # of bfloat16
+    assert objective(objective.initial_weights[None])[0] == pytest.approx(expected, rel=2e-2)  # of bfloat16
 
 
 def test_autocast_around_the_call_changes_nothing():
     model = nn.Linear(8, 3)
     x = sequences().float()
     objective = Objective(model, lambda m: m(x).square().mean())
-    plain = objective(objective.own_weights[None])
+    plain = objective(objective.initial_weights[None])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert objective(objective.own_weights[None]) == plain
-        assert Objective(model, lambda m: m(x).square().mean())(objective.own_weights[None]) == plain
+        assert objective(objective.initial_weights[None]) == plain
+        assert Objective(model, lambda m: m(x).square().mean())(objective.initial_weights[None]) == plain
 
 
 def test_a_loss_that_does_not_look_at_its_model_is_refused():
@@ -313,12 +313,12 @@ def test_hessian_products_are_those_of_the_dense_hessian(name):
         if not batches_attention():
             warnings.filterwarnings("ignore", "torch.func.vmap cannot batch", RuntimeWarning)
         objective = Objective(model, loss_fn)
-    at = torch.tensor(objective.own_weights)
-    buffers = torch.tensor(objective.own_buffers)
-    with plain_attention():
+    at = torch.tensor(objective.initial_weights)
+    buffers = torch.tensor(objective.initial_buffers)
+    with unfused_attention():
         dense = torch.autograd.functional.hessian(lambda w: objective._loss_at(w, buffers), at).numpy()
     vector = np.random.default_rng(0).normal(size=objective.n_params)
-    product = objective.multiply_hessian(objective.own_weights, vector)
+    product = objective.hessian_vector_product(objective.initial_weights, vector)
     np.testing.assert_allclose(product, dense @ vector, atol=1e-10)
 
 
@@ -326,4 +326,4 @@ def test_a_loss_that_is_not_smooth_has_no_hessian():
     model = nn.Linear(2, 1)
     objective = Objective(model, lambda m: m.weight.detach().sum() + m.bias.detach().sum())
     with pytest.raises(ValueError, match="differentiate twice"):
-        objective.multiply_hessian(objective.own_weights, objective.own_weights)
+        objective.hessian_vector_product(objective.initial_weights, objective.initial_weights)

@@ -10,7 +10,7 @@ import reference
 import torch
 from torch import nn
 
-from loss_viz.objective.batching import CHUNK_BYTES, NARROW_FACTOR, keep_heap, release_heap
+from loss_viz.objective.batching import CHUNK_BYTES, NARROW_FACTOR, reserve_heap, trim_heap
 from loss_viz.objective.objective import Objective
 
 
@@ -64,11 +64,11 @@ def test_freed_memory_goes_back_when_told_to():
     def measure():
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
-    keep_heap()
+    reserve_heap()
     blocks = [torch.ones(2**20, dtype=torch.uint8) for _ in range(200)]
     del blocks[:-1]  # the last one lies above all others
     before = measure()
-    release_heap()
+    trim_heap()
     assert before - measure() > 150
     assert blocks[0].sum() == 2**20
 

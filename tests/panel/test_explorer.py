@@ -12,10 +12,10 @@ import torch
 from traitlets import TraitError
 
 import loss_viz as lv
-from loss_viz import stages
-from loss_viz.panel.controls import Desk
+from loss_viz import pipeline
+from loss_viz.panel.controls import ControlPanel
 from loss_viz.panel.explorer import Explorer
-from loss_viz.panel.figure_widget import Picture
+from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.settings import TRAINING, VIEW
 
 SMALL = {"steps": 80, "resolution": 9}
@@ -36,14 +36,14 @@ def decode(picture, part, key):
 
 def complaints(explorer):
     found = {}
-    for name, notice in explorer.desk._errors.items():
+    for name, notice in explorer.control_panel._errors.items():
         if notice.layout.display != "none":
             found[name] = re.sub("<.*?>", "", notice.value)
     return found
 
 
 def status(explorer):
-    return explorer.desk._status.value
+    return explorer.control_panel._status.value
 
 
 def expected(explorer):
@@ -137,8 +137,8 @@ def test_the_code_draws_the_same_figure(explorer):
 
 def count(monkeypatch, name):
     calls = []
-    real = getattr(stages, name)
-    monkeypatch.setattr(stages, name, lambda *args, **kwargs: calls.append(name) or real(*args, **kwargs))
+    real = getattr(pipeline, name)
+    monkeypatch.setattr(pipeline, name, lambda *args, **kwargs: calls.append(name) or real(*args, **kwargs))
     return calls
 
 
@@ -173,13 +173,13 @@ def test_only_what_changed_is_computed(explorer, monkeypatch):
 
 
 def test_memory_is_bounded(explorer, monkeypatch):
-    monkeypatch.setattr(stages, "RUN_BYTES", 3 * explorer.run.weights.nbytes)
+    monkeypatch.setattr(pipeline, "RUN_BYTES", 3 * explorer.run.weights.nbytes)
     first = weakref.ref(explorer.run)
     for seed in range(5):
         explorer.seed = seed
         explorer.k = 2 + seed
         assert explorer.wait(60.0)
-    kept = explorer._studio.stages._kept
+    kept = explorer._controller.pipeline._kept
     assert len(kept["run"]) == 3
     assert len(kept["projection"]) == 1
     assert max(len(kept[stage]) for stage in ("survey", "sketch", "surface", "landscape")) <= 2
@@ -221,7 +221,7 @@ def test_a_narrower_kernel_evaluates_nothing_anew(explorer, monkeypatch):
 
 
 def test_controls_and_settings_are_one(explorer):
-    controls = explorer.desk.controls
+    controls = explorer.control_panel.controls
     controls["k"].value = 9
     controls["plane"].value = "parallel"
     controls["width"].value = 5
@@ -236,7 +236,7 @@ def test_controls_and_settings_are_one(explorer):
 
 
 def test_sigma_has_three_controls_and_one_value(explorer):
-    controls = explorer.desk.controls
+    controls = explorer.control_panel.controls
     assert controls["auto"].value
     controls["sigma"].value = 0.0603  # where the page puts a slider that was set to 0.06
     assert explorer.sigma == "auto"
@@ -256,7 +256,7 @@ def test_sigma_has_three_controls_and_one_value(explorer):
     assert controls["sigma"].value == pytest.approx(1e-4)
     assert explorer.sigma == 1e-4
     explorer.wait(60.0)
-    assert "in units of weights" in explorer.desk._note.value
+    assert "in units of weights" in explorer.control_panel._note.value
 
 
 def test_steps_and_seed_follow_the_target_until_they_are_ones_own():
@@ -265,13 +265,13 @@ def test_steps_and_seed_follow_the_target_until_they_are_ones_own():
     assert (explorer.steps, explorer.seed) == (200, 52)
     explorer.target = "x^2"
     assert (explorer.steps, explorer.seed) == (500, 56)
-    assert explorer.desk.controls["preset"].value == "post"
+    assert explorer.control_panel.controls["preset"].value == "post"
     explorer.steps = 70
     explorer.target = "x"
     assert (explorer.steps, explorer.seed) == (70, 52)
-    assert explorer.desk.controls["choice"].value == "x"
+    assert explorer.control_panel.controls["choice"].value == "x"
     explorer.target = "abs(x)"
-    assert explorer.desk.controls["choice"].value == "own"
+    assert explorer.control_panel.controls["choice"].value == "own"
     explorer.close()
 
 
@@ -455,7 +455,7 @@ def test_the_ball_stays_where_it_was_or_at_the_end(explorer):
     explorer.steps = 30
     explorer.wait(60.0)
     assert explorer.step == 30
-    assert explorer.desk.controls["step"].max == 30
+    assert explorer.control_panel.controls["step"].max == 30
 
 
 def test_clicks_move_the_ball(explorer):
@@ -475,7 +475,7 @@ def test_clicks_move_the_ball(explorer):
 
 def test_the_figures_say_what_is_true(explorer):
     explorer.step = 40
-    text = re.sub("<.*?>", " ", explorer.desk._figures.value)
+    text = re.sub("<.*?>", " ", explorer.control_panel._figures.value)
     land = explorer.landscape
     fit = lv.fidelity(land)
     assert f"loss at step 40 {land.path_loss[40]:.3g}" in text.replace("  ", " ")
@@ -499,7 +499,7 @@ def test_several_runs_race_on_one_plane():
     assert {"trajectory", "trajectory-1", "trajectory-2", "ball-2", "error-1", "surface"} <= drawn
     for step, rows in ((20, (20, 20, 15)), (3, (3, 3, 3))):
         panel.step = step
-        for i, (run, row, part) in enumerate(zip(panel.runs, rows, land.bundle.rows, strict=True)):
+        for i, (run, row, part) in enumerate(zip(panel.runs, rows, land.run_set.rows, strict=True)):
             end = f"-{i}" if i else ""
             path = decode(picture, f"surface_trajectory{end}", "x")
             np.testing.assert_allclose(path, land.path[part, 0], rtol=1e-5, atol=1e-6)
@@ -513,10 +513,10 @@ def test_several_runs_race_on_one_plane():
     assert panel.step == 12
     panel._click({"pane": "curve", "trace": "loss-2", "index": 9, "x": 0, "y": 0})
     assert panel.step == 9
-    assert "<dt>short</dt>" in panel.desk._figures.value
+    assert "<dt>short</dt>" in panel.control_panel._figures.value
     names: dict = {"runs": panel.runs}
     exec(panel.code.replace("lv.surface_figure", "figure = lv.surface_figure"), names)
-    assert [trace.name for trace in names["figure"].data if trace.showlegend] == list(land.bundle.names)
+    assert [trace.name for trace in names["figure"].data if trace.showlegend] == list(land.run_set.names)
     for plane in ("random", "hessian", "saddle", "final"):
         panel.plane = plane
         assert panel.wait(60.0)
@@ -602,11 +602,11 @@ def test_closing_leaves_no_thread_no_widget_and_no_memory():
     widgets_before = all_widgets()
     panel = Explorer("x^3", resolution=61)
     panel.close()  # in the midst of its work
-    assert panel._studio.worker.wait(30.0)
+    assert panel._controller.worker.wait(30.0)
     assert not [thread for thread in threading.enumerate() if thread.name == "loss_viz"]
     assert all_widgets() == widgets_before
     panel.k = 3
-    assert panel._studio.worker.wait(30.0)
+    assert panel._controller.worker.wait(30.0)
     gone = weakref.ref(panel)
     del panel
     gc.collect()
@@ -629,7 +629,7 @@ def test_threads_of_torch_are_left_as_they_were(explorer):
 
 
 def test_every_control_says_what_it_does(explorer):
-    for name, control in explorer.desk.controls.items():
+    for name, control in explorer.control_panel.controls.items():
         words = getattr(control, "tooltip", None) or control.description_tooltip
         assert words.endswith("."), name
         assert len(words) > 20
@@ -637,7 +637,7 @@ def test_every_control_says_what_it_does(explorer):
 
 def test_the_picture_sends_only_what_changed():
     figure = lv.loss_curve_figure(lv.train("x", steps=20, progress=False))
-    picture = Picture(curve=figure)
+    picture = LiveFigures(curve=figure)
     changed = []
     picture.observe(lambda change: changed.append(change["name"]))
     values = {"x": np.arange(3.0), "y": np.arange(3.0)}
@@ -650,31 +650,33 @@ def test_the_picture_sends_only_what_changed():
 
 
 def test_the_picture_waits_for_a_page_that_answers_and_for_no_other():
-    picture = Picture(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
+    picture = LiveFigures(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
     picture.push({})
-    assert not picture.wait_shown(60.0)  # nobody has ever answered: at once
+    assert not picture.wait_drawn(60.0)  # nobody has ever answered: at once
     picture._hear(None, {"kind": "shown", "serial": 1}, [])
-    assert picture.wait_shown(60.0)
+    assert picture.wait_drawn(60.0)
     picture.push({})
     threading.Timer(0.1, picture._hear, (None, {"kind": "shown", "serial": 2}, [])).start()
-    assert picture.wait_shown(60.0)
+    assert picture.wait_drawn(60.0)
     picture.push({})
-    assert not picture.wait_shown(0.01)
-    assert not picture.wait_shown(60.0)  # it did not answer the last time
+    assert not picture.wait_drawn(0.01)
+    assert not picture.wait_drawn(60.0)  # it did not answer the last time
 
 
 def test_the_desk_knows_no_settings():
     heard = []
-    picture = Picture(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
-    desk = Desk(picture, trains=True, on_change=lambda *change: heard.append(change), on_press=heard.append)
-    desk.write("k", 7)
-    desk.write("target", "x^2")
+    picture = LiveFigures(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
+    control_panel = ControlPanel(
+        picture, trains=True, on_change=lambda *change: heard.append(change), on_press=heard.append
+    )
+    control_panel.write("k", 7)
+    control_panel.write("target", "x^2")
     assert heard == []
-    desk.controls["k"].value = 8
-    desk.controls["choice"].value = "x"
-    desk.controls["stop"].click()
+    control_panel.controls["k"].value = 8
+    control_panel.controls["choice"].value = "x"
+    control_panel.controls["stop"].click()
     assert heard == [("k", 8), ("target", "x"), "stop"]
-    desk.close()
+    control_panel.close()
 
 
 def test_a_second_surface_stands_beside_the_first_on_one_scale(explorer):
@@ -728,7 +730,7 @@ def test_support_hides_what_no_step_vouches_for(explorer):
 def test_the_panel_says_how_true_it_is_and_what_the_net_is_stuck_on():
     panel = Explorer("x^3", resolution=9, step=500)
     assert panel.wait(60.0)
-    picture, html = panel.picture, panel.desk._figures.value
+    picture, html = panel.picture, panel.control_panel._figures.value
     fit, without = lv.fidelity(panel.landscape), lv.held_out_fidelity(panel.landscape)
     np.testing.assert_allclose(decode(picture, "curve_factor", "y"), fit.factor, rtol=1e-5)
     assert f"×{without.median:.2f}" in html
@@ -738,11 +740,13 @@ def test_the_panel_says_how_true_it_is_and_what_the_net_is_stuck_on():
     [band] = picture.curve_layout["shapes"]
     assert (band["x0"], band["x1"]) == (plateau.start, plateau.end)
     assert picture.fit_level["name"] == "the best straight line"
-    np.testing.assert_allclose(decode(picture, "fit_level", "y"), lv.fit_levels(panel.run.task)[1].values, rtol=1e-5)
+    np.testing.assert_allclose(
+        decode(picture, "fit_level", "y"), lv.fit_polynomials(panel.run.task)[1].values, rtol=1e-5
+    )
     marked = decode(picture, "surface_plateau", "x")[:-1]
     np.testing.assert_allclose(marked, panel.landscape.path[plateau.start : plateau.end + 1, 0], rtol=1e-5, atol=1e-6)
     curve = lv.sigma_curve(panel.landscape)
-    assert f"auto ×{10**curve.auto:.2f}" in panel.desk._costs.value
+    assert f"auto ×{10**curve.auto:.2f}" in panel.control_panel._costs.value
     panel.close()
 
 
@@ -752,7 +756,7 @@ def test_folds_are_said_and_marked():
     folds = lv.find_folds(panel.landscape)
     assert folds
     assert len(decode(panel.picture, "surface_fold", "x")) == 3 * len(folds)
-    assert "the surface can show only one of them" in panel.desk._figures.value
+    assert "the surface can show only one of them" in panel.control_panel._figures.value
     panel.close()
 
 
@@ -761,9 +765,9 @@ def test_costs_that_take_too_long_are_left_for_later(monkeypatch):
     panel = Explorer("x^2", **SMALL)
     assert panel.wait(60.0)
     assert panel.picture.state == ""
-    assert panel.desk._costs.value == ""
+    assert panel.control_panel._costs.value == ""
     monkeypatch.setattr("loss_viz.panel.controller.SECONDS_FOR_COSTS", 60.0)
     panel.sigma = 0.06
     assert panel.wait(60.0)
-    assert "here ×" in panel.desk._costs.value
+    assert "here ×" in panel.control_panel._costs.value
     panel.close()

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import pytest
 import traitlets
 
-from loss_viz.panel.figure_widget import Picture
+from loss_viz.panel.figure_widget import LiveFigures
 
 try:
     from lab import CHROMIUM, FLAGS, Lab, Notebook, write_notebook
@@ -75,7 +75,7 @@ def picture():
 
 
 def test_hidden_panes_are_named_at_the_start_or_later(picture):
-    assert Picture(curve=go.Figure()).hidden == []
+    assert LiveFigures(curve=go.Figure()).hidden == []
     assert picture.hidden == ["beside"]
     picture.hidden = []
     assert picture.hidden == []
@@ -96,7 +96,7 @@ def test_a_pane_that_does_not_exist_cannot_be_hidden(picture):
         picture.hidden = ["curve", "besides"]
     assert picture.hidden == ["beside"]
     with pytest.raises(traitlets.TraitError, match="which are curve; got surface"):
-        Picture(hidden=["surface"], curve=go.Figure())
+        LiveFigures(hidden=["surface"], curve=go.Figure())
 
 
 class Page:
@@ -112,9 +112,9 @@ class Page:
         self.page.evaluate(f"code => ({cell})(1).setSource(code)", code)
         return self.notebook.run_cell(1)
 
-    def wait_shown(self):
+    def wait_drawn(self):
         for _ in range(200):
-            if self.run("print(picture.wait_shown(0))").strip() == "True":
+            if self.run("print(picture.wait_drawn(0))").strip() == "True":
                 return
             self.page.wait_for_timeout(50)
         raise TimeoutError("the page has not said that it shows what was pushed")
@@ -200,7 +200,7 @@ def page(notebook):
     notebook.page.evaluate("() => window.contexts.clear()")
     notebook.run_cell(0)
     page = Page(notebook)
-    page.wait_shown()
+    page.wait_drawn()
     page.wait_for("surface", "curve", "fit")
     yield page
     page.run("picture.close()")
@@ -236,12 +236,12 @@ def test_a_hidden_pane_is_not_drawn_and_catches_up(both):
     both.page.evaluate("() => { window.beside = document.querySelector('.lossviz-pane-beside'); }")
     look = "() => [window.beside.layout.title.text, window.beside.data[0].z[0][14]]"
     both.run("picture.push(parts(2), hidden=['beside'])")
-    both.wait_shown()  # although a pane that has news is not drawn
+    both.wait_drawn()  # although a pane that has news is not drawn
     both.wait_for("surface", "curve", "fit")
     assert both.title("surface") == "slope 2"
     assert both.page.evaluate(look) == ["slope 1", 2]
     both.run("picture.push(parts(-1), hidden=[])")
-    both.wait_shown()
+    both.wait_drawn()
     both.wait_for("surface", "beside", "curve", "fit")
     assert both.page.evaluate(look) == ["slope -1", -2]
     assert both.title("beside") == "slope -1"
@@ -330,7 +330,7 @@ def test_the_ways_to_drag_are_those_of_the_mode_bar(page):
     ):
         bar.locator(f"[data-title='{title}']").click()
         page.run(f"picture.push(parts({slope}))")
-        page.wait_shown()
+        page.wait_drawn()
         assert page.ask("surface", modes) == expected
         if expected == ["orbit", "rotate"]:
             page.turn("surface", 40, -60)
@@ -354,7 +354,7 @@ def test_while_one_hill_is_held_the_other_turns_and_is_drawn(both):
     both.page.mouse.move(x + 40, y + height / 2, steps=4)
     both.page.mouse.move(x - 40, y + height / 2)
     both.page.mouse.up()  # outside the canvas
-    both.wait_shown()
+    both.wait_drawn()
     assert both.title("surface") == "slope 2"
     assert both.camera("surface") != pytest.approx(held, abs=1e-2)
     both.page.wait_for_timeout(600)
@@ -366,7 +366,7 @@ def test_a_hill_that_appears_takes_the_camera_and_no_push_moves_it(page):
     page.turn("surface", 20, -15)
     turned = page.camera("surface")
     page.run("picture.push(parts(2), hidden=[])")
-    page.wait_shown()
+    page.wait_drawn()
     page.wait_for("surface", "beside", "curve", "fit")
     assert page.camera("surface") == pytest.approx(turned, abs=1e-6)
     assert page.camera("beside") == pytest.approx(turned, abs=1e-6)
@@ -375,10 +375,10 @@ def test_a_hill_that_appears_takes_the_camera_and_no_push_moves_it(page):
     page.turn("surface", 20, -15)
     turned = page.camera("surface")
     page.run("picture.push(parts(3), hidden=[])")
-    page.wait_shown()
+    page.wait_drawn()
     page.wait_for("surface", "beside", "curve", "fit")
     page.run("picture.push(parts(1))")
-    page.wait_shown()
+    page.wait_drawn()
     for name in ("surface", "beside"):
         assert page.title(name) == "slope 1"
         assert page.camera(name) == pytest.approx(turned, abs=1e-6)

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from loss_viz._progress import Meter
-from loss_viz.panel.worker import Stale, Worker
+from loss_viz._progress import ProgressMeter
+from loss_viz.panel.worker import Superseded, Worker
 
 
 class Recorder:
@@ -23,7 +23,7 @@ class Recorder:
         assert self.go.wait(10)
         try:
             check()
-        except Stale:
+        except Superseded:
             self.ended.append((request, "stale"))
             raise
         self.ended.append((request, "done"))
@@ -72,7 +72,7 @@ def test_cancelled_work_is_stale_and_a_closed_worker_takes_none():
 
 def test_the_meter_reports_now_and_then_and_checks_always():
     checks, reports = [], []
-    meter = Meter(lambda: checks.append(1), reports.append)
+    meter = ProgressMeter(lambda: checks.append(1), reports.append)
     meter.total = 300
     for _ in range(30):
         meter.update(10)
@@ -83,7 +83,7 @@ def test_the_meter_reports_now_and_then_and_checks_always():
     assert all(0 < share <= 1 for share in reports)
 
     def refuse():
-        raise Stale
+        raise Superseded
 
-    with pytest.raises(Stale):
-        Meter(refuse, reports.append).update(1)
+    with pytest.raises(Superseded):
+        ProgressMeter(refuse, reports.append).update(1)

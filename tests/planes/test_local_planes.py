@@ -13,7 +13,7 @@ WEIGHTS = np.cumsum(RNG.normal(size=(41, 6)), axis=0)
 
 
 def bases(planes):
-    return np.stack([planes.frames[i][1] for i in range(len(planes))])
+    return np.stack([planes.bases[i][1] for i in range(len(planes))])
 
 
 @pytest.mark.parametrize("k", [1, 3, 7, 20])
@@ -21,7 +21,7 @@ def test_bases_are_velocity_and_acceleration_made_orthonormal_by_hand(k):
     anchors = np.arange(41)
     planes = local_planes(WEIGHTS, fit_projection(WEIGHTS), anchors, k=k)
     for t in anchors:
-        np.testing.assert_allclose(planes.frames[int(t)][1], reference.local_basis(WEIGHTS, t, k), atol=1e-12)
+        np.testing.assert_allclose(planes.bases[int(t)][1], reference.local_basis(WEIGHTS, t, k), atol=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 4, 10])
@@ -31,7 +31,7 @@ def test_the_plane_goes_through_three_points_of_the_run(k):
         side = -1 if t >= 2 * k else 1
         for other in (t + side * k, t + 2 * side * k):
             away = WEIGHTS[other] - WEIGHTS[t]
-            basis = planes.frames[int(t)][1]
+            basis = planes.bases[int(t)][1]
             inside = basis.T @ (basis @ away)
             np.testing.assert_allclose(inside, away, atol=1e-10)
 

@@ -240,8 +240,8 @@ def change_run(data):
     header, body = take_apart(data)
     told = json.loads(header["__metadata__"]["loss_viz"])
 
-    def tell(facts):
-        text = facts if isinstance(facts, str) else json.dumps(facts)
+    def tell(report):
+        text = report if isinstance(report, str) else json.dumps(report)
         return join(header | {"__metadata__": {"loss_viz": text}}, body)
 
     for key in told:

@@ -157,7 +157,9 @@ def explore(run):
 
 def require_drawn(explorer):
     drawn = explorer.wait(60.0)
-    told = explorer.desk._status.value + "".join(notice.value for notice in explorer.desk._errors.values())
+    told = explorer.control_panel._status.value + "".join(
+        notice.value for notice in explorer.control_panel._errors.values()
+    )
     assert drawn or "lossviz-bad" in told, "neither drawn nor told"
     if not drawn:
         raise Told(told)
@@ -188,7 +190,7 @@ def measure(run):
     require_figure(lv.map_figure(land, lv.mixing_map(land), title="factors"))
     lv.find_folds(land)
     for plateau in lv.find_plateaus(run):
-        lv.trace_escape(run, plateau)
+        lv.measure_escape(run, plateau)
 
 
 SMALL = {"width": 320, "height": 320}
@@ -207,7 +209,7 @@ VIEWS = {
     "maps": measure,
     "geometry": lambda run: require_figure(
         lv.geometry_figure(
-            lv.trace_geometry(draw_plainly(run), progress=False), lv.trace_sharpness(run, progress=False)
+            lv.measure_geometry(draw_plainly(run), progress=False), lv.measure_sharpness(run, progress=False)
         )
     ),
     "animation": lambda run: require_figure(lv.animate(draw_plainly(run), n_frames=3)),

@@ -1,7 +1,8 @@
 """What strangers type into the box for a formula: five hundred texts that are none, or strange ones, and other things.
 
-Run as a script, because pytest checks types of its own before ours: `python tests/robustness/hostile_formulas.py` prints one JSON line for
-each: how it ended, how long that took, and what Python was made to do. LOSS_VIZ_FUZZ=10 for ten times as many.
+Run as a script, because pytest checks types of its own before ours: `python tests/robustness/hostile_formulas.py`
+prints one JSON line for each: how it ended, how long that took, and what Python was made to do. LOSS_VIZ_FUZZ=10 for
+ten times as many.
 """
 
 import io
@@ -19,8 +20,8 @@ import numpy as np
 import torch
 
 import loss_viz as lv
-from loss_viz.runs.training import prepare_training
-from loss_viz.tasks.formula import parse_expression
+from loss_viz.runs.training import build_training
+from loss_viz.tasks.formula import parse_formula
 from loss_viz.tasks.regression import build_task
 
 OURS = str(Path(lv.__file__).parent)
@@ -392,7 +393,7 @@ def listen():
 
 
 def main():
-    calls = parse_expression, build_task, lambda target: prepare_training(target, steps=3)
+    calls = parse_formula, build_task, lambda target: build_training(target, steps=3)
     for call in calls:
         call("x^2")  # what is imported late is there
     events, switch = listen()

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 import loss_viz as lv
-from loss_viz.landscapes.loss_cache import Ledger
+from loss_viz.landscapes.loss_cache import LossTable
 
 N_KILLS, N_INTERRUPTS = 5, 4
 MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))
@@ -131,7 +131,7 @@ class Sweeping:
 
     def check(self, folder, n_said):
         for path in sorted((folder / "cache").glob("*.losses")):
-            mine, reference = Ledger(path), Ledger(folder / "reference" / path.name)
+            mine, reference = LossTable(path), LossTable(folder / "reference" / path.name)
             keys = mine._table[0]
             assert np.allclose(mine.read(keys), reference.read(keys), rtol=1e-5)
             assert reference.known(keys).all()

@@ -84,7 +84,7 @@ LOOKS = {
     "a landscape": lambda run, _: lv.landscape(run, resolution=5, progress=False),
     "a cached landscape": lambda run, folder: lv.landscape(run, resolution=5, cache=folder / "losses", progress=False),
     "a saddle": lambda run, _: lv.landscape(run, resolution=5, plane="saddle", progress=False),
-    "sharpness": lambda run, _: lv.trace_sharpness(run, [0, 20], progress=False),
+    "sharpness": lambda run, _: lv.measure_sharpness(run, [0, 20], progress=False),
     "gradients": lambda run, _: run.objective.gradients(run.weights[:2]),
     "losses": lambda run, _: run.objective(run.weights[:2]),
     "a page": lambda run, folder: lv.export_html(run, folder / "a.html", k=[3], sigma=["auto"], progress=False),
@@ -145,7 +145,7 @@ def test_a_panel_tells_the_error_and_draws_again(error):
     explorer.k = 4
     assert not explorer.wait(20.0)
     assert explorer.landscape is land
-    assert "mine" in explorer.desk._status.value
+    assert "mine" in explorer.control_panel._status.value
     loss_fn.left = 10**9
     explorer.k = 2
     assert explorer.wait(60.0)

@@ -64,12 +64,12 @@ def test_nothing_is_compiled_imported_opened_or_run(told):
 def test_a_panel_keeps_its_picture_and_says_what_is_wrong_with_a_target(record_property):
     explorer = lv.Explorer("x^2", steps=3, resolution=4, k=1)
     assert explorer.wait(60.0)
-    box, notice = explorer.desk.controls["target"], explorer.desk._errors["target"]
+    box, notice = explorer.control_panel.controls["target"], explorer.control_panel._errors["target"]
     land, surface, target = explorer.landscape, explorer.picture.surface_surface, explorer.target
     typed = [text for _, text, good in list_cases() if good is False and isinstance(text, str)]
     record_property("cases", len(typed))
     for text in typed:
-        explorer.desk.complain("target", "")  # which takes back what was said
+        explorer.control_panel.show_error("target", "")  # which takes back what was said
         assert notice.layout.display == "none"
         box.value = text
         assert notice.layout.display is None, text[:40]
@@ -87,16 +87,16 @@ def test_a_panel_draws_every_target_that_it_takes_or_says_why_not(record_propert
     taken = sorted({text for kind, text, good in list_cases() if good and kind in ("powers", "undefined values")})
     record_property("cases", len(taken))
     for text in taken:
-        explorer.desk.controls["target"].value = text
+        explorer.control_panel.controls["target"].value = text
         assert explorer.target == text
         drawn = explorer.wait(60.0)
-        notice = explorer.desk._errors["target"]
+        notice = explorer.control_panel._errors["target"]
         if drawn:
             assert explorer.run.task.name == text
             assert np.isfinite(explorer.run.loss).all()
         else:
             assert "The loss on `target` must be finite before training" in notice.value, (
                 text,
-                explorer.desk._status.value,
+                explorer.control_panel._status.value,
             )
     explorer.close()

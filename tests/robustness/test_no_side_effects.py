@@ -89,7 +89,9 @@ CALLS = {
     "Recorder": lambda t, m: lv.Recorder(t.model, t.loss_fn).record(),
     "recorder.run": lambda t, m: m["recorder"].run(),
     "predict": lambda t, m: m["run"].objective.predict(m["run"].weights[0], X),
-    "multiply_hessian": lambda t, m: m["run"].objective.multiply_hessian(m["run"].weights[0], m["run"].weights[1]),
+    "hessian_vector_product": lambda t, m: m["run"].objective.hessian_vector_product(
+        m["run"].weights[0], m["run"].weights[1]
+    ),
     "from_checkpoints": lambda t, m: lv.Run.from_checkpoints(t.model, t.loss_fn, m["folder"]),
     "load_run": lambda t, m: lv.load_run(m["folder"] / "saved", t.model, t.loss_fn),
     "save": lambda t, m: m["run"].save(m["folder"] / "saved"),

@@ -1,7 +1,7 @@
 """What holds for every run, however small, flat, far away or odd; and that what is wrong is refused in words.
 
-The runs are drawn by Hypothesis, always the same ones. `LOSS_VIZ_FUZZ=10 pytest tests/robustness/test_properties.py` draws ten
-times as many, others each time.
+The runs are drawn by Hypothesis, always the same ones. `LOSS_VIZ_FUZZ=10 pytest
+tests/robustness/test_properties.py` draws ten times as many, others each time.
 """
 
 import json
@@ -25,12 +25,12 @@ from torch import nn
 from tqdm import tqdm
 
 import loss_viz as lv
-from loss_viz.landscapes.blending import Sweep
+from loss_viz.landscapes.blending import PlaneLosses
 from loss_viz.landscapes.grid import PLANES
 from loss_viz.landscapes.kernels import SIGMA_RANGE, fit_kernel
 from loss_viz.planes.plane_set import Planes
 from loss_viz.planes.projection import fit_projection, project_onto
-from loss_viz.tasks.formula import parse_expression
+from loss_viz.tasks.formula import parse_formula
 
 MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))
 
@@ -185,7 +185,7 @@ def test_every_height_is_near_the_sum_over_the_planes_and_between_their_losses(d
     land = draw_landscape(data.draw, planes, losses=POSITIVE, sizes=((3, 2), (2, 5), 4))
     if land is None:
         return
-    points, objective = land.survey.grid.points, land.run.objective
+    points, objective = land.sampling.grid.points, land.run.objective
     whole = reference.full_sum(objective, land.planes, land.kernel, points)
     np.testing.assert_allclose(land.loss.ravel(), whole, rtol=0.01)
     n = len(points)
@@ -221,12 +221,12 @@ def test_the_picture_is_the_same_in_chunks_of_any_size_on_any_threads_and_backen
 @given(st.data())
 def test_the_order_of_the_anchors_does_not_matter(data):
     land = draw_landscape(data.draw, ("local", "parallel"))
-    planes, kernel, grid = land.planes, land.kernel, land.survey.grid
+    planes, kernel, grid = land.planes, land.kernel, land.sampling.grid
     order = np.array(data.draw(st.permutations(range(len(planes)))))
-    shuffled = Planes(planes.frames.take(order), planes.position[order], planes.overlap[order], planes.path[order])
+    shuffled = Planes(planes.bases.take(order), planes.position[order], planes.overlap[order], planes.path[order])
     shape = None if kernel.shape is None else kernel.shape[order]
     turned = replace(kernel, centers=kernel.centers[order], width=kernel.width[order], shape=shape)
-    sweep = Sweep(grid.points, shuffled, land.run.objective, axes=grid.axes)
+    sweep = PlaneLosses(grid.points, shuffled, land.run.objective, axes=grid.axes)
     heights, _ = sweep.blend(turned, tqdm(disable=True))
     size = np.abs(land.loss).max()
     np.testing.assert_allclose(heights, land.loss.ravel(), rtol=1e-6, atol=1e-6 * size)
@@ -260,14 +260,14 @@ def test_what_is_told_of_a_landscape_can_be_told_and_drawn(data):
             say_or_draw(lambda figure=figure, log=log: figure(land, log=log).to_json(), "Pass log=False")
     lv.fidelity_figure(land).to_json()
     say_or_draw(lambda: lv.loss_curve_figure(land.run).to_json(), "Pass log=False")
-    assert len(lv.animate(land, n_frames=3).frames) <= len(land.run)
+    assert len(lv.animate(land, n_frames=3).bases) <= len(land.run)
 
 
 @times(150)
 @given(st.data())
 def test_the_geometry_of_a_run_is_in_its_bounds(data):
     land = draw_landscape(data.draw, ("local", "parallel", "global"))
-    geometry = say_or_draw(lambda: lv.trace_geometry(land, progress=False), "needs at least 2k + 1")
+    geometry = say_or_draw(lambda: lv.measure_geometry(land, progress=False), "needs at least 2k + 1")
     if geometry:
         assert is_within(geometry.in_local, 0, 1 + 1e-6).all()
         assert is_within(geometry.in_picture, 0, 1 + 1e-6).all()
@@ -276,7 +276,7 @@ def test_the_geometry_of_a_run_is_in_its_bounds(data):
         assert is_within(geometry.gradient, 0, np.inf).all()
         lv.geometry_figure(geometry).to_json()
     sharpness = say_or_draw(
-        lambda: lv.trace_sharpness(land.run, [int(land.run.step[0])], progress=False),
+        lambda: lv.measure_sharpness(land.run, [int(land.run.step[0])], progress=False),
         "needs a loss that PyTorch can differentiate twice",
         "could not be found",
         "needs at least 2 weights",
@@ -427,7 +427,7 @@ def test_a_formula_means_what_it_says(formula):
     text, meant = formula
     x = torch.linspace(-1, 1, 9, dtype=torch.float64)
     if len(text) <= 200:
-        torch.testing.assert_close(parse_expression(text)(x), meant(x), rtol=1e-9, atol=1e-12, equal_nan=True)
+        torch.testing.assert_close(parse_formula(text)(x), meant(x), rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 @times(100)

@@ -1,7 +1,8 @@
 """Wrong arguments for every public function, one at a time, as a person without shape checks would hand them over.
 
-Run as a script, because pytest checks shapes and types of its own before ours: `python tests/robustness/wrong_arguments.py` prints one JSON
-line for each case, with how it ended: "refused", "taken", "hung", or "other" with what came instead.
+Run as a script, because pytest checks shapes and types of its own before ours: `python
+tests/robustness/wrong_arguments.py` prints one JSON line for each case, with how it ended: "refused", "taken",
+"hung", or "other" with what came instead.
 """
 
 import json
@@ -73,7 +74,7 @@ def list_cases(folder):
     long = lv.train("x^3", steps=1500, progress=False)
     [plateau] = lv.find_plateaus(long)
     curve = lv.sigma_curve(land, [0.01, 0.1], progress=False)
-    geometry, sharpness = lv.trace_geometry(land, progress=False), lv.trace_sharpness(run, [0, 5], progress=False)
+    geometry, sharpness = lv.measure_geometry(land, progress=False), lv.measure_sharpness(run, [0, 5], progress=False)
 
     def call(function, **common):
         return lambda **changed: function(**{**common, **changed})
@@ -153,15 +154,15 @@ def list_cases(folder):
     yield "Objective", call(lv.Objective, model=model, loss_fn=loss), "loss_fn", [*without(THING, object), *losses]
     yield "Objective", call(lv.Objective, model=model, loss_fn=loss), "device", devices
     one = call(objective.predict, weights=weights[0], x=task.x)
-    product = call(objective.multiply_hessian, weights=weights[0], vector=weights[0])
+    product = call(objective.hessian_vector_product, weights=weights[0], vector=weights[0])
     for name, function in (("()", objective), (".gradients", objective.gradients)):
         yield f"objective{name}", call(function), "weights", [*ARRAY, weights[0], weights[:, :3], long_rows]
         yield f"objective{name}", call(function, weights=short), "buffers", without(ARRAY, None)
     yield "objective.predict", one, "weights", [*ARRAY, weights, weights[0, :3]]
     yield "objective.predict", one, "x", [*THING, torch.ones(3, 2)]
     yield "objective.predict", one, "buffers", without(ARRAY, None, ARRAY[8])
-    yield "objective.multiply_hessian", product, "weights", [*ARRAY, weights, weights[0, :3]]
-    yield "objective.multiply_hessian", product, "vector", [*ARRAY, weights, weights[0, :3]]
+    yield "objective.hessian_vector_product", product, "weights", [*ARRAY, weights, weights[0, :3]]
+    yield "objective.hessian_vector_product", product, "vector", [*ARRAY, weights, weights[0, :3]]
     other = lv.train("x", steps=5, width=3, progress=False)
     yield "landscape", draw, "run", [*THING, [run, other], [run, 5], {"a": run, "b": None}]
     yield "landscape", draw, "k", [*WHOLE, 0, 16, 10**30]
@@ -176,7 +177,7 @@ def list_cases(folder):
     of_a_landscape = [*THING, run, [land]]
     for name in (
         *("fidelity", "held_out_fidelity", "mixing_map", "disagreement_map", "find_folds", "sigma_curve"),
-        *("trace_geometry", "fit_cosines", "contour_figure", "fidelity_figure", "compare_figure", "animate"),
+        *("measure_geometry", "fit_cosines", "contour_figure", "fidelity_figure", "compare_figure", "animate"),
     ):
         yield name, getattr(lv, name), "landscape", of_a_landscape
     yield "surface_figure", lambda landscape: lv.surface_figure(landscape), "landscape", of_a_landscape
@@ -188,16 +189,16 @@ def list_cases(folder):
     yield "sigma_curve", call(lv.sigma_curve, landscape=land), "reach", [*NUMBER, -1, -0.01]
     widths = [*without(ARRAY, ARRAY[11]), [0.1, NAN], [-1.0], [1e9], ["a"]]
     yield "sigma_curve", call(lv.sigma_curve, landscape=land), "sigmas", widths
-    yield "trace_sharpness", call(lv.trace_sharpness), "run", [*THING, land]
+    yield "measure_sharpness", call(lv.measure_sharpness), "run", [*THING, land]
     steps = [*without(ARRAY, None, ARRAY[11]), [-1], [31], [NAN], [[1, 2]]]
-    yield "trace_sharpness", call(lv.trace_sharpness, run=run), "steps", steps
+    yield "measure_sharpness", call(lv.measure_sharpness, run=run), "steps", steps
     yield "find_plateaus", lv.find_plateaus, "run", [*THING, land]
-    yield "name_level", call(lv.name_level, plateau=plateau), "run", [*THING, land]
-    yield "name_level", call(lv.name_level, run=long), "plateau", [*THING, run]
-    yield "trace_escape", call(lv.trace_escape, plateau=plateau), "run", [*THING, land]
-    yield "trace_escape", call(lv.trace_escape, run=long), "plateau", [*THING, run]
-    yield "fit_levels", lv.fit_levels, "task", [*THING, run]
-    yield "fit_levels", call(lv.fit_levels, task=task), "max_degree", [*WHOLE, 10**30]
+    yield "match_polynomial", call(lv.match_polynomial, plateau=plateau), "run", [*THING, land]
+    yield "match_polynomial", call(lv.match_polynomial, run=long), "plateau", [*THING, run]
+    yield "measure_escape", call(lv.measure_escape, plateau=plateau), "run", [*THING, land]
+    yield "measure_escape", call(lv.measure_escape, run=long), "plateau", [*THING, run]
+    yield "fit_polynomials", lv.fit_polynomials, "task", [*THING, run]
+    yield "fit_polynomials", call(lv.fit_polynomials, task=task), "max_degree", [*WHOLE, 10**30]
     figures = {
         "surface_figure": lambda **more: lv.surface_figure(land, **more),
         "contour_figure": call(lv.contour_figure, landscape=land),

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from loss_viz.objective.layout import Entry, buffer_layout, parameter_layout
+from loss_viz.objective.layout import TensorSpec, buffer_layout, parameter_layout
 from loss_viz.runs.checkpoints import Checkpoints, find_checkpoints, holds, write_snapshot
 
 
@@ -197,8 +197,8 @@ def test_buffers_and_frozen_parameters_are_rows_too(tmp_path):
         layout = buffer_layout(model)
         assert Checkpoints([path], layout)[0].tolist() == [0, 1, 2, 3, 4, 1, 1, 1, 1, 1]
         assert all(holds(path, entry) for entry in layout.entries)
-        assert not holds(path, Entry(("running_means",), (5,)))
-        assert not holds(path, Entry(("m.running_mean",), (5,)))
+        assert not holds(path, TensorSpec(("running_means",), (5,)))
+        assert not holds(path, TensorSpec(("m.running_mean",), (5,)))
     model.conv.requires_grad_(False)
     np.testing.assert_array_equal(Checkpoints([path], parameter_layout(model))[0, 1:43], flatten(model)[125:167])
 
@@ -411,7 +411,7 @@ def test_a_truncated_file_is_refused(kind, tmp_path):
             "leave it",
         )
         with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
-            holds(path, Entry(("scale",), ()))
+            holds(path, TensorSpec(("scale",), ()))
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a.ckpt"])

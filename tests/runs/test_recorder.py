@@ -288,8 +288,8 @@ def test_landscapes_from_disk_and_from_memory_are_the_same(tmp_path, monkeypatch
         for plane in ("local", "parallel", "final", "global"):
             made.append(lv.landscape(recorder.run(), k=3, plane=plane, resolution=(7, 5), progress=False))
     for held, read in zip(made[:4], made[4:], strict=True):
-        assert held.planes.frames.fit_memory
-        assert not read.planes.frames.fit_memory
+        assert held.planes.bases.in_memory
+        assert not read.planes.bases.in_memory
         np.testing.assert_allclose(read.path, held.path, atol=1e-12)
         np.testing.assert_allclose(read.loss, held.loss, rtol=1e-5)
         np.testing.assert_allclose(read.path_height, held.path_height, rtol=1e-5)

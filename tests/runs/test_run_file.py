@@ -71,15 +71,15 @@ def test_the_file_describes_itself(tmp_path):
     path = tmp_path / "run.safetensors"
     run.save(path)
     with safetensors.safe_open(str(path), framework="np") as file:
-        facts = json.loads(file.metadata()["loss_viz"])
+        report = json.loads(file.metadata()["loss_viz"])
         assert set(file.keys()) == {"weights", "loss", "step", "task.x", "task.y"}
-    assert facts["format"] == "loss_viz run"
-    assert facts["loss_viz"] == lv.__version__
-    assert facts["settings"] == {
+    assert report["format"] == "loss_viz run"
+    assert report["loss_viz"] == lv.__version__
+    assert report["settings"] == {
         **{"target": "x^3", "width": 8, "depth": 1, "activation": "silu"},
         **{"optimizer": "sgd", "lr": 0.01, "steps": 30, "seed": 52},
     }
-    assert facts["parameters"][0] == ["0.weight", [8, 1]]
+    assert report["parameters"][0] == ["0.weight", [8, 1]]
     assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
 
 

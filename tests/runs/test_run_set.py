@@ -14,7 +14,7 @@ import loss_viz as lv
 from loss_viz.landscapes.kernels import fit_kernel
 from loss_viz.planes.local_planes import choose_anchors, local_planes
 from loss_viz.planes.projection import fit_projection
-from loss_viz.runs.run_set import bundle_runs
+from loss_viz.runs.run_set import as_run_set
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +50,19 @@ def test_the_plane_is_that_of_all_rows(runs, land):
     np.testing.assert_allclose(land.path, (every - mean) @ components.T, atol=1e-9)
     np.testing.assert_allclose(land.explained_variance_ratio, ratio, atol=1e-12)
     np.testing.assert_array_equal(land.path_loss, np.concatenate([run.loss for run in runs]))
-    assert land.bundle.rows == [slice(0, 41), slice(41, 82), slice(82, 123)]
+    assert land.run_set.rows == [slice(0, 41), slice(41, 82), slice(82, 123)]
 
 
 def test_planes_stay_on_their_own_run(runs):
-    bundle = bundle_runs([runs[0], runs[1]])
-    projection = fit_projection(bundle.weights)
+    run_set = as_run_set([runs[0], runs[1]])
+    projection = fit_projection(run_set.weights)
     anchors = np.array([0, 5, 40, 41, 44, 60, 81])
-    planes = local_planes(bundle.weights, projection, anchors, k=4, starts=bundle.starts)
+    planes = local_planes(run_set.weights, projection, anchors, k=4, starts=run_set.starts)
     assert planes.path.tolist() == [0, 0, 0, 1, 1, 1, 1]
     for i, row in enumerate(anchors):
         run, t = (runs[0], row) if row < 41 else (runs[1], row - 41)
-        np.testing.assert_allclose(planes.frames[i][1], reference.local_basis(run.weights, t, 4), atol=1e-10)
-        np.testing.assert_array_equal(planes.frames[i][0], run.weights[t])
+        np.testing.assert_allclose(planes.bases[i][1], reference.local_basis(run.weights, t, 4), atol=1e-10)
+        np.testing.assert_array_equal(planes.bases[i][0], run.weights[t])
 
 
 def test_kernels_do_not_reach_from_the_end_of_one_run_to_the_start_of_the_next():
@@ -74,13 +74,13 @@ def test_kernels_do_not_reach_from_the_end_of_one_run_to_the_start_of_the_next()
 
 
 def test_every_cell_is_the_full_sum_over_the_anchors_of_all_runs(runs, land):
-    anchors = [start + choose_anchors(run.weights, 66) for start, run in zip(land.bundle.starts, runs, strict=True)]
+    anchors = [start + choose_anchors(run.weights, 66) for start, run in zip(land.run_set.starts, runs, strict=True)]
     assert np.array_equal(land.anchors, np.concatenate(anchors))
     k, points = 3, np.stack(np.meshgrid(land.x[::3], land.y[::2]), axis=-1).reshape(-1, 2)
-    projection, offsets = land.projection, np.repeat(land.bundle.starts, [len(part) for part in anchors])
+    projection, offsets = land.projection, np.repeat(land.run_set.starts, [len(part) for part in anchors])
     losses = np.empty((len(points), len(land.anchors)))
     for j, (row, offset) in enumerate(zip(land.anchors, offsets, strict=True)):
-        run = runs[land.bundle.starts.index(offset)]
+        run = runs[land.run_set.starts.index(offset)]
         path = projection.path[offset : offset + 41]
         for i, point in enumerate(points):
             weights = reference.lift(run.weights, projection.components, path, row - offset, k, point, "local")
@@ -91,7 +91,7 @@ def test_every_cell_is_the_full_sum_over_the_anchors_of_all_runs(runs, land):
 
 def test_the_picture_is_true_to_every_run(land):
     factor = lv.fidelity(land).factor
-    for rows in land.bundle.rows:
+    for rows in land.run_set.rows:
         assert np.median(factor[rows]) < 1.02
         assert factor[rows][0] < 1.1
 
@@ -107,8 +107,8 @@ def test_runs_of_any_lengths_and_dtypes(runs):
     short = lv.train("x^3", steps=9, optimizer="sgd", progress=False)
     land = lv.landscape({"long": runs[0], "short": short}, k=2, resolution=4, progress=False)
     assert land.path.shape == (41 + 10, 2)
-    assert land.bundle.names == ("long", "short")
-    assert land.bundle.find_rows(30) == [30, 41 + 9]  # the short one waits at its end
+    assert land.run_set.names == ("long", "short")
+    assert land.run_set.find_rows(30) == [30, 41 + 9]  # the short one waits at its end
     with pytest.raises(ValueError, match="`k`=5 needs at least 2k \\+ 1 = 11 recorded steps, the run has 10"):
         lv.landscape([runs[0], short], k=5, progress=False)
 
@@ -138,7 +138,7 @@ def test_statistics_of_a_norm_layer_go_with_their_run():
     for order in (recorded, recorded[::-1]):
         land = lv.landscape(order, k=2, resolution=3, n_anchors=None, progress=False)
         factor = lv.fidelity(land).factor
-        assert all(np.median(factor[rows]) < 1.02 for rows in land.bundle.rows)
+        assert all(np.median(factor[rows]) < 1.02 for rows in land.run_set.rows)
 
 
 @pytest.mark.parametrize(
@@ -156,25 +156,25 @@ def test_runs_that_do_not_belong_together_are_refused(runs, make, error, cause):
 
 def test_what_is_no_run_is_refused(runs):
     with pytest.raises(TypeError, match="A landscape needs runs, got int"):
-        bundle_runs.__wrapped__([runs[0], 3])
+        as_run_set.__wrapped__([runs[0], 3])
 
 
 def test_names_tell_runs_apart():
     a, b, c = (lv.train("x", steps=3, seed=seed, progress=False) for seed in (1, 2, 2))
-    assert bundle_runs([a, b]).names == ("seed = 1", "seed = 2")
-    assert bundle_runs([a, b, c]).names == ("seed = 1", "seed = 2 1", "seed = 2 2")
-    assert bundle_runs({"one": a, "two": b}).names == ("one", "two")
+    assert as_run_set([a, b]).names == ("seed = 1", "seed = 2")
+    assert as_run_set([a, b, c]).names == ("seed = 1", "seed = 2 1", "seed = 2 2")
+    assert as_run_set({"one": a, "two": b}).names == ("one", "two")
     other = lv.train("x", steps=3, seed=1, optimizer="sgd", lr=0.3, progress=False)
-    assert bundle_runs([a, other]).names == ("adam", "sgd")
+    assert as_run_set([a, other]).names == ("adam", "sgd")
     bare = [lv.Run(run.weights, run.loss, run.step, run.objective) for run in (a, a)]
-    assert bundle_runs(bare).names == ("run 1", "run 2")
+    assert as_run_set(bare).names == ("run 1", "run 2")
 
 
 def test_figures_draw_every_run_in_its_colour(runs, land):
     for figure in (lv.surface_figure(land, step=20), lv.compare_figure(land, step=20)):
         for i, run in enumerate(runs):
             [path] = [t for t in figure.data if t.name == run.name and isinstance(t, go.Scatter3d) and len(t.x) > 1]
-            rows = land.bundle.rows[i]
+            rows = land.run_set.rows[i]
             assert np.array_equal(np.column_stack([path.x, path.y]), land.path[rows])
             np.testing.assert_array_equal(path.customdata[:, 1], run.loss)
             balls = [t for t in figure.data if t.legendgroup == run.name and t.name == "ball"]
@@ -193,9 +193,9 @@ def test_figures_draw_every_run_in_its_colour(runs, land):
 
 def test_the_balls_race(land):
     figure = lv.animate(land, n_frames=12)
-    assert len(figure.frames) <= 12
-    for frame in (figure.frames[0], figure.frames[5], figure.frames[-1]):
-        rows = land.bundle.find_rows(int(frame.name))
+    assert len(figure.bases) <= 12
+    for frame in (figure.bases[0], figure.bases[5], figure.bases[-1]):
+        rows = land.run_set.find_rows(int(frame.name))
         assert [figure.data[i].name for i in frame.traces] == ["error", "ball"] * 3
         for row, ball in zip(rows, frame.data[1::2], strict=True):
             assert min(ball.z) == pytest.approx(land.path_loss[row], rel=1e-9)

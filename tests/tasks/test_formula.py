@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from loss_viz.tasks.formula import parse_expression
+from loss_viz.tasks.formula import parse_formula
 
 X = torch.linspace(-1, 1, 7, dtype=torch.float64)
 
@@ -37,7 +37,7 @@ X = torch.linspace(-1, 1, 7, dtype=torch.float64)
     ],
 )
 def test_means_what_a_person_means(text, expected):
-    torch.testing.assert_close(parse_expression(text)(X), expected, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(parse_formula(text)(X), expected, rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_means_what_a_person_means(text, expected):
 )
 def test_refuses_in_words(text, cause):
     with pytest.raises(ValueError, match="is not a formula in x") as error:
-        parse_expression(text)
+        parse_formula(text)
     assert cause in str(error.value)
     assert 'Type one like "x^2"' in str(error.value)
 
 
 def test_the_sign_of_what_is_no_number_is_none():
-    signs = parse_expression("sign(sqrt(x))")(torch.tensor([-1.0, 0.0, 4.0]))
+    signs = parse_formula("sign(sqrt(x))")(torch.tensor([-1.0, 0.0, 4.0]))
     torch.testing.assert_close(signs, torch.tensor([math.nan, 0.0, 1.0]), equal_nan=True)

@@ -1,0 +1,35 @@
+from .diagnostics.fidelity import disagreement_map as disagreement_map
+from .diagnostics.fidelity import fidelity as fidelity
+from .diagnostics.fidelity import sigma_curve as sigma_curve
+from .diagnostics.folds import find_folds as find_folds
+from .diagnostics.geometry import measure_geometry as measure_geometry
+from .diagnostics.geometry import measure_sharpness as measure_sharpness
+from .diagnostics.plateaus import find_plateaus as find_plateaus
+from .diagnostics.plateaus import measure_escape as measure_escape
+from .diagnostics.report import Report as Report
+from .diagnostics.report import assess as assess
+from .export.html import export_html as export_html
+from .export.images import export_gif as export_gif
+from .export.images import export_mp4 as export_mp4
+from .export.images import export_png as export_png
+from .figures.curves import fidelity_figure as fidelity_figure
+from .figures.curves import loss_curve_figure as loss_curve_figure
+from .figures.diagnostics import geometry_figure as geometry_figure
+from .figures.diagnostics import map_figure as map_figure
+from .figures.diagnostics import sigma_figure as sigma_figure
+from .figures.surface import animate as animate
+from .figures.surface import compare_figure as compare_figure
+from .figures.surface import contour_figure as contour_figure
+from .figures.surface import surface_figure as surface_figure
+from .landscapes.compute import landscape as landscape
+from .landscapes.landscape import Landscape as Landscape
+from .landscapes.reproduce import reproduce as reproduce
+from .objective.objective import Objective as Objective
+from .panel.explorer import Explorer as Explorer
+from .runs.recorder import Recorder as Recorder
+from .runs.run import Run as Run
+from .runs.run import load_run as load_run
+from .runs.training import compare as compare
+from .runs.training import train as train
+
+__version__: str
