@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import re
 import sys
 import time
 import traceback
@@ -28,183 +29,81 @@ OURS = str(Path(lv.__file__).parent)
 MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))
 HUGE = 10_000_000
 
-ATTRIBUTES = [
-    *["{}.real", "{}.__class__", "{}.__class__.__mro__[1].__subclasses__()", "{}.__init__.__globals__['os']"],
-    *["{}.__reduce_ex__(2)", "{}.data_ptr()", "getattr({}, '__class__')", "{}[0]", "{}.__dict__", "{}.__doc__"],
-    *["vars({})", "type({}).__bases__", "{}.storage()", "{}.grad_fn.next_functions", "{}.register_hook(print)"],
-]
-CODE = [
-    *["__import__('os').system('touch owned')", "import os", "from os import *", "exec('import os')", "eval('1')"],
-    *[
-        "open('/etc/passwd').read()",
-        "open('owned', 'w')",
-        "lambda: 0",
-        "lambda x: x",
-        "(lambda f: f(f))(lambda f: f(f))",
-    ],
-    *["f'{x}'", "f'{__import__(\"os\")}'", "'{0.__class__}'.format(x)", "'%s' % x", "'%99999999d' % 1", "b'x'", "'x'"],
-    *[
-        "x if x else x",
-        "x and 1",
-        "not x",
-        "x is x",
-        "x == x",
-        "x < 1",
-        "x := 2",
-        "x = 2",
-        "x; x",
-        "x # comment",
-        "x, x",
-    ],
-    *["yield x", "await x", "async def f(): pass", "def f(): pass", "class A: pass", "while 1: pass", "for i in x: i"],
-    *[
-        "del x",
-        "global x",
-        "raise x",
-        "assert x",
-        "return x",
-        "with x: pass",
-        "try: x",
-        "@x",
-        "*x",
-        "**x",
-        "x[:]",
-        "x[...]",
-    ],
-    *[
-        "{x}",
-        "{x: x}",
-        "[x]",
-        "...",
-        "None",
-        "True",
-        "x // 2",
-        "x % 2",
-        "x @ x",
-        "x | x",
-        "x & x",
-        "x << 2",
-        "~x",
-        "x!",
-    ],
-    *["breakpoint()", "exit()", "quit()", "input()", "help(x)", "globals()", "compile('x','','exec')", "print(x)"],
-    *["torch.load('x')", "numpy.lib.format", "sys.exit()", "$(touch owned)", "`touch owned`", "x; rm -rf /", "| cat"],
-    *["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</script><script>", "javascript:x", "&lt;x&gt;"],
-    *["' OR 1=1 --", "{{7*7}}", "${7*7}", "#{7*7}", "<%= x %>", "%s%s%n", "../../etc/passwd", "file:///etc/passwd"],
-    *[
-        "\\frac{x}{2}",
-        "$x^2$",
-        "x^{2}",
-        "!!python/object:os.system",
-        '{"x": 1}',
-        "<?xml?><!ENTITY x>",
-        "=cmd|' /C x'!A0",
-    ],
-    *["0x10", "0b1", "0o7", "1_000", "1j", "1e+", "1.2.3", "1..2", ".", "e1x1", "x1", "1 2", "x 2", "sin", "sin x"],
-    *[
-        "sin()",
-        "sin(,)",
-        "max(x)",
-        "max(x,x,x)",
-        "max(,x)",
-        "x(",
-        "x)",
-        "()",
-        ")(",
-        "x^",
-        "^x",
-        "x^^2",
-        "x***2",
-        "*",
-        "/x",
-    ],
-    *[
-        "x//x",
-        "+",
-        "-",
-        "x+",
-        "x*",
-        ",",
-        "x,",
-        "X",
-        "Sin(x)",
-        "SIN(x)",
-        "xx",
-        "xsin(x)",
-        "pipi",
-        "ee",
-        "log3(x)",
-        "sin2(x)",
-    ],
-]
-BOMBS = [
-    *[
-        "[x for x in range(10**9)]",
-        "[[[0]*9**9]*9**9]*9**9",
-        "sum(x for x in iter(int, 1))",
-        "'x'*10**10",
-        "x*'a'*9**9",
-    ],
-    *["{i: i for i in range(10**12)}", "[*range(10**10)]", "list(range(9**9**9))", "tuple(x)*9**9", "(x,)*10**10"],
-    *["bytes(10**10)", "bytearray(10**10)", "range(10**10)", "1<<10**10", "2**10**10", "int('9'*10**9)", "ones(9**9)"],
-    *["factorial(10**6)", "any(iter(int,1))", "pow(9,9**9)", "(a:='x'*10**9)", "f'{x:>{10**9}}'", "max(range(9**9))"],
-]
+
+def split(text):
+    """Return the formulas in a text, which stand three spaces or a line apart."""
+    return re.split(r" {3,}|\n", text.strip())
+
+
+def judge(good, text):
+    """Pair each formula in a text with whether it must be accepted."""
+    return [(formula, good) for formula in split(text)]
+
+
+ATTRIBUTES = split(r"""
+{}.real   {}.__class__   {}.__class__.__mro__[1].__subclasses__()   {}.__init__.__globals__['os']
+{}.__reduce_ex__(2)   {}.data_ptr()   getattr({}, '__class__')   {}[0]   {}.__dict__   {}.__doc__   vars({})
+type({}).__bases__   {}.storage()   {}.grad_fn.next_functions   {}.register_hook(print)
+""")
+CODE = split(r"""
+__import__('os').system('touch owned')   import os   from os import *   exec('import os')   eval('1')
+open('/etc/passwd').read()   open('owned', 'w')   lambda: 0   lambda x: x   (lambda f: f(f))(lambda f: f(f))   f'{x}'
+f'{__import__("os")}'   '{0.__class__}'.format(x)   '%s' % x   '%99999999d' % 1   b'x'   'x'   x if x else x   x and 1
+not x   x is x   x == x   x < 1   x := 2   x = 2   x; x   x # comment   x, x   yield x   await x   async def f(): pass
+def f(): pass   class A: pass   while 1: pass   for i in x: i   del x   global x   raise x   assert x   return x
+with x: pass   try: x   @x   *x   **x   x[:]   x[...]   {x}   {x: x}   [x]   ...   None   True   x // 2   x % 2
+x @ x   x | x   x & x   x << 2   ~x   x!   breakpoint()   exit()   quit()   input()   help(x)   globals()
+compile('x','','exec')   print(x)   torch.load('x')   numpy.lib.format   sys.exit()   $(touch owned)   `touch owned`
+x; rm -rf /   | cat   <script>alert(1)</script>   <img src=x onerror=alert(1)>   </script><script>   javascript:x
+&lt;x&gt;   ' OR 1=1 --   {{7*7}}   ${7*7}   #{7*7}   <%= x %>   %s%s%n   ../../etc/passwd   file:///etc/passwd
+\frac{x}{2}   $x^2$   x^{2}   !!python/object:os.system   {"x": 1}   <?xml?><!ENTITY x>   =cmd|' /C x'!A0   0x10   0b1
+0o7   1_000   1j   1e+   1.2.3   1..2   .   e1x1   x1   1 2   x 2   sin   sin x   sin()   sin(,)   max(x)   max(x,x,x)
+max(,x)   x(   x)   ()   )(   x^   ^x   x^^2   x***2   *   /x   x//x   +   -   x+   x*   ,   x,   X   Sin(x)   SIN(x)
+xx   xsin(x)   pipi   ee   log3(x)   sin2(x)
+""")
+BOMBS = split(r"""
+[x for x in range(10**9)]   [[[0]*9**9]*9**9]*9**9   sum(x for x in iter(int, 1))   'x'*10**10   x*'a'*9**9
+{i: i for i in range(10**12)}   [*range(10**10)]   list(range(9**9**9))   tuple(x)*9**9   (x,)*10**10   bytes(10**10)
+bytearray(10**10)   range(10**10)   1<<10**10   2**10**10   int('9'*10**9)   ones(9**9)   factorial(10**6)
+any(iter(int,1))   pow(9,9**9)   (a:='x'*10**9)   f'{x:>{10**9}}'   max(range(9**9))
+""")
 POWERS = [
     *[("^".join("9" * n), n == 2) for n in range(2, 12)],
     *[("^".join("x" * n), False) for n in range(2, 8)],
     *[("^".join(["1"] * n), True) for n in (2, 10, 29)],
     *[("2**" * n + "2", n < 4) for n in range(1, 9)],
     *[("(" * n + "2" + "^2)" * n, n < 7) for n in range(1, 12)],
-    *[
-        ("0^0", True),
-        ("0^-1", False),
-        ("(-1)^0.5", False),
-        ("(-8)^(1/3)", False),
-        ("x^1e308", True),
-        ("x^-1e308", False),
-    ],
-    *[("1e308*10", False), ("1e39", False), ("3e38*2", False), ("-1e999", False), ("1e-999", True), ("9^-9^9", True)],
-    *[
-        ("10^38", True),
-        ("10^39", False),
-        ("exp(88)", True),
-        ("exp(89)", False),
-        ("exp(exp(x+9))", False),
-        ("e^e^e^e", False),
-    ],
-    *[
-        ("cosh(99)", False),
-        ("sinh(1e5)", False),
-        ("x^0", True),
-        ("abs(x)^x", True),
-        ("2^1024", False),
-        ("2^-1024", True),
-    ],
+    *judge(
+        True,
+        r"""
+0^0   x^1e308   1e-999   9^-9^9   10^38   exp(88)   x^0   abs(x)^x   2^-1024
+    """,
+    ),
+    *judge(
+        False,
+        r"""
+0^-1   (-1)^0.5   (-8)^(1/3)   x^-1e308   1e308*10   1e39   3e38*2   -1e999   10^39   exp(89)   exp(exp(x+9))
+e^e^e^e   cosh(99)   sinh(1e5)   2^1024
+    """,
+    ),
 ]
 VALUES = [
-    *[("1/0", False), ("-1/0", False), ("0/0", False), ("x/0", False), ("x/x", True), ("1/x", True), ("0/x", True)],
-    *[("1/(x-x)", False), ("1/(x-1)", False), ("1/(x+1)", False), ("1/floor(x)", False), ("1/sign(x)", True)],
-    *[("log(-1)", False), ("log(0)", False), ("log(x)", False), ("log2(-x^2)", False), ("log10(0x)", False)],
-    *[("log(x^2)", True), ("ln(1e-45)", True), ("ln(1e-46)", False), ("sqrt(-1)", False), ("sqrt(x)", False)],
-    *[
-        ("sqrt(abs(x))", True),
-        ("sqrt(-x^2)", False),
-        ("asin(2)", False),
-        ("acos(2x)", False),
-        ("arccos(-1.0001)", False),
-    ],
-    *[("asin(1)", True), ("tan(pi/2)", True), ("nan", False), ("NaN", False), ("inf", False), ("-inf", False)],
-    *[("Infinity", False), ("1e9999", False), ("1e9999-1e9999", False), ("0*1e9999", False), ("max(1/0, x)", False)],
-    *[("min(1/0, x)", True), ("max(0/0, x)", False), ("abs(0/0)", False), ("sign(0/0)", False), ("relu(-1/0)", True)],
-    *[("sigmoid(1/0)", True), ("tanh(1/0)", True), ("atan(1/0)", True), ("exp(-1/0)", True), ("sin(1/0)", False)],
-    *[
-        ("sign(sqrt(x))", False),
-        ("floor(log(x))", False),
-        ("ceil(1/0)", False),
-        ("1e", True),
-        ("2e", True),
-        ("e1", False),
-    ],
+    *judge(
+        True,
+        r"""
+x/x   1/x   0/x   1/sign(x)   log(x^2)   ln(1e-45)   sqrt(abs(x))   asin(1)   tan(pi/2)   min(1/0, x)   relu(-1/0)
+sigmoid(1/0)   tanh(1/0)   atan(1/0)   exp(-1/0)   1e   2e
+    """,
+    ),
+    *judge(
+        False,
+        r"""
+1/0   -1/0   0/0   x/0   1/(x-x)   1/(x-1)   1/(x+1)   1/floor(x)   log(-1)   log(0)   log(x)   log2(-x^2)   log10(0x)
+ln(1e-46)   sqrt(-1)   sqrt(x)   sqrt(-x^2)   asin(2)   acos(2x)   arccos(-1.0001)   nan   NaN   inf   -inf   Infinity
+1e9999   1e9999-1e9999   0*1e9999   max(1/0, x)   max(0/0, x)   abs(0/0)   sign(0/0)   sin(1/0)   sign(sqrt(x))
+floor(log(x))   ceil(1/0)   e1
+    """,
+    ),
 ]
 TARGETS = ["x^2", "sin(3x)", "2x^3 - x", "exp(-x^2)"]
 ALIKE = {
