@@ -122,6 +122,19 @@ def as_run_set(runs: Runs) -> RunSet:
         TypeError: something else than runs.
         ValueError: no run, or runs of different models, or with different losses.
     """
+    several, names = list_runs(runs)
+    for name, run in zip(names[1:], several[1:], strict=True):
+        _require_alike(several[0], run, name)
+    return RunSet(several, names)
+
+
+def list_runs(runs: Runs) -> tuple[tuple[Run, ...], tuple[str, ...]]:
+    """Return the runs of an argument `runs` and their names, without comparing their models and losses.
+
+    Raises:
+        TypeError: if `runs` is not a run, nor a list or dict of runs.
+        ValueError: if it is empty.
+    """
     if not isinstance(runs, Run | Sequence | Mapping):
         raise TypeError(f"A landscape needs runs, got {type(runs).__name__}. Pass what `loss_viz.train` returns.")
     several = (runs,) if isinstance(runs, Run) else tuple(runs.values() if isinstance(runs, Mapping) else runs)
@@ -130,10 +143,7 @@ def as_run_set(runs: Runs) -> RunSet:
     for run in several:
         if not isinstance(run, Run):
             raise TypeError(f"A landscape needs runs, got {type(run).__name__}. Pass what `loss_viz.train` returns.")
-    names = tuple(str(name) for name in runs) if isinstance(runs, Mapping) else label_runs(several)
-    for name, run in zip(names[1:], several[1:], strict=True):
-        _require_alike(several[0], run, name)
-    return RunSet(several, names)
+    return several, tuple(str(name) for name in runs) if isinstance(runs, Mapping) else label_runs(several)
 
 
 def label_runs(runs: Sequence[Run]) -> tuple[str, ...]:
