@@ -21,8 +21,8 @@ from .report import table
 
 PAGE = Path(".docs/robustness.md")
 MARKS = "<!-- robustness: written by python -m benchmarks.robustness -->\n", "<!-- end of robustness -->\n"
-SOAK = "random actions in the panel, in a real browser, up to a quarter of an hour"
-SOAK_HOLDS = "no error; memory, threads and observers flat; as quick in the end; the picture is that of a fresh panel"
+SOAK = "random actions in the panel, in a real browser, for up to a quarter of an hour"
+SOAK_HOLDS = "no error; memory, threads and observers do not grow; as fast at the end; same picture as a fresh panel"
 
 
 class Part(NamedTuple):
@@ -39,39 +39,39 @@ PARTS = [
     Part(
         "runs, losses, grids and kernels of any kind",
         "robustness/test_properties.py",
-        "every number is that of slow, obvious code or within the stated error",
+        "every number equals that of slow, obvious code, or is within the stated error",
         f"not {WRONG}",
     ),
     Part(
         "wrong arguments to every public function",
         "robustness/test_properties.py",
-        "refused by name, with the repair",
+        "rejected with the name of the argument and the fix",
         WRONG,
     ),
     Part(
-        "formulas typed by strangers",
+        "hostile formulas",
         "robustness/test_hostile_formulas.py",
-        "refused in words within 50 ms, or finite; nothing is compiled, imported or opened",
+        "rejected with a message within 50 ms, or finite; nothing is executed, imported or opened",
     ),
     Part(
         "damaged and hostile runs, checkpoints and exported files",
         "robustness/test_damaged_files.py",
-        "read as they are, or refused in words; no code, no crash, no more memory than twice the file",
+        "read correctly or rejected with a message; no code runs, no crash, at most twice the file's size in memory",
     ),
     Part(
-        "trainings that go wrong, before every view of a run",
+        "trainings that go wrong, in every view of a run",
         "robustness/test_failed_trainings.py",
-        "a picture, or a sentence that tells why not",
+        "a picture, or a message that says why there is none",
     ),
     Part(
         "jobs killed or interrupted at random moments; a full disk; a read-only folder",
         "robustness/test_killed_jobs.py",
-        "files are old or new ones, and what was complete is taken up again",
+        "every file is the old or the new one, complete; finished work is resumed",
     ),
     Part(
-        "callables of the user's that raise",
+        "user callables that raise",
         "robustness/test_failing_callables.py",
-        "their own error comes back, and nothing half-done is kept",
+        "their own error is raised; nothing half-done is kept",
     ),
 ]
 

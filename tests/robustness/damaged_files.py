@@ -32,6 +32,7 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 import loss_viz as lv
+from loss_viz.landscapes.provenance import read_settings
 
 OURS = str(Path(lv.__file__).parent)
 MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))
@@ -123,7 +124,7 @@ def read(kind, path):
         assert np.isfinite(lv.reproduce(path, progress=False).loss).all()
         return
     else:
-        settings = lv.read_settings(path)
+        settings = read_settings(path)
         assert settings["format"] == "loss_viz settings"
         assert settings["version"] == 1
         return

@@ -23,7 +23,7 @@ import torch
 import loss_viz as lv
 from loss_viz.runs.training import build_training
 from loss_viz.tasks.formula import parse_formula
-from loss_viz.tasks.regression import build_task
+from loss_viz.tasks.regression import Task, build_task
 
 OURS = str(Path(lv.__file__).parent)
 MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))
@@ -279,7 +279,7 @@ def tell(call, thing):
             ours = type(error) in (TypeError, ValueError) and inner.startswith(OURS)
             end, said = "refused" if ours else "other", f"{type(error).__name__}: {error}"
         best = min(best, time.process_time() - started)
-    if end == "taken" and isinstance(value, lv.Task) and not value.y.isfinite().all():
+    if end == "taken" and isinstance(value, Task) and not value.y.isfinite().all():
         end = "not finite"
     return {"end": end, "ms": 1000 * best, "said": said.encode("utf-8", "backslashreplace").decode()[:700]}
 
@@ -287,7 +287,13 @@ def tell(call, thing):
 def listen():
     """All that Python reports of itself from now on, while the second value is true: imports, open files, code."""
     events, switch = [], {"on": False}
-    sys.addaudithook(lambda event, _: events.append(event) if switch["on"] else None)
+
+    def record(event, arguments):
+        if switch["on"]:
+            parsed = event == "compile" and isinstance(arguments[0], bytes) and arguments[1] == "<unknown>"
+            events.append(f"parse {arguments[0].decode()}" if parsed else event)
+
+    sys.addaudithook(record)
     return events, switch
 
 

@@ -29,6 +29,7 @@ from torch import nn
 
 import loss_viz as lv
 from loss_viz.landscapes.loss_cache import LossTable
+from loss_viz.landscapes.provenance import read_settings
 
 N_KILLS, N_INTERRUPTS = 5, 4
 MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))
@@ -240,7 +241,7 @@ class Stopping:
 
     def check(self, folder, n_said):
         assert {path.name for path in folder.iterdir()} <= {"run", "costs.npy", "page.html", "film.gif"}
-        lv.read_settings(folder / "page.html")
+        read_settings(folder / "page.html")
         assert (folder / "page.html").read_text("utf-8").rstrip().endswith("</html>")
         assert not (folder / "film.gif").exists() or (folder / "film.gif").read_bytes().endswith(b";")
 

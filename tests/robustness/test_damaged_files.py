@@ -3,14 +3,12 @@
 `damaged_files.py` lists what is done to them; LOSS_VIZ_FUZZ=10 for ten times as many places at which files are damaged.
 """
 
-import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from child_process import run_driver
 
 pytestmark = pytest.mark.skipif(
     not (hasattr(os, "fork") and Path("/proc/self/clear_refs").exists()),
@@ -22,12 +20,7 @@ ROOM = 16 * 2**20  # beside twice the file: what Python and PyTorch take for nam
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    script, folder = Path(__file__).with_name("damaged_files.py"), tmp_path_factory.mktemp("mutants")
-    command = [sys.executable, str(script), str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.run(command, capture_output=True, text=True, timeout=3000, env=environment, check=False)
-    assert process.returncode == 0, process.stderr[-3000:]
-    return [json.loads(line) for line in process.stdout.splitlines()]
+    return run_driver("damaged_files.py", tmp_path_factory.mktemp("damaged"))
 
 
 def test_every_file_is_read_or_refused_in_words(told, record_property):

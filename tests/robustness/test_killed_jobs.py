@@ -1,15 +1,14 @@
 """Ends that nobody planned: what was complete before is still there, and nothing half-written is taken for whole."""
 
-import json
 import os
 import subprocess
 import sys
 import textwrap
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
+from child_process import ONE_THREAD, run_driver
 
 import loss_viz as lv
 
@@ -18,7 +17,6 @@ AS_ANYBODY = (
     "--bounding-set=-all",
     "--inh-caps=-all",
 )  # root may write anywhere; without its rights it may not
-NURSERY = Path(__file__).parent / "killed_jobs.py"
 JOBS = {"saving": 9, "recording": 9, "sweeping": 9, "exporting": 7, "stopping": 10}  # and how often each is ended
 if find_spec("matplotlib"):
     JOBS["filming"] = 7
@@ -30,11 +28,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are fo
 def test_a_job_that_is_ended_at_a_random_moment_leaves_what_was_complete(job, tmp_path, record_property):
     """By kills and by interrupts; LOSS_VIZ_SEED for other moments, LOSS_VIZ_FUZZ=10 for ten times as many."""
     seed = os.environ.get("LOSS_VIZ_SEED", "0")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, str(NURSERY), job, str(tmp_path), seed]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=5000, env=environment, check=False)
-    assert process.returncode == 0, process.stderr[-3000:]
-    counts = json.loads(process.stdout.splitlines()[-1])
+    *_, counts = run_driver("killed_jobs.py", job, tmp_path, seed, timeout=5000)
     record_property("cases", sum(counts.values()))
     assert sum(counts.values()) == JOBS[job] * int(os.environ.get("LOSS_VIZ_FUZZ", "1"))
     assert counts["killed"] + counts["interrupted"] >= 4, counts
@@ -42,7 +36,7 @@ def test_a_job_that_is_ended_at_a_random_moment_leaves_what_was_complete(job, tm
 
 def run_script(script, *arguments, command=()):
     command = [*command, sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | ONE_THREAD
     process = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
     assert process.returncode == 0, process.stderr[-3000:]
     return process.stdout.splitlines()
@@ -50,8 +44,7 @@ def run_script(script, *arguments, command=()):
 
 BEGIN = """
     import sys, warnings
-    from pathlib import Path
-    import numpy as np, torch
+        import numpy as np, torch
     import loss_viz as lv
 
     folder = Path(sys.argv[1])

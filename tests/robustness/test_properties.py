@@ -4,19 +4,16 @@ The runs are drawn by Hypothesis, always the same ones. `LOSS_VIZ_FUZZ=10 pytest
 tests/robustness/test_properties.py` draws ten times as many, others each time.
 """
 
-import json
 import math
 import os
-import subprocess
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
 import torch
+from child_process import run_driver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joblib import parallel_config
@@ -450,10 +447,7 @@ def test_runs_of_any_kind_go_to_a_file_and_come_back(tmp_path_factory, data):
 
 def test_every_wrong_argument_is_refused_in_words(record_property):
     """In a process of its own: here the shape checks of the tests would speak first."""
-    script = Path(__file__).with_name("wrong_arguments.py")
-    told = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr[-2000:]
-    cases = [json.loads(line) for line in told.stdout.splitlines()]
+    cases = run_driver("wrong_arguments.py")
     record_property("cases", len(cases))
     assert len(cases) > 2000
     assert [case for case in cases if case["verdict"] != "refused"] == []
