@@ -1,6 +1,7 @@
-"""What an argument must be. Whatever else comes is refused by its name: what must hold, what came, how to repair it.
+"""Argument checks. Each error names the argument, the constraint, the value received and the fix.
 
-`TypeError` stands for another kind of thing, `ValueError` for one of the right kind that cannot be taken.
+`TypeError` means a value of the wrong kind, `ValueError` one of the right kind that is not allowed. Every error carries
+the argument's name in its attribute `argument`, which the panel reads to mark the control in question.
 """
 
 import math
@@ -9,142 +10,143 @@ import reprlib
 from collections.abc import Collection
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
+AnyError = TypeVar("AnyError", bound=Exception)
+
+
+def argument_error(name: str, text: str) -> ValueError:
+    """Return a `ValueError` with the message `text` whose attribute `argument` is `name`.
+
+    Example:
+        >>> argument_error("k", "`k` must be smaller than the run is long. Use 5.").argument
+        'k'
+    """
+    return _argument_error(ValueError, name, text)
+
+
+def _argument_error(kind: type[AnyError], name: str, text: str) -> AnyError:
+    error = kind(text)
+    error.argument = name  # type: ignore[attr-defined]
+    return error
+
 
 def check_int(name: str, value: Any, least: int, most: int | None = None, *, advice: str) -> int:
-    """A whole number within its range, as Python's own.
+    """Return a whole number from `least` to `most` as a Python int.
 
     Raises:
-        TypeError: no number at all.
-        ValueError: one that is not whole, or out of its range.
+        TypeError: if `value` is not a real number.
+        ValueError: if it is not whole, or out of range.
 
     Example:
         >>> check_int("steps", np.int64(7), 1, advice="Use 2000.")
         7
     """
-    within = f"of at least {least}" if most is None else f"from {least} to {most}"
-    cause = f"`{name}` must be a whole number {within}, got {_show(value)}. {advice}"
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+    text = f"`{name}` must be a whole number {bounds}, got {_show(value)}. {advice}"
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(cause)
+        raise _argument_error(TypeError, name, text)
     number = int(value) if isinstance(value, Integral) else least - 1
     if number < least or (most is not None and number > most):
-        raise ValueError(cause)
+        raise argument_error(name, text)
     return number
 
 
 def check_float(name: str, value: Any, what: str, *, advice: str) -> float:
-    """A real number, as Python's own; its range is looked at by the caller, of which nan is never in.
+    """Return a real number as a Python float. The caller checks its range, and must reject nan.
 
     Raises:
-        TypeError: no number.
+        TypeError: if `value` is not a real number.
 
     Example:
         >>> check_float("lr", np.float32(0.5), "a positive number", advice="The post uses 0.01.")
         0.5
     """
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"`{name}` must be {what}, got {_show(value)}. {advice}")
+        raise _argument_error(TypeError, name, f"`{name}` must be {what}, got {_show(value)}. {advice}")
     try:
         return float(value)
-    except OverflowError:  # a whole number of more than 308 digits
+    except OverflowError:  # an int of more than 308 digits
         return math.copysign(math.inf, value)
 
 
 def check_fraction(name: str, value: Any) -> None:
-    """Refuse what is no number from 0 to 1.
-
-    Raises:
-        TypeError, ValueError: it is not.
-    """
+    """Raise `TypeError` unless `value` is a real number, `ValueError` unless it is from 0 to 1."""
     what, advice = "a number from 0 to 1", "Use 0 to show all."
     if not 0 <= check_float(name, value, what, advice=advice) <= 1:
-        raise ValueError(f"`{name}` must be {what}, got {_show(value)}. {advice}")
+        raise argument_error(name, f"`{name}` must be {what}, got {_show(value)}. {advice}")
 
 
-def check_choice(name: str, value: Any, words: Collection[str], *, advice: str) -> None:
-    """Refuse what is not one of a few words.
-
-    Raises:
-        ValueError: it is another one, or none.
-    """
-    if not isinstance(value, str) or value not in words:
-        raise ValueError(f"`{name}` must be one of {', '.join(words)}; got {_show(value)}. {advice}")
+def check_choice(name: str, value: Any, choices: Collection[str], *, advice: str) -> None:
+    """Raise `ValueError` unless `value` is one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise argument_error(name, f"`{name}` must be one of {', '.join(choices)}; got {_show(value)}. {advice}")
 
 
 def check_type(name: str, value: Any, kind: Any, what: str, *, advice: str) -> None:
-    """Refuse a thing of another kind.
-
-    Raises:
-        TypeError: it is one.
-    """
+    """Raise `TypeError` unless `value` is an instance of `kind`, which the message calls `what`."""
     if not isinstance(value, kind):
-        raise TypeError(f"`{name}` must be {what}, got {type(value).__name__}. {advice}")
+        raise _argument_error(TypeError, name, f"`{name}` must be {what}, got {type(value).__name__}. {advice}")
 
 
 def check_bool(name: str, value: Any) -> None:
-    """Refuse what is neither true nor false: a text such as "no" would be true.
-
-    Raises:
-        TypeError: it is something else.
-    """
+    """Raise `TypeError` unless `value` is True or False: a string such as "no" would count as true."""
     check_type(name, value, (bool, np.bool_), "True or False", advice="Leave it out for the default.")
 
 
 def check_path(name: str, value: Any, *, advice: str) -> Path:
-    """A path, from a text or a path.
+    """Return a string or path as a `Path`.
 
     Raises:
-        TypeError: something else.
-        ValueError: a text that no file can have for a name.
+        TypeError: if `value` is neither.
+        ValueError: if it is empty or contains a null character.
     """
     check_type(name, value, (str, os.PathLike), "a path", advice=advice)
     text = os.fspath(value)
     if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError(f"`{name}` must be a path, got {_show(text)}. {advice}")
+        raise argument_error(name, f"`{name}` must be a path, got {_show(text)}. {advice}")
     return Path(text)
 
 
 def check_array(name: str, values: Any, shape: tuple[int | str, ...], *, advice: str) -> Float[np.ndarray, "..."]:
-    """An array of real numbers, in float32 or float64; not copied where it is one.
+    """Return an array of real numbers in float32 or float64, without a copy where possible.
 
     Args:
-        name: of the argument.
-        values: an array, or what NumPy makes one of.
-        shape: a length, or a name for any length, for each axis.
-        advice: how to repair it.
+        name: name of the argument.
+        values: an array, or anything that NumPy converts to one.
+        shape: for each axis its length, or a name if any length is allowed.
+        advice: how to fix a wrong value.
 
     Raises:
-        TypeError: no array of numbers.
-        ValueError: one of another shape.
+        TypeError: if `values` is not an array of numbers.
+        ValueError: if it has another shape.
 
     Example:
         >>> check_array("points", [[1, 2]], ("n", 2), advice="For one point pass point[None].")
         array([[1., 2.]])
     """
     wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+    text = f"`{name}` must be an array of numbers of shape ({wanted}), got "
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"`{name}` must be an array of numbers of shape ({wanted}), got {type(values).__name__} that NumPy cannot "
-            f"read. {advice}"
-        ) from error
+        cause = f"{type(values).__name__} that NumPy cannot read. {advice}"
+        raise _argument_error(TypeError, name, text + cause) from error
     if array.dtype.kind not in "fiu":
         kind = type(values).__name__ if array.dtype.kind == "O" else f"an array of {array.dtype}"
-        raise TypeError(f"`{name}` must be an array of numbers of shape ({wanted}), got {kind}. {advice}")
+        raise _argument_error(TypeError, name, f"{text}{kind}. {advice}")
     pairs = zip(shape, array.shape, strict=False)
     if array.ndim != len(shape) or any(isinstance(want, int) and want != got for want, got in pairs):
-        raise ValueError(f"`{name}` must have shape ({wanted}), got {array.shape}. {advice}")
+        raise argument_error(name, f"`{name}` must have shape ({wanted}), got {array.shape}. {advice}")
     wide = np.float32 if array.dtype in (np.float16, np.float32) else np.float64
     return array.astype(wide, copy=False)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, without a full stop; of what kind it is, where it says nothing.
+    """Return the first line of an error's message without its full stop, or the error's type if it has no message.
 
     Example:
         >>> first_line(ValueError("not here")), first_line(KeyError())
