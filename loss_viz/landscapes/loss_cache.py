@@ -156,7 +156,10 @@ class LossCache:
     def __init__(self, folder: str | os.PathLike[str], run_set: RunSet, **view: object) -> None:
         self.folder = check_path("cache", folder, advice="Name a folder to keep losses in.")
         _require_folder(self.folder)
-        digest = hashlib.sha256(repr((FORMAT, sorted(view.items()), run_set.objective.layout)).encode())
+        layout = run_set.objective.layout  # spelled out as version 0.1 wrote it, so that its files are still found
+        specs = ", ".join(f"Entry(names={spec.names}, shape={spec.shape})" for spec in layout.entries)
+        about = f"({FORMAT}, {sorted(view.items())}, Layout(entries=({specs}), dtype={layout.dtype}))"
+        digest = hashlib.sha256(about.encode())
         for run in run_set.runs:
             for rows in (run.weights, run.buffers):
                 if rows is not None:
