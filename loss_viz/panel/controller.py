@@ -29,11 +29,11 @@ from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.objective.batching import trim_heap
 from loss_viz.panel.figure_widget import LiveFigures
-from loss_viz.panel.status import write_figures
+from loss_viz.panel.status import write_readout
 from loss_viz.panel.worker import Worker
 from loss_viz.runs.run_set import RunSet
 from loss_viz.runs.training import Training
-from loss_viz.settings import ALONE
+from loss_viz.settings import NO_PLANE
 
 SECONDS_PER_FRAME = 0.1  # of a curve that grows
 
@@ -50,7 +50,7 @@ class Listener(Protocol):
     def on_runs(self, run_set: RunSet) -> int:
         """There are other runs; the answer is the step at which the ball shall lie."""
 
-    def on_figures(self, html: str) -> None:
+    def on_readout(self, html: str) -> None:
         """The figures at the ball's place have changed."""
 
     def on_done(self, words: str) -> None:
@@ -67,7 +67,7 @@ class Request(NamedTuple):
     """All settings, and whether to train even if the run is known."""
 
     settings: Mapping[str, Any]
-    anew: bool
+    retrain: bool
 
 
 class Stopped(Exception):
@@ -90,7 +90,7 @@ class Controller:
     """
 
     def __init__(self, picture: LiveFigures, listener: Listener, pipeline: Pipeline, *, step: int | None) -> None:
-        self.picture = picture
+        self.figures = picture
         self.listener = listener
         self.pipeline = pipeline
         self.step = step
@@ -102,24 +102,24 @@ class Controller:
         self._stop = threading.Event()
         self._training = False
 
-    def ask(self, settings: Mapping[str, Any], *, anew: bool = False) -> None:
+    def request(self, settings: Mapping[str, Any], *, retrain: bool = False) -> None:
         """Draw these settings, and forget what was asked for before."""
         with self._drawing:  # so that no older picture can still say that it is the one
             self._stop.clear()
-            self.picture.state = "updating"
-            self.worker.submit(Request(settings, anew))
+            self.figures.state = "updating"
+            self.worker.submit(Request(settings, retrain))
 
     def stop(self) -> None:
         """End the work under way. A run that was being trained is kept, and drawn, as far as it has come."""
         self._stop.set()
 
-    def roll(self, step: int | None) -> None:
+    def move_ball(self, step: int | None) -> None:
         """Move the ball to a training step, on what is on screen."""
         self.step = step
         with self._drawing:
             if self.run_set and not self._training:
-                self.picture.push(self._place_balls(self.run_set))
-                self._write_figures(self.run_set)
+                self.figures.push(self._place_balls(self.run_set))
+                self._show_readout(self.run_set)
 
     def _work(self, request: Request, check: Callable[[], None]) -> None:
         started = time.monotonic()
@@ -134,18 +134,18 @@ class Controller:
                 self.listener.on_done(" ".join([*(run.note for run in run_set.runs if run.note), words]))
                 self._measure_costs(landscape, request.settings, check)
         except Stopped:
-            self.picture.state = "stopped"
+            self.figures.state = "stopped"
             self.listener.on_done("Stopped; the surface is not that of these settings. Move a control or train anew.")
         finally:
             trim_heap()
 
     def _fail(self, error: BaseException) -> None:
         self._training = False
-        self.picture.state = "not these settings"
+        self.figures.state = "not these settings"
         self.listener.on_error(error)
 
     def _find_runs(self, request: Request, check: Callable[[], None]) -> RunSet:
-        run_set = None if request.anew else self.pipeline.find_runs(request.settings)
+        run_set = None if request.retrain else self.pipeline.find_runs(request.settings)
         if run_set is None:
             self._training = True
             run_set = self._train(request.settings, check)
@@ -159,7 +159,7 @@ class Controller:
             with self._drawing:
                 check()
                 parts = merge_updates(curves, factor_update(run_set, None), self._place_balls(run_set))
-                self.picture.push(parts, state="updating")
+                self.figures.push(parts, state="updating")
         return run_set
 
     def _train(self, settings: Mapping[str, Any], check: Callable[[], None]) -> RunSet:
@@ -175,7 +175,7 @@ class Controller:
                 self._stop.clear()
                 raise KeyboardInterrupt
             now = time.monotonic()
-            if step == 0 or (now - last > SECONDS_PER_FRAME and self.picture.wait_drawn(0.0)) or now - last > 1:
+            if step == 0 or (now - last > SECONDS_PER_FRAME and self.figures.wait_drawn(0.0)) or now - last > 1:
                 last = now
                 self._draw_training(training, losses)
 
@@ -189,7 +189,7 @@ class Controller:
         curve = curve_update([(np.arange(len(losses)), np.array(losses))], [], n_steps)
         nothing = {"x": np.empty(0), "y": np.empty(0)}
         parts = curve | fit_update(x, target, [network], step) | {"curve_step": nothing, "curve_factor": nothing}
-        self.picture.push(parts, state="training")
+        self.figures.push(parts, state="training")
         self.listener.on_progress(f"training, step {step:,} of {n_steps:,}, loss {losses[-1]:.3g}", step / n_steps)
 
     def _draw_landscape(self, run_set: RunSet, settings: Mapping[str, Any], check: Callable[[], None]) -> Landscape:
@@ -208,7 +208,7 @@ class Controller:
         if not known and settings["sigma"] != "auto":  # the heights under the run then take longer than a redraw
             self._draw(sampling, surface, None, settings, check_both)
         landscape = self.pipeline.blend_path(sampling, settings, meter)
-        beside = self._blend_beside(run_set, settings, meter) if settings["beside"] != ALONE else None
+        beside = self._blend_beside(run_set, settings, meter) if settings["beside"] != NO_PLANE else None
         self._draw(sampling, surface, landscape, settings, check_both, beside)
         return landscape
 
@@ -250,27 +250,27 @@ class Controller:
         report = assess(landscape) if landscape else None
         frame = ViewState(run_set, projection, surface, height, scale, landscape, beside, report)
         parts = update_all(frame, sampling, settings, self.plateau_summary, first=self.frame is None)
-        self.picture.wait_drawn(0.5)
+        self.figures.wait_drawn(0.5)
         with self._drawing:
             check()
             self.frame = frame
             # Until all is known a second surface stays as it is.
-            hidden = self.picture.hidden if landscape is None else [] if beside else ["beside"]
+            hidden = self.figures.hidden if landscape is None else [] if beside else ["beside"]
             state, words = "" if landscape else "updating", summarize(run_set, self.plateau_summary.plateaus)
-            self.picture.push(
+            self.figures.push(
                 merge_updates(parts, self._place_balls(run_set)), hidden=hidden, state=state, summary=words
             )
-            self._write_figures(run_set)
+            self._show_readout(run_set)
 
     def _find_rows(self, run_set: RunSet) -> list[int]:
         return run_set.find_rows(
             None if self.step is None else int(np.clip(self.step, run_set.first_step, run_set.last_step))
         )
 
-    def _write_figures(self, run_set: RunSet) -> None:
+    def _show_readout(self, run_set: RunSet) -> None:
         if self.frame and self.frame.run_set is run_set:
             rows, frame = self._find_rows(run_set), self.frame
-            self.listener.on_figures(write_figures(run_set, frame.projection, self.plateau_summary, rows, frame.report))
+            self.listener.on_readout(write_readout(run_set, frame.projection, self.plateau_summary, rows, frame.report))
 
     def _place_balls(self, run_set: RunSet) -> dict[str, dict[str, Any]]:
         """The balls' places on the curves and the networks there; on the surface where that is of the same runs."""

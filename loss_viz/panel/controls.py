@@ -125,7 +125,7 @@ class Message(widgets.HTML):
         super().__init__(layout={"display": "none"})
         self.add_class(f"lossviz-{kind}")
 
-    def say(self, text: str) -> None:
+    def show(self, text: str) -> None:
         """Show a text, or nothing."""
         self.value = f"<div>{escape(text)}</div>" if text else ""
         self.layout.display = None if text else "none"
@@ -153,7 +153,7 @@ class ControlPanel:
         on_change: Callable[[str, Any], object],
         on_press: Callable[[str], object],
     ) -> None:
-        self.picture = picture
+        self.figures = picture
         self.controls = build_controls()
         self._on_change = on_change
         self._lock = threading.RLock()  # handlers run in the kernel's threads, and words come from the worker's
@@ -161,11 +161,11 @@ class ControlPanel:
         self._sigma_place = math.log10(POST_SIGMA)
         self._errors = {name: Message("error") for name in TRAINING + VIEW}
         self._note = Message("note")
-        self._figures, self._status, self._costs = widgets.HTML("<dl></dl>"), widgets.HTML(), widgets.HTML()
+        self._readout, self._status, self._width_errors = widgets.HTML("<dl></dl>"), widgets.HTML(), widgets.HTML()
         self._progress = widgets.FloatProgress(min=0.0, max=1.0)
         self._code = widgets.Textarea(layout={"display": "none", "width": "auto", "height": "110px"})
-        named = {"figures": self._figures, "status": self._status, "progress": self._progress, "code": self._code}
-        named["costs"] = self._costs
+        named = {"figures": self._readout, "status": self._status, "progress": self._progress, "code": self._code}
+        named["costs"] = self._width_errors
         for name, widget in named.items():
             widget.add_class(f"lossviz-{name}")
         self.box = _box(widgets.VBox, "desk", self._arrange(trains=trains), self._status, self._code)
@@ -192,11 +192,11 @@ class ControlPanel:
 
     def show_error(self, name: str, text: str) -> None:
         """Say beside a control what is wrong with it; an empty text takes it back."""
-        self._errors[name].say(text)
+        self._errors[name].show(text)
         mark = self.controls[name].add_class if text else self.controls[name].remove_class
         mark("lossviz-wrong")
 
-    def say(self, text: str, *, bad: bool = False, details: str = "") -> None:
+    def show_status(self, text: str, *, bad: bool = False, details: str = "") -> None:
         """Show a line of words at the foot of the panel, with details to be opened."""
         more = f"<details><summary>details</summary><pre>{escape(details)}</pre></details>" if details else ""
         kind = "lossviz-bad" if bad else "lossviz-good"
@@ -208,14 +208,14 @@ class ControlPanel:
         self._progress.layout.visibility = "hidden" if share is None else "visible"
         self.controls["stop"].disabled = share is None
 
-    def show_figures(self, html: str) -> None:
+    def show_readout(self, html: str) -> None:
         """Show the line of figures."""
-        self._figures.value = html
+        self._readout.value = html
 
     def show_width_errors(self, html: str) -> None:
         """Show what each place of the σ slider costs, or nothing."""
-        self._costs.value = html
-        self._costs.layout.display = None if html else "none"
+        self._width_errors.value = html
+        self._width_errors.layout.display = None if html else "none"
 
     def show_code(self, text: str) -> None:
         """Show lines of Python, put them on the clipboard, or put them away again."""
@@ -223,13 +223,13 @@ class ControlPanel:
         self._code.value = text
         self._code.layout.display = None if hidden else "none"
         if hidden:
-            self.picture.copy_text(text)
+            self.figures.copy_text(text)
 
     def show_sigma(self, widths: Float[np.ndarray, " n_anchors"]) -> None:
         """Say how wide the kernels are in units of weights; a single plane has none."""
         narrow, wide = f"{widths.min():.2g}", f"{widths.max():.2g}"
         words = f"= {narrow if narrow == wide else f'{narrow} to {wide}'} in units of weights"
-        self._note.say(words if len(widths) > 1 else "")
+        self._note.show(words if len(widths) > 1 else "")
 
     def close(self) -> None:
         """Remove every widget."""
@@ -316,7 +316,7 @@ class ControlPanel:
             "Landscape",
             *(c["plane"], c["k"], c["sigma"]),
             _box(widgets.HBox, "buttons", c["auto"], c["post"]),
-            *(self._note, self._costs, c["resolution"], c["loss_axis"], c["min_support"], c["beside"]),
+            *(self._note, self._width_errors, c["resolution"], c["loss_axis"], c["min_support"], c["beside"]),
             _box(widgets.HBox, "buttons", c["code"]),
             of=("plane", "k", "sigma", "resolution", "loss_axis", "min_support", "beside"),
         )
@@ -324,7 +324,7 @@ class ControlPanel:
         network = group("Network", c["preset"], fields, *work, of=FIELDS)
         side = (target, network, landscape) if trains else (landscape, group("Work", *work, of=[]))
         time = _box(widgets.HBox, "time", c["play"], c["step"])
-        main = _box(widgets.VBox, "main", self._figures, self.picture, time, self._errors["step"])
+        main = _box(widgets.VBox, "main", self._readout, self.figures, time, self._errors["step"])
         return _box(widgets.Box, "body", _box(widgets.VBox, "side", *side), main)
 
 

@@ -1,6 +1,5 @@
 """The panel: set a value or move a control, and the picture follows."""
 
-import re
 import traceback
 import weakref
 from collections.abc import Mapping, Sequence
@@ -24,19 +23,39 @@ from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.panel.status import draw_width_errors
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import Runs, RunSet, as_run_set
-from loss_viz.runs.training import PRESETS, preset_for
-from loss_viz.settings import ALONE, TRAINING, VIEW, check_setting, to_code
+from loss_viz.settings import (
+    LANDSCAPE,
+    OPTIONS,
+    PRESETS,
+    TRAINING,
+    VIEW,
+    TrainSettings,
+    check_setting,
+    preset_for,
+    to_script,
+)
 
 NAMES = TRAINING + VIEW
 
-NUMBERS = {"k": 5, "resolution": 61, "width": 8, "depth": 1, "steps": 2000, "seed": 52}
+TRAITS = {int: traitlets.Int, float: traitlets.Float, str: traitlets.Unicode}
 
-WORDS = {"target": "x^3", "plane": "local", "activation": "silu", "optimizer": "adam", "loss_axis": "linear"}
+SPECIAL_TRAITS = {
+    "sigma": traitlets.Union([traitlets.Float(), traitlets.Unicode()], default_value=OPTIONS["sigma"].default),
+    "step": traitlets.Int(None, allow_none=True),
+}
 
-WORDS["beside"] = ALONE
+# A panel whose traits are the options.
+_Settings: Any = type(widgets.VBox)(
+    "_Settings",
+    (widgets.VBox,),
+    {
+        name: SPECIAL_TRAITS[name] if name in SPECIAL_TRAITS else TRAITS[type(option.default)](option.default)
+        for name, option in OPTIONS.items()
+    },
+)
 
 
-class Explorer(widgets.VBox):
+class Explorer(_Settings):
     """A panel that trains, draws the landscape and follows every control at once.
 
     Each setting is a trait: set it in code, or move its control. Work runs beside the kernel's main thread, the
@@ -67,12 +86,6 @@ class Explorer(widgets.VBox):
         >>> explorer.close()
     """
 
-    k, resolution, width, depth, steps, seed = (traitlets.Int(value) for value in NUMBERS.values())
-    target, plane, activation, optimizer, loss_axis, beside = (traitlets.Unicode(value) for value in WORDS.values())
-    lr = traitlets.Float(PRESETS["post"].lr)
-    min_support = traitlets.Float(0.0)
-    sigma = traitlets.Union([traitlets.Float(), traitlets.Unicode()], default_value="auto")
-    step = traitlets.Int(None, allow_none=True)
     _opened = False
 
     def __init__(self, target: str | Runs = "x^3", *, preset: str = "post", **settings: Any) -> None:
@@ -104,16 +117,16 @@ class Explorer(widgets.VBox):
             for name, value in preset_for(self.target, preset)._asdict().items():
                 if name not in settings:
                     setattr(self, name, value)
-        self.picture = LiveFigures(hidden=["beside"], **build_templates(own))
-        self.control_panel = ControlPanel(self.picture, trains=own is None, on_change=self._take, on_press=self._press)
-        self._controller = Controller(self.picture, self, Pipeline(own), step=self.step)
+        self.figures = LiveFigures(hidden=["beside"], **build_templates(own))
+        self.control_panel = ControlPanel(self.figures, trains=own is None, on_change=self._take, on_press=self._press)
+        self._controller = Controller(self.figures, self, Pipeline(own), step=self.step)
         for name in self._names:
             self.control_panel.write(name, getattr(self, name))
         self._name_preset()
         self.children = (self.control_panel.box,)
         self.add_class("lossviz")
         self._opened = True
-        self.picture.on_click(self._click)
+        self.figures.on_click(self._click)
         self.observe(self._follow_target, "target")
         self.observe(self._change, self._names)
         replace_previous(self)
@@ -167,13 +180,18 @@ class Explorer(widgets.VBox):
     @property
     def code(self) -> str:
         """The Python lines that draw this picture without the panel."""
-        return to_code(self.settings, runs="runs" if len(self.runs) > 1 else "run")
+        settings = self.settings
+        shown: dict[str, Any] = {"landscape": {name: settings[name] for name in LANDSCAPE}}
+        if self._source is None:
+            shown["runs"] = [{"train": settings}]
+        view = settings | {"log": self.loss_axis == "log"}
+        return to_script(shown, view, name="runs" if len(self.runs) > 1 else "run")
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until what was asked for is drawn; False if it takes longer than `timeout` seconds, or cannot be."""
         finished = self._controller.worker.wait(timeout)
-        self.picture.wait_drawn()
-        return finished and not self.picture.state
+        self.figures.wait_drawn()
+        return finished and not self.figures.state
 
     def close(self) -> None:
         """End the work and remove the panel from the page."""
@@ -195,15 +213,15 @@ class Explorer(widgets.VBox):
     def _read(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._names}
 
-    def _ask(self, *, anew: bool = False) -> None:
-        self.control_panel.say("updating")
+    def _ask(self, *, retrain: bool = False) -> None:
+        self.control_panel.show_status("updating")
         self.control_panel.show_work(0.0)
-        self._controller.ask(self._read(), anew=anew)
+        self._controller.request(self._read(), retrain=retrain)
 
     def _change(self, change: Any) -> None:
         """A setting has changed, in code or by its control."""
         if change["name"] == "step":
-            self._controller.roll(change["new"])
+            self._controller.move_ball(change["new"])
             self.control_panel.write("step", change["new"])
             return
         self.control_panel.write(change["name"], change["new"])
@@ -226,7 +244,7 @@ class Explorer(widgets.VBox):
 
     def _press(self, button: str) -> None:
         if button == "train":
-            self._ask(anew=True)
+            self._ask(retrain=True)
         elif button == "stop":
             self._controller.stop()
         else:
@@ -247,7 +265,7 @@ class Explorer(widgets.VBox):
             self.control_panel.name_preset(matches[0] if matches and self._is_plain() else OWN)
 
     def _is_plain(self) -> bool:
-        return (self.depth, self.activation, self.optimizer) == (1, "silu", "adam")
+        return all(getattr(self, name) == OPTIONS[name].default for name in ("depth", "activation", "optimizer"))
 
     def _click(self, point: dict[str, Any]) -> None:
         step = self._controller.frame.find_step(point) if self._controller.frame else None
@@ -256,7 +274,7 @@ class Explorer(widgets.VBox):
 
     def on_progress(self, words: str, share: float) -> None:
         """Of the work: how far it is."""
-        self.control_panel.say(words)
+        self.control_panel.show_status(words)
         self.control_panel.show_work(share)
 
     def on_runs(self, run_set: RunSet) -> int:
@@ -270,14 +288,14 @@ class Explorer(widgets.VBox):
             self.step = step
         return step
 
-    def on_figures(self, html: str) -> None:
+    def on_readout(self, html: str) -> None:
         """Of the figures at the ball's place."""
-        self.control_panel.show_figures(html)
+        self.control_panel.show_readout(html)
 
     def on_done(self, words: str) -> None:
         """Of a picture that is complete, or work that was stopped."""
         self.control_panel.show_work(None)
-        self.control_panel.say(words)
+        self.control_panel.show_status(words)
         if self._blamed:
             self.control_panel.show_error(self._blamed, "")
             self._blamed = ""
@@ -294,15 +312,17 @@ class Explorer(widgets.VBox):
     def on_error(self, error: BaseException) -> None:
         """Of what cannot be drawn: said beside the control whose name the error gives, and the last picture stays."""
         self.control_panel.show_work(None)
-        named = re.search(r"`(\w+)`", str(error))
-        name = {"log": "loss_axis"}.get(named[1], named[1]) if named else ""
+        argument = getattr(error, "argument", "")
+        name = "loss_axis" if argument == "log" else argument
         if isinstance(error, ValueError) and name in self._names:
             self._blamed = name
             self.control_panel.show_error(name, str(error))
-            self.control_panel.say(f"The picture is still that of the settings before; {name} says why.", bad=True)
+            self.control_panel.show_status(
+                f"The picture is still that of the settings before; {name} says why.", bad=True
+            )
         else:
             details = "".join(traceback.format_exception(error))
-            self.control_panel.say(f"{type(error).__name__}: {error}", bad=True, details=details)
+            self.control_panel.show_status(f"{type(error).__name__}: {error}", bad=True, details=details)
 
 
 _OPEN: dict[str, tuple[str, list["weakref.ref[Any]"]]] = {}

@@ -1,4 +1,4 @@
-"""The picture in the page: Plotly figures in one widget, fed with arrays and never built anew."""
+"""The panel's plots: Plotly figures in one widget, updated by arrays instead of being rebuilt."""
 
 import json
 import threading
@@ -14,109 +14,107 @@ from loss_viz.figures.assets import read_plotly, read_static
 
 Updates = Mapping[str, Mapping[str, Any]]
 
-
-_NARROW = {"f": "float32", "i": "uint32", "u": "uint32"}
+WIRE_DTYPES = {"f": "float32", "i": "uint32", "u": "uint32"}
 
 
 class LiveFigures(anywidget.AnyWidget):
-    """Figures side by side, each trace of which takes new arrays without a redraw of anything else.
+    """Plotly figures side by side whose traces take new arrays without rebuilding the figures.
 
-    Plotly's own JavaScript is taken from the installed package, so nothing is fetched from the network. Arrays
-    travel as float32 buffers. The page draws the newest state only, keeps camera, zoom and hidden traces, waits
-    while a button is down, and answers when a frame is on screen. All panes in 3D have one camera: whoever turns one
-    of them turns the others.
+    Plotly's JavaScript comes from the installed package, so nothing is fetched from the network. Arrays travel as
+    float32 buffers. The browser draws only the newest state, keeps camera, zoom and hidden traces, does not redraw
+    a pane while a mouse button is down on it, and reports each drawn update. All 3D panes share one camera.
 
     Args:
-        hidden: names of the panes that are not shown for now. Such a pane takes no room and costs nothing: its figure
-            is made when it is first shown. Set it anew, `picture.hidden = []`, to show it. (So no pane can have the
-            name "hidden".)
-        panes: the figures by name, in their order. The uid of each trace, or its name where it has none, tells which
-            part it takes: trace "ball" of pane "surface" takes the part "surface_ball"; "surface_layout" takes changes
-            to the layout.
+        hidden: names of the panes that are not shown. A hidden pane takes no space and no WebGL context: its figure
+            is created when it is first shown. Assign a new list, `figures.hidden = []`, to show it. No pane can be
+            called "hidden".
+        panes: the figures by name, in display order. A trace takes the update called pane, underscore and its uid
+            (its name if it has none): trace "ball" of pane "surface" takes "surface_ball". "surface_layout" takes
+            changes of the layout.
 
     Raises:
-        traitlets.TraitError: `hidden` names a pane that does not exist.
+        traitlets.TraitError: if `hidden` names a pane that does not exist.
 
     Example:
         >>> line = go.Scatter(name="line", x=[], y=[])
-        >>> picture = LiveFigures(curve=go.Figure([line]))
-        >>> picture.push({"curve_line": {"x": np.arange(3.0), "y": np.arange(3.0)}})
-        >>> picture.serial, picture.wait_drawn()
+        >>> figures = LiveFigures(curve=go.Figure([line]))
+        >>> figures.push({"curve_line": {"x": np.arange(3.0), "y": np.arange(3.0)}})
+        >>> figures.serial, figures.wait_drawn()
         (1, False)
-        >>> picture.hidden = ["curve"]
+        >>> figures.hidden = ["curve"]
     """
 
     _esm = read_plotly() + "\n" + read_static("figure_widget.js")
     _css = read_static("figure_widget.css")
     panes = traitlets.Dict().tag(sync=True)
-    state = traitlets.Unicode("").tag(sync=True)  # what a badge says while the picture is not up to date
-    summary = traitlets.Unicode("").tag(sync=True)  # the picture in words, for those who do not see it
+    state = traitlets.Unicode("").tag(sync=True)  # badge text while the figures are out of date
+    summary = traitlets.Unicode("").tag(sync=True)  # text alternative for screen readers
     hidden = traitlets.List(traitlets.Unicode()).tag(sync=True)
     serial = traitlets.Int(0).tag(sync=True)
 
     def __init__(self, *, hidden: Sequence[str] = (), **panes: go.Figure) -> None:
         names = [f"{pane}_{trace.uid or trace.name}" for pane, figure in panes.items() for trace in figure.data]
         names += [f"{pane}_layout" for pane in panes]
-        # Before ipywidgets starts, which looks once for what is to be kept in step with the page.
+        # Before super().__init__: ipywidgets collects the traits to synchronize only once.
         self.add_traits(**{name: traitlets.Dict().tag(sync=True) for name in names})
         self._pushing = threading.Lock()
-        self._news = threading.Condition()
-        self._shown = 0
-        self._patient = False  # is there a page that answers?
+        self._drawn_changed = threading.Condition()
+        self._drawn = 0
+        self._answering = False  # whether a front end has reported lately
         self._handlers: list[Callable[[dict[str, Any]], object]] = []
         super().__init__(panes={name: _to_json(figure) for name, figure in panes.items()}, hidden=hidden)
         self.on_msg(self._on_message)
 
-    def push(self, parts: Updates, **others: str | Sequence[str]) -> None:
-        """Change parts of the picture, in one message; those that are as they were are not sent.
+    def push(self, updates: Updates, **others: str | Sequence[str]) -> None:
+        """Send updates in one message; values that have not changed are not sent.
 
         Args:
-            parts: by name, each with new values for some attributes of its trace or layout.
+            updates: new values for attributes of a trace or layout, by the name of the update.
             others: `state`, `summary` or `hidden`.
         """
         with self._pushing, self.hold_sync():
-            for name, values in parts.items():
+            for name, values in updates.items():
                 setattr(self, name, getattr(self, name) | {key: _encode(value) for key, value in values.items()})
             for name, value in others.items():
                 setattr(self, name, value)
             self.serial += 1
 
     def wait_drawn(self, timeout: float = 1.0) -> bool:
-        """Wait until what was pushed last is on screen; not at all where no page has answered lately."""
-        with self._news:
-            shown = self._news.wait_for(lambda: self._shown >= self.serial, timeout if self._patient else 0)
-            self._patient = shown and self._patient
-            return shown
+        """Block until the browser has drawn the last update; return at once if no front end has answered recently."""
+        with self._drawn_changed:
+            drawn = self._drawn_changed.wait_for(lambda: self._drawn >= self.serial, timeout if self._answering else 0)
+            self._answering = drawn and self._answering
+            return drawn
 
     def on_click(self, handler: Callable[[dict[str, Any]], object]) -> None:
-        """Call `handler` with pane, trace, index, x and y of each point that is clicked."""
+        """Call `handler` with a dict of pane, trace, index, x and y for each point that is clicked."""
         self._handlers.append(handler)
 
     def copy_text(self, text: str) -> None:
-        """Put a text on the clipboard of whoever looks at the picture."""
+        """Copy `text` to the clipboard of the browser."""
         self.send({"kind": "copy", "text": text})
 
     @traitlets.validate("hidden")
     def _check_hidden(self, proposal: Any) -> list[str]:
         if unknown := sorted(set(proposal["value"]) - set(self.panes)):
             raise traitlets.TraitError(
-                f"`hidden` takes names of panes, which are {', '.join(self.panes)}; got {', '.join(unknown)}."
+                f"`hidden` must be a list of pane names ({', '.join(self.panes)}), got {', '.join(unknown)}."
             )
         return proposal["value"]
 
     def _on_message(self, _: Any, message: dict[str, Any], __: Any) -> None:
         if message.get("kind") == "shown":
-            with self._news:
-                self._shown = max(self._shown, message["serial"])
-                self._patient = True
-                self._news.notify_all()
+            with self._drawn_changed:
+                self._drawn = max(self._drawn, message["serial"])
+                self._answering = True
+                self._drawn_changed.notify_all()
         elif message.get("kind") == "click":
             for handler in self._handlers:
                 handler(message)
 
 
 def _to_json(figure: go.Figure) -> dict[str, Any]:
-    """The figure in plain lists; its template, which is all of Plotly's default looks, is resolved in the page."""
+    """Return data and layout as plain lists; the layout includes the template, which the browser applies."""
     spec = json.loads(figure.to_json(remove_uids=False))
     return {"data": spec["data"], "layout": spec["layout"]}
 
@@ -125,6 +123,6 @@ def _encode(value: Any) -> Any:
     if not isinstance(value, np.ndarray):
         return value
     if value.dtype != np.uint8:
-        with np.errstate(over="ignore"):  # what the page has no number for stays open there
-            value = value.astype(_NARROW[value.dtype.kind])
+        with np.errstate(over="ignore"):  # beyond float32: infinite, which Plotly leaves out
+            value = value.astype(WIRE_DTYPES[value.dtype.kind])
     return {"dtype": value.dtype.name, "shape": list(value.shape), "data": value.tobytes()}

@@ -7,12 +7,12 @@ import numpy as np
 
 from loss_viz.diagnostics.fidelity import SigmaCurve
 from loss_viz.diagnostics.report import PlateauSummary, Report, write_factor
-from loss_viz.landscapes.kernels import POST_SIGMA
+from loss_viz.settings import POST_SIGMA
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run_set import RunSet
 
 
-def write_figures(
+def write_readout(
     run_set: RunSet, projection: Projection, plateau_summary: PlateauSummary, rows: Sequence[int], report: Report | None
 ) -> str:
     """The line of figures under the title of the panel, as HTML; those of the surface wait for it."""

@@ -1,4 +1,4 @@
-"""Work beside the kernel's main thread: the latest request wins, and what is stale ends."""
+"""A background thread that runs the latest request and drops the ones before it."""
 
 import threading
 from collections.abc import Callable
@@ -6,60 +6,60 @@ from typing import Any
 
 
 class Superseded(Exception):
-    """Raised inside work that a newer request has overtaken."""
+    """Raised inside work for which a newer request has arrived."""
 
 
 class Worker:
-    """Carries out the latest request, in a thread that lives only while there is something to do.
+    """Runs the latest request, in a thread that exists only while there is work.
 
     Args:
-        work: called with a request and a function `check()`, which raises `Superseded` once the request is overtaken;
-            long work calls it often.
-        fail: called with whatever else `work` raises.
+        work: called with a request and a function `check()`, which raises `Superseded` once a newer request has
+            arrived. Long work calls `check` often.
+        on_error: called with any other exception that `work` raises.
 
     Example:
         >>> done = []
         >>> worker = Worker(lambda request, check: done.append(request), print)
-        >>> worker.submit("a picture")
+        >>> worker.submit("settings")
         >>> worker.wait(), done
-        (True, ['a picture'])
+        (True, ['settings'])
     """
 
     def __init__(
-        self, work: Callable[[Any, Callable[[], None]], object], fail: Callable[[BaseException], object]
+        self, work: Callable[[Any, Callable[[], None]], object], on_error: Callable[[BaseException], object]
     ) -> None:
         self._work = work
-        self._fail = fail
+        self._on_error = on_error
         self._changed = threading.Condition()
         self._serial = 0
-        self._waiting: tuple[int, Any] | None = None
+        self._pending: tuple[int, Any] | None = None
         self._running = False
         self._closed = False
 
     def submit(self, request: Any) -> None:
-        """Ask for `request` in place of whatever was asked for before."""
+        """Run `request` next, in place of every earlier request that has not finished."""
         with self._changed:
             if self._closed:
                 return
             self._serial += 1
-            self._waiting = self._serial, request
+            self._pending = self._serial, request
             if not self._running:
                 self._running = True
                 threading.Thread(target=self._run, name="loss_viz", daemon=True).start()
 
     def cancel(self) -> None:
-        """Ask for nothing: what is running becomes stale."""
+        """Drop the pending request and supersede the running one."""
         with self._changed:
             self._serial += 1
-            self._waiting = None
+            self._pending = None
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until there is nothing to do; False if that takes longer than `timeout` seconds."""
+        """Block until there is no work left; return False if that takes more than `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._running, timeout)
 
     def close(self) -> None:
-        """Cancel, for good."""
+        """Cancel all work and accept no more."""
         with self._changed:
             self._closed = True
         self.cancel()
@@ -67,11 +67,11 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._changed:
-                if self._waiting is None:
+                if self._pending is None:
                     self._running = False
                     self._changed.notify_all()
                     return
-                (serial, request), self._waiting = self._waiting, None
+                (serial, request), self._pending = self._pending, None
 
             def check(serial: int = serial) -> None:
                 if serial != self._serial:
@@ -81,5 +81,5 @@ class Worker:
                 self._work(request, check)
             except Superseded:
                 pass
-            except (Exception, SystemExit, KeyboardInterrupt) as error:  # the last two: of code that the work calls
-                self._fail(error)
+            except (Exception, SystemExit, KeyboardInterrupt) as error:  # user code may raise the last two
+                self._on_error(error)

@@ -12,7 +12,7 @@ import torch
 from traitlets import TraitError
 
 import loss_viz as lv
-from loss_viz import pipeline
+from loss_viz.landscapes import compute
 from loss_viz.panel.controls import ControlPanel
 from loss_viz.panel.explorer import Explorer
 from loss_viz.panel.figure_widget import LiveFigures
@@ -54,7 +54,7 @@ def expected(explorer):
 
 
 def assert_drawn(explorer, land):
-    picture = explorer.picture
+    picture = explorer.figures
     x, y = np.meshgrid(land.x, land.y)
     np.testing.assert_allclose(decode(picture, "surface_surface", "x"), x.ravel(), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(decode(picture, "surface_surface", "y"), y.ravel(), rtol=1e-6, atol=1e-6)
@@ -112,15 +112,15 @@ def test_settings_make_the_same_panel(explorer):
     twin = Explorer(**settings)
     twin.wait(60.0)
     assert twin.settings == settings
-    for part in explorer.picture.trait_names():
+    for part in explorer.figures.trait_names():
         if part.startswith(("surface_", "curve_", "fit_")):
-            mine, theirs = (getattr(panel.picture, part) for panel in (explorer, twin))
+            mine, theirs = (getattr(panel.figures, part) for panel in (explorer, twin))
             assert mine.keys() == theirs.keys()
             for key, value in mine.items():
                 if not (isinstance(value, dict) and "data" in value):
                     assert value == theirs[key]
                     continue
-                one, other = (decode(panel.picture, part, key) for panel in (explorer, twin))
+                one, other = (decode(panel.figures, part, key) for panel in (explorer, twin))
                 np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
     twin.close()
 
@@ -137,13 +137,15 @@ def test_the_code_draws_the_same_figure(explorer):
 
 def count(monkeypatch, name):
     calls = []
-    real = getattr(pipeline, name)
-    monkeypatch.setattr(pipeline, name, lambda *args, **kwargs: calls.append(name) or real(*args, **kwargs))
+    real = getattr(compute, name)
+    monkeypatch.setattr(compute, name, lambda *args, **kwargs: calls.append(name) or real(*args, **kwargs))
     return calls
 
 
 def test_only_what_changed_is_computed(explorer, monkeypatch):
-    trained, projected, surveyed = (count(monkeypatch, name) for name in ("descend", "project", "survey"))
+    trained, projected, surveyed = (
+        count(monkeypatch, name) for name in ("run_training", "fit_picture_plane", "build_sampling")
+    )
     blended = count(monkeypatch, "blend_surface")
 
     def done():
@@ -173,7 +175,7 @@ def test_only_what_changed_is_computed(explorer, monkeypatch):
 
 
 def test_memory_is_bounded(explorer, monkeypatch):
-    monkeypatch.setattr(pipeline, "RUN_BYTES", 3 * explorer.run.weights.nbytes)
+    monkeypatch.setattr(compute, "RUN_BYTES", 3 * explorer.run.weights.nbytes)
     first = weakref.ref(explorer.run)
     for seed in range(5):
         explorer.seed = seed
@@ -194,8 +196,8 @@ def test_memory_is_bounded(explorer, monkeypatch):
 def test_a_sketch_comes_first_and_looks_like_what_follows():
     panel = Explorer("x^3", steps=300, resolution=41)
     seen, titles = [], []
-    panel.picture.observe(lambda change: seen.append(decode(panel.picture, "surface_surface", "z")), "surface_surface")
-    panel.picture.observe(lambda change: titles.append(change["new"].get("title.text")), "surface_layout")
+    panel.figures.observe(lambda change: seen.append(decode(panel.figures, "surface_surface", "z")), "surface_surface")
+    panel.figures.observe(lambda change: titles.append(change["new"].get("title.text")), "surface_layout")
     panel.wait(60.0)
     assert panel.wait(60.0)
     sketch, surface = seen[0].reshape(21, 21), seen[-1].reshape(41, 41)
@@ -298,7 +300,7 @@ def test_steps_and_seed_follow_the_target_until_they_are_ones_own():
     ],
 )
 def test_a_value_that_cannot_be_is_refused_in_code_and_said_beside_its_control(explorer, name, value, cause):
-    before, part = explorer.settings, explorer.picture.surface_surface
+    before, part = explorer.settings, explorer.figures.surface_surface
     with pytest.raises(TraitError, match=re.escape(cause)):
         setattr(explorer, name, value)
     with pytest.raises(TraitError, match=re.escape(cause)):
@@ -306,7 +308,7 @@ def test_a_value_that_cannot_be_is_refused_in_code_and_said_beside_its_control(e
     explorer._take(name, value)
     assert cause in complaints(explorer)[name].replace("&#x27;", "'")
     assert explorer.settings == before
-    assert explorer.picture.surface_surface is part
+    assert explorer.figures.surface_surface is part
     good = {"target": "x^2 - 1", "k": 3, "steps": 70, "sigma": 0.1, "step": 4, "lr": 0.02, "seed": 7}.get(name, 7)
     good = {"plane": "final", "loss_axis": "log", "activation": "relu", "optimizer": "adamw"}.get(name, good)
     setattr(explorer, name, good)
@@ -315,12 +317,12 @@ def test_a_value_that_cannot_be_is_refused_in_code_and_said_beside_its_control(e
 
 
 def test_what_only_the_run_can_tell_is_said_beside_its_control(explorer):
-    part = explorer.picture.surface_surface
+    part = explorer.figures.surface_surface
     explorer.k = 41
     assert not explorer.wait(60.0)
     assert "`k`=41 needs at least 2k + 1 = 83 recorded steps, the run has 81" in complaints(explorer)["k"]
-    assert explorer.picture.state == "not these settings"
-    assert explorer.picture.surface_surface is part
+    assert explorer.figures.state == "not these settings"
+    assert explorer.figures.surface_surface is part
     assert explorer.landscape.k == 5
     explorer.sigma = 0.05  # k is still too long
     assert not explorer.wait(60.0)
@@ -340,12 +342,12 @@ def test_a_run_is_shown_even_where_its_landscape_cannot_be(explorer):
     explorer.steps = 9
     assert not explorer.wait(60.0)
     assert list(complaints(explorer)) == ["k"]
-    assert len(decode(explorer.picture, "curve_loss", "x")) == 10
-    assert len(decode(explorer.picture, "surface_trajectory", "x")) == 81
-    assert "k = 5" in explorer.picture.surface_layout["title.text"]
+    assert len(decode(explorer.figures, "curve_loss", "x")) == 10
+    assert len(decode(explorer.figures, "surface_trajectory", "x")) == 81
+    assert "k = 5" in explorer.figures.surface_layout["title.text"]
     explorer.step = 4
-    assert decode(explorer.picture, "curve_step", "x") == [4]
-    np.testing.assert_allclose(decode(explorer.picture, "fit_network", "y"), explorer.run.predict(4), atol=1e-5)
+    assert decode(explorer.figures, "curve_step", "x") == [4]
+    np.testing.assert_allclose(decode(explorer.figures, "fit_network", "y"), explorer.run.predict(4), atol=1e-5)
     explorer.k = 4
     assert explorer.wait(60.0)
     assert_drawn(explorer, expected(explorer))
@@ -396,8 +398,8 @@ def test_an_error_that_nobody_expected_is_shown_with_its_traceback(explorer, mon
 
 def test_stop_keeps_the_run_so_far(explorer):
     seen = threading.Event()
-    explorer.picture.observe(
-        lambda change: len(decode(explorer.picture, "curve_loss", "x")) > 90 and seen.set(), "serial"
+    explorer.figures.observe(
+        lambda change: len(decode(explorer.figures, "curve_loss", "x")) > 90 and seen.set(), "serial"
     )
     explorer.steps = 20_000
     assert seen.wait(30)
@@ -422,12 +424,12 @@ def test_stop_in_the_midst_of_a_landscape_leaves_the_picture(explorer, monkeypat
         return evaluate(weights, buffers)
 
     monkeypatch.setattr(objective, "_evaluate", stop_and_evaluate)
-    part = explorer.picture.surface_surface
+    part = explorer.figures.surface_surface
     explorer.k = 3
     assert not explorer.wait(60.0)
-    assert explorer.picture.state == "stopped"
+    assert explorer.figures.state == "stopped"
     assert "the surface is not that of these settings" in status(explorer)
-    assert explorer.picture.surface_surface is part
+    assert explorer.figures.surface_surface is part
     monkeypatch.undo()
     explorer.k = 4
     assert explorer.wait(60.0)
@@ -460,22 +462,22 @@ def test_the_ball_stays_where_it_was_or_at_the_end(explorer):
 
 def test_clicks_move_the_ball(explorer):
     click = {"kind": "click", "pane": "curve", "trace": "loss", "index": 12, "x": 12, "y": 0.1}
-    explorer.picture._hear(None, click, [])
+    explorer.figures._on_message(None, click, [])
     assert explorer.step == 12
-    explorer.picture._hear(None, click | {"pane": "surface", "trace": "trajectory", "index": 30}, [])
+    explorer.figures._on_message(None, click | {"pane": "surface", "trace": "trajectory", "index": 30}, [])
     assert explorer.step == 30
     x, y = explorer.landscape.path[66]
-    explorer.picture._hear(None, click | {"pane": "surface", "trace": "surface", "index": 3, "x": x, "y": y}, [])
+    explorer.figures._on_message(None, click | {"pane": "surface", "trace": "surface", "index": 3, "x": x, "y": y}, [])
     assert explorer.step == 66
     far = click | {"pane": "surface", "trace": "surface", "x": x + 100, "y": y}
-    explorer.picture._hear(None, far, [])
-    explorer.picture._hear(None, click | {"pane": "fit", "trace": "target", "index": 2}, [])
+    explorer.figures._on_message(None, far, [])
+    explorer.figures._on_message(None, click | {"pane": "fit", "trace": "target", "index": 2}, [])
     assert explorer.step == 66
 
 
 def test_the_figures_say_what_is_true(explorer):
     explorer.step = 40
-    text = re.sub("<.*?>", " ", explorer.control_panel._figures.value)
+    text = re.sub("<.*?>", " ", explorer.control_panel._readout.value)
     land = explorer.landscape
     fit = lv.fidelity(land)
     assert f"loss at step 40 {land.path_loss[40]:.3g}" in text.replace("  ", " ")
@@ -493,7 +495,7 @@ def test_several_runs_race_on_one_plane():
     assert panel.runs == (*runs, short)
     assert panel.run is runs[0]
     land = lv.landscape([*runs, short], resolution=7, k=3, progress=False)
-    picture = panel.picture
+    picture = panel.figures
     np.testing.assert_allclose(decode(picture, "surface_surface", "z"), land.loss.ravel(), rtol=1e-5)
     drawn = {trace.get("uid", trace["name"]) for trace in picture.panes["surface"]["data"]}
     assert {"trajectory", "trajectory-1", "trajectory-2", "ball-2", "error-1", "surface"} <= drawn
@@ -513,7 +515,7 @@ def test_several_runs_race_on_one_plane():
     assert panel.step == 12
     panel._click({"pane": "curve", "trace": "loss-2", "index": 9, "x": 0, "y": 0})
     assert panel.step == 9
-    assert "<dt>short</dt>" in panel.control_panel._figures.value
+    assert "<dt>short</dt>" in panel.control_panel._readout.value
     names: dict = {"runs": panel.runs}
     exec(panel.code.replace("lv.surface_figure", "figure = lv.surface_figure"), names)
     assert [trace.name for trace in names["figure"].data if trace.showlegend] == list(land.run_set.names)
@@ -554,15 +556,15 @@ def test_a_run_of_ones_own(run):
     assert panel.wait(60.0)
     assert set(panel.settings) == set(VIEW)
     assert repr(panel).startswith("Explorer(Run(61 steps of 25 weights")
-    assert "fit" not in panel.picture.panes
+    assert "fit" not in panel.figures.panes
     assert panel.step == 600
     panel.step = 101
-    assert decode(panel.picture, "curve_step", "x") == [100]
+    assert decode(panel.figures, "curve_step", "x") == [100]
     assert "lv.landscape(run, k=3" in panel.code
     assert "lv.train" not in panel.code
     twin = Explorer(own, **panel.settings)
     assert twin.wait(60.0)
-    assert twin.picture.surface_surface == panel.picture.surface_surface
+    assert twin.figures.surface_surface == panel.figures.surface_surface
     with pytest.raises(TypeError, match="`Explorer` has no setting steps"):
         Explorer(own, steps=3)
     panel.close()
@@ -585,11 +587,11 @@ def test_what_is_no_target_or_setting_is_refused():
 def test_two_panels_do_not_share_anything(explorer):
     other = Explorer("x", **SMALL)
     other.wait(60.0)
-    before = dict(other.picture.surface_surface)
+    before = dict(other.figures.surface_surface)
     explorer.k, explorer.step = 3, 3
     explorer.wait(60.0)
     assert other.k == 5
-    assert other.picture.surface_surface == before
+    assert other.figures.surface_surface == before
     other.close()
 
 
@@ -653,10 +655,10 @@ def test_the_picture_waits_for_a_page_that_answers_and_for_no_other():
     picture = LiveFigures(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
     picture.push({})
     assert not picture.wait_drawn(60.0)  # nobody has ever answered: at once
-    picture._hear(None, {"kind": "shown", "serial": 1}, [])
+    picture._on_message(None, {"kind": "shown", "serial": 1}, [])
     assert picture.wait_drawn(60.0)
     picture.push({})
-    threading.Timer(0.1, picture._hear, (None, {"kind": "shown", "serial": 2}, [])).start()
+    threading.Timer(0.1, picture._on_message, (None, {"kind": "shown", "serial": 2}, [])).start()
     assert picture.wait_drawn(60.0)
     picture.push({})
     assert not picture.wait_drawn(0.01)
@@ -680,7 +682,7 @@ def test_the_desk_knows_no_settings():
 
 
 def test_a_second_surface_stands_beside_the_first_on_one_scale(explorer):
-    picture = explorer.picture
+    picture = explorer.figures
     assert picture.hidden == ["beside"]
     try:
         explorer.beside = "global"
@@ -712,7 +714,7 @@ def test_a_second_surface_stands_beside_the_first_on_one_scale(explorer):
 
 
 def test_support_hides_what_no_step_vouches_for(explorer):
-    count = lambda: len(decode(explorer.picture, "surface_surface", "i"))  # noqa: E731
+    count = lambda: len(decode(explorer.figures, "surface_surface", "i"))  # noqa: E731
     every = count()
     try:
         explorer.min_support = 0.5
@@ -730,8 +732,8 @@ def test_support_hides_what_no_step_vouches_for(explorer):
 def test_the_panel_says_how_true_it_is_and_what_the_net_is_stuck_on():
     panel = Explorer("x^3", resolution=9, step=500)
     assert panel.wait(60.0)
-    picture, html = panel.picture, panel.control_panel._figures.value
-    fit, without = lv.fidelity(panel.landscape), lv.held_out_fidelity(panel.landscape)
+    picture, html = panel.figures, panel.control_panel._readout.value
+    fit, without = lv.fidelity(panel.landscape), lv.fidelity(panel.landscape, held_out=True)
     np.testing.assert_allclose(decode(picture, "curve_factor", "y"), fit.factor, rtol=1e-5)
     assert f"×{without.median:.2f}" in html
     assert "now, the best straight line (0.0242)" in html
@@ -746,7 +748,7 @@ def test_the_panel_says_how_true_it_is_and_what_the_net_is_stuck_on():
     marked = decode(picture, "surface_plateau", "x")[:-1]
     np.testing.assert_allclose(marked, panel.landscape.path[plateau.start : plateau.end + 1, 0], rtol=1e-5, atol=1e-6)
     curve = lv.sigma_curve(panel.landscape)
-    assert f"auto ×{10**curve.auto:.2f}" in panel.control_panel._costs.value
+    assert f"auto ×{10**curve.auto:.2f}" in panel.control_panel._width_errors.value
     panel.close()
 
 
@@ -755,8 +757,8 @@ def test_folds_are_said_and_marked():
     assert panel.wait(60.0)
     folds = lv.find_folds(panel.landscape)
     assert folds
-    assert len(decode(panel.picture, "surface_fold", "x")) == 3 * len(folds)
-    assert "the surface can show only one of them" in panel.control_panel._figures.value
+    assert len(decode(panel.figures, "surface_fold", "x")) == 3 * len(folds)
+    assert "the surface can show only one of them" in panel.control_panel._readout.value
     panel.close()
 
 
@@ -764,10 +766,10 @@ def test_costs_that_take_too_long_are_left_for_later(monkeypatch):
     monkeypatch.setattr("loss_viz.panel.controller.SECONDS_FOR_COSTS", -1.0)
     panel = Explorer("x^2", **SMALL)
     assert panel.wait(60.0)
-    assert panel.picture.state == ""
-    assert panel.control_panel._costs.value == ""
+    assert panel.figures.state == ""
+    assert panel.control_panel._width_errors.value == ""
     monkeypatch.setattr("loss_viz.panel.controller.SECONDS_FOR_COSTS", 60.0)
     panel.sigma = 0.06
     assert panel.wait(60.0)
-    assert "here ×" in panel.control_panel._costs.value
+    assert "here ×" in panel.control_panel._width_errors.value
     panel.close()

@@ -25,7 +25,7 @@ CELL = """
 import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
-from loss_viz.panel.figure_widget import Picture
+from loss_viz.panel.figure_widget import LiveFigures
 
 
 def hill():
@@ -48,7 +48,7 @@ def parts(slope):
     return {"surface_hill": land, "beside_hill": land} | layouts | lines
 
 
-picture = Picture(hidden=["beside"], surface=hill(), beside=hill(), curve=line(), fit=line())
+picture = LiveFigures(hidden=["beside"], surface=hill(), beside=hill(), curve=line(), fit=line())
 picture.push(parts(1))
 box = ipywidgets.VBox([picture])
 box.add_class("lossviz")
@@ -91,11 +91,11 @@ def test_parts_and_hidden_panes_change_in_one_message(picture):
 
 
 def test_a_pane_that_does_not_exist_cannot_be_hidden(picture):
-    words = "`hidden` takes names of panes, which are surface, beside, curve, fit; got besides"
+    words = r"`hidden` must be a list of pane names \(surface, beside, curve, fit\), got besides"
     with pytest.raises(traitlets.TraitError, match=words):
         picture.hidden = ["curve", "besides"]
     assert picture.hidden == ["beside"]
-    with pytest.raises(traitlets.TraitError, match="which are curve; got surface"):
+    with pytest.raises(traitlets.TraitError, match=r"\(curve\), got surface"):
         LiveFigures(hidden=["surface"], curve=go.Figure())
 
 
