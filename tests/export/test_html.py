@@ -380,23 +380,22 @@ def test_a_full_disk_leaves_what_was_there(gathered, tmp_path, monkeypatch):
     path.write_text("before")
     monkeypatch.setattr(os, "fsync", fill)
     with pytest.raises(OSError, match="No space left"):
-        page.write_whole(path, page.write_page(gathered, None))
+        with page.atomic_write(path) as part:
+            part.write_text(page.write_page(gathered, None))
     assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
     monkeypatch.undo()
-    page.write_whole(path, "σ after")
-    assert path.read_bytes() == "σ after".encode()
 
 
 def test_places_where_no_file_can_be_are_refused_at_once(run, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "gather", lambda *_, **__: pytest.fail("the work has begun"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(IsADirectoryError, match=r"`path` must name a file, .* is a folder. Add a name"):
+    with pytest.raises(IsADirectoryError, match=r"`path` must name a file, .* is a folder. Add a file name"):
         export_html(run, tmp_path)
     for folder in ("nowhere", "file"):
-        with pytest.raises(FileNotFoundError, match=rf"`path` must lie in a folder, '.*{folder}' is none. Make it"):
+        with pytest.raises(FileNotFoundError, match=rf"`path` must be in a folder, '.*{folder}' is not one. Create it"):
             export_html(run, tmp_path / folder / "run.html")
     monkeypatch.setattr(os, "access", lambda *_: False)  # of root nothing is kept
-    with pytest.raises(PermissionError, match="`path` must lie in a folder that can be written to"):
+    with pytest.raises(PermissionError, match="`path` must be in a writable folder"):
         export_html(run, str(tmp_path / "run.html"))
 
 
@@ -479,7 +478,7 @@ def browser():
 def opened(browser, gathered, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "a folder" / "σ #1.html"
     path.parent.mkdir()
-    page.write_whole(path, page.write_page(gathered, 30))
+    path.write_text(page.write_page(gathered, 30), encoding="utf-8")
     opened = Page(browser, path)
     yield opened
     opened.close()
@@ -515,11 +514,11 @@ def test_the_first_picture_is_the_panel_s_own(run, opened):
     panel = lv.Explorer(run, k=5, sigma="auto", resolution=7, step=30)
     assert panel.wait(60.0)
     for name in ("x", "y", "customdata"):
-        held = panel.picture.surface_trajectory[name]
+        held = panel.figures.surface_trajectory[name]
         mine = np.frombuffer(held["data"], held["dtype"]).reshape(held["shape"])
         assert np.array_equal(np.array(opened.trace("surface", "trajectory", name), dtype=np.float32), mine)
     for pane in ("surface", "curve", "fit"):
-        uids = [trace.get("uid") or trace["name"] for trace in panel.picture.panes[pane]["data"]]
+        uids = [trace.get("uid") or trace["name"] for trace in panel.figures.panes[pane]["data"]]
         drawn = opened.page.evaluate(
             f"() => document.querySelector('.lossviz-pane-{pane}').data.map(t => t.uid || t.name)"
         )
