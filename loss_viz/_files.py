@@ -1,45 +1,48 @@
-"""Files that are there in whole or not at all."""
+"""Checks of output paths, and atomic writes."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from loss_viz._validation import check_path
 
-def check_destination(path: str | os.PathLike[str], suffix: str, advice: str) -> Path:
-    """Refuse at once a path to which nothing could be written after minutes of work.
+
+def check_destination(path: str | os.PathLike[str], suffix: str = "", *, advice: str = "") -> Path:
+    """Return `path` as a `Path` if a file can be written there, so that minutes of work are not lost for nothing.
 
     Args:
-        path: of a file to be written.
-        suffix: with which it must end, such as `".gif"`.
-        advice: what to do about another one.
+        path: file to be written; it may exist.
+        suffix: required ending, such as `".gif"`; any by default.
+        advice: sentence that ends the error about another suffix.
 
     Raises:
-        ValueError: another suffix.
-        OSError: the folder is missing or cannot be written to, or the path is that of a folder.
+        TypeError: if `path` is not a path.
+        ValueError: if it ends in another suffix.
+        OSError: if it is a folder, or its folder does not exist or is not writable.
     """
-    place = Path(path)
-    if place.suffix.lower() != suffix:
+    place = check_path("path", path, advice="Pass the name of the file to write.")
+    if suffix and place.suffix.lower() != suffix:
         raise ValueError(f"`path` must end in {suffix}, got {str(path)!r}. {advice}")
     if place.is_dir():
-        raise IsADirectoryError(f"{place} is a folder. Choose another name for the file.")
+        raise IsADirectoryError(f"`path` must name a file, {str(place)!r} is a folder. Add a file name.")
     if not place.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {place.parent}. Make it, or choose another.")
+        raise FileNotFoundError(f"`path` must be in a folder, {str(place.parent)!r} is not one. Create it first.")
     if not os.access(place.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"The folder {place.parent} cannot be written to. Choose another.")
+        raise PermissionError(f"`path` must be in a writable folder, {str(place.parent)!r} is not. Choose another.")
     return place
 
 
 @contextmanager
-def write_whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes its place when all of it is on disk, and is gone after an error.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a hidden path next to `path`; what was written there replaces `path` once it is on disk.
 
-    What was at `path` before stays until then.
+    After an error or a crash `path` is as it was before.
 
     Example:
         >>> from tempfile import mkdtemp
         >>> path = Path(mkdtemp()) / "numbers.csv"
-        >>> with write_whole(path) as part:
+        >>> with atomic_write(path) as part:
         ...     _ = part.write_text("1,2", encoding="utf-8")
         ...     path.exists()
         False

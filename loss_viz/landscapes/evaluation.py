@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from loss_viz.objective.objective import Objective
 from loss_viz.planes.plane_set import Planes
+from loss_viz.runs.weights import take_rows
 
 LIFT_BYTES = 2**24
 
@@ -93,7 +94,7 @@ class _Query:
         n_rows = chunk * max(1, min(CHUNKS_PER_UPDATE, LIFT_BYTES // (3 * self.planes.bases.row_bytes * chunk)))
         for start in range(0, len(self), n_rows):
             index, points = (array[start : start + n_rows] for array in (self.index, self.points))
-            yield objective(self.planes.lift(index, points), None if buffers is None else buffers[index])
+            yield objective(self.planes.lift(index, points), take_rows(buffers, index))
 
 
 Known = WeakKeyDictionary[Any, float]

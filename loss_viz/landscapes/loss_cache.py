@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from loss_viz._validation import check_path
 from loss_viz.runs.checkpoints import Checkpoints
 from loss_viz.runs.run_set import RunSet
-from loss_viz.runs.weights import StackedRows, WeightRows
+from loss_viz.runs.weights import StackedRows, WeightRows, take_rows
 
 RECORD = np.dtype([("key", "<i8"), ("loss", "<f8"), ("check", "<i8")])
 
@@ -205,6 +205,6 @@ def _digest_rows(rows: WeightRows, feed: Callable[[bytes], object]) -> None:
 def _probe(run_set: RunSet) -> Float[np.ndarray, " n"]:
     """The losses at both ends of the first run and halfway between them."""
     run = run_set.runs[0]
-    ends = run.weights[[0, len(run) - 1]]
-    buffers = None if run.buffers is None else run.buffers[[0, len(run) - 1, len(run) - 1]]
+    ends, buffers = run.state([0, len(run) - 1])
+    buffers = take_rows(buffers, [0, 1, 1])
     return run_set.objective(np.vstack([ends, ends.mean(axis=0, keepdims=True)]), buffers)

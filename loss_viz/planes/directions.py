@@ -13,7 +13,7 @@ from tqdm import tqdm
 from loss_viz._validation import first_line
 from loss_viz.objective.layout import ParameterLayout
 from loss_viz.objective.objective import Objective
-from loss_viz.runs.weights import WeightRows
+from loss_viz.runs.weights import WeightRows, take_rows
 
 ENDS = {"hessian": "LA", "valley": "LA", "saddle": "BE"}  # the largest eigenvalues, or the largest and the smallest
 
@@ -137,7 +137,7 @@ def hessian_eigenvalues_along(
     if bar is not None:
         bar.total = (bar.total or 0) + len(rows)
     for row in rows:
-        at = None if buffers is None else buffers[row]
+        at = take_rows(buffers, row)
         found, axes = _solve(
             objective, weights[row], at, which=ENDS[plane], k=k, start=start, plane=plane, bar=None, n_kept=N_KEPT
         )

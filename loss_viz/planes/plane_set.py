@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from loss_viz.planes.projection import Projection
-from loss_viz.runs.weights import WeightRows
+from loss_viz.runs.weights import WeightRows, take_rows
 
 HELD_BYTES = 2**28  # frames that together need more are made one at a time
 
@@ -106,9 +106,10 @@ class Planes:
     def take(self, index: Int[np.ndarray, " n"]) -> tuple["Planes", Int[np.ndarray, " n"]]:
         """The planes that occur in `index`, and the same index into them: what another process needs."""
         used, place = np.unique(index, return_inverse=True)
-        buffers = None if self.buffers is None else self.buffers[used]
         bases = self.bases.take(used)
-        return Planes(bases, self.position[used], self.overlap[used], self.path[used], buffers), place
+        return Planes(
+            bases, self.position[used], self.overlap[used], self.path[used], take_rows(self.buffers, used)
+        ), place
 
     def lift(self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_params"]:
         """The weights at which plane `index[i]` is evaluated for the point `points[i]` of the picture."""

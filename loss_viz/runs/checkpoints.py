@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
+from loss_viz._files import atomic_write
 from loss_viz._validation import check_path, check_type
 from loss_viz.objective.layout import ParameterLayout, TensorSpec, frozen_layouts
 from loss_viz.runs.checkpoint_file import (
@@ -78,15 +79,8 @@ def write_snapshot(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
     """Write one safetensors file, whole or not at all: after an OSError or a crash, what was there before still is."""
     # Copies, because safetensors refuses tensors that share memory, such as views of one flat vector.
     own = {name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with part.open("wb") as file:
-            file.write(safetensors.torch.save(own, dict(metadata)))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_write(path) as part:
+        part.write_bytes(safetensors.torch.save(own, dict(metadata)))
 
 
 def holds(path: Path, entry: TensorSpec) -> bool:

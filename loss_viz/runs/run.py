@@ -18,7 +18,7 @@ from loss_viz._validation import check_array, check_int, check_path, check_type,
 from loss_viz.objective.objective import LossFn, Objective
 from loss_viz.runs.checkpoints import Checkpoints, check_frozen, find_checkpoints, holds
 from loss_viz.runs.run_file import read_archive, write_archive
-from loss_viz.runs.weights import WeightRows, row_blocks
+from loss_viz.runs.weights import WeightRows, row_blocks, take_rows
 from loss_viz.tasks.networks import ACTIVATIONS, build_mlp
 from loss_viz.tasks.regression import Task
 
@@ -126,6 +126,19 @@ class Run:
         ends = f"loss {self.loss[0]:.3g} -> {self.loss[-1]:.3g}"
         return f"Run({name}{len(self)} steps of {self.objective.n_params} weights, {ends})"
 
+    @property
+    def title(self) -> str:
+        """What to call the run: its name, else its task; may be empty."""
+        return self.name or (self.task.name if self.task else "")
+
+    def state(self, rows: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return weights and buffers at one or several rows, as `objective(*run.state([0, 5]))` takes them."""
+        return self.weights[rows], take_rows(self.buffers, rows)
+
+    def nearest_row(self, step: float) -> int:
+        """Return the recorded row closest to a training step; the earlier one of two."""
+        return int(np.abs(self.step - step).argmin())
+
     def predict(self, row: int) -> Float[np.ndarray, " n_points"]:
         """What the network answers at the points of its task, with the weights of one recorded row.
 
@@ -137,8 +150,8 @@ class Run:
                 "`predict` needs a run of a built-in task; this one has none. Call `run.objective.predict`."
             )
         row = check_int("row", row, -len(self), len(self) - 1, advice="The last one is -1.")
-        buffers = None if self.buffers is None else self.buffers[row]
-        return self.objective.predict(self.weights[row], self.task.x, buffers).ravel().double().cpu().numpy()
+        weights, buffers = self.state(row)
+        return self.objective.predict(weights, self.task.x, buffers).ravel().double().cpu().numpy()
 
     @property
     def model(self) -> nn.Module:
@@ -277,7 +290,7 @@ def evaluate_run(
     with tqdm(total=n_rows, desc="losses of the run", delay=1, leave=False, disable=not progress) as bar:
         for rows in row_blocks(weights.shape):
             block = weights[rows]
-            loss[rows] = objective(block, None if buffers is None else buffers[rows])
+            loss[rows] = objective(block, take_rows(buffers, rows))
             good = np.isfinite(loss[rows]) & np.isfinite(block).all(axis=1)
             bar.update(len(good))
             if not good.all():
@@ -409,7 +422,7 @@ def _require_parameters(
 
 def _require_loss(path: str | os.PathLike[str], run: Run) -> None:
     rows = np.unique(np.linspace(0, len(run) - 1, 3).astype(int))
-    losses = run.objective(run.weights[rows], None if run.buffers is None else run.buffers[rows])
+    losses = run.objective(*run.state(rows))
     if not np.allclose(losses, run.loss[rows], rtol=RTOL):
         raise ValueError(
             f"`loss_fn` must be the loss whose run is in {path}: at step {run.step[rows[0]]} it gives {losses[0]:.4g}, "

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int
 from loss_viz._validation import check_float
 from loss_viz.objective.objective import Objective
 from loss_viz.runs.run import Run
-from loss_viz.runs.weights import WeightRows, stack_rows
+from loss_viz.runs.weights import WeightRows, stack_rows, take_rows
 
 Runs = Run | Sequence[Run] | Mapping[str, Run]
 
@@ -87,6 +88,10 @@ class RunSet:
         """The last training step of any run."""
         return max(int(run.step[-1]) for run in self.runs)
 
+    def state(self, rows: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return weights and buffers at one or several rows, as `Run.state` does."""
+        return self.weights[rows], take_rows(self.buffers, rows)
+
     def find_rows(self, step: int | None) -> list[int]:
         """For each run its recorded row closest to a training step, as a row of the bundle; the last one for None.
 
@@ -109,7 +114,7 @@ def find_rows(runs: Sequence[Run], step: int | None) -> list[int]:
     check_float("step", step, f"a training step from {first} to {last}", advice="None is the last one.")
     if not first <= step <= last:
         raise ValueError(f"`step` must lie within the run, from {first} to {last}; got {step}. None is the last one.")
-    return [int(np.abs(run.step - step).argmin()) for run in runs]
+    return [run.nearest_row(step) for run in runs]
 
 
 def as_run_set(runs: Runs) -> RunSet:
@@ -184,8 +189,7 @@ def _require_alike(first: Run, other: Run, name: str) -> None:
             "Record all of them with the same architecture and the same parameters trainable."
         )
     ends = [0, len(other) - 1]
-    buffers = None if other.buffers is None else other.buffers[ends]
-    losses = first.objective(other.weights[ends], buffers)
+    losses = first.objective(*other.state(ends))
     if not np.allclose(losses, other.loss[ends], rtol=RTOL):
         raise ValueError(
             f"Runs on one plane must share one loss; that of the first gives {losses[0]:.4g} and {losses[1]:.4g} at "

@@ -68,6 +68,11 @@ class StackedRows:
         return values if wanted.ndim else values[0]
 
 
+def take_rows(rows: WeightRows | None, index: Any) -> np.ndarray | None:
+    """Return `rows[index]`, or None where there are no rows: `buffers` are None in runs whose buffers never change."""
+    return None if rows is None else rows[index]
+
+
 def stack_rows(parts: Sequence[WeightRows]) -> WeightRows:
     """One matrix of several, or the only one as it is."""
     return parts[0] if len(parts) == 1 else StackedRows(parts)
