@@ -1,46 +1,244 @@
-"""What can be set in the panel, and the Python lines that stand for it."""
+"""Every setting once: its default, constraint, caption and hint; presets; settings as JSON and as Python code.
 
-from collections.abc import Mapping
-from typing import Any
+To add a setting, add a row to one of the three tables and use it where it takes effect. Functions read their defaults
+from the tables' class attributes. Rows with a label are also traits of `Explorer`, with a control in the panel.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import nn
 
-from loss_viz._validation import check_choice, check_fraction, check_int
-from loss_viz.landscapes.grid import PLANES
-from loss_viz.landscapes.kernels import fit_kernel
-from loss_viz.tasks.networks import ACTIVATIONS, OPTIMIZERS, check_lr
-from loss_viz.tasks.regression import build_task
+from loss_viz._validation import argument_error, check_choice, check_float, check_fraction, check_int
+from loss_viz.tasks.formula import normalize_formula
+from loss_viz.tasks.networks import ACTIVATIONS, OPTIMIZERS, OptimizerFactory, check_lr
+from loss_viz.tasks.regression import Target, build_task
 
-TRAINING = ("target", "width", "depth", "activation", "optimizer", "lr", "steps", "seed")
+OWN_AXES = ("random", "hessian", "saddle")  # seen along their own axes, the others on the PC plane
+LOCAL_PLANES = ("local", "valley")  # through the run, spanned by directions that change along it
+PLANES = (*LOCAL_PLANES, "parallel", "global", "final", *OWN_AXES)
+NO_PLANE = "none"  # beside the surface
+SIGMA_RANGE = (1e-6, 1e3)
+POST_SIGMA = 0.06  # about the value of the post
 
-VIEW = ("k", "sigma", "resolution", "plane", "step", "loss_axis", "min_support", "beside")
 
-ALONE = "none"  # beside the surface
+class Preset(NamedTuple):
+    """Settings of `train` that depend on the preset."""
 
-CHOICES = {
-    "plane": PLANES,
-    "beside": (ALONE, *PLANES),
-    "activation": tuple(ACTIVATIONS),
-    "optimizer": tuple(OPTIMIZERS),
-    "loss_axis": ("linear", "log"),
-}
+    width: int
+    lr: float
+    seed: int
+    steps: int
 
-RANGES = {
-    "k": (1, 10_000, "5"),
-    "resolution": (2, 301, "61"),
-    "width": (1, 1024, "8, as the post does"),
-    "depth": (1, 12, "1, as the post does"),
-    "steps": (1, 100_000, "2000, as the post does"),
-    "seed": (0, 2**32 - 1, "52"),
-    "step": (0, 2**53, "0 for the start"),
-}
+
+# "post" comes close to the post's four curves (it stays on the plateau for 76 / 988 / 574 steps, the post for
+# 76 / 1038 / 672); with "robust", x^3 and sin(3x) have a plateau for every seed.
+POST = Preset(width=8, lr=0.01, seed=52, steps=2000)
+PRESETS = MappingProxyType({"post": POST, "robust": Preset(width=64, lr=0.001, seed=0, steps=2000)})
+POST_SEEDS = MappingProxyType({"x^2": 56})
+POST_STEPS = MappingProxyType({"x": 200, "x^2": 500})
+
+
+def preset_for(target: Target, preset: str = "post") -> Preset:
+    """Return the settings of a preset, which differ for some targets.
+
+    Raises:
+        ValueError: if there is no such preset.
+
+    Example:
+        >>> preset_for("x²")
+        Preset(width=8, lr=0.01, seed=56, steps=500)
+    """
+    check_choice("preset", preset, PRESETS, advice="'post' is the default.")
+    chosen = PRESETS[preset]
+    formula = normalize_formula(target).replace(" ", "") if isinstance(target, str) else ""
+    if chosen is POST:
+        chosen = chosen._replace(seed=POST_SEEDS.get(formula, chosen.seed))
+    return chosen._replace(steps=POST_STEPS.get(formula, chosen.steps))
+
+
+def check_sigma(sigma: Any) -> None:
+    """Raise an error unless `sigma` is `"auto"` or a number from 1e-6 to 1e3, a fraction of the path's diagonal.
+
+    Raises:
+        TypeError: if it is neither a string nor a number.
+        ValueError: if it is another string, or out of range.
+    """
+    if isinstance(sigma, str) and sigma == "auto":
+        return
+    low, high = SIGMA_RANGE
+    what, advice = f"'auto' or a fraction of the path's diagonal from {low:g} to {high:g}", "The post used about 0.06."
+    if isinstance(sigma, str) or not low <= check_float("sigma", sigma, what, advice=advice) <= high:
+        raise argument_error("sigma", f"`sigma` must be {what}, got {sigma!r}. {advice}")
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting with a control in the panel: one row of the tables below.
+
+    Attributes:
+        name: name of the argument, and of the trait of `Explorer`.
+        default: value where none is given.
+        label: caption of its control.
+        hint: tooltip of its control.
+        choices: the allowed strings; empty if it is not one of a few.
+        bounds: least and greatest allowed whole number.
+        advice: how to fix a wrong value.
+        checker: raises an error for a wrong value, where `choices` and `bounds` do not say what is wrong.
+        slider: ends of its slider; they widen when a value beyond them is set in code.
+    """
+
+    name: str
+    default: Any
+    label: str
+    hint: str
+    choices: Sequence[str] = ()
+    bounds: tuple[int, int] | None = None
+    advice: str = "Choose one of them."
+    checker: Callable[[Any], object] | None = None
+    slider: tuple[int, int] | tuple[float, float] | None = None
+
+    def check(self, value: Any) -> None:
+        """Raise `TypeError` or `ValueError`, with the name of the setting in `argument`, unless `value` is allowed."""
+        if self.choices:
+            check_choice(self.name, value, self.choices, advice=self.advice)
+        if self.bounds:
+            check_int(self.name, value, *self.bounds, advice=self.advice)
+        if self.checker:
+            self.checker(value)
+
+
+def option(default: Any, label: str, hint: str, **row: Any) -> Any:
+    """Return a dataclass field that is a row of a table; `row` holds further attributes of `Option`."""
+    return field(default=default, metadata={"label": label, "hint": hint, **row})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Arguments of `train`; with None for `width`, `lr`, `steps` or `seed` the preset decides."""
+
+    target: Target = option(
+        "x^3",
+        "f(x)",
+        "Any formula in x, such as sin(5x) + x/2 or exp(-x^2); press Enter to train on it.",
+        checker=build_task,
+    )
+    width: int | None = option(
+        POST.width, "width", "Units in each hidden layer.", bounds=(1, 1024), advice="Use 8, as the post does."
+    )
+    depth: int = option(1, "depth", "Number of hidden layers.", bounds=(1, 12), advice="Use 1, as the post does.")
+    activation: str | Callable[[], nn.Module] = option(
+        "silu", "units", "Activation function of the hidden units.", choices=tuple(ACTIVATIONS)
+    )
+    optimizer: str | OptimizerFactory = option(
+        "adam", "opt.", "The rule that updates the weights; sgd has momentum 0.9.", choices=tuple(OPTIMIZERS)
+    )
+    lr: float | None = option(POST.lr, "lr", "Learning rate: the size of an update.", checker=check_lr)
+    steps: int | None = option(
+        POST.steps, "steps", "Number of updates.", bounds=(1, 100_000), advice="Use 2000, as the post does."
+    )
+    seed: int | None = option(
+        POST.seed, "seed", "Random seed of the initial weights.", bounds=(0, 2**32 - 1), advice="Use 52."
+    )
+    n_points: int = 100
+    every: int = 1
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandscapeSettings:
+    """Arguments of `landscape` on which its result depends, apart from the runs."""
+
+    k: int = option(
+        5,
+        "k",
+        "Stride, in recorded steps, of the velocity and acceleration that span the local planes.",
+        bounds=(1, 10_000),
+        advice="Use 5.",
+        slider=(1, 50),
+    )
+    sigma: float | str = option(
+        "auto",
+        "σ",
+        "Bandwidth of the kernels that blend the planes, as a fraction of the path's diagonal; moving it ends auto.",
+        checker=check_sigma,
+    )
+    resolution: int | tuple[int, int] = option(
+        61,
+        "grid",
+        "Points of the surface along each axis.",
+        bounds=(2, 301),
+        advice="Use 61.",
+        slider=(11, 121),
+    )
+    plane: str = option(
+        "local",
+        "plane",
+        "Where the loss is taken: on planes along the run (local, valley, parallel), or on a single one: the PC plane "
+        "(global), or a plane through the last weights (final, random, hessian, saddle).",
+        choices=PLANES,
+    )
+    n_anchors: int | None = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSettings:
+    """How `Explorer` shows a landscape."""
+
+    step: int | None = option(
+        None,
+        "step",
+        "Training step at which the ball lies; a click on the curve or the trajectory moves it too.",
+        bounds=(0, 2**53),
+        advice="Use 0 for the start.",
+        slider=(0, 1),
+    )
+    loss_axis: str = option(
+        "linear",
+        "loss",
+        "Axis of the surface's height, linear or logarithmic; the loss curve is always logarithmic.",
+        choices=("linear", "log"),
+    )
+    min_support: float = option(
+        0.0,
+        "support",
+        "Hide the surface far from the run: 0 shows all of it, 1 only the part on the path.",
+        checker=lambda value: check_fraction("min_support", value),
+        slider=(0.0, 1.0),
+    )
+    beside: str = option(
+        NO_PLANE,
+        "beside",
+        "A second surface of the same run on other planes, on the same scale and with the same camera.",
+        choices=(NO_PLANE, *PLANES),
+    )
+
+
+def _options(table: type) -> dict[str, Option]:
+    rows = (row for row in fields(table) if row.metadata)
+    return {row.name: Option(name=row.name, default=row.default, **row.metadata) for row in rows}
+
+
+OPTIONS: Mapping[str, Option] = MappingProxyType(
+    _options(TrainSettings) | _options(LandscapeSettings) | _options(ViewSettings)
+)
+
+TRAINING, LANDSCAPE = tuple(_options(TrainSettings)), tuple(_options(LandscapeSettings))
+VIEW = (*LANDSCAPE, *_options(ViewSettings))
 
 
 def check_setting(name: str, value: Any) -> Any:
-    """The value, if the setting `name` may take it.
+    """Return `value` if the option `name` allows it.
 
     Raises:
-        TypeError, ValueError: it may not; the message says what must hold, what came, and how to repair it.
+        TypeError, ValueError: if not; `argument` of the error is `name`.
 
     Example:
         >>> check_setting("k", 5)
@@ -49,68 +247,97 @@ def check_setting(name: str, value: Any) -> Any:
         Traceback (most recent call last):
         ValueError: `loss_axis` must be one of linear, log; got 'lin'. Choose one of them.
     """
-    if name == "target":
-        build_task(value)
-    elif name == "sigma":
-        fit_kernel(np.zeros((1, 2)), value, diagonal=1.0)
-    elif name == "lr":
-        check_lr(value)
-    elif name == "min_support":
-        check_fraction(name, value)
-    elif name in CHOICES:
-        check_choice(name, value, CHOICES[name], advice="Choose one of them.")
-    else:
-        low, high, advice = RANGES[name]
-        check_int(name, value, low, high, advice=f"Use {advice}.")
+    OPTIONS[name].check(value)
     return value
 
 
-def to_code(settings: Mapping[str, Any], *, runs: str = "run") -> str:
-    """The Python lines that draw, without the panel, what it shows with these settings.
+def to_plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: arrays as lists, everything else, infinities included, as text."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(part) for part in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
-    Settings without a target stand for runs of the user's own, which the lines call as `runs` says.
+
+def to_json(settings: Mapping[str, Any]) -> str:
+    r"""Return one line of JSON in ASCII without `<`, which is safe in a file's comment, a header or an HTML page.
 
     Example:
-        >>> print(to_code({"k": 3, "sigma": "auto", "resolution": 61, "plane": "local", "step": 9,
-        ...                   "loss_axis": "log"}))
-        import loss_viz as lv
-        <BLANKLINE>
-        land = lv.landscape(run, k=3, sigma='auto', resolution=61, plane='local')
-        lv.surface_figure(land, step=9, log=True)
+        >>> to_json({"name": "σ < 1", "lr": float("nan")})
+        '{"name": "\\u03c3 \\u003c 1", "lr": "nan"}'
     """
-    lines = ["import loss_viz as lv", ""]
-    if "target" in settings:
-        lines.append(f"run = lv.train({settings['target']!r}, {_spell_out(settings, TRAINING[1:])})")
-    lines.append(f"land = lv.landscape({runs}, {_spell_out(settings, VIEW[:4])})")
-    lands = "land"
-    if (beside := settings.get("beside", ALONE)) != ALONE:
-        lines.append(f"beside = lv.landscape({runs}, {_spell_out({**settings, 'plane': beside}, VIEW[:4])})")
-        lands = "land, beside"
-    more = f", min_support={settings['min_support']}" if settings.get("min_support") else ""
-    lines.append(f"lv.surface_figure({lands}, step={settings['step']}, log={settings['loss_axis'] == 'log'}{more})")
-    return "\n".join(lines)
+    return json.dumps(to_plain(settings), allow_nan=False).replace("<", r"\u003c")
 
 
-def _spell_out(settings: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    return ", ".join(f"{name}={settings[name]!r}" for name in names)
+class _Code(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
-Told = Mapping[str, Any]  # the settings of a landscape
-
-USUAL = {"n_points": 100, "every": 1, "dtype": "float32"}  # what `train` takes where nothing is said
-
-DEFAULT_ANCHORS, SEED = 200, 0  # likewise `landscape`
+PLACEHOLDERS: Mapping[str, Any] = {name: _Code(f"{{{name}}}") for name in ("k", "sigma", "step", "log")}
 
 
-def explorer_settings(told: Told, *, step: int, log: bool) -> dict[str, Any] | None:
-    """Settings with which `Explorer` draws the same picture; None where it cannot.
-
-    It is `Explorer(**settings)` where the only run is one that `Explorer` can train, and `Explorer(runs, **settings)`
-    otherwise. A panel has square grids and 200 anchors.
+def to_script(settings: Mapping[str, Any], view: Mapping[str, Any] = PLACEHOLDERS, *, name: str = "run") -> str:
+    """Return Python code that draws a landscape.
 
     Args:
-        told: `Landscape.settings`.
-        step: where the ball lies.
+        settings: like `Landscape.settings`, of which `"landscape"` and `"runs"` are used. Without `"runs"` the code
+            takes them from a variable.
+        view: `step`, `log`, and where they matter `min_support` and `beside`; `k` and `sigma` replace those of
+            `settings`. By default the code has `{k}`, `{sigma}`, `{step}` and `{log}` in their places.
+        name: the variable that holds the run or runs.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=(9, 7), progress=False)
+        >>> print(to_script(land.settings))
+        import loss_viz as lv
+        <BLANKLINE>
+        run = lv.train('x^2', width=8, depth=1, activation='silu', optimizer='adam', lr=0.01, steps=60, seed=56)
+        land = lv.landscape(run, k={k}, sigma={sigma}, resolution=(9, 7), plane='local')
+        lv.surface_figure(land, step={step}, log={log})
+    """
+    trainings = [_read_training(run) for run in settings.get("runs", ())]
+    lines = ["import torch", ""] if any(given and given["dtype"] != torch.float32 for given in trainings) else []
+    lines += ["import loss_viz as lv", ""]
+    own = "..." if len(trainings) > 1 else "...  # a run of your own, from a Recorder or lv.load_run"
+    calls = [
+        f"lv.train({given['target']!r}, {_arguments(TrainSettings, given)})" if given else own for given in trainings
+    ]
+    if len(calls) > 1:
+        names = [run["name"] for run in settings["runs"]]
+        pairs = zip(names, calls, strict=True)
+        lines += [f"{name} = {{", *(f"    {label!r}: {call}," for label, call in pairs), "}"]
+    else:
+        lines += [f"{name} = {call}" for call in calls]
+    given = {**settings["landscape"], **{key: view[key] for key in ("k", "sigma") if key in view}}
+    if np.ndim(given["resolution"]):
+        n_x, n_y = given["resolution"]
+        given["resolution"] = n_x if n_x == n_y else (n_x, n_y)
+    lands = {"land": given}
+    if (beside := view.get("beside", NO_PLANE)) != NO_PLANE:
+        lands["beside"] = given | {"plane": beside}
+    lines += [f"{key} = lv.landscape({name}, {_arguments(LandscapeSettings, land)})" for key, land in lands.items()]
+    more = f", min_support={view['min_support']}" if view.get("min_support") else ""
+    return "\n".join([*lines, f"lv.surface_figure({', '.join(lands)}, step={view['step']}, log={view['log']}{more})"])
+
+
+def explorer_settings(settings: Mapping[str, Any], *, step: int, log: bool) -> dict[str, Any] | None:
+    """Return the settings with which `Explorer` draws a landscape; None where it cannot.
+
+    They are for `Explorer(**settings)` if there is one run and `Explorer` can train it, else for
+    `Explorer(runs, **settings)`. `Explorer` has square grids and 200 anchors.
+
+    Args:
+        settings: `Landscape.settings`.
+        step: training step at which the ball lies.
         log: whether the loss axis is logarithmic.
 
     Example:
@@ -124,55 +351,34 @@ def explorer_settings(told: Told, *, step: int, log: bool) -> dict[str, Any] | N
         (True, True)
         >>> explorer.close()
     """
-    view, runs = told["landscape"], told["runs"]
-    n_x, n_y = view["resolution"]
-    if n_x != n_y or view["n_anchors"] != DEFAULT_ANCHORS or view["seed"] != SEED or not told["complete"]:
+    land, runs = settings["landscape"], settings["runs"]
+    n_x, n_y = land["resolution"]
+    if n_x != n_y or not settings["complete"] or not _fits_panel(LandscapeSettings, land):
         return None
-    chosen = {name: view[name] for name in ("k", "sigma", "plane")} | {"resolution": n_x, "step": step}
-    chosen |= {"loss_axis": "log" if log else "linear", "min_support": 0.0, "beside": ALONE}
-    train = runs[0]["train"] if len(runs) == 1 else None
-    if train and all(train[name] == value for name, value in USUAL.items()):
-        chosen = {name: train[name] for name in TRAINING} | chosen
+    chosen = {name: land[name] for name in LANDSCAPE} | {"resolution": n_x, "step": step}
+    chosen |= {"loss_axis": "log" if log else "linear", "min_support": ViewSettings.min_support, "beside": NO_PLANE}
+    given = _read_training(runs[0]) if len(runs) == 1 else None
+    if given and _fits_panel(TrainSettings, given):
+        chosen = {name: given[name] for name in TRAINING} | chosen
     try:
         return {name: check_setting(name, value) for name, value in chosen.items()}
-    except ValueError:  # wider or finer than a panel goes
+    except ValueError:  # beyond the panel's bounds
         return None
 
 
-def to_script(told: Told) -> str:
-    """The Python lines that draw a picture, with `{k}`, `{sigma}`, `{step}` and `{log}` where their values go.
-
-    Example:
-        >>> import loss_viz as lv
-        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=(9, 7), progress=False)
-        >>> print(to_script(land.settings))
-        import loss_viz as lv
-        <BLANKLINE>
-        run = lv.train('x^2', width=8, depth=1, activation='silu', optimizer='adam', lr=0.01, steps=60, seed=56)
-        land = lv.landscape(run, k={k}, sigma={sigma}, resolution=(9, 7), plane='local')
-        lv.surface_figure(land, step={step}, log={log})
-    """
-    runs, view = told["runs"], told["landscape"]
-    own = "..." if len(runs) > 1 else "...  # a run of your own, as a Recorder or lv.load_run hands it over"
-    calls = [_write_training(run["train"]) if run["train"] else own for run in runs]
-    wide = any(run["train"] and run["train"]["dtype"] != "float32" for run in runs)
-    lines = ["import torch", ""] if wide else []
-    lines += ["import loss_viz as lv", ""]
-    if len(runs) == 1:
-        lines.append(f"run = {calls[0]}")
-    else:
-        pairs = zip(runs, calls, strict=True)
-        lines += ["run = {", *(f"    {run['name']!r}: {call}," for run, call in pairs), "}"]
-    n_x, n_y = view["resolution"]
-    size = n_x if n_x == n_y else (n_x, n_y)
-    more = "" if view["n_anchors"] == DEFAULT_ANCHORS else f", n_anchors={view['n_anchors']}"
-    more += f", seed={view['seed']}" if view["seed"] != SEED else ""
-    place = f"k={{k}}, sigma={{sigma}}, resolution={size}, plane={view['plane']!r}{more}"
-    return "\n".join([*lines, f"land = lv.landscape(run, {place})", "lv.surface_figure(land, step={step}, log={log})"])
+def _read_training(run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the arguments of `train` for one of `Landscape.settings["runs"]`."""
+    given = run["train"]
+    return given and {**given, "dtype": getattr(torch, given.get("dtype", "float32"))}
 
 
-def _write_training(train: Told) -> str:
-    words = [f"{name}={train[name]!r}" for name in TRAINING[1:]]
-    words += [f"{name}={train[name]}" for name in ("n_points", "every") if train[name] != USUAL[name]]
-    words += [f"dtype=torch.{train['dtype']}"] if train["dtype"] != USUAL["dtype"] else []
-    return f"lv.train({train['target']!r}, {', '.join(words)})"
+def _arguments(table: type, values: Mapping[str, Any]) -> str:
+    """Return code for the arguments in `values`: all options, and other settings that differ from their default."""
+    rows = [row for row in fields(table) if row.name in values and row.name != "target"]
+    written = [row.name for row in rows if row.metadata or values[row.name] != row.default]
+    return ", ".join(f"{name}={values[name]!r}" for name in written)
+
+
+def _fits_panel(table: type, values: Mapping[str, Any]) -> bool:
+    """Whether settings that have no control in the panel have their default."""
+    return all(row.metadata or values[row.name] == row.default for row in fields(table))

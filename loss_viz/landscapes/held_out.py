@@ -5,8 +5,9 @@ from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from loss_viz._validation import check_float
-from loss_viz.landscapes.grid import LOCAL, Sampling
+from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.kernels import Kernel, fit_kernel
+from loss_viz.settings import LOCAL_PLANES
 
 BLOCK = 0.03  # of the diagonal, to each side: as far as `support` says that the run vouches for the surface
 
@@ -59,7 +60,7 @@ def select_kernel(sampling: Sampling, sigma: float | str, bar: tqdm) -> Kernel:
 def fit_shaped_kernel(sampling: Sampling, sigma: float | str) -> Kernel:
     """The kernels for a bandwidth, with the shape of their planes where that is `"auto"` and they are local ones."""
     planes = sampling.planes
-    overlap = planes.overlap if sampling.plane in LOCAL else None
+    overlap = planes.overlap if sampling.plane in LOCAL_PLANES else None
     return fit_kernel(planes.position, sigma, diagonal=sampling.projection.diagonal, path=planes.path, overlap=overlap)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import cdist
 
-from loss_viz._validation import check_float
+from loss_viz.settings import check_sigma
 
 # sigma="auto": kernels of 0.35 anchor spacings on the path, never wider than 0.3 % of the diagonal, that widen by 0.14
 # of the distance to the nearest anchor and, where their plane cannot follow, reach half as far (1 + 3 = 2²) if that
@@ -22,12 +22,6 @@ STRETCH = 3.0
 MIN_WIDTH = 1e-5
 
 MAX_WIDTH = 0.003
-
-SIGMA_RANGE = (1e-6, 1e3)
-
-POST_SIGMA = 0.06  # about what the post used
-
-POST = "The post's own value was about 0.06."
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +97,11 @@ def fit_kernel(
         >>> fit_kernel(np.zeros((1, 2)), 0.06, diagonal=2.0).width
         array([0.12])
     """
+    check_sigma(sigma)
     if sigma == "auto":
         widths = SPACING_SHARE * neighbour_distances(centers, np.zeros(len(centers), int) if path is None else path)
         shape = None if overlap is None else _shape(overlap)
         return Kernel(centers, widths.clip(MIN_WIDTH * diagonal, MAX_WIDTH * diagonal), GROWTH, sigma, shape)
-    low, high = SIGMA_RANGE
-    what = f"'auto' or a fraction of the path's diagonal from {low:g} to {high:g}"
-    if isinstance(sigma, str) or not low <= check_float("sigma", sigma, what, advice=POST) <= high:
-        raise ValueError(f"`sigma` must be {what}, got {sigma!r}. {POST}")
     return Kernel(centers, np.full(len(centers), sigma * diagonal), 0.0, float(sigma))
 
 

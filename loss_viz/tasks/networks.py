@@ -72,7 +72,6 @@ def _find_activation(activation: Any) -> Callable[[], nn.Module]:
 
 
 OptimizerFactory = Callable[..., Optimizer]
-
 OPTIMIZERS: dict[str, OptimizerFactory] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,

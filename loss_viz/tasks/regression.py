@@ -14,9 +14,7 @@ from loss_viz._validation import check_int, check_type, first_line
 from loss_viz.tasks.formula import parse_formula
 
 DTYPES = (torch.float32, torch.float64)
-
 MAX_POINTS = 2**22
-
 Target = str | Callable[[Tensor], Tensor]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import loss_viz as lv
-from loss_viz.landscapes.provenance import to_json
+from loss_viz.settings import to_json
 
 
 def make_again(settings):
@@ -94,7 +94,7 @@ def test_an_interrupted_run_is_told_up_to_where_it_came():
 def test_a_grid_of_an_interrupted_landscape_is_told(run):
     land = lv.landscape(run, resolution=8, progress=False)
     columns = [0, 4, 7]
-    coarse = replace(land, survey=replace(land.sampling, x=land.x[columns]), loss=land.loss[:, columns])
+    coarse = replace(land, x=land.x[columns], loss=land.loss[:, columns], support=land.support[:, columns])
     assert land.settings["complete"] is True
     assert coarse.settings["complete"] is False
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import loss_viz as lv
-from loss_viz.landscapes.grid import PLANES
+from loss_viz.settings import PLANES
 
 
 class Weights(nn.Module):

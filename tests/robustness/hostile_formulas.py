@@ -22,6 +22,7 @@ import torch
 
 import loss_viz as lv
 from loss_viz.runs.training import build_training
+from loss_viz.settings import TrainSettings
 from loss_viz.tasks.formula import parse_formula
 from loss_viz.tasks.regression import Task, build_task
 
@@ -298,7 +299,7 @@ def listen():
 
 
 def main():
-    calls = parse_formula, build_task, lambda target: build_training(target, steps=3)
+    calls = parse_formula, build_task, lambda target: build_training(TrainSettings(target=target, steps=3))
     for call in calls:
         call("x^2")  # what is imported late is there
     events, switch = listen()

@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 import loss_viz as lv
 from loss_viz.landscapes.blending import PlaneLosses
-from loss_viz.landscapes.grid import PLANES
-from loss_viz.landscapes.kernels import SIGMA_RANGE, fit_kernel
+from loss_viz.landscapes.kernels import fit_kernel
 from loss_viz.planes.plane_set import Planes
 from loss_viz.planes.projection import fit_projection, project_onto
+from loss_viz.settings import PLANES, SIGMA_RANGE
 from loss_viz.tasks.formula import parse_formula
 
 MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))
@@ -371,7 +371,7 @@ def test_a_recorder_keeps_the_ends_and_an_even_spread(tmp_path_factory, data):
     n_steps = data.draw(st.integers(1, 20))
     model = Net(data.draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3)), torch.float32)
     folder = tmp_path_factory.mktemp("snapshots") if data.draw(st.integers(0, 3)) == 0 else None
-    recorder = lv.Recorder(model, lambda m: m.flat().sum() + 1, every=every, max_snapshots=most, storage=folder)
+    recorder = lv.Recorder(model, lambda m: m.flat().sum() + 1, every=every, max_snapshots=most, folder=folder)
     for step in range(1, n_steps + 1):
         with torch.no_grad():
             for tensor in model.tensors:

@@ -8,6 +8,7 @@ import torch
 
 import loss_viz as lv
 from loss_viz.runs.training import build_training, run_training
+from loss_viz.settings import TrainSettings
 from loss_viz.tasks.regression import build_task
 
 LEVELS = {"x^2": 0.09249, "x^3": 0.02424, "sin(3x)": 0.17118}
@@ -175,7 +176,7 @@ def test_the_listener_hears_every_step_and_can_end_the_run():
         if step == 7:
             raise KeyboardInterrupt
 
-    run = run_training(build_training("x", steps=50), on_step=listen)
+    run = run_training(build_training(TrainSettings(target="x", steps=50)), on_step=listen)
     assert heard == list(zip(run.step.tolist(), run.loss.tolist(), strict=True))
     assert run.note == "Training was interrupted; the run is kept up to step 7 of 50."
     whole = lv.train("x", steps=50, progress=False)
@@ -185,7 +186,7 @@ def test_the_listener_hears_every_step_and_can_end_the_run():
         raise LookupError
 
     with pytest.raises(LookupError):
-        run_training(build_training("x", steps=50), on_step=fail)
+        run_training(build_training(TrainSettings(target="x", steps=50)), on_step=fail)
 
 
 def test_a_run_predicts_with_the_weights_of_a_row(post_runs):
