@@ -1,6 +1,6 @@
-// The view of `Picture`: Plotly figures side by side. Arrays come as binary buffers, one part for each trace, and only
-// the newest state is drawn. Nothing is computed here but what belongs to the page: its theme, its width, its pointer,
-// and the camera, which is one for all panes in 3D.
+// Front end of `LiveFigures`: Plotly figures side by side. Arrays arrive as binary buffers, one update per trace, and
+// only the newest state is drawn. The browser decides only what belongs to it: theme, sizes, pointer events, and the
+// camera that all 3D panes share.
 const Plotly = module.exports;
 
 const ARRAYS = { float32: Float32Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
@@ -9,8 +9,8 @@ const THEMES = {
   dark: { ink: "#d7dfe6", dim: "#7c8790", grid: "#46525c" },
 };
 const CONFIG = { displaylogo: false, showSendToCloud: false, toImageButtonOptions: { filename: "loss_viz", scale: 2 } };
-const STILL = 4; // pixels: a press that moves less is a click, more is a turn of the camera
-const REST = 12; // frames: a scene glides on for some after the pointer's last move
+const CLICK_RADIUS = 4; // pixels: a press that moves less is a click, otherwise a camera drag
+const SETTLE_FRAMES = 12; // a scene keeps moving for some frames after the last pointer event
 
 function decode(value) {
   if (!(value && value.data instanceof DataView)) return value;
@@ -23,7 +23,7 @@ function decode(value) {
 function readTheme(el) {
   let rgb = [255, 255, 255];
   for (let node = el; node; node = node.parentElement) {
-    const numbers = getComputedStyle(node).backgroundColor.match(/[\d.]+/g) || [0, 0, 0, 0]; // none outside the page
+    const numbers = getComputedStyle(node).backgroundColor.match(/[\d.]+/g) || [0, 0, 0, 0]; // empty while detached
     const [r, g, b, alpha = 1] = numbers.map(Number);
     if (alpha > 0) {
       rgb = [r, g, b];
@@ -34,7 +34,7 @@ function readTheme(el) {
   return { paper: rgb, dark, ...THEMES[dark ? "dark" : "light"] };
 }
 
-// Colours laid over the paper; the fourth value of each says how much of the colour is left.
+// Blend RGBA colors over the paper. WebGL meshes take opaque vertex colours only.
 function mix(rgba, paper) {
   return rgba.map(([r, g, b, a]) => {
     const over = (value, i) => Math.round((value * a + paper[i] * (255 - a)) / 255);
@@ -44,57 +44,57 @@ function mix(rgba, paper) {
 
 class Pane {
   constructor(model, name, listeners) {
-    Object.assign(this, { model, name, ...listeners, seen: {}, laid: {}, paint: {} });
+    Object.assign(this, { model, name, ...listeners, drawnUpdates: {}, appliedLayout: {}, vertexColors: {} });
     Object.assign(this, { opened: false, ready: false, drawn: false, closed: false, held: false });
     this.gd = document.createElement("div");
     this.gd.className = `lossviz-pane lossviz-pane-${name}`;
-    this.press = (event) => Object.assign(this, { held: true, at: [event.clientX, event.clientY], found: null });
-    this.release = (event) => {
+    this.onPress = (event) => Object.assign(this, { held: true, at: [event.clientX, event.clientY], found: null });
+    this.onRelease = (event) => {
       if (!this.held) return;
       const moved = Math.hypot(event.clientX - this.at[0], event.clientY - this.at[1]);
-      Object.assign(this, { held: false, still: moved < STILL });
+      Object.assign(this, { held: false, clicked: moved < CLICK_RADIUS });
       this.keepCamera();
-      this.onTurn(this);
-      if (this.found && this.still) this.tell(this.found);
-      this.onFree();
+      this.onCameraMove(this);
+      if (this.found && this.clicked) this.sendClick(this.found);
+      this.onReady();
     };
-    this.gd.addEventListener("pointerdown", this.press, true);
-    // Plotly has events for turns and wheels, but fires them before its camera moves, and some of them without it.
+    this.gd.addEventListener("pointerdown", this.onPress, true);
+    // Plotly fires its own camera events before the camera moves, and for some moves not at all.
     this.gd.addEventListener("pointermove", (event) => {
-      if (!event.buttons) this.release(event); // released off the window
-      else if (this.held) this.onTurn(this);
+      if (!event.buttons) this.onRelease(event); // released outside the window
+      else if (this.held) this.onCameraMove(this);
     });
-    this.gd.addEventListener("wheel", () => this.onTurn(this), { passive: true });
-    for (const type of ["pointerup", "pointercancel"]) window.addEventListener(type, this.release, true);
+    this.gd.addEventListener("wheel", () => this.onCameraMove(this), { passive: true });
+    for (const type of ["pointerup", "pointercancel"]) window.addEventListener(type, this.onRelease, true);
   }
 
-  // Makes the figure, when it is first in the page: each scene costs a WebGL context, of which a page has few.
+  // Creates the figure when the pane is first shown: each 3D scene takes one of the few WebGL contexts of a page.
   open() {
     if (this.opened) return;
     this.opened = true;
     const { data, layout } = JSON.parse(JSON.stringify(this.model.get("panes")[this.name]));
     this.traces = data.map((trace) => trace.uid || trace.name);
-    this.parts = [...this.traces.map((trace) => `${this.name}_${trace}`), `${this.name}_layout`];
-    this.inked = data.map((trace) => trace.meta === "ink");
+    this.updates = [...this.traces.map((trace) => `${this.name}_${trace}`), `${this.name}_layout`];
+    this.usesTextColor = data.map((trace) => trace.meta === "ink");
     Plotly.newPlot(this.gd, data, layout, CONFIG).then(() => {
       if (this.closed) return;
       this.ready = true;
-      this.keepMode();
-      this.gd.on("plotly_click", (event) => this.hit(event.points[0]));
-      this.gd.on("plotly_relayout", (event) => "scene.camera" in event && this.onTurn(this)); // by the mode bar
-      this.onFree();
+      this.keepDragMode();
+      this.gd.on("plotly_click", (event) => this.onPoint(event.points[0]));
+      this.gd.on("plotly_relayout", (event) => "scene.camera" in event && this.onCameraMove(this)); // from the mode bar
+      this.onReady();
     });
   }
 
-  // In 3D Plotly finds the point when the button goes down, before it is known whether a turn follows; in 2D after it.
-  hit(point) {
+  // Plotly reports a 3D point on mouse down, before it is clear whether a drag follows; a 2D point on mouse up.
+  onPoint(point) {
     const trace = this.traces[point.curveNumber];
     const found = { pane: this.name, trace, index: point.pointNumber, x: point.x, y: point.y };
     if (this.held) this.found = found;
-    else if (this.still) this.tell(found);
+    else if (this.clicked) this.sendClick(found);
   }
 
-  tell(found) {
+  sendClick(found) {
     this.found = null;
     this.model.send({ kind: "click", ...found });
   }
@@ -104,9 +104,9 @@ class Pane {
     return layout && layout.scene && layout.scene._scene;
   }
 
-  // At each redraw Plotly sets the mode of its camera anew, and with it the view that will be in half a second; turns
-  // before that are dropped, and of a ball that rolls all of them may be. What is set already is left alone here.
-  keepMode() {
+  // Plotly sets the drag mode at every redraw, which pins the view for half a second and drops drags in between; while
+  // the ball is playing that may be all of them. So skip the call when the mode is already set.
+  keepDragMode() {
     const { scene } = this;
     if (!scene) return;
     const updateFx = scene.updateFx;
@@ -118,14 +118,14 @@ class Pane {
     };
   }
 
-  // Plotly notes a turn only when the button is released over its canvas; without this the next redraw undoes it.
+  // Plotly saves the camera only if the button is released over its canvas; otherwise the next redraw resets it.
   keepCamera() {
     if (this.scene) this.scene.saveLayout(this.gd.layout);
   }
 
-  // Takes the camera of another pane, at once and without a redraw. `relayout` would do it too, but it fires the event
-  // that tells of a turn, so that panes would lead one another back.
-  look(camera) {
+  // Takes the camera of another pane, at once and without a redraw. `relayout` would fire the event of a camera move,
+  // and the panes would trigger each other.
+  setCamera(camera) {
     if (!this.scene || !camera || this.held) return;
     this.scene.setViewport({ camera, aspectratio: this.scene.fullSceneLayout.aspectratio });
     this.keepCamera();
@@ -140,47 +140,47 @@ class Pane {
     return layout;
   }
 
-  // Only what is new: a camera or a range that was set once belongs to the user from then on.
+  // Applies new values only: a camera or range that has been set may since have been changed by the user.
   changeLayout(layout, values) {
     for (const [key, value] of Object.entries(values)) {
-      if (JSON.stringify(this.laid[key]) === JSON.stringify(value)) continue;
-      this.laid[key] = layout[key] = value;
+      if (JSON.stringify(this.appliedLayout[key]) === JSON.stringify(value)) continue;
+      this.appliedLayout[key] = layout[key] = value;
     }
   }
 
-  // Brings the figure up to date; false if it cannot be now. A new scene looks as those do that were there before it.
+  // Draws the pending updates; false if that is not possible now. A new scene starts with the shared camera.
   async draw(theme, camera) {
     if (!this.ready || this.held) return false;
     const { gd, model } = this;
     const traces = {};
     const layout = {};
     const edit = (i, key, value) => ((traces[key] = traces[key] || Array(gd.data.length).fill(undefined))[i] = value);
-    this.parts.forEach((part, i) => {
-      const values = model.get(part);
-      if (this.seen[part] === values) return;
-      this.seen[part] = values;
+    this.updates.forEach((name, i) => {
+      const values = model.get(name);
+      if (this.drawnUpdates[name] === values) return;
+      this.drawnUpdates[name] = values;
       if (i === gd.data.length) return this.changeLayout(layout, values);
       for (const [key, value] of Object.entries(values)) {
-        if (key === "rgba") this.paint[i] = decode(value);
+        if (key === "rgba") this.vertexColors[i] = decode(value);
         else edit(i, key, decode(value));
       }
-      if (this.paint[i]) edit(i, "vertexcolor", mix(this.paint[i], theme.paper));
+      if (this.vertexColors[i]) edit(i, "vertexcolor", mix(this.vertexColors[i], theme.paper));
     });
     if (this.theme !== theme) {
       this.theme = theme;
       Object.assign(layout, this.themeEdits(theme));
-      for (const i of Object.keys(this.paint)) edit(i, "vertexcolor", mix(this.paint[i], theme.paper));
-      this.inked.forEach((inked, i) => inked && edit(i, "line.color", theme.ink));
+      for (const i of Object.keys(this.vertexColors)) edit(i, "vertexcolor", mix(this.vertexColors[i], theme.paper));
+      this.usesTextColor.forEach((usesTextColor, i) => usesTextColor && edit(i, "line.color", theme.ink));
     }
     if (!Object.keys(traces).length && !Object.keys(layout).length) return true;
     if (!this.drawn && camera) {
       delete layout["scene.camera"];
-      this.look(camera);
+      this.setCamera(camera);
     }
     this.drawn = true;
     this.keepCamera();
     await Plotly.update(gd, traces, layout, [...gd.data.keys()]);
-    if (layout["scene.camera"] || !camera) this.onSet(this);
+    if (layout["scene.camera"] || !camera) this.onCameraSet(this);
     return true;
   }
 
@@ -190,7 +190,7 @@ class Pane {
 
   close() {
     Object.assign(this, { ready: false, closed: true });
-    for (const type of ["pointerup", "pointercancel"]) window.removeEventListener(type, this.release, true);
+    for (const type of ["pointerup", "pointercancel"]) window.removeEventListener(type, this.onRelease, true);
     if (this.opened) Plotly.purge(this.gd);
   }
 }
@@ -203,7 +203,7 @@ function render({ model, el }) {
   let drawing = false;
   let closed = false;
   let theme = readTheme(el);
-  const ask = async () => {
+  const redraw = async () => {
     dirty = true;
     if (drawing) return;
     drawing = true;
@@ -214,7 +214,7 @@ function render({ model, el }) {
       let current = true;
       for (const pane of shown) {
         current = (await pane.draw(theme, camera)) && current;
-        await new Promise((go) => setTimeout(go)); // let the page show it before the next
+        await new Promise((go) => setTimeout(go)); // let the browser paint this pane before the next
       }
       if (current && !dirty) showState();
       if (current) model.send({ kind: "shown", serial });
@@ -226,84 +226,84 @@ function render({ model, el }) {
     el.classList.toggle("lossviz-stale", Boolean(model.get("state")));
     el.setAttribute("aria-busy", String(Boolean(model.get("state"))));
   };
-  const warn = () => model.get("state") && showState(); // that all is well is said when it is on screen
+  const showStale = () => model.get("state") && showState(); // the empty state is shown once the figures are drawn
   const showSummary = () => el.setAttribute("aria-label", model.get("summary"));
-  const retheme = () => {
+  const updateTheme = () => {
     const now = readTheme(el);
     if (String(now.paper) === String(theme.paper)) return;
     theme = now;
-    ask();
+    redraw();
   };
   const copy = (message) => {
     if (message.kind === "copy" && navigator.clipboard) navigator.clipboard.writeText(message.text).catch(() => {});
   };
 
   let shown = [];
-  // A pane that is hidden is not in the page at all, and left as it is until it comes back.
+  // A hidden pane is detached from the page and keeps its figure.
   const arrange = () => {
     shown = panes.filter((pane) => !model.get("hidden").includes(pane.name));
     panes.forEach((pane) => shown.includes(pane) || pane.gd.remove());
     shown.forEach((pane, i) => {
       if (pane.gd.parentNode === el) return;
       (i ? shown[i - 1].gd : badge).after(pane.gd);
-      if (pane.drawn) pane.look(camera);
+      if (pane.drawn) pane.setCamera(camera);
     });
     el.dataset.shown = shown.map((pane) => pane.name).join(" ");
-    shown.forEach((pane) => pane.open()); // when all have their places, and so their sizes
+    shown.forEach((pane) => pane.open()); // after all are attached, so that their sizes are known
   };
 
-  let camera = null; // of all scenes
-  let leader = null; // the pane that was turned last, until it rests
-  let rested = 0;
-  const lead = (pane) => {
+  let camera = null; // shared by all scenes
+  let leader = null; // the pane whose camera was moved last, until it settles
+  let settled = 0;
+  const shareCamera = (pane) => {
     const now = pane.scene && pane.scene.getCamera();
     if (!now || JSON.stringify(now) === JSON.stringify(camera)) return false;
     camera = now;
     pane.keepCamera();
-    shown.forEach((other) => other !== pane && other.drawn && other.look(camera));
+    shown.forEach((other) => other !== pane && other.drawn && other.setCamera(camera));
     return true;
   };
-  const follow = () => {
+  const trackCamera = () => {
     if (closed) return;
-    rested = lead(leader) ? 0 : rested + 1;
-    if (rested < REST) requestAnimationFrame(follow);
+    settled = shareCamera(leader) ? 0 : settled + 1;
+    if (settled < SETTLE_FRAMES) requestAnimationFrame(trackCamera);
     else leader = null;
   };
-  const turn = (pane) => {
+  const startTracking = (pane) => {
     if (!pane.scene) return;
-    if (!leader) requestAnimationFrame(follow); // by then Plotly has heard of the event too
+    if (!leader) requestAnimationFrame(trackCamera); // by then Plotly has handled the event
     leader = pane;
-    rested = 0;
+    settled = 0;
   };
 
-  const listeners = { onFree: ask, onTurn: turn, onSet: lead };
+  const listeners = { onReady: redraw, onCameraMove: startTracking, onCameraSet: shareCamera };
   const panes = Object.keys(model.get("panes")).map((name) => new Pane(model, name, listeners));
   el.setAttribute("role", "figure");
   el.setAttribute("aria-busy", "true");
-  warn();
+  showStale();
   showSummary();
-  model.on("change:serial", ask);
-  model.on("change:hidden", ask);
-  model.on("change:state", warn);
+  model.on("change:serial", redraw);
+  model.on("change:hidden", redraw);
+  model.on("change:state", showStale);
   model.on("change:summary", showSummary);
   model.on("msg:custom", copy);
   const sizes = new ResizeObserver((changes) => {
-    retheme(); // before it is in the page its background is not known
+    updateTheme(); // the background is unknown until the widget is attached
     const changed = changes.map((change) => change.target);
     panes.forEach((pane) => changed.includes(pane.gd) && pane.resize());
   });
   [el, ...panes.map((pane) => pane.gd)].forEach((node) => sizes.observe(node));
-  const looks = new MutationObserver(() => requestAnimationFrame(retheme));
-  for (const node of [document.documentElement, document.body]) looks.observe(node, { attributes: true });
-  ask();
+  const themes = new MutationObserver(() => requestAnimationFrame(updateTheme));
+  for (const node of [document.documentElement, document.body]) themes.observe(node, { attributes: true });
+  redraw();
 
   return () => {
     closed = true;
     sizes.disconnect();
-    looks.disconnect();
-    model.off("change:serial", ask);
-    model.off("change:hidden", ask);
-    model.off("change:state", warn);
+    themes.disconnect();
+    model.off("change:serial", redraw);
+    model.off("change:hidden", redraw);
+    model.off("change:state", showStale);
     model.off("change:summary", showSummary);
     model.off("msg:custom", copy);
     panes.forEach((pane) => pane.close());
