@@ -70,7 +70,7 @@ def write_checkpoints(folder: Path) -> None:
     model = build_model()
     x, y, loss_fn = build_loss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    with lv.Recorder(model, loss_fn, storage=folder, max_snapshots=N_STEPS + 1).attach(optimizer):
+    with lv.Recorder(model, loss_fn, folder=folder, max_snapshots=N_STEPS + 1).attach(optimizer):
         for _ in range(N_STEPS):
             batch = torch.randint(0, len(x), (32,))
             optimizer.zero_grad()

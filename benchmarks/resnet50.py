@@ -56,7 +56,7 @@ def walk(folder: Path, model: nn.Module) -> Checkpoints:
     """Checkpoints on disk, each a small random step from the one before."""
     torch.manual_seed(1)
     recorder = lv.Recorder(
-        model, lambda m: m(torch.ones(1, 3, 64, 64)).logits.square().mean(), storage=folder, max_snapshots=200
+        model, lambda m: m(torch.ones(1, 3, 64, 64)).logits.square().mean(), folder=folder, max_snapshots=200
     )
     for i in range(N_CHECKPOINTS):
         if i:

@@ -21,7 +21,7 @@ class RecorderCallback(CallbackRecorder, Callback):
     it to the optimizer: a step is an update of the weights, with accumulated gradients, mixed precision and manual
     optimization, too. Of several optimizers it follows the last one. At the end it lets go, after an exception or
     Ctrl+C as well, and what was recorded until then is a run. Each `trainer.fit` that trains is a recording of its own
-    and counts from 0; with `storage` each needs a new folder.
+    and counts from 0; with `folder` each needs a new folder.
 
     With several processes the first one records. Weights that are sharded (FSDP, DeepSpeed) are not gathered. A
     callback that puts other weights into the module at the end, such as `StochasticWeightAveraging`, stands behind this
@@ -33,7 +33,7 @@ class RecorderCallback(CallbackRecorder, Callback):
             0)` will do; what it logs goes nowhere, of which Lightning warns.
         every: record one update in so many; the last one is always in the run.
         max_snapshots: how many to keep at most, see `Recorder`.
-        storage: a new or empty folder for the snapshots, which `Run.from_checkpoints` opens.
+        folder: a new or empty folder for the snapshots, which `Run.from_checkpoints` opens.
         device: where the losses are evaluated; that of the module by default.
         name: what the run is called in a legend.
 

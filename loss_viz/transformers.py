@@ -24,7 +24,7 @@ class RecorderCallback(CallbackRecorder, TrainerCallback):
     When the training begins it makes a `Recorder` of the model without its wrappers; it counts the Trainer's own
     steps, one for each update however many batches are accumulated in it. A training that an exception or Ctrl+C cuts
     short is a run up to there. Each `trainer.train()` is a recording of its own and counts from 0, one that resumes
-    from a checkpoint included; with `storage` each needs a new folder.
+    from a checkpoint included; with `folder` each needs a new folder.
 
     With several processes the first one records. Weights that are sharded (FSDP, DeepSpeed) are not gathered.
 
@@ -33,7 +33,7 @@ class RecorderCallback(CallbackRecorder, TrainerCallback):
             the model's device. It is called on a private copy of the model in evaluation mode, without autocast.
         every: record one update in so many; the last one is always in the run.
         max_snapshots: how many to keep at most, see `Recorder`.
-        storage: a new or empty folder for the snapshots, which `Run.from_checkpoints` opens.
+        folder: a new or empty folder for the snapshots, which `Run.from_checkpoints` opens.
         device: where the losses are evaluated; that of the model by default.
         name: what the run is called in a legend.
 

@@ -215,7 +215,7 @@ def test_some_of_the_updates_and_the_last(house, tmp_path):
 
 
 def test_snapshots_on_disk_are_the_same_run(house, tmp_path):
-    callback = house.Callback(house.loss_fn, storage=tmp_path / "snapshots")
+    callback = house.Callback(house.loss_fn, folder=tmp_path / "snapshots")
     house.train(house.build(), tmp_path / "else", callback)
     run = callback.run(progress=False)
     again = Run.from_checkpoints(house.build(), house.loss_fn, tmp_path / "snapshots", progress=False)
@@ -224,7 +224,7 @@ def test_snapshots_on_disk_are_the_same_run(house, tmp_path):
     np.testing.assert_array_equal(again.weights[:], run.weights[:])
     np.testing.assert_allclose(again.loss, run.loss, rtol=1e-6)  # fused kernels round by where their tensors lie
     check_losses(house, again)
-    with pytest.raises(ValueError, match=r"`storage` must be a new or empty folder.*13 snapshots of another run"):
+    with pytest.raises(ValueError, match=r"`folder` must be a new or empty folder.*13 snapshots of another run"):
         house.train(house.build(), tmp_path / "else", callback)
 
 
@@ -397,7 +397,7 @@ def test_lightning_without_an_optimizer_has_nothing_to_follow(lightning, tmp_pat
 
 
 def test_only_the_first_process_records(house, tmp_path, monkeypatch):
-    callback = house.Callback(house.loss_fn, storage=tmp_path / "snapshots")
+    callback = house.Callback(house.loss_fn, folder=tmp_path / "snapshots")
     if house.name == "lightning":
         monkeypatch.setattr(house.pl.Trainer, "is_global_zero", False)
     else:

@@ -1,4 +1,4 @@
-"""How many weight vectors are evaluated in one pass, on how many threads, and how narrow layers are batched."""
+"""Chunk size, number of threads, and a `vmap` rule for narrow linear layers."""
 
 import ctypes
 import sys
@@ -14,33 +14,33 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-# One chunk's largest tensor then stays in the cache. Measured on 1-8-1, 1-64-1 and 1-64-64-1 nets, a small CNN and a
+# Keeps a chunk's largest tensor in the cache. Measured on 1-8-1, 1-64-1 and 1-64-64-1 MLPs, a small CNN and a
 # transformer: within 20 % of the best chunk on each; a single vector is several times slower.
 CHUNK_BYTES = 2**22
 
 MAX_CHUNK = 4096
 
-WEIGHT_BYTES = 2**26  # of the vectors themselves: large models gain nothing from company
+WEIGHT_BYTES = 2**26  # of the weight vectors in a chunk: large models gain nothing from batching
 
-NARROW_FACTOR = 2  # nets of narrow layers are so quick that what Python does for each chunk is still seen
+NARROW_FACTOR = 2  # narrow networks are so fast that Python's overhead per chunk still shows
 
-MAX_ATTENDING = 64  # so few that attend are slower together than one by one
+MAX_ATTENTION_CHUNK = 64  # in chunks up to this size models with attention are faster one at a time
 
-DEVICE_FACTOR = 64  # a GPU has no such cache, and is idle while small chunks are handed to it
+DEVICE_FACTOR = 64  # GPUs have no such cache, and small chunks leave them idle
 
-# glibc hands freed blocks of over 128 kB back to the system at once, and every chunk then faults its pages in anew:
-# half the time of a 1-64-64-1 net went there. One large block, freed untouched, raises that threshold to its size.
+# glibc returns freed blocks above 128 kB to the system at once, and the next chunk faults its pages in again, which
+# cost half the time of a 1-64-64-1 MLP. Freeing one large, untouched block raises that threshold to its size.
 HEAP_BYTES = 2**25 - 2**16
 
 
 def choose_chunk_size(largest: int, weight_bytes: int, device: torch.device, *, narrow: bool) -> int:
-    """Weight vectors to a chunk.
+    """Return the number of weight vectors to evaluate in one pass.
 
     Args:
-        largest: bytes of the largest tensor on the way to one loss.
-        weight_bytes: of one weight vector.
-        device: where they are evaluated.
-        narrow: whether all layers are.
+        largest: bytes of the largest tensor in one evaluation of the loss.
+        weight_bytes: bytes of one weight vector.
+        device: device of the evaluation.
+        narrow: whether all linear layers are narrow.
 
     Example:
         >>> choose_chunk_size(2**16, 2**14, torch.device("cpu"), narrow=False)
@@ -51,15 +51,15 @@ def choose_chunk_size(largest: int, weight_bytes: int, device: torch.device, *, 
 
 
 def reserve_heap() -> None:
-    """Have freed memory kept for the next chunk."""
+    """Make glibc keep freed memory for the next chunk."""
     torch.empty(HEAP_BYTES, dtype=torch.uint8)
 
 
 def trim_heap() -> None:
-    """Give freed memory back to the system, where the C library is glibc; elsewhere nothing is done.
+    """Return freed memory to the system, if the C library is glibc.
 
-    What `reserve_heap` keeps is cut to pieces in time. Measured: the kernel of a panel that was moved 1,900 times had
-    grown to 1.7 GB, of which 0.9 GB were in use. To give the rest back after each picture takes three milliseconds.
+    Memory kept by `reserve_heap` fragments: after 1,900 updates of a panel the process had grown to 1.7 GB, of which
+    0.9 GB were in use. Trimming after each update takes 3 ms.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -71,13 +71,13 @@ NARROW = 16  # units
 
 
 def has_narrow_layers(model: nn.Module) -> bool:
-    """Whether a model has linear layers, and all of them narrow on the way out."""
+    """Return whether a model has linear layers, none of them with more than `NARROW` outputs."""
     widths = [layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)]
     return bool(widths) and max(widths) <= NARROW
 
 
 class NarrowLinearMode(TorchFunctionMode):
-    """A context in which `vmap` puts units first in linear layers. No gradient can be taken in it."""
+    """A context in which `vmap` evaluates linear layers with the units before the points. It has no gradients."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -92,7 +92,7 @@ def _apply_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 
 class _Linear(torch.autograd.Function):
-    """`functional.linear`, with a rule of its own for `vmap`."""
+    """`functional.linear` with its own rule for `vmap`."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -100,13 +100,13 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Nothing is kept: no gradient is taken."""
+        """Save nothing: there is no backward pass."""
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, int]:
-        """(nets, units out, units in) by (nets, units in, points), handed on as (nets, points, units out)."""
+        """Multiply (models, units out, units in) by (models, units in, points); return (models, points, units out)."""
         x, weight, bias = (
             _stack_batch(t, dim, info.batch_size) for t, dim in zip((x, weight, bias), in_dims, strict=True)
         )
@@ -126,49 +126,48 @@ def _stack_batch(tensor: Any, dim: int | None, n: int) -> Any:
     return tensor.expand(n, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-N_TRIALS = 3  # the first of them warms up
+N_TRIALS = 3  # of each number of threads; the first is a warm-up
 
-GAIN = 0.9  # more threads take cores from others: they must save a tenth
+GAIN = 0.9  # more threads take cores from other programs: they must save a tenth of the time
 
 FAR_BEHIND = 2.0
 
 
 class ThreadTuner:
-    """Tries one thread and several in turn on the first pieces of work, and keeps to what was quickest.
+    """Measures one, √n and n threads on the first chunks of real work, then keeps the fastest number.
 
-    Small nets are often slower on two threads than on one: the threads wait for each other after every layer, and where
-    the machine is busy for so long that ten times the work could be done meanwhile. Nothing is computed for the trial's
-    sake; a count that is far behind twice, for at first its threads start, is not tried again, and one that falls
-    behind later is put to the test anew.
+    Small networks are often slower on two threads than on one: the threads synchronize after every layer, which on a
+    busy machine takes longer than the work itself. A number of threads that was far behind in two trials (the first
+    includes starting the threads) gets no third; if the chosen number falls far behind later, all are measured again.
 
     Example:
-        >>> pace = ThreadTuner()
-        >>> with pace.keep(1000):
-        ...     pass  # a thousand losses
+        >>> tuner = ThreadTuner()
+        >>> with tuner.limit(1000):
+        ...     pass  # evaluate a thousand losses
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[int, dict[int, list[float]]] = {}  # of one loss, by the threads there are and were taken
+        self._seconds: dict[int, dict[int, list[float]]] = {}  # per loss, by threads available and threads used
 
     @contextmanager
-    def keep(self, n: int) -> Iterator[None]:
-        """Limit the threads of this thread's work on `n` losses, and note how long it takes; 0 is not noted."""
-        most = torch.get_num_threads()
-        if most == 1:
+    def limit(self, n: int) -> Iterator[None]:
+        """Limit the threads for the evaluation of `n` losses and record the time; with `n = 0` record nothing."""
+        available = torch.get_num_threads()
+        if available == 1:
             yield
             return
-        count = self.choose(most)
+        count = self.choose(available)
         with _pools().limit(limits=count, user_api="openmp"):
             started = time.perf_counter()
             yield
         if n:
-            self._note(most, count, (time.perf_counter() - started) / n)
+            self._record(available, count, (time.perf_counter() - started) / n)
 
-    def choose(self, most: int) -> int:
-        """The number of threads to take where there are `most`."""
-        trials = self._seconds.setdefault(most, {count: [] for count in (1, round(most**0.5), most)})
+    def choose(self, available: int) -> int:
+        """Return the number of threads to use next, out of those available."""
+        trials = self._seconds.setdefault(available, {n: [] for n in (1, round(available**0.5), available)})
         best = 1
-        for count, seconds in trials.items():  # from few to many
+        for count, seconds in trials.items():  # in increasing order
             behind = len(seconds) > 1 and min(seconds) > FAR_BEHIND * min(trials[best])
             if len(seconds) < N_TRIALS and not behind:
                 return count
@@ -176,19 +175,19 @@ class ThreadTuner:
                 best = count
         return best
 
-    def _note(self, most: int, count: int, seconds: float) -> None:
-        known = self._seconds.get(most, {}).get(count)
-        if known is None:  # another thread has put all to the test anew
+    def _record(self, available: int, count: int, seconds: float) -> None:
+        known = self._seconds.get(available, {}).get(count)
+        if known is None:  # another thread has discarded the measurements
             return
         if len(known) < N_TRIALS:
             known.append(seconds)
         elif count > 1 and seconds > FAR_BEHIND * min(known):
-            self._seconds.pop(most, None)
+            self._seconds.pop(available, None)
 
 
 @contextmanager
 def limit_blas_threads(small: bool = True) -> Iterator[None]:
-    """One thread for the linear algebra of NumPy and SciPy, where it is small: more spend their time on waiting."""
+    """Limit NumPy's and SciPy's linear algebra to one thread if the matrices are `small`."""
     if not small:
         yield
         return

@@ -1,4 +1,4 @@
-"""The wiring: one flat vector for the trainable parameters of a model, one for its buffers, and the way back."""
+"""The flat weight vector of a model: which parameters and buffers it holds, in which order."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ from loss_viz._validation import check_array
 
 
 class TensorSpec(NamedTuple):
-    """One tensor of a model: all names under which it is known (tied ones have several), and its shape."""
+    """Names and shape of one tensor of a model; tied tensors have several names."""
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
 
     @property
     def name(self) -> str:
-        """The first of its names, which is that of `model.named_parameters()`."""
+        """First name, the one in `model.named_parameters()`."""
         return self.names[0]
 
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """Where each tensor lies in the flat vector.
+    """Order and shapes of the tensors in a flat vector.
 
     Attributes:
-        entries: in the order of the vector.
-        dtype: of the vector, wide enough for all of them: at least float32.
+        entries: tensors in the order of the vector.
+        dtype: dtype of the vector, wide enough for all tensors and at least float32.
 
     Example:
         >>> layout = parameter_layout(nn.Linear(2, 3))
@@ -44,7 +44,7 @@ class ParameterLayout:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Number of values of each tensor."""
+        """Number of values in each tensor."""
         return tuple(torch.Size(entry.shape).numel() for entry in self.entries)
 
     @property
@@ -53,53 +53,53 @@ class ParameterLayout:
         return sum(self.sizes)
 
     def split(self, vector: Float[Tensor, " n"]) -> dict[str, Tensor]:
-        """The tensors, by their first name, that a vector stands for; views where the shapes allow it."""
+        """Return the tensors in a vector by their first name; views where the shapes allow it."""
         parts = vector.split(self.sizes) if self.entries else ()
         return {entry.name: part.reshape(entry.shape) for entry, part in zip(self.entries, parts, strict=True)}
 
     def join(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " n"]:
-        """One vector of the tensors of these names, on the CPU; a copy, detached."""
+        """Concatenate tensors by name into a vector: a detached copy on the CPU."""
         parts = [tensors[entry.name].detach().reshape(-1).to("cpu", self.dtype) for entry in self.entries]
         return torch.cat(parts) if parts else torch.empty(0, dtype=self.dtype)
 
 
 def parameter_layout(model: nn.Module) -> ParameterLayout:
-    """The trainable parameters, in `model.parameters()` order; tied ones count once.
+    """Return the layout of the trainable parameters, in `model.parameters()` order; tied ones count once.
 
     Raises:
-        ValueError: there is none, or one of complex numbers.
+        ValueError: if there is no trainable parameter, or one of them is not real floating point.
     """
     named = names_by_id(model.named_parameters(remove_duplicate=False))
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise ValueError(
             "`model` must have at least one parameter with requires_grad=True, it has none. "
-            "Unfreeze what was trained with parameter.requires_grad_(True)."
+            "Unfreeze the parameters that were trained with parameter.requires_grad_(True)."
         )
     for name, p in trainable.items():
         if not p.is_floating_point():
             raise ValueError(
                 f"Parameters must be real floating-point numbers, {name!r} is {p.dtype}. "
-                "Hold real and imaginary part as two parameters, or freeze it."
+                "Store its real and imaginary parts as two parameters, or freeze it."
             )
     return _lay_out({named[id(p)]: p for p in trainable.values()})
 
 
 def frozen_layouts(model: nn.Module) -> list[ParameterLayout]:
-    """The parameters that are not trained, each in a layout of its own, for they may be large."""
+    """Return one layout for each frozen parameter: separate, because together they may be large."""
     named = names_by_id(model.named_parameters(remove_duplicate=False))
     frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
     return [_lay_out({named[id(p)]: p}) for p in frozen]
 
 
 def buffer_layout(model: nn.Module) -> ParameterLayout:
-    """The floating-point buffers, such as the running statistics of batch normalization."""
+    """Return the layout of the floating-point buffers, such as the running statistics of batch normalization."""
     named = names_by_id(model.named_buffers(remove_duplicate=False))
     return _lay_out({named[id(b)]: b for b in model.buffers() if b.is_floating_point()})
 
 
 def names_by_id(named: Iterable[tuple[str, Tensor]]) -> dict[int, tuple[str, ...]]:
-    """All names of each tensor, by its `id`."""
+    """Return all names of each tensor, by its `id`."""
     names: dict[int, tuple[str, ...]] = {}
     for name, tensor in named:
         names[id(tensor)] = (*names.get(id(tensor), ()), name)
@@ -109,33 +109,33 @@ def names_by_id(named: Iterable[tuple[str, Tensor]]) -> dict[int, tuple[str, ...
 def read_rows(
     layout: ParameterLayout, buffer_layout: ParameterLayout, weights: Any, buffers: Any
 ) -> tuple[Float[np.ndarray, "n n_params"], Float[np.ndarray, "n n_buffers"] | None]:
-    """Weight vectors as rows, and the buffers that go with them, if any.
+    """Convert weight vectors, and their buffers if given, to arrays of one row each.
 
     Raises:
-        TypeError: no arrays of real numbers.
-        ValueError: arrays of another shape.
+        TypeError: if they are not arrays of real numbers.
+        ValueError: if they have other shapes.
     """
     advice = "One row is a weight vector; for a single one pass weights[None]."
     weights = check_array("weights", weights, ("n", layout.n), advice=advice)
     if buffers is None:
         return weights, None
-    advice = "Pass those that go with each row, or leave them out for the model's own."
+    advice = "Pass one row of buffers for each weight vector, or none to use the model's."
     return weights, check_array("buffers", buffers, (len(weights), buffer_layout.n), advice=advice)
 
 
 def read_row(
     layout: ParameterLayout, buffer_layout: ParameterLayout, weights: Any, buffers: Any
 ) -> tuple[Float[np.ndarray, " n_params"], Float[np.ndarray, " n_buffers"] | None]:
-    """One weight vector, and the buffers that go with it, if any.
+    """Convert one weight vector, and its buffers if given, to arrays.
 
     Raises:
-        TypeError: no arrays of real numbers.
-        ValueError: arrays of another shape.
+        TypeError: if they are not arrays of real numbers.
+        ValueError: if they have other shapes.
     """
     weights = check_array("weights", weights, (layout.n,), advice="Pass one vector, as in run.weights[-1].")
     if buffers is None:
         return weights, None
-    return weights, check_array("buffers", buffers, (buffer_layout.n,), advice="Leave them out for the model's own.")
+    return weights, check_array("buffers", buffers, (buffer_layout.n,), advice="Pass none to use the model's.")
 
 
 def _lay_out(tensors: Mapping[tuple[str, ...], Tensor]) -> ParameterLayout:

@@ -1,4 +1,4 @@
-"""From weight vectors to losses: many at once, and never through the user's own model."""
+"""The loss at many weight vectors, batched."""
 
 import threading
 import uuid
@@ -15,7 +15,7 @@ from torch.func import grad, vmap
 
 from loss_viz._validation import first_line
 from loss_viz.objective.batching import (
-    MAX_ATTENDING,
+    MAX_ATTENTION_CHUNK,
     NarrowLinearMode,
     ThreadTuner,
     choose_chunk_size,
@@ -37,32 +37,32 @@ class Objective:
     """The loss as a function of the flat weight vector, evaluated for many vectors in one pass.
 
     `loss_fn(model)` is any closure that returns a scalar tensor. It is called on a private copy of the model, in
-    **evaluation mode** and without autocast, whose parameters are replaced by each weight vector in turn
-    (`torch.func.functional_call`), batched by `torch.func.vmap` in chunks that fit a core's cache. So dropout is off
-    and batch normalization uses its running statistics, unless `loss_fn` itself calls `model.train()`. The model
-    given stays as it is: weights, mode, buffers, and PyTorch's random state too.
+    **evaluation mode** and without autocast, with each weight vector in place of the trainable parameters
+    (`torch.func.functional_call`), batched by `torch.func.vmap` in chunks that fit in a core's cache. So dropout is off
+    and batch normalization uses its running statistics, unless `loss_fn` itself calls `model.train()`. The original
+    model is never changed: neither weights, mode and buffers nor PyTorch's random state.
 
-    Where `vmap` cannot batch the model (recurrent layers, control flow that depends on the data, ...) the vectors are
-    evaluated one at a time, with a warning that says why.
+    If `vmap` cannot batch the model (recurrent layers, control flow that depends on the data, ...) the vectors are
+    evaluated one at a time, with a warning that gives the reason.
 
     Args:
-        model: the network; its trainable parameters, in `model.parameters()` order, make up the vector.
-        loss_fn: the loss of a model, on data of its own; it must use the model that it is handed.
-        device: where to evaluate, such as `"cuda"`; that of the model by default. The data of `loss_fn` must be there.
+        model: network; its trainable parameters, in `model.parameters()` order, make up the vector.
+        loss_fn: loss of a model on fixed data; it must use the model that it receives.
+        device: device of the evaluation, such as `"cuda"`; the model's by default. The data of `loss_fn` must be on it.
 
     Attributes:
-        model: the model that was given, without the wrapper of `torch.compile` or data parallelism.
-        loss_fn: the loss that was given.
-        layout: names and shapes of the parameters within the vector.
-        buffer_layout: likewise for the floating-point buffers.
+        model: the model, without the wrapper of `torch.compile` or data parallelism.
+        loss_fn: the loss of a model.
+        layout: order and shapes of the parameters in the weight vector.
+        buffer_layout: order and shapes of the floating-point buffers.
         n_params: length of a weight vector.
-        initial_weights: `(n_params,)`, the weights of the model when it was given.
-        initial_buffers: `(n_buffers,)`, its floating-point buffers then.
-        chunk_size: vectors that are evaluated in one pass.
+        initial_weights: `(n_params,)`, the weights of the model when the objective was made.
+        initial_buffers: `(n_buffers,)`, its floating-point buffers at that time.
+        chunk_size: number of vectors evaluated in one pass.
 
     Raises:
-        TypeError: `model` is no module, `loss_fn` no function, or `loss_fn(model)` not a tensor.
-        ValueError: it is not scalar, or not the same twice, or there is no trainable parameter.
+        TypeError: if `model` is not a module, `loss_fn` not a function, or `loss_fn(model)` not a tensor.
+        ValueError: if the loss is not scalar or not reproducible, or the model has no trainable parameter.
 
     Example:
         >>> import torch
@@ -76,43 +76,44 @@ class Objective:
         reserve_heap()
         self.model = model = unwrap_model(model)
         self.loss_fn = loss_fn
-        self._pure = FunctionalLoss(model, loss_fn, device)
-        self._idle, self._returned = [self._pure], threading.Condition()
-        self.layout, self.buffer_layout = self._pure.layout, self._pure.buffer_layout
+        self._loss = FunctionalLoss(model, loss_fn, device)
+        self._idle, self._returned = [self._loss], threading.Condition()
+        self.layout, self.buffer_layout = self._loss.layout, self._loss.buffer_layout
         self.n_params = self.layout.n
-        self._device = next(iter(self._pure.parameters.values())).device
+        self._device = next(iter(self._loss.parameters.values())).device
         self.initial_weights = self.layout.join(dict(model.named_parameters())).numpy()
         self.initial_buffers = self.buffer_layout.join(dict(model.named_buffers())).numpy()
-        self._lock, self._pace, self._token = threading.Lock(), ThreadTuner(), uuid.uuid4().hex
-        self._draws, self._attends = True, False  # random numbers, attention: `_probe` looks
-        with self._guard():
+        self._lock, self._tuner, self._token = threading.Lock(), ThreadTuner(), uuid.uuid4().hex
+        self._is_random, self._has_attention = True, False  # until `_probe` has found out
+        with self._isolated():
             loss, largest = self._probe()
-        with self._guard():
+        with self._isolated():
             self._narrow = has_narrow_layers(model)
             self._evaluate = self._evaluate_batch
             fitting = choose_chunk_size(largest, self.initial_weights.nbytes, self._device, narrow=self._narrow)
             self.chunk_size = fitting if self._can_batch(loss) else 1
-        # Fused attention, which cannot be batched, is quicker than small batches without it.
-        if self.chunk_size == 1 or (self._attends and self.chunk_size <= MAX_ATTENDING):
+        # Fused attention, which cannot be batched, is faster than small batches without it.
+        if self.chunk_size == 1 or (self._has_attention and self.chunk_size <= MAX_ATTENTION_CHUNK):
             self._evaluate = self._evaluate_singly
 
     def __call__(
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None
     ) -> Float[np.ndarray, " n"]:
-        """Losses `(n,)` in float64 at weight vectors `(n, n_params)`; computed in the model's precision.
+        """Return the losses `(n,)` in float64 at weight vectors `(n, n_params)`, computed in the model's precision.
 
         Args:
-            weights: one row a weight vector.
-            buffers: `(n, n_buffers)`, the buffers that go with each row; those of the model by default.
+            weights: weight vectors as rows.
+            buffers: `(n, n_buffers)`, the buffers for each row; the model's by default.
 
         Raises:
-            TypeError, ValueError: no arrays of real numbers, or of another shape.
+            TypeError: if they are not arrays of real numbers.
+            ValueError: if they have other shapes.
         """
         weights, buffers = read_rows(self.layout, self.buffer_layout, weights, buffers)
         losses = np.empty(len(weights))
-        with self._guard(plain=False):
+        with self._isolated(fused=True):
             for rows, chunk, state in self._chunks(weights, buffers):
-                with self._pace.keep(len(chunk) if len(chunk) == self.chunk_size else 0):
+                with self._tuner.limit(len(chunk) if len(chunk) == self.chunk_size else 0):
                     losses[rows] = self._evaluate(chunk, state).double().cpu().numpy()
         return losses
 
@@ -122,39 +123,36 @@ class Objective:
         x: Tensor,
         buffers: Float[np.ndarray, " n_buffers"] | None = None,
     ) -> Tensor:
-        """What the model answers at inputs `x` with the weights `(n_params,)` in place of its own.
+        """Return the model's output at inputs `x` and weights `(n_params,)`.
 
         Raises:
-            TypeError, ValueError: no arrays of real numbers, or of another shape; inputs that the model does not take.
+            TypeError: if an argument has another type.
+            ValueError: if an array has another shape, or the model does not accept `x`.
         """
-        weights, buffers = read_row(self.layout, self.buffer_layout, weights, buffers)
-        with self._guard(), self._borrow() as pure:
-            state = self._tensor(self.initial_buffers if buffers is None else buffers)
-            return pure.predict(self._tensor(weights), state, x)
+        with self._isolated(), self._borrow() as loss:
+            return loss.predict(*self._tensors(weights, buffers), x)
 
     def gradients(
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None
     ) -> Float[np.ndarray, "n n_params"]:
-        """Gradients of the loss at weight vectors `(n, n_params)`, in float64; batched where `torch.func` can.
+        """Return the gradients of the loss at weight vectors `(n, n_params)`, in float64; batched if possible.
 
         Raises:
-            TypeError, ValueError: no arrays of real numbers, or of another shape; the loss cannot be differentiated.
+            TypeError: if they are not arrays of real numbers.
+            ValueError: if they have other shapes, or the loss cannot be differentiated.
         """
         weights, buffers = read_rows(self.layout, self.buffer_layout, weights, buffers)
-        slopes = np.empty(weights.shape)
-        batched = vmap(grad(self._loss_at), randomness="same") if self.chunk_size > 1 else None
-        with self._guard():
-            for rows, at, state in self._chunks(weights, buffers):
+        gradients = np.empty(weights.shape)
+        compute = vmap(grad(self._loss_at), randomness="same") if self.chunk_size > 1 else self._gradients_singly
+        with self._isolated():
+            for rows, chunk, state in self._chunks(weights, buffers):
                 try:
-                    part = self._differentiate(at, state) if batched is None else batched(at, state)
-                except RuntimeError:  # the loss can be batched, its derivative cannot
-                    batched, part = None, self._differentiate(at, state)
-                slopes[rows] = part.double().cpu().numpy()
-        return slopes
-
-    def _differentiate(self, weights: Tensor, buffers: Tensor) -> Tensor:
-        with self._borrow() as pure:
-            return pure.differentiate(weights, buffers)
+                    part = compute(chunk, state)
+                except RuntimeError:  # vmap can batch the loss, but not its derivative
+                    compute = self._gradients_singly
+                    part = compute(chunk, state)
+                gradients[rows] = part.double().cpu().numpy()
+        return gradients
 
     def hessian_vector_product(
         self,
@@ -162,67 +160,72 @@ class Objective:
         vector: Float[np.ndarray, " n_params"],
         buffers: Float[np.ndarray, " n_buffers"] | None = None,
     ) -> Float[np.ndarray, " n_params"]:
-        """The Hessian of the loss at `weights` times a vector, by differentiating twice; never the matrix.
+        """Return the product of the Hessian at `weights` and a vector, by double backpropagation.
 
         Raises:
-            TypeError, ValueError: no arrays of real numbers, or of another shape; a loss that does not depend on the
-                weights smoothly enough to be differentiated twice.
+            TypeError: if they are not arrays of real numbers.
+            ValueError: if they have other shapes, or the loss cannot be differentiated twice.
         """
-        weights, buffers = read_row(self.layout, self.buffer_layout, weights, buffers)
-        vector, _ = read_row(self.layout, self.buffer_layout, vector, None)
-        with self._guard(), self._borrow() as pure:
-            state = self._tensor(self.initial_buffers if buffers is None else buffers)
-            return (
-                pure.hessian_vector_product(self._tensor(weights), state, self._tensor(vector)).double().cpu().numpy()
-            )
+        with self._isolated(), self._borrow() as loss:
+            at, state = self._tensors(weights, buffers)
+            product = loss.hessian_vector_product(at, state, self._tensors(vector)[0])
+            return product.double().cpu().numpy()
 
     def _loss_at(self, weights: Tensor, buffers: Tensor) -> Tensor:
-        with self._borrow() as pure:
-            return pure.at(weights, buffers)
+        with self._borrow() as loss:
+            return loss.loss_at(weights, buffers)
+
+    def _gradients_singly(self, weights: Tensor, buffers: Tensor) -> Tensor:
+        with self._borrow() as loss:
+            return loss.gradients(weights, buffers)
 
     def _evaluate_batch(self, weights: Tensor, buffers: Tensor) -> Tensor:
         with ExitStack() as stack:
-            stack.enter_context(unfused_attention() if self._attends else nullcontext())
+            stack.enter_context(unfused_attention() if self._has_attention else nullcontext())
             stack.enter_context(NarrowLinearMode() if self._narrow else nullcontext())
-            pure = stack.enter_context(self._borrow())
-            return vmap(pure.at, randomness="same")(weights, buffers)
+            loss = stack.enter_context(self._borrow())
+            return vmap(loss.loss_at, randomness="same")(weights, buffers)
 
     def _evaluate_singly(self, weights: Tensor, buffers: Tensor) -> Tensor:
-        with self._borrow() as pure:
-            return pure.losses_in_loop(weights, buffers)
+        with self._borrow() as loss:
+            return loss.losses_in_loop(weights, buffers)
 
     @contextmanager
     def _borrow(self) -> Iterator[FunctionalLoss]:
-        """A private copy that no other thread is using; a thread that has to wait for one leaves another behind."""
+        """Yield a private copy that no other thread is using. A thread that had to wait for one adds a clone."""
         with self._returned:
             waited = not self._idle
             while not self._idle:
                 self._returned.wait()
-            pure = self._idle.pop()
+            loss = self._idle.pop()
             if waited:
-                self._idle.append(pure.clone())
+                self._idle.append(loss.clone())
                 self._returned.notify()
         try:
-            yield pure
+            yield loss
         finally:
             with self._returned:
-                self._idle.append(pure)
+                self._idle.append(loss)
                 self._returned.notify()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What another process needs to make it again; it does so once, and not for every task."""
+        """Pickle as constructor arguments; a worker rebuilds the objective once and reuses it."""
         return _rebuild, (self._token, self.model, self.loss_fn, self._device, self.chunk_size)
 
     @contextmanager
-    def _guard(self, plain: bool = True) -> Iterator[None]:
-        """Without gradients, and with the random state of PyTorch as it was: one thread at a time where it is used."""
+    def _isolated(self, fused: bool = False) -> Iterator[None]:
+        """Disable gradients and autocast and restore PyTorch's random state, for one thread at a time if it is used.
+
+        Args:
+            fused: allow fused attention.
+        """
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             if self._device.type in ("cpu", "cuda"):
                 stack.enter_context(torch.autocast(self._device.type, enabled=False))
-            if self._attends and plain:
+            if self._has_attention and not fused:
                 stack.enter_context(unfused_attention())
-            if self._draws:
+            if self._is_random:
                 stack.enter_context(self._lock)
                 stack.enter_context(torch.random.fork_rng([self._device] if self._device.type == "cuda" else []))
             yield
@@ -230,79 +233,84 @@ class Objective:
     def _chunks(
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Rows that are evaluated in one pass, their weights, and the buffers that go with them."""
+        """Yield the rows of each pass, their weights and their buffers."""
         for start in range(0, len(weights), self.chunk_size):
             rows = slice(start, start + self.chunk_size)
             chunk = self._tensor(weights[rows])
             own = np.broadcast_to(self.initial_buffers, (len(chunk), len(self.initial_buffers)))
             yield rows, chunk, self._tensor(own if buffers is None else buffers[rows])
 
+    def _tensors(self, weights: Any, buffers: Any = None) -> tuple[Tensor, Tensor]:
+        """Check one weight vector and its buffers, and move them to the device."""
+        weights, buffers = read_row(self.layout, self.buffer_layout, weights, buffers)
+        return self._tensor(weights), self._tensor(self.initial_buffers if buffers is None else buffers)
+
     def _tensor(self, array: Float[np.ndarray, "*shape"]) -> Tensor:
-        forwards = np.ascontiguousarray(array)  # PyTorch takes no array that is read backwards
-        return torch.tensor(forwards, dtype=self.layout.dtype, device=self._device)
+        array = np.ascontiguousarray(array)  # PyTorch does not support negative strides
+        return torch.tensor(array, dtype=self.layout.dtype, device=self._device)
 
     def _probe(self) -> tuple[Tensor, int]:
-        """The loss of the model as it stands, and the bytes of the largest tensor on the way to it."""
+        """Return the loss of the model and the bytes of the largest tensor in its evaluation."""
         random = torch.get_rng_state()
-        with ForwardProbe(self._pure.parameters.values()) as probe:
-            loss = self._evaluate_own()
+        with ForwardProbe(self._loss.parameters.values()) as probe:
+            loss = self._evaluate_copy()
         check_scalar(loss)
-        if not probe.touched:
+        if not probe.reads_parameters:
             raise ValueError(
-                "`loss_fn(model)` must use the model that it is handed, it read none of its parameters. "
-                "Write it as lambda m: criterion(m(x), y), with m in it and not the model's own name."
+                "`loss_fn(model)` must use the model that it receives, it read none of its parameters. "
+                "Write it as lambda m: criterion(m(x), y), using m instead of the model's own name."
             )
-        self._draws = self._device.type == "cuda" or not torch.equal(random, torch.get_rng_state())
-        self._attends = probe.attends
-        again = self._evaluate_own()
+        self._is_random = self._device.type == "cuda" or not torch.equal(random, torch.get_rng_state())
+        self._has_attention = probe.has_attention
+        again = self._evaluate_copy()
         if not torch.equal(loss, again) and not (loss.isnan() and again.isnan()):
             raise ValueError(
                 f"`loss_fn(model)` must give the same loss twice, got {float(loss):.6g} and {float(again):.6g}. "
-                "Use a fixed set of data, and torch.manual_seed(0) inside it where it draws random numbers."
+                "Use a fixed set of data, and torch.manual_seed(0) inside it if it draws random numbers."
             )
-        return loss, probe.n_bytes
+        return loss, probe.largest_bytes
 
-    def _evaluate_own(self) -> Any:
+    def _evaluate_copy(self) -> Any:
         try:
-            return self._pure.loss_of_copy()
+            return self._loss.loss_of_copy()
         except RuntimeError as error:
             if "device" not in str(error):
                 raise
             raise ValueError(
-                f"The data of `loss_fn` must be where the model is evaluated, on {self._device}; PyTorch says: "
-                f"{first_line(error)}. Move it there, as in x.to({str(self._device)!r})."
+                f"The data of `loss_fn` must be on the device of the evaluation, {self._device}; PyTorch says: "
+                f"{first_line(error)}. Move it with x.to({str(self._device)!r})."
             ) from error
 
     def _can_batch(self, loss: Tensor) -> bool:
-        """Whether `vmap` gives the same loss; if not, a warning says why."""
+        """Return whether `vmap` gives the same loss; warn if not."""
         weights, buffers = self._tensor(self.initial_weights), self._tensor(self.initial_buffers)
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 pair = self._evaluate(torch.stack([weights, weights]), torch.stack([buffers, buffers]))
-                rtol = max(1e-3, *(4 * torch.finfo(p.dtype).eps for p in self._pure.parameters.values()))
+                rtol = max(1e-3, *(4 * torch.finfo(p.dtype).eps for p in self._loss.parameters.values()))
                 reason = "" if torch.allclose(pair, loss, rtol=rtol, equal_nan=True) else "it gave another loss"
-            except Exception as error:  # a user's code may fail in any way on tensors that stand for many
+            except Exception as error:  # a user's code may fail in any way on batched tensors
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
-        reason = reason or next((str(w.message) for w in said if "batching rule" in str(w.message)), "")
+        reason = reason or next((str(w.message) for w in caught if "batching rule" in str(w.message)), "")
         if reason:
             warnings.warn(
                 f"torch.func.vmap cannot batch this model ({reason.split('. ')[0]}); weight vectors are evaluated one "
-                "at a time, which is slower and just as right.",
+                "at a time, which is slower but gives the same losses.",
                 RuntimeWarning,
                 stacklevel=3,
             )
         return not reason
 
 
-_REBUILT: dict[str, Objective] = {}  # the latest one that another process has sent
+_REBUILT: dict[str, Objective] = {}  # the last objective received from another process
 
 
 def _rebuild(token: str, model: nn.Module, loss_fn: LossFn, device: torch.device, chunk_size: int) -> Objective:
     if token not in _REBUILT:
         _REBUILT.clear()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # said already, where it was made
+            warnings.simplefilter("ignore", RuntimeWarning)  # the original has warned already
             _REBUILT[token] = Objective(model, loss_fn, device=device)
         _REBUILT[token].chunk_size = chunk_size
     return _REBUILT[token]

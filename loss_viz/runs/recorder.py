@@ -21,11 +21,8 @@ from loss_viz.runs.run import Run, evaluate_run
 from loss_viz.runs.weights import WeightRows
 
 MEMORY = 2**30  # bytes that are held where nothing else is said
-
 FEWEST, MOST = 25, 2000
-
 FEWEST_STORED = 200
-
 NAME = "step-{:010d}.safetensors"
 
 
@@ -70,7 +67,7 @@ class Snapshots:
             if any(folder.glob("step-*.safetensors")):
                 n = len(find_checkpoints(folder)[0])
                 raise ValueError(
-                    f"`storage` must be a new or empty folder, {folder} holds {n} snapshots of another run. "
+                    f"`folder` must be a new or empty folder, {folder} holds {n} snapshots of another run. "
                     "Open them with Run.from_checkpoints, or choose another folder."
                 )
         fitting = MEMORY // (layout.n * layout.dtype.itemsize)
@@ -152,7 +149,7 @@ class Recorder:
         loss_fn: any `loss_fn(model) -> scalar tensor`, on a fixed set of data.
         every: record one step in so many; the last one is always in the run.
         max_snapshots: how many to keep at most; as many as fit 1 GiB by default, from 25 (on disk 200) to 2000.
-        storage: a new or empty folder for the snapshots, one safetensors file each, for models whose snapshots do not
+        folder: a new or empty folder for the snapshots, one safetensors file each, for models whose snapshots do not
             fit in memory. A training that is cut short loses at most the one being written, and `Run.from_checkpoints`
             opens the folder.
         device: where the losses are evaluated; that of the model by default.
@@ -183,7 +180,7 @@ class Recorder:
         *,
         every: int = 1,
         max_snapshots: int | None = None,
-        storage: str | Path | None = None,
+        folder: str | Path | None = None,
         device: str | torch.device | None = None,
         name: str = "",
     ) -> None:
@@ -191,7 +188,7 @@ class Recorder:
         if max_snapshots is not None:
             max_snapshots = check_int("max_snapshots", max_snapshots, 3, advice="Leave it out for what fits 1 GiB.")
         check_type("name", name, str, "a text", advice="Leave it out where there is none.")
-        folder = None if storage is None else check_path("storage", storage, advice="Give a new or empty folder.")
+        folder = None if folder is None else check_path("folder", folder, advice="Give a new or empty folder.")
         self.objective = Objective(model, loss_fn, device=device)
         self.model = self.objective.model
         self.name = name
@@ -365,7 +362,7 @@ class CallbackRecorder:
         *,
         every: int = 1,
         max_snapshots: int | None = None,
-        storage: str | Path | None = None,
+        folder: str | Path | None = None,
         device: str | torch.device | None = None,
         name: str = "",
     ) -> None:
@@ -375,7 +372,7 @@ class CallbackRecorder:
             loss_fn=loss_fn,
             every=every,
             max_snapshots=max_snapshots,
-            storage=storage,
+            folder=folder,
             device=device,
             name=name,
         )

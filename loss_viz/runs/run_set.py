@@ -92,16 +92,16 @@ class RunSet:
         """Return weights and buffers at one or several rows, as `Run.state` does."""
         return self.weights[rows], take_rows(self.buffers, rows)
 
-    def find_rows(self, step: int | None) -> list[int]:
+    def nearest_rows(self, step: int | None) -> list[int]:
         """For each run its recorded row closest to a training step, as a row of the bundle; the last one for None.
 
         Raises:
             ValueError: the step lies outside all runs.
         """
-        return [start + row for start, row in zip(self.starts, find_rows(self.runs, step), strict=True)]
+        return [start + row for start, row in zip(self.starts, nearest_rows(self.runs, step), strict=True)]
 
 
-def find_rows(runs: Sequence[Run], step: int | None) -> list[int]:
+def nearest_rows(runs: Sequence[Run], step: int | None) -> list[int]:
     """For each run its recorded row closest to a training step; the last one for None.
 
     Raises:

@@ -101,7 +101,7 @@ def test_checkpoints_count_by_name_size_and_time(tmp_path):
     model = nn.Linear(3, 2)
     x = torch.randn(5, 3)
     folder = tmp_path / "run"
-    recorder = lv.Recorder(model, lambda m: m(x).square().mean(), storage=folder)
+    recorder = lv.Recorder(model, lambda m: m(x).square().mean(), folder=folder)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for _ in range(20):
         recorder.record()

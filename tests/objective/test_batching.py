@@ -45,30 +45,30 @@ def most(monkeypatch):
     return most
 
 
-def work(pace, clock, seconds, n=10):
+def work(tuner, clock, seconds, n=10):
     """`n` losses, each of which takes `seconds[n_threads]`; and how many threads there were."""
-    with pace.keep(n):
+    with tuner.limit(n):
         n_threads = count_threads("openmp")[0]
         assert is_limited("openmp", n_threads)
         clock.now += seconds[n_threads] * max(1, n)
     return n_threads
 
 
-def settle(pace, clock, seconds):
+def settle(tuner, clock, seconds):
     """All the trials, and then the number that is kept to."""
-    taken = [work(pace, clock, seconds) for _ in range(len(seconds) * N_TRIALS)]
-    return taken, work(pace, clock, seconds)
+    taken = [work(tuner, clock, seconds) for _ in range(len(seconds) * N_TRIALS)]
+    return taken, work(tuner, clock, seconds)
 
 
 @pytest.mark.parametrize("quickest", [1, 3, 9])
 def test_each_count_is_tried_and_the_quickest_kept(clock, most, quickest):
     seconds = {count: 0.6 if count == quickest else 1.0 for count in (1, 3, 9)}
-    pace = ThreadTuner()
-    taken, chosen = settle(pace, clock, seconds)
+    tuner = ThreadTuner()
+    taken, chosen = settle(tuner, clock, seconds)
     assert {count: taken.count(count) for count in set(taken)} == dict.fromkeys((1, 3, 9), N_TRIALS)
     assert chosen == quickest
     for _ in range(30):
-        assert work(pace, clock, {count: 1.9 * took for count, took in seconds.items()}) == quickest
+        assert work(tuner, clock, {count: 1.9 * took for count, took in seconds.items()}) == quickest
 
 
 @pytest.mark.parametrize(
@@ -97,109 +97,109 @@ def test_more_threads_are_taken_where_they_save_a_tenth(clock, most, seconds, ch
     ],
 )
 def test_a_count_that_is_far_behind_twice_is_not_tried_again(clock, most, seconds, tried):
-    pace = ThreadTuner()
-    assert [work(pace, clock, seconds) for _ in tried] == tried
+    tuner = ThreadTuner()
+    assert [work(tuner, clock, seconds) for _ in tried] == tried
 
 
 def test_more_threads_that_fall_behind_are_put_to_the_test_anew(clock, most):
     """Another program takes the cores after the trials, and gives them back."""
-    pace = ThreadTuner()
+    tuner = ThreadTuner()
     free, busy = {1: 1.0, 3: 0.6, 9: 0.3}, {1: 1.0, 3: 5.0, 9: 50.0}
-    assert settle(pace, clock, free)[1] == 9
-    assert [work(pace, clock, busy) for _ in range(6 + N_TRIALS)] == [9] + [1] * N_TRIALS + [3, 3, 9, 9] + [1]
-    assert {work(pace, clock, dict.fromkeys(free, 9.0)) for _ in range(20)} == {1}  # one waits for no other
+    assert settle(tuner, clock, free)[1] == 9
+    assert [work(tuner, clock, busy) for _ in range(6 + N_TRIALS)] == [9] + [1] * N_TRIALS + [3, 3, 9, 9] + [1]
+    assert {work(tuner, clock, dict.fromkeys(free, 9.0)) for _ in range(20)} == {1}  # one waits for no other
 
 
 def test_the_best_of_the_trials_counts(clock, most):
     """What takes the cores for a while, or the start of the threads, makes some of them slow."""
     for quick in range(N_TRIALS):
-        pace, n_done = ThreadTuner(), dict.fromkeys((1, 3, 9), 0)
+        tuner, n_done = ThreadTuner(), dict.fromkeys((1, 3, 9), 0)
         for _ in range(3 * N_TRIALS):
-            n_threads = pace.choose(9)
+            n_threads = tuner.choose(9)
             slow = 1.0 if n_done[n_threads] == quick else 1.9
             n_done[n_threads] += 1
-            work(pace, clock, {1: 1.0 * slow, 3: 1.0 * slow, 9: 0.8 * slow})
-        assert pace.choose(9) == 9
+            work(tuner, clock, {1: 1.0 * slow, 3: 1.0 * slow, 9: 0.8 * slow})
+        assert tuner.choose(9) == 9
 
 
 def test_the_start_of_the_threads_is_not_held_against_them(clock, most):
-    pace, started = ThreadTuner(), set()
+    tuner, started = ThreadTuner(), set()
     for _ in range(3 * N_TRIALS):
-        n_threads = pace.choose(9)
+        n_threads = tuner.choose(9)
         start = 0.0 if n_threads in started else 2.0 * n_threads
         started.add(n_threads)
-        work(pace, clock, {1: 1.0, 3: 0.6 + start, 9: 0.3 + start})
-    assert pace.choose(9) == 9
+        work(tuner, clock, {1: 1.0, 3: 0.6 + start, 9: 0.3 + start})
+    assert tuner.choose(9) == 9
 
 
 def test_two_pieces_at_a_time_that_both_fall_behind_are_no_error(clock, most):
-    pace = ThreadTuner()
-    settle(pace, clock, {1: 1.0, 3: 0.6, 9: 0.3})
-    with pace.keep(10), pace.keep(10):  # as two threads of joblib would
+    tuner = ThreadTuner()
+    settle(tuner, clock, {1: 1.0, 3: 0.6, 9: 0.3})
+    with tuner.limit(10), tuner.limit(10):  # as two threads of joblib would
         clock.now += 1000.0
-    assert settle(pace, clock, {1: 1.0, 3: 0.6, 9: 1.0})[1] == 3
+    assert settle(tuner, clock, {1: 1.0, 3: 0.6, 9: 1.0})[1] == 3
 
 
 def test_what_counts_is_the_time_of_one_loss(clock, most):
-    pace = ThreadTuner()
+    tuner = ThreadTuner()
     for trial in range(3 * N_TRIALS):
-        work(pace, clock, {1: 1.0, 3: 0.6, 9: 1.0}, n=1000 if pace.choose(9) == 3 else 1 + trial)
-    assert pace.choose(9) == 3
+        work(tuner, clock, {1: 1.0, 3: 0.6, 9: 1.0}, n=1000 if tuner.choose(9) == 3 else 1 + trial)
+    assert tuner.choose(9) == 3
 
 
 def test_pieces_that_are_no_measure_are_not_noted(clock, most):
-    pace = ThreadTuner()
-    taken = [work(pace, clock, {1: 1.0, 3: 1.0, 9: 1.0}, n=0) for _ in range(20)]
+    tuner = ThreadTuner()
+    taken = [work(tuner, clock, {1: 1.0, 3: 1.0, 9: 1.0}, n=0) for _ in range(20)]
     assert len(set(taken)) == 1
-    chosen = settle(pace, clock, {1: 1.0, 3: 0.6, 9: 1.0})[1]
-    assert work(pace, clock, {1: 1.0, 3: 0.5, 9: 1.0}, n=0) == chosen == 3
+    chosen = settle(tuner, clock, {1: 1.0, 3: 0.6, 9: 1.0})[1]
+    assert work(tuner, clock, {1: 1.0, 3: 0.5, 9: 1.0}, n=0) == chosen == 3
 
 
 def test_another_limit_from_without_is_tried_anew(clock, most):
-    pace = ThreadTuner()
-    assert settle(pace, clock, {1: 1.0, 3: 0.9, 9: 0.1})[1] == 9
+    tuner = ThreadTuner()
+    assert settle(tuner, clock, {1: 1.0, 3: 0.9, 9: 0.1})[1] == 9
     most.n = 2
-    taken, chosen = settle(pace, clock, {1: 1.0, 2: 1.5})
+    taken, chosen = settle(tuner, clock, {1: 1.0, 2: 1.5})
     assert taken.count(1) == taken.count(2) == N_TRIALS
     assert chosen == 1
     most.n = 9
-    assert work(pace, clock, {9: 0.1}) == 9
+    assert work(tuner, clock, {9: 0.1}) == 9
 
 
 def test_one_thread_is_left_alone(clock, most):
     most.n = 1
     before = count_threads("openmp")
-    pace = ThreadTuner()
+    tuner = ThreadTuner()
     for _ in range(5):
-        with pace.keep(10):
+        with tuner.limit(10):
             assert count_threads("openmp") == before
     most.n = 9
-    assert settle(pace, clock, {1: 1.0, 3: 0.6, 9: 1.0})[0].count(1) == N_TRIALS
+    assert settle(tuner, clock, {1: 1.0, 3: 0.6, 9: 1.0})[0].count(1) == N_TRIALS
 
 
 def test_the_limit_is_lifted_again_even_after_an_error(clock, most):
     before = count_threads("openmp")
-    pace = ThreadTuner()
+    tuner = ThreadTuner()
     for _ in range(30):
-        work(pace, clock, dict.fromkeys((1, 3, 9), 1.0))
+        work(tuner, clock, dict.fromkeys((1, 3, 9), 1.0))
         assert count_threads("openmp") == before
-    pace = ThreadTuner()
+    tuner = ThreadTuner()
     for _ in range(2 * N_TRIALS):
-        with pytest.raises(KeyboardInterrupt), pace.keep(10):
+        with pytest.raises(KeyboardInterrupt), tuner.limit(10):
             raise KeyboardInterrupt
         assert count_threads("openmp") == before
-        assert pace.choose(9) == 1  # work that ended early says nothing about its pace
-    assert settle(pace, clock, {1: 1.0, 3: 0.6, 9: 1.0})[1] == 3
+        assert tuner.choose(9) == 1  # work that ended early says nothing about its tuner
+    assert settle(tuner, clock, {1: 1.0, 3: 0.6, 9: 1.0})[1] == 3
 
 
 def test_losses_do_not_depend_on_the_number_of_threads(run, monkeypatch):
     expected = run.objective(run.weights)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(run.objective, "_pace", ThreadTuner())
+    monkeypatch.setattr(run.objective, "_tuner", ThreadTuner())
     monkeypatch.setattr(run.objective, "chunk_size", 20)
     for _ in range(3 * N_TRIALS):
         np.testing.assert_allclose(run.objective(run.weights), expected, rtol=1e-12)
-    assert run.objective._pace.choose(3) in (1, 2, 3)
+    assert run.objective._tuner.choose(3) in (1, 2, 3)
 
 
 def test_linear_algebra_is_kept_to_one_thread_and_given_back():

@@ -279,7 +279,7 @@ def test_autocast_around_the_call_changes_nothing():
 
 def test_a_loss_that_does_not_look_at_its_model_is_refused():
     model, loss_fn = build(BATCHED["layer norm"])
-    with pytest.raises(ValueError, match=r"must use the model that it is handed.*lambda m: criterion\(m\(x\), y\)"):
+    with pytest.raises(ValueError, match=r"must use the model that it receives.*lambda m: criterion\(m\(x\), y\)"):
         Objective(model, lambda _: loss_fn(model))
 
 
@@ -287,14 +287,14 @@ def test_a_model_that_cannot_be_copied_is_refused():
     model = nn.Linear(8, 3)
     x = sequences().float()
     model.last = model(x)  # not a leaf: deepcopy refuses it
-    with pytest.raises(ValueError, match=r"copy\.deepcopy can copy.*Hold no results"):
+    with pytest.raises(ValueError, match=r"copy\.deepcopy can copy.*Keep no results"):
         Objective(model, lambda m: m(x).mean())
 
 
 def test_data_on_another_device_are_named():
     model, loss_fn = build(BATCHED["layer norm"])
     with pytest.raises(
-        ValueError, match=r"data of `loss_fn` must be where the model is evaluated, on meta.*x\.to\('meta'\)"
+        ValueError, match=r"data of `loss_fn` must be on the device of the evaluation, meta.*x\.to\('meta'\)"
     ):
         Objective(model, loss_fn, device="meta")
     assert next(model.parameters()).device.type == "cpu"

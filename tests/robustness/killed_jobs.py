@@ -69,7 +69,7 @@ class Saving:
         assert not [
             other
             for other in folder.glob("*")
-            if other.name not in ("a", "b", "run.safetensors") and other.suffix != ".tmp"
+            if other.name not in ("a", "b", "run.safetensors") and not other.name.startswith(".run.")
         ]
 
 
@@ -79,10 +79,10 @@ class Recording:
     longest = 0.4
     n_steps = 400
 
-    def train(self, storage, say):
+    def train(self, folder, say):
         model, loss_fn = make_net()
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        recorder = lv.Recorder(model, loss_fn, storage=storage)
+        recorder = lv.Recorder(model, loss_fn, folder=folder)
         say()
         for _ in range(self.n_steps):
             optimizer.zero_grad()
@@ -168,8 +168,7 @@ class Exporting:
         assert path.read_bytes() in whole if path.exists() else n_said == 0
         for other in folder.iterdir():
             mine = other.name == self.name or other.name in ("run", f"0-{self.name}", f"30-{self.name}")
-            assert mine or other.suffix == ".tmp" or other.name.startswith(f".{path.stem}."), other
-            assert mine or other.name.startswith("."), other
+            assert mine or other.name.startswith(f".{path.stem}."), other
 
 
 class Filming(Exporting):

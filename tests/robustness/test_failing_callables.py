@@ -68,11 +68,11 @@ class Moody:
         return (model(self.x) - self.x**2).square().mean()
 
 
-def record(storage=None):
+def record(folder=None):
     torch.manual_seed(0)
     model, loss_fn = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)), Moody()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    with lv.Recorder(model, loss_fn, storage=storage).attach(optimizer) as recorder:
+    with lv.Recorder(model, loss_fn, folder=folder).attach(optimizer) as recorder:
         for _ in range(30):
             optimizer.zero_grad()
             loss_fn(model).backward()

@@ -63,10 +63,10 @@ BEGIN = """
     short = lv.train("x", steps=10, progress=False)
     short.save(folder / "run.safetensors")
 
-    def record(storage):
+    def record(folder):
         model = torch.nn.Sequential(torch.nn.Linear(20, 100), torch.nn.Tanh(), torch.nn.Linear(100, 1))
         x = torch.rand(30, 20)
-        recorder = lv.Recorder(model, lambda m: m(x).square().mean(), storage=storage)
+        recorder = lv.Recorder(model, lambda m: m(x).square().mean(), folder=folder)
         for _ in range(5):
             with torch.no_grad():
                 for weight in model.parameters():
@@ -126,5 +126,5 @@ def test_a_folder_that_cannot_be_written_to_is_said_in_words(tmp_path):
 def test_a_gpu_that_is_missing_is_said_in_words():
     model = torch.nn.Linear(2, 1)
     for start in (lv.Recorder, lv.Objective):
-        with pytest.raises(ValueError, match="`device` must be one that PyTorch has here, got 'cuda'"):
+        with pytest.raises(ValueError, match="`device` must be available to PyTorch, got 'cuda'"):
             start(model, lambda m: m.weight.square().mean(), device="cuda")

@@ -74,7 +74,7 @@ def theirs():
 def made(theirs, tmp_path_factory):
     """A run of the model, in memory and in a folder."""
     folder = tmp_path_factory.mktemp("run")
-    recorders = [lv.Recorder(theirs.model, theirs.loss_fn), lv.Recorder(theirs.model, theirs.loss_fn, storage=folder)]
+    recorders = [lv.Recorder(theirs.model, theirs.loss_fn), lv.Recorder(theirs.model, theirs.loss_fn, folder=folder)]
     for _ in range(12):
         theirs.step()
         for recorder in recorders:

@@ -124,7 +124,7 @@ def list_cases(folder):
     yield "Recorder", recorder, "loss_fn", [*without(THING, object), *losses]
     yield "Recorder", recorder, "every", [*WHOLE, 0]
     yield "Recorder", recorder, "max_snapshots", [*without(WHOLE, None), 0, 2]
-    yield "Recorder", recorder, "storage", without(PATH, None)
+    yield "Recorder", recorder, "folder", without(PATH, None)
     yield "Recorder", recorder, "device", devices
     yield "Recorder", recorder, "name", TEXT
     yield "Recorder.attach", recorder().attach, "optimizer", [*THING, torch.optim.SGD([torch.ones(1)], lr=0.1)]

@@ -508,7 +508,7 @@ def test_an_error_leaves_what_was_there(place, before, tmp_path, monkeypatch):
         write_snapshot(path, {"w": torch.zeros(3)}, {})
 
     def fail(*args):
-        [part] = tmp_path.glob(".*.tmp")
+        [part] = tmp_path.glob(".step-1.*")
         assert part.stat().st_size
         with pytest.raises(ValueError, match="none is in"):
             find_checkpoints(tmp_path / ".*")

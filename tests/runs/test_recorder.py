@@ -61,7 +61,7 @@ def same(one, two):
     return one[1] == two[1] and all(torch.equal(a, b) for a, b in zip(one[0], two[0], strict=True))
 
 
-@pytest.mark.parametrize("way", ["record", "attach", "storage"])
+@pytest.mark.parametrize("way", ["record", "attach", "folder"])
 def test_recording_changes_no_bit_of_the_training(way, tmp_path):
     ends = []
     for recorded in (False, True):
@@ -71,8 +71,8 @@ def test_recording_changes_no_bit_of_the_training(way, tmp_path):
         if not recorded:
             exhaust(steps(model, optimizer, 30))
         else:
-            storage = tmp_path if way == "storage" else None
-            recorder = lv.Recorder(model, mse, every=2, storage=storage)
+            folder = tmp_path if way == "folder" else None
+            recorder = lv.Recorder(model, mse, every=2, folder=folder)
             if way == "attach":
                 with recorder.attach(optimizer):
                     exhaust(steps(model, optimizer, 30))
@@ -142,9 +142,9 @@ def test_snapshots_are_spread_evenly_however_long_the_run(n_steps, max_snapshots
 
 
 def test_a_run_may_be_asked_for_at_any_time(tmp_path):
-    for storage in (None, tmp_path):
+    for folder in (None, tmp_path):
         model = nn.Linear(1, 1)
-        recorder = lv.Recorder(model, mse, every=10, storage=storage)
+        recorder = lv.Recorder(model, mse, every=10, folder=folder)
         lengths = []
         for step in range(1, 36):
             with torch.no_grad():
@@ -257,7 +257,7 @@ def test_wrappers_of_pytorch_are_looked_through(wrap):
 def test_storage_is_a_folder_of_checkpoints_that_anyone_can_load(tmp_path):
     model = build(batch_norm=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    with lv.Recorder(model, mse, storage=tmp_path / "new" / "run").attach(optimizer) as recorder:
+    with lv.Recorder(model, mse, folder=tmp_path / "new" / "run").attach(optimizer) as recorder:
         exhaust(steps(model, optimizer, 9))
     run = recorder.run()
     assert isinstance(run.weights, Checkpoints)
@@ -271,18 +271,18 @@ def test_storage_is_a_folder_of_checkpoints_that_anyone_can_load(tmp_path):
     assert missing == ["1.num_batches_tracked"] or not missing
     assert not unknown
     assert mse(other.eval()).item() == pytest.approx(run.loss[-1], rel=1e-6)
-    with pytest.raises(ValueError, match=r"`storage` must be a new or empty folder.*10 snapshots of another run"):
-        lv.Recorder(model, mse, storage=tmp_path / "new" / "run")
+    with pytest.raises(ValueError, match=r"`folder` must be a new or empty folder.*10 snapshots of another run"):
+        lv.Recorder(model, mse, folder=tmp_path / "new" / "run")
 
 
 def test_landscapes_from_disk_and_from_memory_are_the_same(tmp_path, monkeypatch):
     made = []
-    for storage in (None, tmp_path):
+    for folder in (None, tmp_path):
         model = build(batch_norm=True)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-        with lv.Recorder(model, mse, storage=storage).attach(optimizer) as recorder:
+        with lv.Recorder(model, mse, folder=folder).attach(optimizer) as recorder:
             exhaust(steps(model, optimizer, 40))
-        if storage:
+        if folder:
             monkeypatch.setattr("loss_viz.planes.plane_set.HELD_BYTES", 1)  # read each plane when it is needed
             monkeypatch.setattr("loss_viz.runs.weights.BLOCK_BYTES", 1000)  # a few columns at a time
         for plane in ("local", "parallel", "final", "global"):
@@ -306,7 +306,7 @@ def test_a_crash_leaves_all_but_the_snapshot_being_written(tmp_path):
         "torch.manual_seed(0)\n"
         "model = torch.nn.Linear(1, 1)\n"
         "x = torch.ones(3, 1)\n"
-        f"recorder = lv.Recorder(model, lambda m: m(x).square().mean(), storage={str(tmp_path / 'run')!r})\n"
+        f"recorder = lv.Recorder(model, lambda m: m(x).square().mean(), folder={str(tmp_path / 'run')!r})\n"
         "sync = os.fsync\n"
         "def die(file):\n"
         "    os.ftruncate(file, 40)\n"
@@ -327,7 +327,7 @@ def test_a_crash_leaves_all_but_the_snapshot_being_written(tmp_path):
 def test_a_full_disk_ends_the_recording_and_not_the_training(tmp_path, monkeypatch):
     model = build()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    recorder = lv.Recorder(model, mse, storage=tmp_path).attach(optimizer)
+    recorder = lv.Recorder(model, mse, folder=tmp_path).attach(optimizer)
     loop = steps(model, optimizer, 10)
     exhaust(itertools.islice(loop, 5))
 
@@ -343,7 +343,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_training(tmp_path, monkeypat
     assert run.step.tolist() == list(range(6))
     assert "No space left" in run.note
     with pytest.raises(OSError, match="No space left"):
-        lv.Recorder(model, mse, storage=tmp_path / "other")
+        lv.Recorder(model, mse, folder=tmp_path / "other")
 
 
 def test_weights_that_run_away_end_the_recording():
@@ -457,7 +457,7 @@ def test_other_misuse_is_refused():
         lv.Recorder(model, mse).attach(torch.optim.SGD(build().parameters(), lr=0.1))
     with pytest.raises(TypeError, match=r"must be a torch\.optim\.Optimizer, got Sequential"):
         lv.Recorder.attach.__wrapped__(lv.Recorder(model, mse), model)  # past the shape checks of the tests
-    with pytest.raises(ValueError, match="`device` must be one that PyTorch has here, got 'nowhere'"):
+    with pytest.raises(ValueError, match="`device` must be available to PyTorch, got 'nowhere'"):
         lv.Recorder(model, mse, device="nowhere")
 
 

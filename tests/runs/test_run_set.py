@@ -108,7 +108,7 @@ def test_runs_of_any_lengths_and_dtypes(runs):
     land = lv.landscape({"long": runs[0], "short": short}, k=2, resolution=4, progress=False)
     assert land.path.shape == (41 + 10, 2)
     assert land.run_set.names == ("long", "short")
-    assert land.run_set.find_rows(30) == [30, 41 + 9]  # the short one waits at its end
+    assert land.run_set.nearest_rows(30) == [30, 41 + 9]  # the short one waits at its end
     with pytest.raises(ValueError, match="`k`=5 needs at least 2k \\+ 1 = 11 recorded steps, the run has 10"):
         lv.landscape([runs[0], short], k=5, progress=False)
 
@@ -195,7 +195,7 @@ def test_the_balls_race(land):
     figure = lv.animate(land, n_frames=12)
     assert len(figure.bases) <= 12
     for frame in (figure.bases[0], figure.bases[5], figure.bases[-1]):
-        rows = land.run_set.find_rows(int(frame.name))
+        rows = land.run_set.nearest_rows(int(frame.name))
         assert [figure.data[i].name for i in frame.traces] == ["error", "ball"] * 3
         for row, ball in zip(rows, frame.data[1::2], strict=True):
             assert min(ball.z) == pytest.approx(land.path_loss[row], rel=1e-9)
