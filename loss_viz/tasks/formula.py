@@ -1,4 +1,4 @@
-"""Formulas in x as a person types them, read by a small grammar and never by Python's `eval`.
+"""Formulas in x as people type them, translated to Python's syntax and parsed by `ast`; nothing is executed.
 
 sum     = product (("+" | "-") product)*
 product = factor (("*" | "/") factor | factor that starts with a letter or "(")*
@@ -7,74 +7,42 @@ power   = atom ("^" factor)?
 atom    = number | "x" | "pi" | "e" | name "(" sum ("," sum)* ")" | "(" sum ")"
 """
 
+import ast
 import math
 import re
 from collections.abc import Callable
-from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from loss_viz._validation import check_type
-
-Formula = Callable[[Tensor], Tensor]
+from loss_viz._validation import argument_error, check_type
 
 MAX_LENGTH = 200
-
 MAX_DEPTH = 30
-
 CONSTANTS = {"pi": math.pi, "e": math.e}
 
+_TRIGONOMETRIC = ("sin", "cos", "tan", "asin", "arcsin", "acos", "arccos", "atan", "arctan", "sinh", "cosh", "tanh")
+_OTHERS = ("exp", "log", "log2", "log10", "sqrt", "abs", "floor", "ceil", "relu", "sigmoid")
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "tan": torch.tan,
-    "asin": torch.asin,
-    "arcsin": torch.asin,
-    "acos": torch.acos,
-    "arccos": torch.acos,
-    "atan": torch.atan,
-    "arctan": torch.atan,
-    "sinh": torch.sinh,
-    "cosh": torch.cosh,
-    "tanh": torch.tanh,
-    "exp": torch.exp,
-    "log": torch.log,
+    **{name: getattr(torch, name) for name in _TRIGONOMETRIC + _OTHERS},
     "ln": torch.log,
-    "log2": torch.log2,
-    "log10": torch.log10,
-    "sqrt": torch.sqrt,
-    "abs": torch.abs,
-    "sign": lambda x: torch.where(x.isnan(), x, torch.sign(x)),  # PyTorch's own makes a 0 of what is no number
-    "floor": torch.floor,
-    "ceil": torch.ceil,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
+    "sign": lambda x: torch.where(x.isnan(), x, torch.sign(x)),  # torch.sign(nan) is 0
     "min": torch.minimum,
     "max": torch.maximum,
 }
+_PYTHON = {"^": "**", **{name: repr(value) for name, value in CONSTANTS.items()}}
+_OPERATORS = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow"}
 
-TWO_ARGUMENTS = {"min", "max"}
-
-# What people paste from a paper, type on a phone or bring from Python, in the grammar's own signs.
+# Other spellings of the operators and pi: from Python, from papers and from phone keyboards.
 SPELLINGS = {"**": "^", "−": "-", "·": "*", "×": "*", "÷": "/", "π": "pi", "²": "^2", "³": "^3"}
 
-TOKEN = re.compile(
-    r"\s*(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
-    r"|(?P<name>[A-Za-z]+(?:(?<=log)(?:10|2))?)"
-    r"|(?P<sign>[-+*/^(),])|(?P<stranger>\S))"
+_TOKEN = re.compile(  # a number, a name, a sign or a stray character
+    r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)|([A-Za-z]+(?:(?<=log)(?:10|2))?)|([-+*/^(),])|(\S)"
 )
 
 
-class Token(NamedTuple):
-    """A word of the grammar: a number, name, sign or stranger."""
-
-    kind: str
-    text: str
-
-
 def normalize_formula(text: str) -> str:
-    """The formula in the grammar's own signs, so that one formula has one spelling.
+    """Return the formula in the grammar's own signs, so that every operator has one spelling.
 
     Example:
         >>> normalize_formula("2·x² − x**3")
@@ -85,149 +53,95 @@ def normalize_formula(text: str) -> str:
     return text
 
 
-def parse_formula(text: str) -> Formula:
-    """Read a formula in x and return it as a function of a tensor, applied entry by entry.
+def parse_formula(text: str) -> Callable[[Tensor], Tensor]:
+    """Return a formula in x as a function of a tensor, applied elementwise in the tensor's dtype.
 
     Args:
-        text: for example `"sin(3x)"`, `"2x^3 - x"`, `"exp(-x^2)"` or `"x² + abs(x)"`. Multiplication signs may be
-            left out; `^` and `**` are powers.
+        text: for example `"sin(3x)"`, `"2x^3 - x"` or `"x² + abs(x)"`. Multiplication signs may be left out; `^` and
+            `**` are powers.
 
     Returns:
         A function from x `(...)` to values of the same shape.
 
     Raises:
-        TypeError: no text.
-        ValueError: the text is no formula in x; the message says what is wrong and how to repair it.
+        TypeError: if `text` is not a string.
+        ValueError: if `text` is not a formula in x; the message names the cause and shows valid formulas.
 
     Example:
         >>> parse_formula("2x^3 - x")(torch.tensor([1.0, 2.0]))
         tensor([ 1., 14.])
     """
     check_type("text", text, str, "a formula", advice='Type one like "x^2".')
-    return _Parser(text).formula()
-
-
-class _Parser:
-    """Recursive descent over one text; every rule consumes tokens and returns a formula."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        if len(text) > MAX_LENGTH:
-            self._refuse(f"it has {len(text)} characters and at most {MAX_LENGTH} are read")
-        if not text.strip():
-            self._refuse("it is empty")
-        matches = TOKEN.finditer(normalize_formula(text))
-        self.tokens = [Token(kind, match[kind]) for match in matches if (kind := match.lastgroup)]
-        self.tokens.append(Token("end", ""))
-        self.next = 0
-        self.depth = 0
-
-    def formula(self) -> Formula:
-        value = self._sum()
-        if self._peek().kind != "end":
-            self._refuse_token("an operator is missing before")
-        return lambda x: value(x) + torch.zeros_like(x)  # a constant becomes as long as x
-
-    def _sum(self) -> Formula:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            self._refuse(f"its parentheses are nested deeper than {MAX_DEPTH}")
-        value = self._product()
-        while sign := self._take("+", "-"):
-            value = _apply(torch.add if sign == "+" else torch.sub, value, self._product())
-        self.depth -= 1
-        return value
-
-    def _product(self) -> Formula:
-        value = self._factor()
-        while True:
-            if sign := self._take("*", "/"):
-                value = _apply(torch.mul if sign == "*" else torch.div, value, self._factor())
-            elif self._peek().kind == "name" or self._peek().text == "(":
-                value = _apply(torch.mul, value, self._factor())
-            else:
-                return value
-
-    def _factor(self) -> Formula:
-        negative = False
-        while sign := self._take("+", "-"):
-            negative ^= sign == "-"
-        value = self._power()
-        return _apply(torch.neg, value) if negative else value
-
-    def _power(self) -> Formula:
-        base = self._atom()
-        if not self._take("^"):
-            return base
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            self._refuse(f"its powers are nested deeper than {MAX_DEPTH}")
-        exponent = self._factor()
-        self.depth -= 1
-        return _apply(torch.pow, base, exponent)
-
-    def _atom(self) -> Formula:
-        token = self._peek()
-        if token.kind == "number":
-            self.next += 1
-            return _constant(float(token.text))
-        if token.kind == "name":
-            self.next += 1
-            return self._named(token)
-        if self._take("("):
-            value = self._sum()
-            self._expect(")")
-            return value
-        self._refuse_token("a number, x or a function is missing before")
-
-    def _named(self, token: Token) -> Formula:
-        if token.text == "x":
-            return lambda x: x
-        if token.text in CONSTANTS:
-            return _constant(CONSTANTS[token.text])
-        if token.text not in FUNCTIONS:
-            known = ", ".join(FUNCTIONS)
-            self._refuse(f"the name {token.text!r} is not known; known are x, pi, e and {known}")
-        if not self._take("("):
-            self._refuse(f"{token.text!r} needs parentheses, as in {token.text}(x)")
-        arguments = [self._sum()]
-        while self._take(","):
-            arguments.append(self._sum())
-        self._expect(")")
-        wanted = 2 if token.text in TWO_ARGUMENTS else 1
-        if len(arguments) != wanted:
-            self._refuse(f"{token.text!r} takes {wanted} argument(s) and {len(arguments)} came")
-        return _apply(FUNCTIONS[token.text], *arguments)
-
-    def _peek(self) -> Token:
-        return self.tokens[self.next]
-
-    def _take(self, *signs: str) -> str:
-        token = self._peek()
-        if token.kind != "sign" or token.text not in signs:
-            return ""
-        self.next += 1
-        return token.text
-
-    def _expect(self, sign: str) -> None:
-        if not self._take(sign):
-            self._refuse_token(f"{sign!r} is missing before")
-
-    def _refuse_token(self, what: str) -> NoReturn:
-        token = self._peek()
-        self._refuse(f"{what} {token.text!r}" if token.text else f"{what} its end")
-
-    def _refuse(self, cause: str) -> NoReturn:
-        shown = self.text if len(self.text) <= 40 else self.text[:37] + "..."
-        raise ValueError(
+    try:
+        value = _build(ast.parse(_translate(text), mode="eval").body, depth=1)
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        cause = error.msg if isinstance(error, SyntaxError) else "it is nested too deeply"
+        shown = text if len(text) <= 40 else text[:37] + "..."
+        raise argument_error(
+            "target",
             f"The target {shown!r} is not a formula in x: {cause}. "
-            'Type one like "x^2", "sin(3x)", "2x^3 - x" or "exp(-x^2)", or pass a function of a tensor.'
-        )
+            'Type one like "x^2", "sin(3x)", "2x^3 - x" or "exp(-x^2)", or pass a function of a tensor.',
+        ) from None
+    return lambda x: value(x) + torch.zeros_like(x)  # gives a constant the shape of x
 
 
-def _constant(value: float) -> Formula:
-    return lambda x: torch.as_tensor(value, dtype=x.dtype, device=x.device)
+def _translate(text: str) -> str:
+    """Return the formula in Python's syntax, `2x^-x` as `2. * x ** - x`, or raise `SyntaxError` with the cause."""
+    if len(text) > MAX_LENGTH:
+        raise SyntaxError(f"it has {len(text)} characters, more than {MAX_LENGTH}")
+    if not text.strip():
+        raise SyntaxError("it is empty")
+    words: list[str] = []
+    operand_next, negative = True, False
+    for number, name, sign, stray in [*_TOKEN.findall(normalize_formula(text)), ("", "", "", "")]:
+        function = words[-1] if words and words[-1] in FUNCTIONS else ""
+        if stray:
+            raise SyntaxError(f"the character {stray!r} cannot be part of one")
+        if name and name not in {"x", *CONSTANTS, *FUNCTIONS}:
+            raise SyntaxError(f"the name {name!r} is not known; known are x, pi, e, {', '.join(FUNCTIONS)}")
+        if function and sign != "(":
+            raise SyntaxError(f"{function!r} needs parentheses, as in {function}(x)")
+        if operand_next and sign in ("+", "-"):
+            negative ^= sign == "-"  # signs in a row become one
+            continue
+        if operand_next and not (number or name or sign == "("):
+            raise SyntaxError(f"a number, x or a function is missing before {repr(sign) if sign else 'its end'}")
+        if number and not operand_next:
+            raise SyntaxError(f"an operator is missing before {number!r}")
+        if not operand_next and (name or sign == "("):
+            words.append("*")
+        if negative:
+            words.append("-")
+            negative = False
+        if sign == "(" and not function:
+            words.append("group")  # a call, since the syntax tree omits plain parentheses and their depth is limited
+        operand_next = name in FUNCTIONS or sign not in ("", ")")
+        word = f"{number}." if number.isdigit() else number or name or sign  # Python rejects 007 and reads 007. as 7
+        words.append(_PYTHON.get(word, word))
+    return " ".join(words)
 
 
-def _apply(function: Callable[..., Tensor], *arguments: Formula) -> Formula:
+def _build(node: ast.expr, depth: int) -> Callable[[Tensor], Tensor]:
+    """Return a syntax tree as a function of x, or raise `SyntaxError`. PyTorch computes everything, even 2^3."""
+    if depth > MAX_DEPTH:
+        raise SyntaxError(f"its parentheses and powers are nested deeper than {MAX_DEPTH}")
+    match node:
+        case ast.Name(id="x"):
+            return lambda x: x
+        case ast.Constant(value=float(number)):
+            return lambda x: torch.as_tensor(number, dtype=x.dtype, device=x.device)
+        case ast.Call(func=ast.Name(id="group"), args=[inner]):
+            return _build(inner, depth + 1)
+        case ast.Call(func=ast.Name(id=name), args=nodes) if name in FUNCTIONS:
+            wanted = 2 if name in ("min", "max") else 1
+            if len(nodes) != wanted:
+                raise SyntaxError(f"{name!r} takes {wanted} argument(s), got {len(nodes)}")
+            function, arguments = FUNCTIONS[name], [_build(node, depth + 1) for node in nodes]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            function, arguments = torch.neg, [_build(operand, depth)]
+        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
+            function = getattr(torch, _OPERATORS[type(operator)])
+            arguments = [_build(left, depth), _build(right, depth + isinstance(operator, ast.Pow))]
+        case _:
+            raise SyntaxError("a ',' stands outside the arguments of a function")
     return lambda x: function(*(argument(x) for argument in arguments))
