@@ -20,12 +20,8 @@ from loss_viz.planes.local_planes import check_anchors, check_stride, choose_anc
 from loss_viz.planes.plane_set import HELD_BYTES, Planes, parallel_planes, single_plane
 from loss_viz.planes.projection import Projection, fit_projection, project_onto
 from loss_viz.runs.run_set import RunSet
-
-OWN_AXES = ("random", "hessian", "saddle")  # planes of the picture that are not the one of the PCs
-
-LOCAL = ("local", "valley")  # planes through the run, turned as it turns
-
-PLANES = (*LOCAL, "parallel", "global", "final", *OWN_AXES)
+from loss_viz.runs.weights import take_rows
+from loss_viz.settings import LOCAL_PLANES, OWN_AXES, PLANES, LandscapeSettings
 
 SUPPORT_WIDTH = 0.03  # of the diagonal: how near the run vouches for the surface
 
@@ -97,19 +93,17 @@ class Sampling:
         return support.reshape(len(self.y), len(self.x))
 
 
-def check_view(
-    run_set: RunSet, *, k: int, plane: str, resolution: int | tuple[int, int], n_anchors: int | None
-) -> None:
-    """Refuse at once what `survey` would refuse after the runs were read, which may take minutes.
+def check_view(run_set: RunSet, settings: LandscapeSettings) -> None:
+    """Check the settings on which a sampling depends, before the runs are read, which may take minutes.
 
     Raises:
-        ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
+        ValueError: if a setting is out of its range, or a run has fewer than 2k + 1 recorded steps.
     """
-    check_choice("plane", plane, PLANES, advice="'local' is the default.")
-    if plane in LOCAL:
-        check_stride(k, min(len(run) for run in run_set.runs))
-    check_anchors(n_anchors)
-    _read_resolution(resolution)
+    check_choice("plane", settings.plane, PLANES, advice="'local' is the default.")
+    if settings.plane in LOCAL_PLANES:
+        check_stride(settings.k, min(len(run) for run in run_set.runs))
+    check_anchors(settings.n_anchors)
+    _read_resolution(settings.resolution)
 
 
 def fit_picture_plane(run_set: RunSet, plane: str, *, seed: int = 0, bar: tqdm | None = None) -> Projection:
@@ -132,7 +126,7 @@ def fit_picture_plane(run_set: RunSet, plane: str, *, seed: int = 0, bar: tqdm |
         directions = random_directions(run_set.objective.layout, last, seed=seed)
         axes = ("random direction 1", "random direction 2")
     else:
-        buffers = None if run.buffers is None else run.buffers[len(run) - 1]
+        buffers = take_rows(run.buffers, len(run) - 1)
         values, directions = hessian_directions(run_set.objective, last, buffers, plane=plane, bar=bar)
         axes = (f"eigenvector, λ = {values[0]:.3g}", f"eigenvector, λ = {values[1]:.3g}")
     return project_onto(run_set.weights, last, directions, axes=axes, bar=bar)
@@ -141,33 +135,35 @@ def fit_picture_plane(run_set: RunSet, plane: str, *, seed: int = 0, bar: tqdm |
 def build_sampling(
     run_set: RunSet,
     projection: Projection,
+    settings: LandscapeSettings,
     *,
-    k: int,
-    plane: str,
-    resolution: int | tuple[int, int],
-    n_anchors: int | None = 200,
-    seed: int = 0,
     cache: LossCache | None = None,
     bar: tqdm | None = None,
 ) -> Sampling:
     """Place the planes along some runs and lay the grid over their picture. Nothing is evaluated yet.
 
-    The arguments are those of `loss_viz.landscape`; the projection is that of `project` for the same plane.
+    Args:
+        run_set: the runs.
+        projection: `fit_picture_plane` of the same plane.
+        settings: arguments of `loss_viz.landscape`; `sigma` is not used.
+        cache: where losses are kept on disk; None for memory only.
+        bar: progress bar, advanced once per block or anchor; exceptions it raises stop the work.
 
     Raises:
-        ValueError: an argument out of its range, or a run of fewer than 2k + 1 recorded steps.
+        ValueError: if a setting is out of its range, or a run has fewer than 2k + 1 recorded steps.
     """
-    check_view(run_set, k=k, plane=plane, resolution=resolution, n_anchors=n_anchors)
-    anchors, planes = _place_planes(run_set, projection, plane=plane, k=k, n_anchors=n_anchors, bar=bar)
+    check_view(run_set, settings)
+    anchors, planes = _place_planes(run_set, projection, settings, bar)
     if run_set.buffers is not None:
         at = anchors if len(anchors) else np.array([len(run_set.runs[0]) - 1])
         planes = replace(planes, buffers=run_set.buffers[at])
-    x, y = _lay_grid(projection, resolution, plane)
+    x, y = _lay_grid(projection, settings.resolution, settings.plane)
     corners = np.array([x[0], y[0]]), np.array([x[-1], y[-1]])
     nodes, steps = (None if cache is None else cache.open(points) for points in ("chart", "path"))
     chart = Lattice(planes, run_set.objective, *corners, nodes)
     path = PlaneLosses(projection.path, planes, run_set.objective, chart=chart, loss_table=steps)
-    return Sampling(run_set, projection, planes, anchors, plane, k, path, cache, x, y, n_anchors, seed)
+    chosen = {name: getattr(settings, name) for name in ("plane", "k", "n_anchors", "seed")}
+    return Sampling(run_set, projection, planes, anchors, path=path, cache=cache, x=x, y=y, **chosen)
 
 
 def with_resolution(sampling: Sampling, resolution: int | tuple[int, int]) -> Sampling:
@@ -180,10 +176,19 @@ def with_resolution(sampling: Sampling, resolution: int | tuple[int, int]) -> Sa
     return replace(sampling, x=x, y=y)
 
 
+def is_whole_grid(
+    projection: Projection, x: Float[np.ndarray, " n_x"], y: Float[np.ndarray, " n_y"], plane: str
+) -> bool:
+    """Return whether a grid is the evenly spaced one; that of an interrupted landscape may not be."""
+    whole = _lay_grid(projection, (len(x), len(y)), plane)
+    return np.array_equal(whole[0], x) and np.array_equal(whole[1], y)
+
+
 def _place_planes(
-    run_set: RunSet, projection: Projection, *, plane: str, k: int, n_anchors: int | None, bar: tqdm | None
+    run_set: RunSet, projection: Projection, settings: LandscapeSettings, bar: tqdm | None
 ) -> tuple[Int[np.ndarray, " n_anchors"], Planes]:
-    if plane not in (*LOCAL, "parallel", "final"):
+    plane, k, n_anchors = settings.plane, settings.k, settings.n_anchors
+    if plane not in (*LOCAL_PLANES, "parallel", "final"):
         return np.arange(0), single_plane(projection)
     weights, starts = run_set.weights, run_set.starts
     if plane == "final":

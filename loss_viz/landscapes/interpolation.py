@@ -16,19 +16,12 @@ from loss_viz.objective.objective import Objective
 from loss_viz.planes.plane_set import Planes
 
 N_NODES = 13  # along each axis: with 9 or 11 as much is evaluated in the end, and with 9 it is off by up to 2 %
-
 N_COARSE = 5  # of them: where every plane is looked at
-
 ORDER, LOWER_ORDER = 6, 4  # nodes to a polynomial
-
 N_LOOKS = 4  # places along a cell where the two are compared: in the middle alone they agree on what is odd about it
-
 REACH = 3  # cells: how far an error that was seen counts
-
 BOUND_FACTOR = 2.0
-
 MAX_LOSS = 1e300  # stands for inf where terms are bounded, so that a weight of zero times it is zero
-
 LARGEST = 1e100  # losses of which differences can still be formed
 
 
@@ -176,17 +169,13 @@ def _weigh(at: Float[np.ndarray, " n"], cells: Int[np.ndarray, " n"], order: int
 
 
 _LOOKS = np.arange(N_LOOKS * (N_NODES - 1) + 1) / N_LOOKS
-
 _CELLS = np.arange(N_NODES - 1)
-
 _DIFFERENCES = tuple(
     _weigh(_LOOKS, np.minimum(_LOOKS.astype(int), N_NODES - 2), order) for order in (ORDER, LOWER_ORDER)
 )
 
 _STENCILS = (_weigh(_CELLS + 0.5, _CELLS, ORDER) != 0).astype(np.float32)  # which nodes each cell needs
-
 Axes = tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]
-
 N_CHECKS = 61  # along each axis: where the chart is held against a loss
 
 

@@ -16,9 +16,7 @@ from loss_viz.runs.run_set import RunSet
 from loss_viz.runs.weights import StackedRows, WeightRows, take_rows
 
 RECORD = np.dtype([("key", "<i8"), ("loss", "<f8"), ("check", "<i8")])
-
 SALT = 0x6C6F73735F76697A  # so that a block of zeros, which a crash may leave behind, is no record
-
 SECONDS_PER_WRITE = 0.5
 
 
@@ -120,7 +118,6 @@ def _check(records: np.ndarray) -> Int[np.ndarray, " n"]:
 
 
 FORMAT = 1  # of the files, and of what the losses in them mean
-
 PROBE_DIGITS = 5  # two evaluations of one loss agree in so many, two losses hardly ever
 
 

@@ -1,9 +1,9 @@
 """What a landscape was made with, in plain values, and how it is read back from an exported file."""
 
 import json
-import math
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,63 +11,63 @@ from typing import Any
 import numpy as np
 import torch
 
-from loss_viz.landscapes.grid import Sampling, with_resolution
 from loss_viz.runs.run import Run
+from loss_viz.runs.run_set import RunSet
+from loss_viz.settings import TRAINING, LandscapeSettings, TrainSettings, to_plain
 from loss_viz.tasks.networks import ACTIVATIONS, OPTIMIZERS
 from loss_viz.tasks.regression import build_task
 
 FORMAT, VERSION = "loss_viz settings", 1
+TRAINED_WITH = tuple(name for name in TRAINING if name != "steps")
 
-TRAINED_WITH = ("target", "width", "depth", "activation", "optimizer", "lr", "seed")
 
-
-def describe_settings(sampling: Sampling, sigma: float | str) -> dict[str, Any]:
-    """All that a landscape depends on, ready for JSON. `Landscape.settings` is this.
+def describe_settings(
+    run_set: RunSet,
+    *,
+    k: int,
+    sigma: float | str,
+    resolution: tuple[int, int],
+    plane: str,
+    n_anchors: int | None,
+    seed: int,
+    complete: bool,
+) -> dict[str, Any]:
+    """Describe everything a landscape depends on, ready for JSON: the value of `Landscape.settings`.
 
     Args:
-        sampling: the survey of its runs.
-        sigma: bandwidth as it was asked for.
+        run_set: the runs.
+        k: as for `loss_viz.landscape`, like the next five.
+        sigma: bandwidth.
+        resolution: `(n_x, n_y)`.
+        plane: kind of planes.
+        n_anchors: number of anchors asked for.
+        seed: of the random directions.
+        complete: False if the landscape was interrupted, so that its grid is coarser than the one asked for.
 
     Returns:
         `"landscape"` holds the arguments of `loss_viz.landscape`, and `"train"` of each of the `"runs"` those of
-        `loss_viz.train` (None for a run that it cannot make again: one of your own, or of a function that is no
-        formula). Beside them stands what tells whether it came out alike, such as the first and the last loss.
-        `"complete"` is False where the grid is that of a landscape which was interrupted.
+        `loss_viz.train` (None if `train` cannot make the run again: one of your own, or one of a Python function). The
+        other entries, such as the first and last loss, serve to check a reproduction.
     """
-    resolution = len(sampling.x), len(sampling.y)
-    whole = with_resolution(sampling, resolution)
-    return _make_plain(
+    return to_plain(
         {
             "format": FORMAT,
             "version": VERSION,
             "loss_viz": version("loss_viz"),
             "torch": torch.__version__,
             "numpy": np.__version__,
-            "runs": [
-                _describe_run(run, name)
-                for run, name in zip(sampling.run_set.runs, sampling.run_set.names, strict=True)
-            ],
+            "runs": [_describe_run(run, name) for run, name in zip(run_set.runs, run_set.names, strict=True)],
             "landscape": {
-                "k": sampling.k,
+                "k": k,
                 "sigma": sigma,
                 "resolution": resolution,
-                "plane": sampling.plane,
-                "n_anchors": sampling.n_anchors,
-                "seed": sampling.seed,
+                "plane": plane,
+                "n_anchors": n_anchors,
+                "seed": seed,
             },
-            "complete": np.array_equal(whole.x, sampling.x) and np.array_equal(whole.y, sampling.y),
+            "complete": complete,
         }
     )
-
-
-def to_json(settings: Mapping[str, Any]) -> str:
-    r"""One line of JSON in plain ASCII, and without `<`: it can stand in a file's comment, in a header or in a page.
-
-    Example:
-        >>> to_json({"name": "σ < 1", "lr": float("nan")})
-        '{"name": "\\u03c3 \\u003c 1", "lr": "nan"}'
-    """
-    return json.dumps(_make_plain(settings), allow_nan=False).replace("<", r"\u003c")
 
 
 def _describe_run(run: Run, name: str) -> dict[str, Any]:
@@ -104,29 +104,11 @@ def _trace_training(run: Run) -> dict[str, Any] | None:
     return {name: given[name] for name in TRAINED_WITH} | more
 
 
-def _make_plain(value: Any) -> Any:
-    """What JSON can hold; other things, infinities among them, are put in words."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _make_plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_make_plain(part) for part in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(value)
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
 START = f'{{"format": "{FORMAT}"'.encode()
-
 READ_BLOCK = 2**20
-
 MAX_SETTINGS_BYTES = 2**24  # bytes of settings; what takes more is none of ours
-
-TRAIN_KEYS = {*TRAINED_WITH, "steps", "n_points", "every", "dtype"}
-
-LANDSCAPE_KEYS = {"k", "sigma", "resolution", "plane", "n_anchors", "seed"}
-
+TRAIN_KEYS = {row.name for row in fields(TrainSettings)}
+LANDSCAPE_KEYS = {row.name for row in fields(LandscapeSettings)}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 

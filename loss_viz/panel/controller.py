@@ -1,16 +1,20 @@
 """The panel's work: from settings to what is drawn, in a thread of its own, and the ball's way along the run."""
 
+import math
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
 from loss_viz._progress import ProgressMeter
-from loss_viz.diagnostics.fidelity import SigmaCurve
+from loss_viz.diagnostics.fidelity import SigmaCurve, sigma_curve
 from loss_viz.diagnostics.report import PlateauSummary, assess, summarize_plateaus
 from loss_viz.figures.live import (
     ViewState,
@@ -24,18 +28,25 @@ from loss_viz.figures.live import (
     update_all,
 )
 from loss_viz.figures.loss_axis import fit_scale
-from loss_viz.landscapes.compute import Pipeline, prepare
+from loss_viz.landscapes.compute import Pipeline
 from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.objective.batching import trim_heap
 from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.panel.status import write_readout
 from loss_viz.panel.worker import Worker
-from loss_viz.runs.run_set import RunSet
-from loss_viz.runs.training import Training
-from loss_viz.settings import NO_PLANE
+from loss_viz.planes.plane_set import Planes
+from loss_viz.runs.run_set import RunSet, as_run_set
+from loss_viz.runs.training import Training, build_training, check_memory, run_training
+from loss_viz.settings import LANDSCAPE, NO_PLANE, TRAINING, LandscapeSettings, TrainSettings
 
 SECONDS_PER_FRAME = 0.1  # of a curve that grows
+
+N_KEPT_RUNS = 4
+
+MAX_RUN_BYTES = 2**26  # of all kept runs but the latest: those of wide networks fill a small machine's memory
+
+MAX_TRAINING_BYTES = 2**28
 
 SECONDS_FOR_COSTS = 3.0  # the widest kernels ask every plane at every anchor
 
@@ -70,6 +81,52 @@ class Request(NamedTuple):
     retrain: bool
 
 
+class TrainedRuns:
+    """The last few trained runs, by their settings.
+
+    Args:
+        own: runs of the user's own; with them nothing is ever trained.
+    """
+
+    def __init__(self, own: RunSet | None = None) -> None:
+        self._own = own
+        self._kept: OrderedDict[tuple[Any, ...], RunSet] = OrderedDict()
+
+    def find(self, settings: Mapping[str, Any]) -> RunSet | None:
+        """Return the runs of these settings; None if they are not known."""
+        return self._own or self._kept.get(_training_key(settings))
+
+    def train(self, training: Training, settings: Mapping[str, Any], on_step: Callable[[int, float], object]) -> RunSet:
+        """Train what `prepare` built from the settings. A run that ended early is kept for them, too."""
+        key = _training_key(settings)
+        self._kept[key] = as_run_set(run_training(training, on_step=on_step))
+        self._kept.move_to_end(key)
+        while len(self._kept) > 1 and (
+            len(self._kept) > N_KEPT_RUNS or sum(_weight_bytes(kept) for kept in self._kept.values()) > MAX_RUN_BYTES
+        ):
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+
+def _weight_bytes(run_set: RunSet) -> int:
+    return math.prod(run_set.weights.shape) * run_set.weights.dtype.itemsize
+
+
+def _training_key(settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(settings[name] for name in TRAINING)
+
+
+def prepare(settings: Mapping[str, Any]) -> Training:
+    """Check and build the training that the settings describe.
+
+    Raises:
+        ValueError: if a value is out of its range, or the run would not fit in memory.
+    """
+    training = build_training(TrainSettings(**{name: settings[name] for name in TRAINING}))
+    check_memory(training.model, training.steps, training.every, MAX_TRAINING_BYTES)
+    return training
+
+
 class Stopped(Exception):
     """Raised inside work that the user has stopped."""
 
@@ -80,7 +137,7 @@ class Controller:
     Args:
         picture: where it is drawn.
         listener: who is told.
-        pipeline: what computes, and keeps.
+        own: runs of the user's own; without them the controller trains.
         step: where the ball lies; None for the end of the run.
 
     Attributes:
@@ -89,10 +146,12 @@ class Controller:
         frame: the surface that is on screen.
     """
 
-    def __init__(self, picture: LiveFigures, listener: Listener, pipeline: Pipeline, *, step: int | None) -> None:
+    def __init__(self, picture: LiveFigures, listener: Listener, own: RunSet | None, *, step: int | None) -> None:
         self.figures = picture
         self.listener = listener
-        self.pipeline = pipeline
+        self.trained = TrainedRuns(own)
+        self.pipeline: Pipeline | None = None  # of the latest runs
+        self._width_errors: WeakKeyDictionary[Planes, SigmaCurve | None] = WeakKeyDictionary()
         self.step = step
         self.run_set: RunSet | None = None
         self.plateau_summary = PlateauSummary()
@@ -145,7 +204,7 @@ class Controller:
         self.listener.on_error(error)
 
     def _find_runs(self, request: Request, check: Callable[[], None]) -> RunSet:
-        run_set = None if request.retrain else self.pipeline.find_runs(request.settings)
+        run_set = None if request.retrain else self.trained.find(request.settings)
         if run_set is None:
             self._training = True
             run_set = self._train(request.settings, check)
@@ -155,11 +214,11 @@ class Controller:
             self.step = self.listener.on_runs(run_set)
             self.listener.on_width_errors(None, request.settings["sigma"])
             self.plateau_summary = summarize_plateaus(run_set)
-            curves = curve_update([(run.step, run.loss) for run in run_set.runs], self.plateau_summary.plateaus, None)
+            curves = curve_update([(run.step, run.loss) for run in run_set.runs], self.plateau_summary.plateaus)
             with self._drawing:
                 check()
-                parts = merge_updates(curves, factor_update(run_set, None), self._place_balls(run_set))
-                self.figures.push(parts, state="updating")
+                updates = merge_updates(curves, factor_update(run_set), self._place_balls(run_set))
+                self.figures.push(updates, state="updating")
         return run_set
 
     def _train(self, settings: Mapping[str, Any], check: Callable[[], None]) -> RunSet:
@@ -179,7 +238,7 @@ class Controller:
                 last = now
                 self._draw_training(training, losses)
 
-        return self.pipeline.train(training, settings, watch)
+        return self.trained.train(training, settings, watch)
 
     def _draw_training(self, training: Training, losses: list[float]) -> None:
         step, n_steps, task = len(losses) - 1, training.steps, training.task
@@ -199,22 +258,23 @@ class Controller:
                 raise Stopped
 
         meter = ProgressMeter(check_both, lambda share: self.listener.on_progress("blending the planes", share))
-        sampling = self.pipeline.sampling(run_set, settings, meter)
-        known = self.pipeline.has_surface(sampling, settings)
+        if self.pipeline is None or self.pipeline.run_set is not run_set:
+            self.pipeline = Pipeline(run_set)
+        pipeline, chosen = self.pipeline, LandscapeSettings(**{name: settings[name] for name in LANDSCAPE})
+        sampling = pipeline.sampling(chosen, meter)
+        known = pipeline.has_surface(chosen)
         if not known:
-            preview = self.pipeline.preview(sampling, settings, meter)
-            self._draw(sampling, preview, None, settings, check_both)
-        surface = self.pipeline.blend_surface(sampling, settings, meter)
+            self._draw(sampling, pipeline.preview(chosen, meter), None, settings, check_both)
+        surface = pipeline.surface(chosen, meter)
         if not known and settings["sigma"] != "auto":  # the heights under the run then take longer than a redraw
             self._draw(sampling, surface, None, settings, check_both)
-        landscape = self.pipeline.blend_path(sampling, settings, meter)
-        beside = self._blend_beside(run_set, settings, meter) if settings["beside"] != NO_PLANE else None
+        landscape = pipeline.landscape(chosen, meter)
+        assess(landscape).measure_held_out(meter)
+        beside = None
+        if settings["beside"] != NO_PLANE:
+            beside = pipeline.landscape(replace(chosen, plane=settings["beside"]), meter)
         self._draw(sampling, surface, landscape, settings, check_both, beside)
         return landscape
-
-    def _blend_beside(self, run_set: RunSet, settings: Mapping[str, Any], meter: ProgressMeter) -> Landscape:
-        chosen = {**settings, "plane": settings["beside"]}
-        return self.pipeline.blend_path(self.pipeline.sampling(run_set, chosen, meter), chosen, meter)
 
     def _measure_costs(self, landscape: Landscape, settings: Mapping[str, Any], check: Callable[[], None]) -> None:
         """After all is drawn: what each place of the slider costs, if that is soon known.
@@ -229,10 +289,20 @@ class Controller:
                 raise Stopped
 
         try:
-            curve = self.pipeline.width_errors(landscape, ProgressMeter(check_time, lambda _: None))
+            curve = self._measure_width_errors(landscape, ProgressMeter(check_time, lambda _: None))
         except Stopped:
             curve = None
         self.listener.on_width_errors(curve, settings["sigma"])
+
+    def _measure_width_errors(self, landscape: Landscape, bar: ProgressMeter) -> SigmaCurve | None:
+        """Measure the error of each bandwidth; None where there is nothing to blend, or nothing can be held out."""
+        planes = landscape.planes
+        if planes not in self._width_errors:
+            try:
+                self._width_errors[planes] = sigma_curve(landscape, bar=bar) if len(planes) > 1 else None
+            except ValueError:
+                self._width_errors[planes] = None
+        return self._width_errors[planes]
 
     def _draw(
         self,
@@ -243,27 +313,26 @@ class Controller:
         check: Callable[[], None],
         beside: Landscape | None = None,
     ) -> None:
-        run_set, projection = sampling.run_set, sampling.projection
-        height = landscape.path_height if landscape else np.full(len(run_set), np.nan)
+        run_set = sampling.run_set
         losses = [surface.loss, run_set.loss, *([beside.loss] if beside else [])]
         scale = fit_scale(losses, log=settings["loss_axis"] == "log")
-        report = assess(landscape) if landscape else None
-        frame = ViewState(run_set, projection, surface, height, scale, landscape, beside, report)
-        parts = update_all(frame, sampling, settings, self.plateau_summary, first=self.frame is None)
+        frame = ViewState(sampling, surface, settings["sigma"], scale, landscape, beside)
+        plateaus, low = self.plateau_summary.plateaus, settings["min_support"]
+        updates = update_all(frame, plateaus, min_support=low, first=self.frame is None)
         self.figures.wait_drawn(0.5)
         with self._drawing:
             check()
             self.frame = frame
             # Until all is known a second surface stays as it is.
             hidden = self.figures.hidden if landscape is None else [] if beside else ["beside"]
-            state, words = "" if landscape else "updating", summarize(run_set, self.plateau_summary.plateaus)
+            state, words = "" if landscape else "updating", summarize(run_set, plateaus)
             self.figures.push(
-                merge_updates(parts, self._place_balls(run_set)), hidden=hidden, state=state, summary=words
+                merge_updates(updates, self._place_balls(run_set)), hidden=hidden, state=state, summary=words
             )
             self._show_readout(run_set)
 
     def _find_rows(self, run_set: RunSet) -> list[int]:
-        return run_set.find_rows(
+        return run_set.nearest_rows(
             None if self.step is None else int(np.clip(self.step, run_set.first_step, run_set.last_step))
         )
 
@@ -275,19 +344,15 @@ class Controller:
     def _place_balls(self, run_set: RunSet) -> dict[str, dict[str, Any]]:
         """The balls' places on the curves and the networks there; on the surface where that is of the same runs."""
         rows, frame = self._find_rows(run_set), self.frame
-        parts: dict[str, dict[str, Any]] = step_update([(run_set.step[[row]], run_set.loss[[row]]) for row in rows])
+        updates = step_update(run_set, rows)
         if frame and frame.run_set is run_set:
-            parts |= ball_update(run_set, frame.projection, frame.surface, frame.height, frame.scale, rows)
-            if other := frame.beside:
-                parts |= ball_update(
-                    run_set, other.projection, other, other.path_height, frame.scale, rows, pane="beside"
-                )
+            updates |= ball_update(frame, rows)
         task = run_set.runs[0].task
         if task and all(run.task for run in run_set.runs):
-            x, target = (values.ravel().double().cpu().numpy() for values in (task.x, task.y))
+            x, target = task.to_numpy()
             places = zip(run_set.runs, rows, run_set.starts, strict=True)
             answers = [run.predict(row - start) for run, row, start in places]
             step = max(int(run_set.step[row]) for row in rows)
-            stuck = self.plateau_summary.find(step) if len(rows) == 1 else None
-            parts |= fit_update(x, target, answers, step, stuck[1] if stuck else None)
-        return parts
+            plateau = self.plateau_summary.find(step) if len(rows) == 1 else None
+            updates |= fit_update(x, target, answers, step, plateau.fit if plateau else None)
+        return updates

@@ -15,7 +15,6 @@ from traitlets import TraitError
 from loss_viz.diagnostics.fidelity import SigmaCurve
 from loss_viz.figures.live import build_templates
 from loss_viz.figures.surface import surface_figure
-from loss_viz.landscapes.compute import Pipeline
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.panel.controller import Controller
 from loss_viz.panel.controls import OWN, ControlPanel
@@ -23,22 +22,10 @@ from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.panel.status import draw_width_errors
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import Runs, RunSet, as_run_set
-from loss_viz.settings import (
-    LANDSCAPE,
-    OPTIONS,
-    PRESETS,
-    TRAINING,
-    VIEW,
-    TrainSettings,
-    check_setting,
-    preset_for,
-    to_script,
-)
+from loss_viz.settings import LANDSCAPE, OPTIONS, PRESETS, TRAINING, VIEW, check_setting, preset_for, to_script
 
 NAMES = TRAINING + VIEW
-
 TRAITS = {int: traitlets.Int, float: traitlets.Float, str: traitlets.Unicode}
-
 SPECIAL_TRAITS = {
     "sigma": traitlets.Union([traitlets.Float(), traitlets.Unicode()], default_value=OPTIONS["sigma"].default),
     "step": traitlets.Int(None, allow_none=True),
@@ -88,7 +75,9 @@ class Explorer(_Settings):
 
     _opened = False
 
-    def __init__(self, target: str | Runs = "x^3", *, preset: str = "post", **settings: Any) -> None:
+    def __init__(
+        self, target: str | Runs = OPTIONS["target"].default, *, preset: str = "post", **settings: Any
+    ) -> None:
         super().__init__()
         try:
             self._open(target, preset, settings)
@@ -119,7 +108,7 @@ class Explorer(_Settings):
                     setattr(self, name, value)
         self.figures = LiveFigures(hidden=["beside"], **build_templates(own))
         self.control_panel = ControlPanel(self.figures, trains=own is None, on_change=self._take, on_press=self._press)
-        self._controller = Controller(self.figures, self, Pipeline(own), step=self.step)
+        self._controller = Controller(self.figures, self, own, step=self.step)
         for name in self._names:
             self.control_panel.write(name, getattr(self, name))
         self._name_preset()
@@ -146,7 +135,7 @@ class Explorer(_Settings):
         the number of steps that it took.
         """
         values = self._read()
-        trained = None if self._source else self._controller.pipeline.find_runs(values)
+        trained = None if self._source else self._controller.trained.find(values)
         return values | ({"steps": max(1, trained.last_step)} if trained and trained.runs[0].note else {})
 
     @property
@@ -174,7 +163,7 @@ class Explorer(_Settings):
         if self.landscape is None:
             raise ValueError("There is no landscape to draw yet. Call explorer.wait() first.")
         frame = self._controller.frame
-        shown = [self.landscape, *([frame.beside] if frame and frame.beside else [])]
+        shown = [self.landscape, *([frame.second] if frame and frame.second else [])]
         return surface_figure(*shown, step=self.step, log=self.loss_axis == "log", min_support=self.min_support)
 
     @property

@@ -65,7 +65,7 @@ def test_two_runs_that_cross(run, with_loss):
     honest = lv.landscape(runs, k=1, resolution=3, progress=False)
     assert all(fold.factor < 2 for fold in lv.find_folds(honest))
     run_set = replace(honest.run_set, runs=tuple(lifted))
-    land = replace(honest, survey=replace(honest.sampling, run_set=run_set))
+    land = replace(honest, run_set=run_set, path_loss=run_set.loss)
     folds = lv.find_folds(land)
     assert {fold.run for fold in folds} == {0, 1}
     for fold in folds:

@@ -10,6 +10,7 @@ from loss_viz.landscapes.kernels import fit_kernel
 from loss_viz.landscapes.landscape import blend_path, blend_surface
 from loss_viz.planes.projection import fit_projection
 from loss_viz.runs.run_set import as_run_set
+from loss_viz.settings import LandscapeSettings
 
 
 class Stop(Exception):
@@ -29,9 +30,14 @@ class StopAfter(tqdm):
             raise Stop
 
 
+def sample(run, resolution=(23, 9)):
+    settings = LandscapeSettings(resolution=resolution)
+    return build_sampling(as_run_set(run), fit_projection(run.weights), settings)
+
+
 @pytest.fixture
 def sampling(run):
-    return build_sampling(as_run_set(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
+    return sample(run)
 
 
 @pytest.fixture
@@ -65,7 +71,7 @@ def test_a_second_kernel_evaluates_only_what_the_first_left_out(run, sampling, s
 def test_what_was_kept_changes_no_number(run, sampling, silent):
     for sigma in ("auto", 0.2, 0.003, 0.06):
         blend_surface(sampling, fit_shaped_kernel(sampling, sigma), silent)
-    fresh = build_sampling(as_run_set(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
+    fresh = sample(run)
     for sigma in ("auto", 0.06):
         kept, new = (draw(a, sigma) for a in (sampling, fresh))
         np.testing.assert_allclose(kept.loss, new.loss, rtol=1e-12)
@@ -76,7 +82,7 @@ def test_what_was_kept_changes_no_number(run, sampling, silent):
 def test_another_grid_keeps_the_planes_and_what_lies_under_the_run(run, sampling, silent, monkeypatch):
     draw(sampling, 0.06)
     other = with_resolution(sampling, (6, 7))
-    fresh = build_sampling(as_run_set(run), fit_projection(run.weights), k=5, plane="local", resolution=(6, 7))
+    fresh = sample(run, (6, 7))
     counts = count_evaluations(run.objective, monkeypatch)
     surface = blend_surface(other, fit_shaped_kernel(other, 0.06), silent)
     counts.clear()
@@ -91,7 +97,7 @@ def test_another_grid_keeps_the_planes_and_what_lies_under_the_run(run, sampling
 @pytest.mark.parametrize("n_allowed", [0, 700, 2000, 5000])
 def test_work_that_is_stopped_keeps_what_it_has(run, sampling, silent, monkeypatch, n_allowed):
     monkeypatch.setattr(run.objective, "chunk_size", 50)
-    whole = build_sampling(as_run_set(run), fit_projection(run.weights), k=5, plane="local", resolution=(23, 9))
+    whole = sample(run)
     expected = blend_surface(whole, fit_shaped_kernel(whole, 0.06), silent)
     with pytest.raises(Stop):
         blend_surface(sampling, fit_shaped_kernel(sampling, 0.06), StopAfter(n_allowed))

@@ -26,7 +26,7 @@ from torch import nn
 from tqdm import tqdm
 
 import loss_viz as lv
-from loss_viz import lifting
+from loss_viz.landscapes import evaluation as lifting
 from loss_viz.planes.local_planes import local_planes
 from loss_viz.planes.projection import fit_projection
 

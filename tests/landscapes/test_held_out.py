@@ -11,6 +11,7 @@ from loss_viz.landscapes.held_out import fit_shaped_kernel, held_out_error, held
 from loss_viz.landscapes.kernels import fit_kernel
 from loss_viz.planes.projection import fit_projection
 from loss_viz.runs.run_set import as_run_set
+from loss_viz.settings import LandscapeSettings
 
 SILENT = tqdm(disable=True)
 
@@ -18,7 +19,7 @@ SILENT = tqdm(disable=True)
 @pytest.fixture(scope="module")
 def sampling(run):
     projection = fit_projection(run.weights)
-    return build_sampling(as_run_set(run), projection, k=3, plane="local", resolution=(5, 3), n_anchors=12)
+    return build_sampling(as_run_set(run), projection, LandscapeSettings(k=3, resolution=(5, 3), n_anchors=12))
 
 
 def round_kernel(sampling):
@@ -78,7 +79,7 @@ def test_kernels_with_a_shape_measure_what_their_plane_misses(sampling):
 def test_held_out_factors_of_a_landscape(run):
     land = lv.landscape(run, k=3, resolution=(5, 3), n_anchors=12, progress=False)
     shaped = land.kernel.shape is not None
-    fit = lv.held_out_fidelity(land, reach=0.03)
+    fit = lv.fidelity(land, held_out=True, block_radius=0.03)
     rows, heights = reference.held_out_heights(
         run, land.anchors.tolist(), 0.03, k=3, sigma="auto", plane="local", shaped=shaped
     )
@@ -90,13 +91,13 @@ def test_held_out_factors_of_a_landscape(run):
 
 def test_what_cannot_be_held_out_is_said(run):
     with pytest.raises(ValueError, match="one global plane") as error:
-        lv.held_out_fidelity(lv.landscape(run, plane="global", resolution=3, progress=False))
+        lv.fidelity(lv.landscape(run, plane="global", resolution=3, progress=False), held_out=True)
     assert "Use `plane`='local'" in str(error.value)
     land = lv.landscape(run, resolution=3, n_anchors=3, progress=False)
-    with pytest.raises(ValueError, match="leaves no anchor another one"):
-        lv.held_out_fidelity(land, reach=5.0)
+    with pytest.raises(ValueError, match="leaves no plane for any anchor"):
+        lv.fidelity(land, held_out=True, block_radius=5.0)
     with pytest.raises(ValueError, match="must be a share of the path's diagonal, 0 or more; got -1"):
-        lv.held_out_fidelity(land, reach=-1.0)
+        lv.fidelity(land, held_out=True, block_radius=-1.0)
 
 
 def test_the_sigma_curve_is_the_error_of_each_width(run):
@@ -107,7 +108,7 @@ def test_the_sigma_curve_is_the_error_of_each_width(run):
             run, land.anchors.tolist(), 0.03, k=3, sigma=sigma, plane="local", shaped=False
         )
         assert error == pytest.approx(np.sqrt(np.mean(np.log10(heights / run.loss[rows]) ** 2)), abs=0.01)
-    assert curve.auto == pytest.approx(lv.held_out_fidelity(land).decades)
+    assert curve.auto == pytest.approx(lv.fidelity(land, held_out=True).decades)
     assert curve.best in (0.02, 0.2)
     with pytest.raises(ValueError, match="needs planes to blend"):
         lv.sigma_curve(lv.landscape(run, plane="final", resolution=3, progress=False))
@@ -124,7 +125,7 @@ def test_auto_is_near_the_best_width_that_could_be_chosen_afterwards(target, pos
 
 def test_maps_against_the_definition(run):
     land = lv.landscape(run, k=3, resolution=(5, 3), n_anchors=12, progress=False)
-    mixing, disagreement = lv.mixing_map(land), lv.disagreement_map(land, progress=False)
+    mixing, disagreement = lv.disagreement_map(land, of="run"), lv.disagreement_map(land, progress=False)
     assert mixing.shape == disagreement.shape == (3, 5)
     weights = np.array(run.weights)
     _, components, _ = reference.principal_plane(weights)
@@ -154,10 +155,10 @@ def test_maps_against_the_definition(run):
 
 def test_one_plane_is_of_one_mind(run):
     land = lv.landscape(run, plane="global", resolution=(5, 3), progress=False)
-    assert (lv.mixing_map(land) == 1).all()
+    assert (lv.disagreement_map(land, of="run") == 1).all()
     assert (lv.disagreement_map(land) == 1).all()
 
 
 def test_wide_kernels_mix_more(run):
     narrow, wide = (lv.landscape(run, sigma=s, resolution=(7, 5), progress=False) for s in (0.01, 0.2))
-    assert np.median(lv.mixing_map(wide)) > np.median(lv.mixing_map(narrow))
+    assert np.median(lv.disagreement_map(wide, of="run")) > np.median(lv.disagreement_map(narrow, of="run"))

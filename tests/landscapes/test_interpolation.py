@@ -22,6 +22,7 @@ from loss_viz.planes.plane_set import PlaneBases, Planes, single_plane
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import as_run_set
+from loss_viz.settings import LandscapeSettings
 
 SILENT = tqdm(disable=True)
 LOW, HIGH = np.array([-0.7, 2.0]), np.array([1.1, 2.9])
@@ -80,9 +81,8 @@ def gaps_in_cells(traced, filled, n=11):
 @pytest.mark.parametrize("plane", ["local", "parallel"])
 def test_the_losses_at_the_nodes_are_those_of_the_planes_there(run, plane):
     run_set = as_run_set(run)
-    sampling = build_sampling(
-        run_set, fit_picture_plane(run_set, plane), k=4, plane=plane, resolution=(9, 5), n_anchors=12
-    )
+    settings = LandscapeSettings(k=4, plane=plane, resolution=(9, 5), n_anchors=12)
+    sampling = build_sampling(run_set, fit_picture_plane(run_set, plane), settings)
     chart = sampling.path.chart
     np.testing.assert_allclose(chart.axes[0][[0, -1]], sampling.x[[0, -1]])
     np.testing.assert_allclose(chart.axes[1][[0, -1]], sampling.y[[0, -1]])
@@ -375,14 +375,14 @@ FINE, ROUGH = (61, 47), (25, 19)
 
 def look(runs, plane="local", resolution=FINE, **settings):
     run_set = as_run_set(runs)
-    settings = {"k": 5, "n_anchors": 32, **settings}
-    return build_sampling(run_set, fit_picture_plane(run_set, plane), plane=plane, resolution=resolution, **settings)
+    chosen = LandscapeSettings(plane=plane, resolution=resolution, **{"n_anchors": 32, **settings})
+    return build_sampling(run_set, fit_picture_plane(run_set, plane), chosen)
 
 
 def look_again(sampling, resolution):
     """The same planes before a grid, and nothing known of them."""
     settings = {"k": sampling.k, "n_anchors": len(sampling.anchors), "plane": sampling.plane, "resolution": resolution}
-    return build_sampling(sampling.run_set, sampling.projection, **settings)
+    return build_sampling(sampling.run_set, sampling.projection, LandscapeSettings(**settings))
 
 
 def uses_chart(sampling):

@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from loss_viz import loss_table as room
+from loss_viz.landscapes import loss_cache as room
 from loss_viz.landscapes.loss_cache import RECORD, LossTable
 
 
