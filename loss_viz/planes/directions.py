@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from tqdm import tqdm
 
-from loss_viz._validation import first_line
+from loss_viz._validation import argument_error, first_line
 from loss_viz.objective.layout import ParameterLayout
 from loss_viz.objective.objective import Objective
 from loss_viz.runs.weights import WeightRows, take_rows
@@ -50,9 +50,10 @@ def random_directions(
         ([5.0, 1.0], [0.0, 0.0])
     """
     if all(len(entry.shape) < 2 for entry in layout.entries):
-        raise ValueError(
+        raise argument_error(
+            "plane",
             "`plane`='random' needs a weight matrix or filter, all parameters of this model have one axis or none, as "
-            "biases have. Use another `plane`."
+            "biases have. Use another `plane`.",
         )
     rng = np.random.default_rng(seed)
     directions = rng.standard_normal((2, len(weights)))
@@ -165,7 +166,9 @@ def _solve(
     """`k` eigenvalues at the ends of the spectrum, and their eigenvectors."""
     n_params = objective.n_params
     if n_params < 2:
-        raise ValueError(f"`plane`={plane!r} needs at least 2 weights, the model has {n_params}. Use 'local'.")
+        raise argument_error(
+            "plane", f"`plane`={plane!r} needs at least 2 weights, the model has {n_params}. Use 'local'."
+        )
 
     def multiply(vector: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, " n_params"]:
         product = objective.hessian_vector_product(weights, vector.ravel(), buffers)
@@ -186,10 +189,11 @@ def _solve(
         if not np.isfinite(values).all():  # which older versions of SciPy hand over without a word
             raise FloatingPointError("an eigenvalue is not finite")
     except (ArpackError, FloatingPointError) as error:
-        raise ValueError(
+        raise argument_error(
+            "plane",
             f"The eigenvectors of `plane`={plane!r} could not be found ({first_line(error)}): the "
             "Hessian's ends lie too close together there, as where the loss is flat, or its numbers are too large. Use "
-            "another `plane`, or other steps."
+            "another `plane`, or other steps.",
         ) from error
     return values, vectors.T
 
