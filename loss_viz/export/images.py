@@ -1,5 +1,6 @@
-"""Landscapes as image and video files."""
+"""Landscapes as image and video files: PNG, GIF and MP4."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,136 +11,20 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
-from loss_viz._files import check_destination, write_whole
+from loss_viz._files import atomic_write, check_destination
+from loss_viz._validation import argument_error, check_bool, check_float, check_fraction, check_int
 from loss_viz.figures.surface import choose_steps
-from loss_viz.landscapes.landscape import Landscape
-from loss_viz.landscapes.provenance import to_json
+from loss_viz.landscapes.landscape import Landscape, check_landscape
+from loss_viz.settings import to_json
 
-LEAST, MOST = (320, 240), 4096  # pixels of a side; the words need as much
-
-MOST_PIXELS = 20_000_000
-
-DURATIONS = 20, 10_000  # milliseconds of a frame; browsers slow down what is faster
-
-LONGEST = 60_000  # of the last one
-
-
-@dataclass(frozen=True)
-class FrameSequence:
-    """Stills to be shot one after the other.
-
-    Attributes:
-        scene: the landscape in its box.
-        shots: for each still its training step, and by how many degrees the box is turned.
-        settings: what the film is made with, as JSON.
-    """
-
-    scene: Any
-    shots: Sequence[tuple[int, float]]
-    settings: str
-
-    def play(self, bar: tqdm | None = None, chosen: Sequence[int] | None = None) -> Iterator[Any]:
-        """The stills, or those of them that are chosen, as images of Pillow, each when it is asked for."""
-        for i in range(len(self.shots)) if chosen is None else chosen:
-            yield self.scene.shoot(*self.shots[i])
-            if bar is not None:
-                bar.update()
-
-
-def load_film(
-    export: str,
-    landscape: Landscape,
-    *,
-    n_frames: int,
-    width: int,
-    height: int,
-    log: bool,
-    min_support: float,
-    turn: float,
-    duration: int,
-    hold: int,
-) -> FrameSequence:
-    """The stills of a film along the runs; the arguments are those of the function that `export` names.
-
-    Raises:
-        ValueError: fewer than two frames, a size or a duration out of its range, or `log=True` with a loss that is not
-            positive.
-        ImportError: matplotlib is not installed.
-    """
-    _check_size(width, height, 1)
-    least, most = DURATIONS
-    if not least <= duration <= most:
-        raise ValueError(f"`duration` must be from {least} to {most} milliseconds, got {duration}. Use 60.")
-    if not 0 <= hold <= LONGEST:
-        raise ValueError(f"`hold` must be from 0 to {LONGEST} milliseconds, got {hold}. Use 1500.")
-    steps = choose_steps(landscape, n_frames).tolist()
-    shots = list(zip(steps, np.linspace(0.0, turn, len(steps)).tolist(), strict=True))
-    look = {"log": log, "min_support": min_support, "turn": turn}
-    view = {"n_frames": n_frames, "width": width, "height": height, **look, "duration": duration, "hold": hold}
-    return _load(export, landscape, shots, view)
-
-
-def load_still(
-    landscape: Landscape,
-    step: int,
-    *,
-    width: int,
-    height: int,
-    scale: int,
-    log: bool,
-    min_support: float,
-    turn: float,
-) -> FrameSequence:
-    """One still; the arguments are those of `export_png`.
-
-    Raises:
-        ValueError: a step outside the run, a size out of its range, or `log=True` with a loss that is not positive.
-        ImportError: matplotlib is not installed.
-    """
-    landscape.run_set.find_rows(step)
-    _check_size(width, height, scale)
-    look = {"log": log, "min_support": min_support, "turn": turn}
-    view = {"step": step, "width": width, "height": height, "scale": scale, **look}
-    return _load("export_png", landscape, [(step, float(turn))], view)
-
-
-def _load(
-    export: str,
-    landscape: Landscape,
-    shots: Sequence[tuple[int, float]],
-    view: dict[str, Any],
-) -> FrameSequence:
-    try:
-        from loss_viz.export.scene import Scene
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"Pictures and films in files need matplotlib ({error}). Install it with: pip install matplotlib"
-        ) from error
-    scene = Scene(
-        landscape,
-        size=(view["width"], view["height"]),
-        scale=view.get("scale", 1),
-        log=view["log"],
-        min_support=view["min_support"],
-        turns=sorted({turn for _, turn in shots}),
-    )
-    return FrameSequence(scene, shots, to_json(landscape.settings | {"export": export, "view": view}))
-
-
-def _check_size(width: int, height: int, scale: int) -> None:
-    for name, side, least in zip(("width", "height"), (width, height), LEAST, strict=True):
-        if not least <= side <= MOST:
-            raise ValueError(f"`{name}` must be from {least} to {MOST} pixels, got {side}. Use 800 x 600.")
-    if scale < 1 or width * height * scale**2 > MOST_PIXELS:
-        raise ValueError(
-            f"`scale` must be at least 1, and a picture have at most {MOST_PIXELS:,} pixels; got {scale}, which makes "
-            f"{width * scale} x {height * scale}. Use 2, or 4 for print."
-        )
-
-
-KEY = "loss_viz"  # of the text in a PNG
-
-N_SAMPLES = 6  # stills from which the colours of a GIF are chosen
+MIN_SIZE, MAX_SIDE = {"width": 320, "height": 240}, 4096  # pixels; the captions need that much room
+MAX_PIXELS = 20_000_000
+MAX_SCALE = 16
+DURATIONS = 20, 10_000  # milliseconds per frame; browsers slow down shorter ones
+MAX_LAST_FRAME = 60_000  # milliseconds
+PNG_KEY = "loss_viz"  # name of the text chunk that holds the settings
+N_SAMPLES = 6  # frames from which the colors of a GIF are chosen
+DITHER = 12  # peak-to-peak amplitude of the dither pattern, in 8-bit levels: hides the steps between 256 colors
 
 
 def export_png(
@@ -152,53 +37,57 @@ def export_png(
     scale: int = 2,
     log: bool = False,
     min_support: float = 0.0,
-    turn: float = 0.0,
+    rotate: float = 0.0,
 ) -> Path:
-    """Write one still of a landscape: the surface, the run at its true losses, and the ball.
+    """Write a still image of a landscape: the surface, the run at its true losses, and the ball.
 
-    It shows what `surface_figure` does, from the same side, and needs neither a browser nor a graphics card. The
-    settings that made it are in the file, and `loss_viz.read_settings` hands them back.
+    The image shows what `surface_figure` shows, from the same side. It needs neither a browser nor a graphics card. The
+    file contains the settings that made it, from which `loss_viz.reproduce` computes the landscape again.
 
     Args:
-        landscape: of one run or of several.
-        path: ends in `.png`; a file that is there is replaced when the new one is complete.
-        step: the training step at which the ball lies; the last one by default.
-        width: of the picture, in pixels on a page.
-        height: likewise.
-        scale: how many pixels each of them is made of, along each side; 3 or 4 for print.
+        landscape: a landscape of one run or of several.
+        path: file to write, ending in `.png`; an existing file is replaced once the new one is complete.
+        step: training step at which to draw the ball; the last one by default.
+        width: width of the image on a page, in CSS pixels (1/96 inch).
+        height: height, in the same unit.
+        scale: image pixels per CSS pixel along each side; use 3 or 4 for print.
         log: draw the loss on a logarithmic axis.
-        min_support: leave the surface open where its support is below this, from 0 to 1.
-        turn: degrees to walk around the box, from where the interactive figure is seen.
+        min_support: leave the surface open where its support is below this value, from 0 to 1.
+        rotate: angle around the vertical axis from the viewpoint of the interactive figure, in degrees.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: another suffix, a step outside the run, a size out of its range, or `log=True` with a loss that is
-            not positive.
-        OSError: the folder is missing or cannot be written to.
-        ImportError: matplotlib is not installed.
+        TypeError: if an argument is of the wrong type.
+        ValueError: if the suffix is not `.png`, the step lies outside the run, a number is out of range, or `log=True`
+            with a loss that is not positive.
+        OSError: if the folder does not exist or is not writable.
+        ImportError: if matplotlib is not installed.
 
     Example:
         >>> import loss_viz as lv
         >>> from tempfile import mkdtemp
-        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
+        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), k=3, resolution=9, progress=False)
         >>> path = export_png(land, f"{mkdtemp()}/still.png", step=30, width=400, height=300)
-        >>> lv.read_settings(path)["view"]["step"]
-        30
+        >>> path.name, lv.reproduce(path, progress=False).k
+        ('still.png', 3)
     """
-    place = check_destination(path, ".png", "A film is written by export_gif or export_mp4.")
+    place = check_destination(path, ".png", advice="A film is written by export_gif or export_mp4.")
+    check_landscape(landscape)
     step = landscape.run_set.last_step if step is None else step
-    sequence = load_still(
-        landscape, step, width=width, height=height, scale=scale, log=log, min_support=min_support, turn=turn
-    )
+    landscape.run_set.nearest_rows(step)
+    view = {"step": step, "width": width, "height": height, "scale": scale}
+    view |= {"log": log, "min_support": min_support, "rotate": rotate}
+    _check_view(view)
+    sequence = _build_sequence("export_png", landscape, [(step, float(rotate))], view)
     from PIL.PngImagePlugin import PngInfo
 
-    about = PngInfo()
-    about.add_text(KEY, sequence.settings)
-    [still] = sequence.play()
-    with write_whole(place) as part:
-        still.save(part, pnginfo=about, dpi=(96 * scale, 96 * scale))
+    info = PngInfo()
+    info.add_text(PNG_KEY, sequence.settings)
+    [still] = sequence.render()
+    with atomic_write(place) as part:
+        still.save(part, pnginfo=info, dpi=(96 * scale, 96 * scale))
     return place
 
 
@@ -211,70 +100,62 @@ def export_gif(
     height: int = 600,
     log: bool = False,
     min_support: float = 0.0,
-    turn: float = 0.0,
+    rotate: float = 0.0,
     duration: int = 60,
-    hold: int = 1500,
+    last_frame: int = 1500,
     progress: bool = True,
 ) -> Path:
-    """Write a film in which the ball rolls along the run, as a GIF that every page and slide shows; it repeats.
+    """Write a film of the ball rolling along the run, as an animated GIF that repeats.
 
-    Each frame stands at a recorded step and tells its true loss; several runs race. Frames are spread as those of
-    `animate`, half by arc length and half by time. It needs neither a browser nor a graphics card. The settings
-    that made it are in the file, and `loss_viz.read_settings` hands them back.
+    Each frame shows a recorded step and states its true loss; several runs roll at the same step. Frames are spread
+    over the run as in `animate`, half by arc length and half by time. No browser or graphics card is needed. The file
+    contains the settings that made it, from which `loss_viz.reproduce` computes the landscape again.
 
     Args:
-        landscape: of one run or of several.
-        path: ends in `.gif`; a file that is there is replaced when the new one is complete.
-        n_frames: at most so many; at least 2.
-        width: in pixels.
-        height: likewise.
+        landscape: a landscape of one run or of several.
+        path: file to write, ending in `.gif`; an existing file is replaced once the new one is complete.
+        n_frames: largest number of frames, at least 2.
+        width: width in pixels.
+        height: height in pixels.
         log: draw the loss on a logarithmic axis.
-        min_support: leave the surface open where its support is below this, from 0 to 1.
-        turn: degrees to walk around the box until the end. The file grows tenfold; 0 stands still.
-        duration: of a frame, in milliseconds, of which a GIF keeps hundredths of a second.
-        hold: how long the last frame is shown, likewise.
-        progress: show a progress bar when it takes more than a second.
+        min_support: leave the surface open where its support is below this value, from 0 to 1.
+        rotate: angle by which the viewpoint moves around the vertical axis until the last frame, in degrees. Any
+            rotation makes a GIF about ten times larger.
+        duration: time per frame, in milliseconds; a GIF stores hundredths of a second.
+        last_frame: time the last frame is shown, in milliseconds.
+        progress: show a progress bar if it takes more than a second.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: another suffix, fewer than two frames, a size or a duration out of its range, or `log=True` with a
-            loss that is not positive.
-        OSError: the folder is missing or cannot be written to.
-        ImportError: matplotlib is not installed.
+        TypeError: if an argument is of the wrong type.
+        ValueError: if the suffix is not `.gif`, a number is out of range, or `log=True` with a loss that is not
+            positive.
+        OSError: if the folder does not exist or is not writable.
+        ImportError: if matplotlib is not installed.
 
     Example:
         >>> import loss_viz as lv
         >>> from tempfile import mkdtemp
-        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
+        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), k=3, resolution=9, progress=False)
         >>> path = export_gif(land, f"{mkdtemp()}/film.gif", n_frames=5, width=400, height=300)
-        >>> lv.read_settings(path)["view"]["n_frames"]
-        5
+        >>> path.name, lv.reproduce(path, progress=False).k
+        ('film.gif', 3)
     """
-    place = check_destination(path, ".gif", "A still is written by export_png, a video by export_mp4.")
-    sequence = load_film(
-        "export_gif",
-        landscape,
-        n_frames=n_frames,
-        width=width,
-        height=height,
-        log=log,
-        min_support=min_support,
-        turn=turn,
-        duration=duration,
-        hold=hold,
-    )
-    from loss_viz.export.palettes import choose_palette
-
-    samples = np.unique(np.linspace(0, len(sequence.shots) - 1, N_SAMPLES).astype(int)).tolist()
-    with _open_bar(place, len(samples) + len(sequence.shots), progress) as bar, write_whole(place) as part:
-        palette = choose_palette(list(sequence.play(bar, samples)))
-        frames = (palette.reduce(still) for still in sequence.play(bar))
-        durations = [duration] * (len(sequence.shots) - 1) + [max(duration, hold)]
-        about: dict[str, Any] = {"duration": durations, "loop": 0, "comment": sequence.settings.encode()}
+    place = check_destination(path, ".gif", advice="A still is written by export_png, a video by export_mp4.")
+    view = {"n_frames": n_frames, "width": width, "height": height, "log": log, "min_support": min_support}
+    view |= {"rotate": rotate, "duration": duration, "last_frame": last_frame}
+    film = _build_film("export_gif", landscape, view)
+    n = len(film.shots)
+    samples = np.unique(np.linspace(0, n - 1, N_SAMPLES).astype(int)).tolist()
+    with _open_bar(place, len(samples) + n, progress) as bar, atomic_write(place) as part:
+        palette = choose_palette(list(film.render(bar, samples)))
+        frames = (apply_palette(still, palette) for still in film.render(bar))
+        durations = [duration] * (n - 1) + [max(duration, last_frame)]
+        options: dict[str, Any] = {"duration": durations, "loop": 0, "comment": film.settings.encode()}
         with part.open("wb") as file:
-            next(frames).save(file, format="GIF", save_all=True, append_images=frames, **about)
+            next(frames).save(file, format="GIF", save_all=True, append_images=frames, **options)
     return place
 
 
@@ -287,85 +168,186 @@ def export_mp4(
     height: int = 600,
     log: bool = False,
     min_support: float = 0.0,
-    turn: float = 0.0,
+    rotate: float = 0.0,
     duration: int = 60,
-    hold: int = 1500,
+    last_frame: int = 1500,
     progress: bool = True,
 ) -> Path:
-    """Write the same film as `export_gif` as a video in H.264, in all colours; a small file even when it turns.
+    """Write the film of `export_gif` as an H.264 video: in full color, and small even if the view rotates.
 
-    Args:
-        landscape: of one run or of several.
-        path: ends in `.mp4`; a file that is there is replaced when the new one is complete.
-        n_frames: at most so many; at least 2.
-        width: in pixels; even.
-        height: likewise.
-        log: draw the loss on a logarithmic axis.
-        min_support: leave the surface open where its support is below this, from 0 to 1.
-        turn: degrees to walk around the box until the end.
-        duration: of a frame, in milliseconds.
-        hold: how long the last frame is shown, likewise.
-        progress: show a progress bar when it takes more than a second.
+    The arguments are those of `export_gif`, except that `path` ends in `.mp4` and `width` and `height` are even.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: as `export_gif` does; a side that is not even.
-        OSError: the folder is missing or cannot be written to.
-        ImportError: matplotlib or imageio-ffmpeg is not installed.
+        TypeError: if an argument is of the wrong type.
+        ValueError: as for `export_gif`; also if `width` or `height` is odd.
+        OSError: if the folder does not exist or is not writable.
+        ImportError: if matplotlib or imageio-ffmpeg is not installed.
 
     Example:
         >>> import loss_viz as lv
         >>> from tempfile import mkdtemp
-        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
+        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), k=3, resolution=9, progress=False)
         >>> path = export_mp4(land, f"{mkdtemp()}/film.mp4", n_frames=5, width=400, height=300)
-        >>> lv.read_settings(path)["export"]
-        'export_mp4'
+        >>> path.name, lv.reproduce(path, progress=False).k
+        ('film.mp4', 3)
     """
-    place = check_destination(path, ".mp4", "A still is written by export_png, a GIF by export_gif.")
-    if width % 2 or height % 2:
-        raise ValueError(f"A video needs an even `width` and `height`, got {width} x {height}. Add a pixel.")
+    place = check_destination(path, ".mp4", advice="A still is written by export_png, a GIF by export_gif.")
     write_frames = _find_encoder()
-    sequence = load_film(
-        "export_mp4",
-        landscape,
-        n_frames=n_frames,
-        width=width,
-        height=height,
-        log=log,
-        min_support=min_support,
-        turn=turn,
-        duration=duration,
-        hold=hold,
-    )
-    tell = ["-metadata", f"comment={sequence.settings}", "-movflags", "+faststart", "-crf", "20"]
-    looks: dict[str, Any] = {"fps": 1000 / duration, "quality": None, "macro_block_size": 2, "output_params": tell}
-    n_last = max(1, round(hold / duration))  # a video has no frame that is longer than others
-    with _open_bar(place, len(sequence.shots), progress) as bar, write_whole(place) as part:
-        video = write_frames(str(part), (width, height), **looks)
+    view = {"n_frames": n_frames, "width": width, "height": height, "log": log, "min_support": min_support}
+    view |= {"rotate": rotate, "duration": duration, "last_frame": last_frame}
+    film = _build_film("export_mp4", landscape, view, even=True)
+    tags = ["-metadata", f"comment={film.settings}", "-movflags", "+faststart", "-crf", "20"]
+    options: dict[str, Any] = {"fps": 1000 / duration, "quality": None, "macro_block_size": 2, "output_params": tags}
+    repeats = [1] * (len(film.shots) - 1) + [max(1, round(last_frame / duration))]  # all frames last equally long
+    with _open_bar(place, len(film.shots), progress) as bar, atomic_write(place) as part:
+        video = write_frames(str(part), (width, height), **options)
         try:
             video.send(None)
-            for i, still in enumerate(sequence.play(bar), start=1):
-                for _ in range(n_last if i == len(sequence.shots) else 1):
+            for still, n in zip(film.render(bar), repeats, strict=True):
+                for _ in range(n):
                     video.send(still.tobytes())
         finally:
             video.close()
     return place
 
 
+@dataclass(frozen=True)
+class FrameSequence:
+    """Frames to be rendered one after the other.
+
+    Attributes:
+        scene: the landscape, as a `Scene`.
+        shots: training step and rotation in degrees of each frame.
+        settings: settings of landscape and frames, as JSON.
+    """
+
+    scene: Any
+    shots: Sequence[tuple[int, float]]
+    settings: str
+
+    def render(self, bar: tqdm | None = None, chosen: Sequence[int] | None = None) -> Iterator[Any]:
+        """Yield the frames, or those with an index in `chosen`, as Pillow images; each is rendered when requested."""
+        for i in range(len(self.shots)) if chosen is None else chosen:
+            yield self.scene.render(*self.shots[i])
+            if bar is not None:
+                bar.update()
+
+
+def _build_film(export: str, landscape: Landscape, view: dict[str, Any], *, even: bool = False) -> FrameSequence:
+    """Return the frames of a film; `view` holds the arguments of the function named `export`."""
+    check_landscape(landscape)
+    _check_view(view)
+    if even and (view["width"] % 2 or view["height"] % 2):
+        size = f"{view['width']} x {view['height']}"
+        raise argument_error("width", f"A video needs an even `width` and `height`, got {size}. Add a pixel.")
+    check_int("n_frames", view["n_frames"], 2, 10_000, advice="Use 60.")
+    check_int("duration", view["duration"], *DURATIONS, advice="It counts milliseconds: use 60.")
+    check_int("last_frame", view["last_frame"], 0, MAX_LAST_FRAME, advice="It counts milliseconds: use 1500.")
+    steps = choose_steps(landscape, view["n_frames"]).tolist()
+    angles = np.linspace(0.0, view["rotate"], len(steps)).tolist()
+    return _build_sequence(export, landscape, list(zip(steps, angles, strict=True)), view)
+
+
+def _check_view(view: dict[str, Any]) -> None:
+    for side, least in MIN_SIZE.items():
+        check_int(side, view[side], least, MAX_SIDE, advice="It counts pixels: use 800 x 600.")
+    scale = check_int("scale", view.get("scale", 1), 1, MAX_SCALE, advice="Use 2, or 4 for print.")
+    n_columns, n_rows = scale * view["width"], scale * view["height"]
+    if n_columns * n_rows > MAX_PIXELS:
+        raise argument_error(
+            "scale",
+            f"An image must have at most {MAX_PIXELS:,} pixels; `scale`={scale} makes {n_columns} x {n_rows}. Use 2, "
+            "or 4 for print.",
+        )
+    check_bool("log", view["log"])
+    check_fraction("min_support", view["min_support"])
+    if not math.isfinite(check_float("rotate", view["rotate"], "a finite number of degrees", advice="Use 0.")):
+        raise argument_error("rotate", f"`rotate` must be a finite number of degrees, got {view['rotate']}. Use 0.")
+
+
+def _build_sequence(
+    export: str, landscape: Landscape, shots: Sequence[tuple[int, float]], view: dict[str, Any]
+) -> FrameSequence:
+    try:
+        from loss_viz.export.scene import Scene
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"Image and video files need matplotlib ({error}). Install it with: pip install matplotlib"
+        ) from error
+    scene = Scene(
+        landscape,
+        size=(view["width"], view["height"]),
+        scale=view.get("scale", 1),
+        log=view["log"],
+        min_support=view["min_support"],
+        rotations=sorted({degrees for _, degrees in shots}),
+    )
+    return FrameSequence(scene, shots, to_json(landscape.settings | {"export": export, "view": view}))
+
+
 def _open_bar(place: Path, total: int, progress: bool) -> tqdm:
     return progress_bar(total=total, desc=place.name, delay=1, leave=False, disable=not progress)
 
 
+def choose_palette(stills: Sequence[Any]) -> Any:
+    """Return a Pillow image whose palette, white and up to 255 other colors, suits all `stills`.
+
+    Pillow's `MAXCOVERAGE` spreads the colors over all that occur, however few pixels have them: the ball is small and
+    must keep its color. Median cut, which counts pixels, changes it more.
+    """
+    from PIL import Image
+
+    pixels = np.concatenate([np.asarray(still) for still in stills])
+    chosen = Image.fromarray(pixels).quantize(255, Image.Quantize.MAXCOVERAGE, kmeans=1)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([255, 255, 255, *(chosen.getpalette() or [])[: 3 * 255]])
+    return palette
+
+
+def apply_palette(still: Any, palette: Any) -> Any:
+    """Return a still in the colors of `palette`, with an ordered dither.
+
+    The dither depends on a pixel's position and color alone. Where nothing moves, nothing changes between frames, so
+    the film does not flicker and its file stays small. Pillow's own dither, Floyd-Steinberg, propagates each change
+    across the image.
+    """
+    from PIL import Image
+
+    pixels = np.asarray(still).astype(np.int16)
+    n_rows, n_columns, _ = pixels.shape
+    pattern = np.rint(DITHER * _bayer_matrix(3)).astype(np.int16)
+    repeats = n_rows // len(pattern) + 1, n_columns // len(pattern) + 1
+    dithered = pixels + np.tile(pattern, repeats)[:n_rows, :n_columns, None]
+    image = Image.fromarray(dithered.clip(0, 255).astype(np.uint8))
+    reduced = image.quantize(palette=palette, dither=Image.Dither.NONE)
+    white = (pixels == 255).all(axis=2)
+    reduced.paste(0, mask=Image.fromarray(255 * white.astype(np.uint8)))  # the background stays white
+    return reduced
+
+
+def _bayer_matrix(n_doublings: int) -> np.ndarray:
+    """Return Bayer's matrix for ordered dithering, `(2^n, 2^n)`, with values from -0.5 to 0.5."""
+    order = np.zeros((1, 1), int)
+    for _ in range(n_doublings):
+        order = np.block([[4 * order, 4 * order + 2], [4 * order + 3, 4 * order + 1]])
+    return (order + 0.5) / order.size - 0.5
+
+
 def _find_encoder() -> Any:
-    """`imageio_ffmpeg.write_frames`, if there is an ffmpeg for it."""
+    """Return `imageio_ffmpeg.write_frames` if ffmpeg is available.
+
+    Raises:
+        ImportError: if it is not.
+    """
     try:
         from imageio_ffmpeg import get_ffmpeg_exe, write_frames
 
         get_ffmpeg_exe()
-    except (ModuleNotFoundError, RuntimeError) as error:  # it may hold no ffmpeg for this kind of machine
+    except (ModuleNotFoundError, RuntimeError) as error:  # the package may contain no ffmpeg for this platform
         raise ImportError(
-            f"Videos need ffmpeg ({error}). Install it with: pip install imageio-ffmpeg. A GIF does without."
+            f"Videos need ffmpeg ({error}). Install it with: pip install imageio-ffmpeg. `export_gif` works without."
         ) from error
     return write_frames

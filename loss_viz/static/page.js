@@ -1,14 +1,14 @@
-// The page of `export_html`. All its pictures were computed beforehand. They are put before the view of the panel,
-// picture.js, which stands above this and takes its parts from a `model`; what depends on the ball is put together here.
+// Page of `export_html`. It shows precomputed landscapes with the panel's front end, figure_widget.js, which precedes
+// this script and reads its updates from a `model`. Updates that depend on the ball are assembled here.
 
-const FRAME = 60; // milliseconds from one stop of the rolling ball to the next
+const FRAME_MS = 60; // milliseconds per step of the animation
 
 const find = (id) => document.getElementById(`lossviz-${id}`);
 const mapValues = (values, change) =>
   Object.fromEntries(Object.entries(values).map(([name, value]) => [name, change(value)]));
-const named = (name, i) => (i ? `${name}-${i}` : name); // as Python calls the traces of several runs
-const short = (value) => String(Number(value.toPrecision(3)));
-const writeFactor = (value) => `×${value < 10 ? value.toFixed(2) : value < Infinity ? short(value) : "inf"}`;
+const named = (name, i) => (i ? `${name}-${i}` : name); // trace names of several runs, as in Python's `trace_key`
+const round3 = (value) => String(Number(value.toPrecision(3)));
+const formatFactor = (value) => `×${value < 10 ? value.toFixed(2) : value < Infinity ? round3(value) : "inf"}`;
 
 function element(kind, text = "") {
   const node = document.createElement(kind);
@@ -16,20 +16,20 @@ function element(kind, text = "") {
   return node;
 }
 
-// The row of a run that was recorded closest to a step.
+// Returns the recorded row closest to a step.
 function findRow(steps, step) {
   let best = 0;
   for (let i = 1; i < steps.length; i++) if (Math.abs(steps[i] - step) < Math.abs(steps[best] - step)) best = i;
   return best;
 }
 
-// A loss that stands higher on its axis by a share of its length, as Python's `Scale.lift` has it.
+// Returns the loss that is higher on its axis by a fraction of the axis, like Python's `Scale.lift`.
 function lift(loss, share, { scale: [low, high], log }) {
   const more = share * (high - low);
   return log ? 10 ** (Math.log10(loss) + more) : loss + more;
 }
 
-// The arrays of the file, in which each is once, in base64; they are unpacked when they are first needed.
+// The base64-encoded arrays of the file, each stored once, decoded on first use.
 class Arrays {
   constructor(packed) {
     Object.assign(this, { packed, unpacked: new Map() });
@@ -47,7 +47,7 @@ class Arrays {
     return this.unpacked.get(number);
   }
 
-  // The values of a part, with arrays in place of what stands for them.
+  // Returns the values of an update with their arrays in place of references.
   read(part, axis) {
     return mapValues(part, (value) => {
       if (value === null || typeof value !== "object") return value;
@@ -69,8 +69,8 @@ class Arrays {
   }
 }
 
-// Lets the ball roll from stop to stop, half of which are spread by the way and half by the time, as the run's anchors
-// are. Where the page is slow it leaves some out.
+// Moves the ball along `stops`, training steps spread half by arc length and half by time. Skips some if the page is
+// slow.
 class Player {
   constructor(stops, { button, where, go, isReady }) {
     Object.assign(this, { stops, button, where, go, isReady, timer: null });
@@ -80,33 +80,33 @@ class Player {
   play() {
     if (this.where() >= this.stops[this.stops.length - 1]) this.go(this.stops[0]);
     this.moved = performance.now();
-    this.timer = setTimeout(() => this.advance(), FRAME);
-    this.say();
+    this.timer = setTimeout(() => this.advance(), FRAME_MS);
+    this.showState();
   }
 
   pause() {
     clearTimeout(this.timer);
     this.timer = null;
-    this.say();
+    this.showState();
   }
 
   advance() {
-    this.timer = setTimeout(() => this.advance(), FRAME);
+    this.timer = setTimeout(() => this.advance(), FRAME_MS);
     if (!this.isReady()) return;
-    const n = Math.max(1, Math.floor((performance.now() - this.moved) / FRAME));
+    const n = Math.max(1, Math.floor((performance.now() - this.moved) / FRAME_MS));
     this.moved = performance.now();
     const ahead = this.stops.filter((step) => step > this.where());
     if (!ahead.length) return this.pause();
     this.go(ahead[Math.min(n, ahead.length) - 1]);
   }
 
-  say() {
+  showState() {
     this.button.textContent = this.timer === null ? "play" : "pause";
     this.button.dataset.playing = this.timer !== null;
   }
 }
 
-// A slider over a list of values, which stand beneath it; without a choice there is none.
+// Sets up a slider over a list of values with a label below each; hidden if there is only one value.
 function setUpSlider(name, values, first, choose) {
   const [slider, ticks] = [find(name), find(`${name}-ticks`)];
   Object.assign(slider, { min: 0, max: values.length - 1, step: 1, value: first });
@@ -137,32 +137,32 @@ function openPage() {
   const findRows = () => runs.map((run) => findRow(run.step, now.step));
   const ofRun = (i, key) => arrays.unpack(data.pictures[now.picture].runs[i][key].array);
 
-  // What picture.js asks, and tells, in place of a kernel.
-  const [nothing, heard] = [{}, {}];
+  // Stands in for the Jupyter model that figure_widget.js reads and sends messages to.
+  const [nothing, listeners] = [{}, {}];
   const shown = { panes: data.panes, hidden: [], state: "", summary: data.summary, serial: 0 };
   const model = {
     get: (name) => (name in shown ? shown[name] : nothing),
-    on: (name, listener) => (heard[name] = listener),
-    off: (name) => delete heard[name],
+    on: (name, listener) => (listeners[name] = listener),
+    off: (name) => delete listeners[name],
     send: (message) => {
       if (message.kind === "shown") find("picture").dataset.drawn = message.serial;
-      else if (message.kind === "click") follow(message);
+      else if (message.kind === "click") handleClick(message);
     },
   };
   const push = (parts) => {
     Object.assign(shown, parts, { serial: shown.serial + 1 });
     find("picture").dataset.asked = shown.serial;
-    if (heard["change:serial"]) heard["change:serial"]();
-    tell();
+    if (listeners["change:serial"]) listeners["change:serial"]();
+    showDetails();
   };
 
-  const pictureParts = () => {
+  const landscapeUpdates = () => {
     const drawing = data.pictures[now.picture].axes[now.kind];
     drawing.read = drawing.read || mapValues(drawing.parts, (part) => arrays.read(part, axis()));
     return drawing.read;
   };
 
-  const ballParts = () => {
+  const ballUpdates = () => {
     const parts = {};
     findRows().forEach((row, i) => {
       const { step, x, y, loss } = mapValues(runs[i], (values) => values[row]);
@@ -179,14 +179,14 @@ function openPage() {
     return parts;
   };
 
-  // The plateau on which the ball lies, or else the longest.
-  const isOn = (stay) => stay.start <= now.step && now.step <= stay.end;
-  const findStay = () => {
-    const here = data.stays.filter(isOn);
+  // The plateau at the current step, else the longest one.
+  const contains = (stay) => stay.start <= now.step && now.step <= stay.end;
+  const findPlateau = () => {
+    const here = data.stays.filter(contains);
     return [...(here.length ? here : data.stays)].sort((a, b) => b.end - b.start - (a.end - a.start))[0];
   };
 
-  const fitParts = () => {
+  const fitUpdates = () => {
     if (!data.fits) return {};
     const parts = {};
     const { x } = arrays.read({ x: data.fits.x });
@@ -196,7 +196,7 @@ function openPage() {
       parts[named("fit_network", i)] = { x, y: Array.from(levels[row], (level) => run.low + run.unit * level) };
       return step[row];
     });
-    const { level } = findStay() || {};
+    const { level } = findPlateau() || {};
     const learned = level && { x, ...arrays.read(level), showlegend: true };
     parts.fit_level = learned || { x: [], y: [], name: "", showlegend: false };
     parts.fit_layout = { "title.text": `<b>the network${one ? "" : "s"} at step ${Math.max(...steps)}</b>` };
@@ -204,21 +204,21 @@ function openPage() {
   };
 
   const listTiles = (rows) => {
-    const tiles = one ? [] : runs.map((run, i) => [run.name, short(run.loss[rows[i]]), `step ${run.step[rows[i]]}`]);
+    const tiles = one ? [] : runs.map((run, i) => [run.name, round3(run.loss[rows[i]]), `step ${run.step[rows[i]]}`]);
     if (one) {
-      const stay = findStay();
-      const when = stay && (isOn(stay) ? "now" : `${stay.start} – ${stay.end}`);
+      const stay = findPlateau();
+      const when = stay && (contains(stay) ? "now" : `${stay.start} – ${stay.end}`);
       const what = stay && stay.level ? `, ${stay.level.name} (${stay.level.loss})` : "";
-      tiles.push([`loss at step ${runs[0].step[rows[0]]}`, short(runs[0].loss[rows[0]]), ""]);
+      tiles.push([`loss at step ${runs[0].step[rows[0]]}`, round3(runs[0].loss[rows[0]]), ""]);
       tiles.push(["plateau", ...(stay ? [stay.loss, when + what] : ["none", ""])]);
     }
     const worst = Math.max(...rows.map((row, i) => ofRun(i, "factor")[row]));
     const off = Math.max(...rows.map((row, i) => runs[i].off[row]));
-    tiles.push(["error here", writeFactor(worst), ""], ...data.pictures[now.picture].tiles);
+    tiles.push(["error here", formatFactor(worst), ""], ...data.pictures[now.picture].tiles);
     return [...tiles, ["off the plane", `${(100 * off).toFixed(1)}%`, ""], ["variance", ...data.variance]];
   };
 
-  const tell = () => {
+  const showDetails = () => {
     const { k, sigma, cautions } = data.pictures[now.picture];
     const rows = findRows();
     const list = element("dl");
@@ -230,7 +230,7 @@ function openPage() {
       list.append(tile);
     }
     find("figures").replaceChildren(list, ...cautions.map((caution) => element("p", caution)));
-    const losses = rows.map((row, i) => short(runs[i].loss[row]));
+    const losses = rows.map((row, i) => round3(runs[i].loss[row]));
     slider.value = now.step;
     slider.setAttribute("aria-valuetext", `step ${now.step}, loss ${losses.join(", ")}`);
     find("step-value").textContent = now.step;
@@ -241,11 +241,11 @@ function openPage() {
 
   const show = (changes) => {
     Object.assign(now, changes);
-    push({ ...common, ...pictureParts(), ...ballParts(), ...fitParts() });
+    push({ ...common, ...landscapeUpdates(), ...ballUpdates(), ...fitUpdates() });
   };
   const roll = (step) => {
     now.step = step;
-    push({ ...ballParts(), ...fitParts() });
+    push({ ...ballUpdates(), ...fitUpdates() });
   };
   const player = new Player(data.frames, {
     button: find("play"),
@@ -254,8 +254,8 @@ function openPage() {
     isReady: () => Number(find("picture").dataset.drawn) === shown.serial,
   });
 
-  // A click on a run or its curve means the step there; one on the surface that of the run nearby.
-  const follow = ({ pane, trace, index, x, y }) => {
+  // A click on a run or its curve selects that step; a click on the surface the nearest step within `data.reach`.
+  const handleClick = ({ pane, trace, index, x, y }) => {
     const [kind, which = 0] = trace.split("-");
     let best = { distance: data.reach };
     if (["trajectory", "loss", "factor"].includes(kind)) best = { step: runs[which].step[index] };
@@ -284,10 +284,10 @@ function openPage() {
   find("axis").replaceChildren(...kinds.map((kind) => element("option", kind)));
   find("axis-control").hidden = kinds.length < 2;
   find("axis").addEventListener("change", () => show({ kind: find("axis").value }));
-  // picture.js looks for another theme when something changes at the root of the page.
+  // figure_widget.js reads the theme again when an attribute of the root element changes.
   const theme = document.documentElement.dataset;
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ({ matches }) => (theme.dark = matches));
-  // Where nothing hovers Plotly's buttons would stand before the title all the time.
+  // Without hover, Plotly's buttons would cover the title permanently.
   if (matchMedia("(hover: none)").matches) CONFIG.displayModeBar = false;
   show({});
   render({ model, el: find("picture") });

@@ -177,7 +177,7 @@ class Filming(Exporting):
     name = "film.gif"
 
     def export(self, land, path, step):
-        lv.export_gif(land, path, n_frames=2, width=320, height=320, turn=float(step), progress=False)
+        lv.export_gif(land, path, n_frames=2, width=320, height=320, rotate=float(step), progress=False)
 
 
 class Stopping:
@@ -224,7 +224,7 @@ class Stopping:
         calls = [
             self.train,
             lambda: self.draw(folder, 61),
-            lambda: lv.held_out_fidelity(land, progress=False),
+            lambda: lv.fidelity(land, held_out=True, progress=False),
             lambda: self.export(folder),
             lambda: np.testing.assert_allclose(self.measure(land), costs),
         ]
