@@ -207,7 +207,7 @@ def test_a_run_predicts_with_the_weights_of_a_row(post_runs):
         ({"target": ""}, "it is empty", 'Type one like "x^2"'),
         ({"target": "sqrt(x)"}, "it is nan at x = -1", "defined there"),
         ({"target": "1/(x-1)"}, "it is inf at x = 1", "defined there"),
-        ({"target": lambda x: x[:3]}, "it gave shape (3,)", "shaped as its argument"),
+        ({"target": lambda x: x[:3]}, "it gave shape (3,)", "of the shape of its argument"),
         ({"steps": 0}, "`steps` must be a whole number of at least 1, got 0", "200 to 2000"),
         ({"every": 0}, "`every` must be a whole number of at least 1, got 0", "every step is recorded"),
         ({"width": 0}, "`width` must be a whole number of at least 1, got 0", "width 8"),
