@@ -40,7 +40,7 @@ def worst(lands: list[lv.Landscape]) -> str:
 
 def held_out_heights(lands: list[lv.Landscape]) -> str:
     """The largest held-out median of several runs, without the anchor's own plane and without those near it."""
-    own, block = (max(lv.held_out_fidelity(land, reach=reach).median for land in lands) for reach in (0.0, 0.03))
+    own, block = (max(lv.fidelity(land, held_out=True, block_radius=radius).median for land in lands) for radius in (0.0, 0.03))
     return f"{own:.3g} / {block:.3g}"
 
 

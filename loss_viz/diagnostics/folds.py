@@ -1,4 +1,4 @@
-"""Where the surface can show only one of several losses: the path passes over itself, or falls within one kernel."""
+"""Folds: places where the path passes over itself, or falls within one kernel, at several losses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from loss_viz.landscapes.landscape import Landscape, check_landscape
 
 MIN_FACTOR = 1.5
 
-GAP = 1 / 50  # of the recorded steps: stretches with fewer between them are one fold
+MAX_GAP = 1 / 50  # of the recorded steps: stretches that are closer together count as one fold
 
 PAIRS_PER_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
 class Fold:
-    """A stretch of the run that shares its place on the picture with steps of another loss.
+    """A stretch of a run that projects to the same place as steps with another loss.
 
     Attributes:
-        run: which of several runs, from 0.
+        run: index of the run.
         start: first training step of the stretch.
-        end: last one.
-        step: where the two losses are farthest apart.
-        other_run: which run holds the other step.
-        other_step: the step whose loss is most unlike the one at `step`, at the same place.
-        factor: between those two losses; the surface can be right for one of them.
+        end: last training step.
+        step: training step at which the two losses differ most.
+        other_run: index of the run of the other step.
+        other_step: step at the same place whose loss differs most from that at `step`.
+        factor: factor between those two losses; the surface can match only one of them.
 
     Example:
         >>> import loss_viz as lv
@@ -49,12 +49,12 @@ class Fold:
 
 
 def find_folds(landscape: Landscape) -> list[Fold]:
-    """The folds of a landscape, in the order of its runs.
+    """Return the folds of a landscape, run by run.
 
-    A recorded step counts when another one lies closer to it, on the picture, than the kernel is wide there (or than
-    half the way to the next step), and their losses differ by a factor of more than 1.5. Such steps are either two
-    passes over one place, or a fall too steep for the kernel: the first steps of a run move mostly off the plane, so
-    that many losses lie at one place. Wide kernels fold more of a run than narrow ones.
+    A recorded step belongs to a fold if another step lies closer to it on the plane than the kernel is wide there (or
+    than half the distance to the next step), and their losses differ by a factor of more than 1.5. Either the path
+    passes over one place twice, or the loss falls too steeply for the kernel: the first steps of a run move mostly off
+    the plane, so many losses lie at one place. Wide kernels have more folds than narrow ones.
 
     Example:
         >>> import loss_viz as lv
@@ -86,14 +86,14 @@ def find_folds(landscape: Landscape) -> list[Fold]:
 
 
 def _find_partners(landscape: Landscape) -> tuple[Float[np.ndarray, " n_steps"], Int[np.ndarray, " n_steps"]]:
-    """For each row the largest factor between its loss and that of a row at the same place, and which row that is."""
+    """Return, for each row, the largest factor between its loss and that of a row at the same place, and that row."""
     path, loss = landscape.path, landscape.path_loss
-    reach = _measure_reach(landscape)
+    radius = _match_radius(landscape)
     factor, partner = np.ones(len(path)), np.arange(len(path))
     n_rows = max(1, PAIRS_PER_BLOCK // len(path))
     for start in range(0, len(path), n_rows):
         part = slice(start, start + n_rows)
-        near = cdist(path[part], path) <= reach[part, None]
+        near = cdist(path[part], path) <= radius[part, None]
         for ends in (np.where(near, loss, -np.inf).argmax(axis=1), np.where(near, loss, np.inf).argmin(axis=1)):
             ratio = compare_heights(landscape.run_set.step[part], loss[ends], loss[part]).factor
             larger = ratio > factor[part]
@@ -101,8 +101,8 @@ def _find_partners(landscape: Landscape) -> tuple[Float[np.ndarray, " n_steps"],
     return factor, partner
 
 
-def _measure_reach(landscape: Landscape) -> Float[np.ndarray, " n_steps"]:
-    """Width of the nearest kernel at each row, or half the way to the nearer neighbour if that is more."""
+def _match_radius(landscape: Landscape) -> Float[np.ndarray, " n_steps"]:
+    """Return, for each row, the width of the nearest kernel, or half the distance to the nearer neighbor if larger."""
     path, runs = landscape.path, landscape.run_set.runs
     steps = neighbour_distances(path, np.repeat(np.arange(len(runs)), [len(run) for run in runs])) / 2
     if not len(landscape.anchors):
@@ -112,10 +112,10 @@ def _measure_reach(landscape: Landscape) -> Float[np.ndarray, " n_steps"]:
 
 
 def _find_stretches(flags: Bool[np.ndarray, " n"]) -> Iterator[tuple[int, int]]:
-    """First and last index of each stretch of true values, short gaps bridged."""
+    """Yield the first and last index of each stretch of true values, with short gaps bridged."""
     marked = np.flatnonzero(flags)
     if not len(marked):
         return
-    breaks = np.flatnonzero(np.diff(marked) > max(1, round(GAP * len(flags))))
+    breaks = np.flatnonzero(np.diff(marked) > max(1, round(MAX_GAP * len(flags))))
     for part in np.split(marked, breaks + 1):
         yield int(part[0]), int(part[-1])

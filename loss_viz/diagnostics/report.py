@@ -1,76 +1,157 @@
-"""All findings about a landscape, measured once."""
+"""Report: every finding about a landscape, measured once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from tqdm import tqdm
 
 from loss_viz.diagnostics.fidelity import Fidelity, fidelity, measure_held_out
 from loss_viz.diagnostics.folds import Fold, find_folds
-from loss_viz.diagnostics.geometry import COSINE_LIMITS, fit_cosines
-from loss_viz.diagnostics.plateaus import Plateau, PolynomialFit, find_plateaus, match_polynomial
-from loss_viz.landscapes.landscape import Landscape
+from loss_viz.diagnostics.plateaus import Plateau, find_plateaus
+from loss_viz.landscapes.landscape import Landscape, check_landscape
+from loss_viz.planes.projection import Projection
 from loss_viz.runs.run_set import RunSet
+from loss_viz.settings import OWN_AXES
+
+# Squared correlations of PC1 and PC2 with cosines of time above which `warnings` mentions them. Smooth runs that learn
+# something reach 0.98 and 0.92, as random walks do: this is a warning, not a verdict.
+COSINE_LIMITS = (0.9, 0.7)
+Row = tuple[str, str, str]  # name, value, comment
 
 
-def write_cautions(landscape: Landscape, folds: Sequence[Fold]) -> list[str]:
-    """What to keep in mind before this picture, in sentences; often none."""
-    cautions = []
-    if folds:
-        worst = max(folds, key=lambda fold: fold.factor)
-        passes = "passes over its own place" if len(folds) == 1 else f"passes over its own place {len(folds)} times"
-        cautions.append(
-            f"The path {passes} at different losses (steps {worst.step} and {worst.other_step} differ by "
-            f"{write_factor(worst.factor)}): the surface can show only one of them."
-        )
-    shares = fit_cosines(landscape)
-    if all(share > limit for share, limit in zip(shares, COSINE_LIMITS, strict=True)):
-        cautions.append(
-            f"PC1 and PC2 are cosines of time (R² {shares[0]:.2f} and {shares[1]:.2f}), as those of a random walk are: "
-            "the arch of the path may mean nothing."
-        )
-    return cautions
+class Report:
+    """Every finding about one landscape, from `assess`. Each is measured when it is first read, and then kept.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
+        >>> report = lv.assess(land)
+        >>> report.fidelity.median < 1.02, len(report.folds), report.warnings
+        (True, 0, ())
+    """
+
+    def __init__(self, landscape: Landscape) -> None:
+        self._landscape = landscape
+
+    @cached_property
+    def fidelity(self) -> Fidelity:
+        """Factors between surface and true loss at every recorded step."""
+        return fidelity(self._landscape)
+
+    @cached_property
+    def held_out(self) -> Fidelity | None:
+        """Factors at the anchors without the planes near each; None if nothing can be left out."""
+        return measure_held_out(self._landscape, tqdm(disable=True))
+
+    def measure_held_out(self, bar: tqdm) -> Fidelity | None:
+        """Measure `held_out` under a progress bar; exceptions that the bar raises stop it, and leave it unmeasured."""
+        if "held_out" not in vars(self):
+            self.held_out = measure_held_out(self._landscape, bar)
+        return self.held_out
+
+    @cached_property
+    def folds(self) -> tuple[Fold, ...]:
+        """Places where the surface can show only one of several losses."""
+        return tuple(find_folds(self._landscape))
+
+    @cached_property
+    def plateaus(self) -> tuple[list[Plateau], ...]:
+        """Plateaus of each run."""
+        return tuple(map(find_plateaus, self._landscape.runs))
+
+    @cached_property
+    def cosines(self) -> tuple[float, float]:
+        """Squared correlations of PC1 with cos(π t/T) and of PC2 with cos(2π t/T), from 0 to 1.
+
+        The principal components of a random walk are cosines whatever the loss (Antognini & Sohl-Dickstein, "PCA of
+        high dimensional random walks with comparison to neural network training", 2018), so an arch proves nothing.
+        nan where this has no meaning: axes that are not PCs, several runs, or a run that never moves.
+        """
+        land, run = self._landscape, self._landscape.run
+        if len(land.runs) > 1 or land.plane in OWN_AXES or len(run) < 3:
+            return np.nan, np.nan
+        time = (run.step - run.step[0]) / (run.step[-1] - run.step[0])
+        squares = []
+        for axis in range(2):
+            pair = np.stack([land.path[:, axis], np.cos((axis + 1) * np.pi * time)])
+            squares.append(float(np.corrcoef(pair)[0, 1] ** 2) if np.ptp(pair[0]) > 0 else np.nan)
+        return squares[0], squares[1]
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences on what this picture cannot show; often none."""
+        sentences = []
+        if self.folds:
+            worst, times = max(self.folds, key=lambda fold: fold.factor), len(self.folds)
+            sentences.append(
+                f"The path passes over itself {'once' if times == 1 else f'{times} times'} at different losses (steps "
+                f"{worst.step} and {worst.other_step} differ by {write_factor(worst.factor)}): the surface can show "
+                "only one of them."
+            )
+        if all(square > limit for square, limit in zip(self.cosines, COSINE_LIMITS, strict=True)):
+            sentences.append(
+                f"PC1 and PC2 are cosines of time (R² {self.cosines[0]:.2f} and {self.cosines[1]:.2f}), as those of a "
+                "random walk are: the arch of the path may mean nothing."
+            )
+        return tuple(sentences)
+
+    def rows(self) -> list[Row]:
+        """Return name, value and comment of each measure of fidelity, as the panel, the page and `print` show them."""
+        fits = {"error, median": self.fidelity} | ({"held out": self.held_out} if self.held_out else {})
+        return [(name, write_factor(fit.median), f"p90 {write_factor(fit.p90)}") for name, fit in fits.items()]
+
+    def __repr__(self) -> str:
+        plateaus = [plateau for of_run in self.plateaus for plateau in of_run]
+        levels = [f"{plateau.level:.3g}" + (f" ({plateau.fit.name})" if plateau.fit else "") for plateau in plateaus]
+        rows = [*self.rows(), variance_row(self._landscape.projection)]
+        rows += [("plateaus", str(len(plateaus)), ", ".join(levels)), ("folds", str(len(self.folds)), "")]
+        table = [f"{name:<14} {value:<8} {comment}".rstrip() for name, value, comment in rows]
+        return "\n".join([*table, *self.warnings])
 
 
-def write_factor(factor: float) -> str:
-    """A factor of fidelity in three digits."""
-    return f"×{factor:.2f}" if factor < 10 else f"×{factor:.3g}"
+def assess(landscape: Landscape) -> Report:
+    """Return the report on a landscape: fidelity, held-out fidelity, folds, plateaus, cosines and warnings.
+
+    Calling it again returns the same report; findings that have been read are not measured again.
+
+    Example:
+        >>> import loss_viz as lv
+        >>> land = lv.landscape(lv.train("x^3", progress=False), progress=False)
+        >>> assess(land).rows()[0][0], assess(land) is assess(land)
+        ('error, median', True)
+    """
+    check_landscape(landscape)
+    # A weak dictionary would never drop it, because the report refers to its landscape.
+    return vars(landscape).setdefault("_report", Report(landscape))
 
 
 @dataclass(frozen=True, eq=False)
 class PlateauSummary:
-    """Where runs lie still, and what they have learned there.
+    """Plateaus of several runs.
 
     Attributes:
-        plateaus: of all runs.
-        levels: the fit that each of them matches, or None.
+        plateaus: plateaus of all runs, run by run.
     """
 
     plateaus: tuple[Plateau, ...] = ()
-    levels: tuple[PolynomialFit | None, ...] = ()
 
-    def find(self, step: int) -> tuple[Plateau, PolynomialFit | None] | None:
-        """The plateau on which a step lies, or else the longest one, with its fit; None where there is none."""
-        pairs = list(zip(self.plateaus, self.levels, strict=True))
-        here = [pair for pair in pairs if pair[0].start <= step <= pair[0].end]
-        return max(here or pairs, key=lambda pair: pair[0].end - pair[0].start, default=None)
-
-
-@dataclass(frozen=True, eq=False)
-class Report:
-    """How true a landscape is."""
-
-    fit: Fidelity
-    held_out: Fidelity | None
-    folds: tuple[Fold, ...]
-    cautions: tuple[str, ...]
+    def find(self, step: int) -> Plateau | None:
+        """Return the plateau at a training step, else the longest one; None if there is none."""
+        here = [plateau for plateau in self.plateaus if plateau.start <= step <= plateau.end]
+        return max(here or self.plateaus, key=lambda plateau: plateau.end - plateau.start, default=None)
 
 
 def summarize_plateaus(run_set: RunSet) -> PlateauSummary:
-    """The plateaus of all runs, named where that can be."""
-    found = [(plateau, match_polynomial(run, plateau)) for run in run_set.runs for plateau in find_plateaus(run)]
-    return PlateauSummary(tuple(plateau for plateau, _ in found), tuple(level for _, level in found))
+    """Return the plateaus of all runs, which are known before there is a landscape."""
+    return PlateauSummary(tuple(plateau for run in run_set.runs for plateau in find_plateaus(run)))
 
 
-def assess(landscape: Landscape) -> Report:
-    """Measure how true a landscape is, with the planes near each anchor and without them."""
-    folds = tuple(find_folds(landscape))
-    return Report(fidelity(landscape), measure_held_out(landscape), folds, tuple(write_cautions(landscape, folds)))
+def write_factor(factor: float) -> str:
+    """Return a factor of fidelity in three digits."""
+    return f"×{factor:.2f}" if factor < 10 else f"×{factor:.3g}"
+
+
+def variance_row(projection: Projection) -> Row:
+    """Return name, value and comment of the explained variance."""
+    return "variance", f"{projection.explained_variance_ratio.sum():.1%}", "no measure of fidelity"

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-# Plotly 5.24.0 asks for this style sheet as soon as it is loaded, whether there is a map to be drawn or not.
+STATIC = Path(__file__).parent.parent / "static"
+
+# Plotly 5.24.0 requests this style sheet as soon as it is loaded, with or without a map to draw.
 FETCHED = re.compile(r"https://unpkg\.com/maplibre-gl[^\"']*\.css")
 
-MODULE = "const module = {exports: {}}, exports = module.exports;\n"  # Plotly leaves itself there
-
-
-STATIC = Path(__file__).parent.parent / "static"
+MODULE = "const module = {exports: {}}, exports = module.exports;\n"  # Plotly assigns itself to `module.exports`
 
 
 def read_static(name: str) -> str:
@@ -20,7 +19,7 @@ def read_static(name: str) -> str:
 
 
 def read_plotly() -> str:
-    """The source of plotly.js as the head of a JavaScript module, which asks nobody for anything.
+    """Return the source of plotly.js as the head of a JavaScript module that makes no network requests.
 
     Example:
         >>> source = read_plotly()

@@ -1,13 +1,12 @@
-"""What figures say in words: titles, axes, and what the picture is worth."""
+"""Text of figures: titles, names of axes, and how far the picture can be trusted."""
 
 from collections.abc import Sequence
 from html import escape
 from textwrap import wrap
+from typing import Any
 
-from loss_viz.diagnostics.fidelity import fidelity
-from loss_viz.diagnostics.folds import Fold
-from loss_viz.diagnostics.report import write_cautions, write_factor
-from loss_viz.landscapes.landscape import Landscape
+from loss_viz.diagnostics.report import assess, write_factor
+from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import RunSet
@@ -16,44 +15,44 @@ SMALL = "<span style='font-size:12px'>{}</span>"
 
 
 def caption(landscape: Landscape) -> str:
-    """Two lines: what is drawn, and how far it is from the run."""
-    fit = fidelity(landscape)
+    """Return two lines: what is drawn, and how far it is from the run."""
+    fit = assess(landscape).fidelity
     median, p90, start = map(write_factor, (fit.median, fit.p90, fit.start))
-    headline = name_surface(landscape.run_set, plane=landscape.plane, k=landscape.k, sigma=landscape.sigma)
-    return f"{headline}<br>{SMALL.format(f'error under the path: median {median}, p90 {p90}, start {start}')}"
+    name = name_surface(landscape.run_set, plane=landscape.plane, k=landscape.k, sigma=landscape.sigma)
+    return f"{name}<br>{SMALL.format(f'error under the path: median {median}, p90 {p90}, start {start}')}"
 
 
-def write_note(landscape: Landscape, folds: Sequence[Fold], *, width: int) -> str:
-    """Small print for the foot of a picture, in lines of so many letters."""
-    sentences = [write_variance(landscape.projection), *write_cautions(landscape, folds)]
-    return SMALL.format("<br>".join(line for sentence in sentences for line in wrap(sentence, width)))
-
-
-def write_variance(projection: Projection) -> str:
-    """The share of the variance that the plane holds, and that it says nothing of how true the picture is."""
-    return f"{projection.explained_variance_ratio.sum():.1%} of the variance, which does not measure fidelity."
+def write_notes(landscape: Landscape, width: int) -> list[str]:
+    """Return the small print below a picture, in lines of at most `width` characters: variance and warnings."""
+    share = landscape.explained_variance_ratio.sum()
+    sentences = [f"{share:.1%} of the variance, which does not measure fidelity.", *assess(landscape).warnings]
+    return [line for sentence in sentences for line in wrap(sentence, width)]
 
 
 def name_surface(run_set: RunSet, *, plane: str, k: int, sigma: float | str) -> str:
-    """One line: the target, the planes and the settings that matter for them."""
+    """Return one line: target, planes, and the settings that matter for them."""
     settings = {"local": f", k = {k}, σ = {sigma}", "parallel": f", σ = {sigma}"}
     settings["valley"] = settings["local"]
     run, n_runs = run_set.runs[0], len(run_set.runs)
-    what = [run.task.name] if run.task else [run.name] if run.name and n_runs == 1 else []
-    target = "".join(f"{escape(word, quote=False)}, " for word in (*what, *([f"{n_runs} runs"] if n_runs > 1 else [])))
-    return f"<b>{target}{plane} {'planes' if plane in settings else 'plane'}</b>{settings.get(plane, '')}"
+    target = [run.task.name] if run.task else [run.name] if run.name and n_runs == 1 else []
+    words = [*target, *([f"{n_runs} runs"] if n_runs > 1 else [])]
+    prefix = "".join(f"{escape(word, quote=False)}, " for word in words)
+    return f"<b>{prefix}{plane} {'planes' if plane in settings else 'plane'}</b>{settings.get(plane, '')}"
 
 
 def name_axis(projection: Projection, axis: int) -> str:
-    """Name of a picture axis with its share of the variance."""
+    """Return the name of an axis with its share of the variance."""
     return f"{projection.axes[axis]} ({projection.explained_variance_ratio[axis]:.1%})"
 
 
-def name_run(run: Run) -> str:
-    """What to call the only curve in a figure."""
-    return run.name or (run.task.name if run.task else "run")
+def plane_axes(projection: Projection, surface: Surface | Landscape) -> list[dict[str, Any]]:
+    """Return title and range of the two axes of a plane."""
+    return [
+        {"title": {"text": name_axis(projection, i)}, "range": ends[[0, -1]].tolist()}
+        for i, ends in enumerate((surface.x, surface.y))
+    ]
 
 
 def name_loss(runs: Sequence[Run]) -> str:
-    """What the curves show: the loss of the training, or the one that a run of somebody's own was recorded with."""
+    """Return the name of the loss axis; losses of a user's own runs need not be those of the training."""
     return "training loss" if all(run.task for run in runs) else "loss"

@@ -1,6 +1,10 @@
-"""Empty figures, and the arrays that update them, for the panel and the HTML page."""
+"""Empty figures and the arrays that update them, for the panel and the HTML page.
 
-from collections.abc import Mapping, Sequence
+`*_template` functions return figures without data. `*_update` functions return `Updates`: for each trace or layout, by
+the name `<pane>_<trace>` or `<pane>_layout`, the properties to set.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,24 +12,24 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
-from loss_viz.diagnostics.folds import Fold, find_folds
 from loss_viz.diagnostics.plateaus import Plateau, PolynomialFit
-from loss_viz.diagnostics.report import PlateauSummary, Report
-from loss_viz.figures.captions import SMALL, caption, name_axis, name_loss, name_surface
-from loss_viz.figures.curves import band_plateaus
+from loss_viz.diagnostics.report import Report, assess
+from loss_viz.figures.captions import SMALL, caption, name_loss, name_surface, plane_axes
+from loss_viz.figures.curves import plateau_bands
 from loss_viz.figures.loss_axis import Scale, log_axis, span_decades
 from loss_viz.figures.style import (
     BALL,
     BALL_COLOR,
-    BOX,
+    CLEAR,
     FOLD,
     FONT,
-    PLAIN_AXIS,
     PLATEAU,
+    SCENE,
     STEM,
     SURFACE,
     TEXT_COLOR,
-    mark_ball,
+    ball_marker,
+    headline,
     pick_ball_colors,
     pick_colors,
     style_path,
@@ -45,42 +49,11 @@ from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run_set import RunSet
 
-CLICK_REACH = 0.08  # of the path's diagonal: a click on the surface so near to the path means the path
-
-
-@dataclass(frozen=True, eq=False)
-class ViewState:
-    """The surface that is on screen, and the one beside it. Heights under the run that are not known yet are nan."""
-
-    run_set: RunSet
-    projection: Projection
-    surface: Surface
-    height: Float[np.ndarray, " n_steps"]
-    scale: Scale
-    landscape: Landscape | None = None
-    beside: Landscape | None = None
-    report: Report | None = None
-
-    def find_step(self, point: dict[str, Any]) -> int | None:
-        """The training step that a click means; None where it is on nothing that has one."""
-        if point["pane"] == "fit":
-            return None
-        trace, _, which = point["trace"].partition("-")
-        if trace in ("surface", "ball"):
-            seen = self.beside.projection if self.beside and point["pane"] == "beside" else self.projection
-            distance = np.linalg.norm(seen.path - [point["x"], point["y"]], axis=1)
-            row = int(distance.argmin())
-            return int(self.run_set.step[row]) if distance[row] <= CLICK_REACH * seen.diagonal else None
-        if trace not in ("trajectory", "loss", "step", "factor"):
-            return None
-        return int(self.run_set.step[self.run_set.starts[int(which or 0)] + point["index"]])
-
+CLICK_RADIUS = 0.08  # of the path's diagonal: a click on the surface this near to the path selects a step
 
 Updates = dict[str, dict[str, Any]]
 
 Curve = tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]  # steps and losses
-
-CLEAR = "rgba(0,0,0,0)"
 
 PAPER = {
     "paper_bgcolor": CLEAR,
@@ -103,14 +76,78 @@ SMALL_AXIS = {"zeroline": False, "tickfont": {"size": 10}, "title": {"font": {"s
 
 BALL_HOVER = "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<extra></extra>"
 
+EMPTY: dict[str, list] = {"x": [], "y": [], "z": []}
+
+EMPTY_CURVE: dict[str, list] = {"x": [], "y": []}
+
+
+@dataclass(frozen=True, eq=False)
+class ViewState:
+    """A surface on screen, and optionally a second one beside it.
+
+    Attributes:
+        sampling: runs, plane and grid.
+        surface: the surface; a preview may have a coarser grid than `sampling`.
+        sigma: bandwidth as given.
+        scale: the loss axis.
+        landscape: the complete landscape; None while the surface under the runs is unknown.
+        second: landscape of the same runs, drawn beside it.
+    """
+
+    sampling: Sampling
+    surface: Surface | Landscape
+    sigma: float | str
+    scale: Scale
+    landscape: Landscape | None = None
+    second: Landscape | None = None
+
+    @classmethod
+    def of(cls, landscape: Landscape, scale: Scale) -> "ViewState":
+        """Return the view of a complete landscape."""
+        return cls(landscape.sampling, landscape, landscape.sigma, scale, landscape)
+
+    @property
+    def run_set(self) -> RunSet:
+        """The runs."""
+        return self.sampling.run_set
+
+    @property
+    def projection(self) -> Projection:
+        """The plane."""
+        return self.sampling.projection
+
+    @property
+    def height(self) -> Float[np.ndarray, " n_steps"]:
+        """Height of the surface under the runs; nan while unknown."""
+        return self.landscape.path_height if self.landscape else np.full(len(self.run_set), np.nan)
+
+    @property
+    def report(self) -> Report | None:
+        """Report on the landscape, once it is complete."""
+        return assess(self.landscape) if self.landscape else None
+
+    def find_step(self, point: dict[str, Any]) -> int | None:
+        """Return the training step that a click selects, or None if it hits nothing that has a step."""
+        if point["pane"] == "fit":
+            return None
+        trace, _, run = point["trace"].partition("-")
+        if trace in ("surface", "ball"):
+            plane = self.second.projection if self.second and point["pane"] == "beside" else self.projection
+            distance = np.linalg.norm(plane.path - [point["x"], point["y"]], axis=1)
+            row = int(distance.argmin())
+            return int(self.run_set.step[row]) if distance[row] <= CLICK_RADIUS * plane.diagonal else None
+        if trace not in ("trajectory", "loss", "step", "factor"):
+            return None
+        return int(self.run_set.step[self.run_set.starts[int(run or 0)] + point["index"]])
+
 
 def trace_key(name: str, run: int) -> str:
-    """What a trace of one of several runs is called among the parts: `ball`, `ball-1`, `ball-2`, ..."""
+    """Return the name of the trace of one of several runs: `ball`, `ball-1`, `ball-2`, ..."""
     return f"{name}-{run}" if run else name
 
 
 def build_templates(own: RunSet | None = None) -> dict[str, go.Figure]:
-    """The views of a panel by name: for runs that are there, or for the one that it will train."""
+    """Return the empty panes of a panel by name, for given runs, or for a single run that the panel trains."""
     names = own.names if own and len(own.runs) > 1 else ("",)
     panes = {"surface": surface_template(names), "beside": surface_template(names)}
     panes["curve"] = curve_template(names, name_loss(own.runs if own else ()))
@@ -118,72 +155,71 @@ def build_templates(own: RunSet | None = None) -> dict[str, go.Figure]:
 
 
 def surface_template(names: Sequence[str] = ("",)) -> go.Figure:
-    """Surface, and trajectory, error and ball of each run, without a point yet.
+    """Return an empty surface, with trajectory, error and ball of each run, plateaus and folds.
 
     Args:
-        names: of the runs, as the legend shows them; empty for a single one.
+        names: names of the runs in the legend; empty for a single one.
     """
-    nothing: dict[str, list] = {"x": [], "y": [], "z": []}
     alone = len(names) == 1
-    figure = go.Figure(go.Mesh3d(SURFACE, **nothing, showlegend=alone))
+    figure = go.Figure(go.Mesh3d(SURFACE, **EMPTY, showlegend=alone))
     colors = zip(pick_colors(len(names)), pick_ball_colors(len(names)), strict=True)
     for i, (name, (color, ball_color)) in enumerate(zip(names, colors, strict=True)):
         group = {} if alone else {"legendgroup": name}
         ball = BALL | {"color": ball_color, "hovertemplate": BALL_HOVER, "showlegend": alone}
-        figure.add_scatter3d(**style_path(name, color), **nothing, uid=trace_key("trajectory", i))
+        figure.add_scatter3d(**style_path(name, color), **EMPTY, uid=trace_key("trajectory", i))
         figure.add_trace(key_trace(name, color).update(uid=trace_key("key", i)))
-        figure.add_scatter3d(**STEM, **nothing, **group, uid=trace_key("error", i), meta="ink", showlegend=alone)
-        figure.add_trace(go.Mesh3d(ball, **nothing, **group, uid=trace_key("ball", i)))
-    figure.add_scatter3d(**PLATEAU, **nothing)
-    figure.add_scatter3d(**FOLD, **nothing, meta="ink")
-    figure.update_scenes(
-        xaxis=PLAIN_AXIS, yaxis=PLAIN_AXIS, zaxis=PLAIN_AXIS, aspectmode="manual", aspectratio=BOX, uirevision="keep"
-    )
-    figure.update_scenes(zaxis={"title": {"text": "loss"}, "exponentformat": "power"})
-    title = {"x": 0.5, "font": {"size": 13}}
-    return figure.update_layout(PAPER, title=title, legend=LIVE_LEGEND, margin={"l": 0, "r": 0, "t": 44, "b": 0})
+        figure.add_scatter3d(**STEM, **EMPTY, **group, uid=trace_key("error", i), meta="ink", showlegend=alone)
+        figure.add_trace(go.Mesh3d(ball, **EMPTY, **group, uid=trace_key("ball", i)))
+    figure.add_scatter3d(**PLATEAU, **EMPTY)
+    figure.add_scatter3d(**FOLD, **EMPTY, meta="ink")
+    figure.update_scenes(SCENE).update_scenes(zaxis={"title": {"text": "loss"}, "exponentformat": "power"})
+    margin = {"l": 0, "r": 0, "t": 44, "b": 0}
+    return figure.update_layout(PAPER, title=headline(""), legend=LIVE_LEGEND, margin=margin)
 
 
 def curve_template(names: Sequence[str] = ("",), title: str = "training loss") -> go.Figure:
-    """The loss of each run against the step, their plateaus and the balls' places."""
-    figure = go.Figure()
-    for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
+    """Return empty loss curves with plateaus and balls, above the factor between surface and loss."""
+    figure, colors = go.Figure(), pick_colors(len(names))
+    for i, (name, color) in enumerate(zip(names, colors, strict=True)):
         hover = f"step %{{x}}<br>loss %{{y:.4g}}<extra>{name}</extra>"
-        line = {"width": 2, "color": color}
-        figure.add_scatter(
-            name="loss", x=[], y=[], mode="lines", line=line, hovertemplate=hover, uid=trace_key("loss", i)
-        )
+        style = {"mode": "lines", "line": {"width": 2, "color": color}, "hovertemplate": hover}
+        figure.add_scatter(**style, **EMPTY_CURVE, name="loss", uid=trace_key("loss", i))
     dots = {"width": 1.5, "dash": "dot", "color": TEXT_COLOR}
-    figure.add_scatter(name="plateau", x=[], y=[], mode="lines", meta="ink", line=dots, hoverinfo="skip")
-    for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
+    figure.add_scatter(name="plateau", **EMPTY_CURVE, mode="lines", meta="ink", line=dots, hoverinfo="skip")
+    for i, (name, color) in enumerate(zip(names, colors, strict=True)):
         hover = f"step %{{x}}<br>off by ×%{{y:.3g}}<extra>{name}</extra>"
         style = {"mode": "lines", "line": {"width": 1.5, "color": color}, "yaxis": "y2", "hovertemplate": hover}
-        figure.add_scatter(**style, name="factor", x=[], y=[], uid=trace_key("factor", i))
+        figure.add_scatter(**style, **EMPTY_CURVE, name="factor", uid=trace_key("factor", i))
     for i in range(len(names)):
-        mark = {"mode": "markers", "marker": mark_ball(i, len(names)), "hoverinfo": "skip", "uid": trace_key("step", i)}
-        figure.add_scatter(**mark, name="step", x=[], y=[])
-    figure = _lay_small(figure, title, "step").update_layout(hovermode="x", xaxis={"anchor": "y2"})
+        style = {"mode": "markers", "marker": ball_marker(i, len(names)), "hoverinfo": "skip"}
+        figure.add_scatter(**style, **EMPTY_CURVE, name="step", uid=trace_key("step", i))
+    _set_small_layout(figure, title, "step").update_layout(hovermode="x", xaxis={"anchor": "y2"})
     strip: dict[str, Any] = SMALL_AXIS | {"domain": [0.0, 0.2], "type": "log", "tickvals": [1, 2, 10, 100, 1e4]}
     figure.update_layout(yaxis={"domain": [0.34, 1.0], "exponentformat": "power"}, yaxis2=strip)
-    title_place = {"x": 0, "y": 0.21, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
-    return figure.add_annotation(title_place, text="surface off by ×", showarrow=False, font={"size": 10})
+    place = {"x": 0, "y": 0.21, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+    return figure.add_annotation(place, text="surface off by ×", showarrow=False, font={"size": 10})
 
 
 def fit_template(names: Sequence[str] = ("",)) -> go.Figure:
-    """The function to be learned, and the answer of each network."""
+    """Return an empty plot of the target, the output of each network, and a polynomial fit."""
     dashes = {"width": 2, "dash": "dash", "color": TEXT_COLOR}
-    figure = go.Figure(go.Scatter(name="target", x=[], y=[], mode="lines", meta="ink", line=dashes))
+    figure = go.Figure(go.Scatter(name="target", **EMPTY_CURVE, mode="lines", meta="ink", line=dashes))
     for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
-        line = {"width": 2.5, "color": color}
-        figure.add_scatter(name=name or "network", x=[], y=[], mode="lines", line=line, uid=trace_key("network", i))
-    learned = {"width": 2, "dash": "dot", "color": BALL_COLOR}
-    figure.add_scatter(name="level", x=[], y=[], mode="lines", line=learned, uid="level")
+        style = {"mode": "lines", "line": {"width": 2.5, "color": color}, "uid": trace_key("network", i)}
+        figure.add_scatter(**style, **EMPTY_CURVE, name=name or "network")
+    dots = {"width": 2, "dash": "dot", "color": BALL_COLOR}
+    figure.add_scatter(name="level", **EMPTY_CURVE, mode="lines", line=dots, uid="level")
     legend = LIVE_LEGEND | {"orientation": "v", "y": 0.99, "x": 0.01, "yanchor": "top"}
-    title = "the network" if len(names) == 1 else "the networks"
-    return _lay_small(figure, title, "x").update_layout(showlegend=len(names) == 1, legend=legend)
+    return _set_small_layout(figure, _name_networks(names), "x").update_layout(
+        showlegend=len(names) == 1, legend=legend
+    )
 
 
-def _lay_small(figure: go.Figure, title: str, x_title: str) -> go.Figure:
+def _name_networks(networks: Sequence) -> str:
+    return "the network" if len(networks) == 1 else "the networks"
+
+
+def _set_small_layout(figure: go.Figure, title: str, x_title: str) -> go.Figure:
     figure.update_layout(
         PAPER,
         title={"text": f"<b>{title}</b>", "x": 0.02, "y": 0.97, "yanchor": "top", "font": {"size": 12}},
@@ -195,183 +231,152 @@ def _lay_small(figure: go.Figure, title: str, x_title: str) -> go.Figure:
     return figure.update_xaxes(title_text=x_title)
 
 
-def surface_update(
-    surface: Surface | Landscape, projection: Projection, scale: Scale, *, min_support: float, pane: str = "surface"
-) -> Updates:
-    """The mesh, and the axes around it."""
-    axis = scale.axis() | {"type": "log" if scale.log else "linear"}
+def update_all(view: ViewState, plateaus: Sequence[Plateau], *, min_support: float, first: bool) -> Updates:
+    """Return the updates of a view, without the balls.
+
+    Args:
+        view: what is to be on screen.
+        plateaus: plateaus of the runs; they are drawn for a single run.
+        min_support: support below which a surface is left open.
+        first: whether to place the camera, which belongs to the user from then on.
+    """
+    updates = merge_updates(
+        _pane_update(view, plateaus, min_support, "surface"), factor_update(view.run_set, view.report)
+    )
+    if first:
+        updates["surface_layout"]["scene.camera"] = camera(view.surface, view.scale, distance=1.22)
+    if view.second:
+        updates |= _pane_update(ViewState.of(view.second, view.scale), plateaus, min_support, "beside")
+    return updates
+
+
+def _pane_update(view: ViewState, plateaus: Sequence[Plateau], min_support: float, pane: str) -> Updates:
+    folds: dict[str, Any] = {"x": np.empty(0), "y": np.empty(0), "z": np.empty(0), "text": []}
+    if view.landscape:
+        folds = fold_arrays(view.landscape, view.scale, assess(view.landscape).folds)
     return {
-        f"{pane}_surface": surface_arrays(surface, scale, min_support),
-        f"{pane}_layout": {
-            "scene.xaxis.range": [float(surface.x[0]), float(surface.x[-1])],
-            "scene.yaxis.range": [float(surface.y[0]), float(surface.y[-1])],
-            "scene.zaxis.type": axis["type"],
-            "scene.zaxis.autorange": False,  # which Plotly sets when the type changes and losses are below 1
-            "scene.zaxis.range": axis["range"],
-            "scene.zaxis.dtick": axis.get("dtick"),
-            "scene.xaxis.title.text": name_axis(projection, 0),
-            "scene.yaxis.title.text": name_axis(projection, 1),
-        },
+        f"{pane}_surface": surface_arrays(view.surface, view.scale, min_support),
+        f"{pane}_layout": _scene_update(view),
+        f"{pane}_fold": folds,
+    } | path_update(view, plateaus, pane=pane)
+
+
+def _scene_update(view: ViewState) -> dict[str, Any]:
+    """Return the title of a surface, and the axes around it."""
+    sampling, axis = view.sampling, view.scale.axis()
+    name = name_surface(view.run_set, plane=sampling.plane, k=sampling.k, sigma=view.sigma)
+    x, y = plane_axes(view.projection, view.surface)
+    return {
+        "title.text": caption(view.landscape) if view.landscape else f"{name}<br>{SMALL.format('…')}",
+        "scene.xaxis.range": x["range"],
+        "scene.yaxis.range": y["range"],
+        "scene.zaxis.type": axis.get("type", "linear"),
+        "scene.zaxis.autorange": False,  # Plotly sets it when the type changes and losses are below 1
+        "scene.zaxis.range": axis["range"],
+        "scene.zaxis.dtick": axis.get("dtick"),
+        "scene.xaxis.title.text": x["title"]["text"],
+        "scene.yaxis.title.text": y["title"]["text"],
     }
 
 
-def camera_update(surface: Surface, scale: Scale) -> Updates:
-    """The first place of the camera; it is the user's from then on."""
-    return {"surface_layout": {"scene.camera": camera(surface, scale, distance=1.22)}}
-
-
-def path_update(
-    run_set: RunSet,
-    projection: Projection,
-    height: Float[np.ndarray, " n_steps"],
-    scale: Scale,
-    plateaus: Sequence[Plateau],
-    *,
-    pane: str = "surface",
-) -> Updates:
-    """The trajectories, and where the only one lies still; heights of the surface that are not known yet are nan."""
-    parts: Updates = {
-        f"{pane}_{trace_key('trajectory', i)}": path_arrays(run_set, projection, height, scale, rows)
+def path_update(view: ViewState, plateaus: Sequence[Plateau], *, pane: str = "surface") -> Updates:
+    """Return the trajectories, and the plateaus of a single run."""
+    run_set, projection, scale = view.run_set, view.projection, view.scale
+    updates = {
+        f"{pane}_{trace_key('trajectory', i)}": path_arrays(run_set, projection, view.height, scale, rows)
         for i, rows in enumerate(run_set.rows)
     }
-    marked = plateaus if len(run_set.runs) == 1 else ()
-    return parts | {f"{pane}_plateau": plateau_arrays(run_set, projection, scale, marked)}
+    drawn = plateaus if len(run_set.runs) == 1 else ()
+    return updates | {f"{pane}_plateau": plateau_arrays(run_set, projection, scale, drawn)}
 
 
-def fold_update(landscape: Landscape | None, scale: Scale, folds: Sequence[Fold], *, pane: str = "surface") -> Updates:
-    """Where the surface can show only one of two losses."""
-    nothing = {"x": np.empty(0), "y": np.empty(0), "z": np.empty(0), "text": []}
-    return {f"{pane}_fold": fold_arrays(landscape, scale, folds) if landscape else nothing}
-
-
-def ball_update(
-    run_set: RunSet,
-    projection: Projection,
-    surface: Surface | Landscape,
-    height: Float[np.ndarray, " n_steps"],
-    scale: Scale,
-    rows: Sequence[int],
-    *,
-    pane: str = "surface",
-) -> Updates:
-    """The ball of each run on its stem, at a row of each."""
-    extent = np.array([np.ptp(surface.x), np.ptp(surface.y)])
-    parts: Updates = {}
+def ball_update(view: ViewState, rows: Sequence[int], *, pane: str = "surface") -> Updates:
+    """Return ball and stem of each run on the surface, and on the second one, at one row of each run."""
+    run_set, path, height = view.run_set, view.projection.path, view.height
+    extent = np.array([np.ptp(view.surface.x), np.ptp(view.surface.y)])
+    updates: Updates = {}
     for i, row in enumerate(rows):
-        point, true = projection.path[row], float(run_set.loss[row])
-        ball = ball_arrays(point, true, extent, scale)
+        true = float(run_set.loss[row])
+        ball = ball_arrays(path[row], true, extent, view.scale)
         ball["customdata"] = np.tile([float(run_set.step[row]), true], (len(ball["x"]), 1))
-        parts[f"{pane}_{trace_key('error', i)}"] = stem_arrays(point, true, float(height[row]))
-        parts[f"{pane}_{trace_key('ball', i)}"] = ball
-    return parts
+        updates[f"{pane}_{trace_key('error', i)}"] = stem_arrays(path[row], true, float(height[row]))
+        updates[f"{pane}_{trace_key('ball', i)}"] = ball
+    if view.second:
+        updates |= ball_update(ViewState.of(view.second, view.scale), rows, pane="beside")
+    return updates
 
 
-def title_update(
-    sampling: Sampling, sigma: float | str, landscape: Landscape | None, *, pane: str = "surface"
-) -> Updates:
-    """What is drawn, and how far it is from the run once that is known."""
-    name = name_surface(sampling.run_set, plane=sampling.plane, k=sampling.k, sigma=sigma)
-    return {f"{pane}_layout": {"title.text": caption(landscape) if landscape else f"{name}<br>{SMALL.format('…')}"}}
-
-
-def factor_update(run_set: RunSet, report: Report | None) -> Updates:
-    """The strip under the curve: how far the surface is off at each step; empty while that is not known."""
-    known = report.fit.factor if report else np.full(len(run_set), np.nan)
-    top = np.log10(max(2.0, float(np.max(known[np.isfinite(known)], initial=1.0))))
-    parts: Updates = {"curve_layout": {"yaxis2.range": [-0.02 * top, 1.05 * top]}}
+def factor_update(run_set: RunSet, report: Report | None = None) -> Updates:
+    """Return the factors between surface and loss at each step, below the curves; nan while unknown."""
+    factor = report.fidelity.factor if report else np.full(len(run_set), np.nan)
+    top = np.log10(max(2.0, float(np.max(factor[np.isfinite(factor)], initial=1.0))))
+    updates: Updates = {"curve_layout": {"yaxis2.range": [-0.02 * top, 1.05 * top]}}
     for i, rows in enumerate(run_set.rows):
-        parts[f"curve_{trace_key('factor', i)}"] = {"x": run_set.step[rows], "y": known[rows]}
-    return parts
+        updates[f"curve_{trace_key('factor', i)}"] = {"x": run_set.step[rows], "y": factor[rows]}
+    return updates
 
 
-def curve_update(curves: Sequence[Curve], plateaus: Sequence[Plateau], n_steps: int | None) -> Updates:
-    """The steps and losses of each run so far; `n_steps` holds the axis while a run still grows."""
+def curve_update(curves: Sequence[Curve], plateaus: Sequence[Plateau] = (), n_steps: int | None = None) -> Updates:
+    """Return steps and losses of each run so far, and plateaus.
+
+    Args:
+        curves: steps and losses of each run.
+        plateaus: plateaus to draw.
+        n_steps: end of the step axis while a run is being trained.
+    """
     level = np.array([[plateau.level, plateau.level, np.nan] for plateau in plateaus])
     ends = np.array([[plateau.start, plateau.end, np.nan] for plateau in plateaus])
-    axis: dict[str, Any] = {"yaxis.type": "linear", "yaxis.dtick": None, "yaxis.autorange": True}
+    layout: dict[str, Any] = {"yaxis.type": "linear", "yaxis.dtick": None, "yaxis.autorange": True}
     losses = np.concatenate([loss for _, loss in curves])
     if len(losses) and losses.min() > 0:
-        ticks = log_axis(span_decades(losses.min(), losses.max()))
-        axis |= {"yaxis.type": "log", "yaxis.dtick": ticks.get("dtick")}
-    axis |= {"xaxis.autorange": True} if n_steps is None else {"xaxis.range": [0, n_steps]}
-    bands = band_plateaus(plateaus) if len(curves) == 1 else []
-    axis |= {"shapes": bands}
+        axis = log_axis(span_decades(losses.min(), losses.max()))
+        layout |= {"yaxis.type": "log", "yaxis.dtick": axis.get("dtick")}
+    layout |= {"xaxis.autorange": True} if n_steps is None else {"xaxis.range": [0, n_steps]}
+    layout["shapes"] = plateau_bands(plateaus) if len(curves) == 1 else []
     lines = {f"curve_{trace_key('loss', i)}": {"x": step, "y": loss} for i, (step, loss) in enumerate(curves)}
-    return lines | {"curve_plateau": {"x": ends.ravel(), "y": level.ravel()}, "curve_layout": axis}
+    return lines | {"curve_plateau": {"x": ends.ravel(), "y": level.ravel()}, "curve_layout": layout}
 
 
-def step_update(curves: Sequence[Curve]) -> Updates:
-    """Where the balls are on the curves."""
-    return {f"curve_{trace_key('step', i)}": {"x": step, "y": loss} for i, (step, loss) in enumerate(curves)}
+def step_update(run_set: RunSet, rows: Sequence[int]) -> Updates:
+    """Return the balls on the curves, at one row of each run."""
+    return {
+        f"curve_{trace_key('step', i)}": {"x": run_set.step[[row]], "y": run_set.loss[[row]]}
+        for i, row in enumerate(rows)
+    }
 
 
 def fit_update(
-    x: np.ndarray, target: np.ndarray, answers: Sequence[np.ndarray], step: int, level: PolynomialFit | None = None
+    x: np.ndarray, target: np.ndarray, outputs: Sequence[np.ndarray], step: int, fit: PolynomialFit | None = None
 ) -> Updates:
-    """The target, the answer of each network at a step, and what it is stuck on at a plateau."""
-    title = "the network" if len(answers) == 1 else "the networks"
-    lines: Updates = {f"fit_{trace_key('network', i)}": {"x": x, "y": answer} for i, answer in enumerate(answers)}
-    words = {"title.text": f"<b>{title} at step {step}</b>"}
-    learned = level.values if level else np.empty(0)
-    lines["fit_level"] = {
-        "x": x[: len(learned)],
-        "y": learned,
-        "name": level.name if level else "",
-        "showlegend": bool(level),
+    """Return the target, the output of each network at a step, and the polynomial fit of its plateau."""
+    values = fit.values if fit else np.empty(0)
+    level = {"x": x[: len(values)], "y": values, "name": fit.name if fit else "", "showlegend": bool(fit)}
+    return {
+        **{f"fit_{trace_key('network', i)}": {"x": x, "y": output} for i, output in enumerate(outputs)},
+        "fit_level": level,
+        "fit_target": {"x": x, "y": target},
+        "fit_layout": {"title.text": f"<b>{_name_networks(outputs)} at step {step}</b>"},
     }
-    return lines | {"fit_target": {"x": x, "y": target}, "fit_layout": words}
-
-
-def update_all(
-    frame: ViewState, sampling: Sampling, settings: Mapping[str, Any], plateau_summary: PlateauSummary, *, first: bool
-) -> Updates:
-    """All parts of a frame but the balls.
-
-    Args:
-        frame: what is to be on screen.
-        sampling: planes and grid of its surface.
-        settings: of the panel.
-        plateau_summary: where the runs lie still.
-        first: whether the camera is still to be placed.
-    """
-    run_set, scale, low = frame.run_set, frame.scale, settings["min_support"]
-    parts = merge_updates(
-        surface_update(frame.surface, frame.projection, scale, min_support=low),
-        path_update(run_set, frame.projection, frame.height, scale, plateau_summary.plateaus),
-        fold_update(frame.landscape, scale, frame.report.folds if frame.report else ()),
-        factor_update(run_set, frame.report),
-        title_update(sampling, settings["sigma"], frame.landscape),
-        camera_update(frame.surface, scale) if first else {},
-    )
-    if (land := frame.beside) is None:
-        return parts
-    return merge_updates(
-        parts,
-        surface_update(land, land.projection, scale, min_support=low, pane="beside"),
-        path_update(run_set, land.projection, land.path_height, scale, plateau_summary.plateaus, pane="beside"),
-        fold_update(land, scale, find_folds(land), pane="beside"),
-        title_update(land.sampling, settings["sigma"], land, pane="beside"),
-    )
 
 
 def merge_updates(*several: Updates) -> Updates:
-    """Parts of one picture in one; those with a name in common are put together."""
-    joined: Updates = {}
-    for parts in several:
-        for name, values in parts.items():
-            joined[name] = joined.get(name, {}) | values
-    return joined
+    """Return one set of updates; properties of the same trace are merged."""
+    merged: Updates = {}
+    for updates in several:
+        for name, properties in updates.items():
+            merged[name] = merged.get(name, {}) | properties
+    return merged
 
 
 def summarize(run_set: RunSet, plateaus: Sequence[Plateau]) -> str:
-    """The picture in words, for those who do not see it."""
+    """Return the picture in words, for screen readers."""
     runs = "; ".join(
         f"{name or 'a run'} of {len(run)} steps, from loss {run.loss[0]:.3g} to {run.loss[-1]:.3g}"
         for name, run in zip(run_set.names, run_set.runs, strict=True)
     )
-    sticky = "".join(
+    sentences = [
         f" It lies on a plateau at loss {plateau.level:.3g} from step {plateau.start} to {plateau.end}."
         for plateau in plateaus
         if len(run_set.runs) == 1
-    )
-    return f"Loss landscape of {runs}.{sticky}"
+    ]
+    return f"Loss landscape of {runs}.{''.join(sentences)}"

@@ -1,4 +1,4 @@
-"""The loss axis: its ends, its ticks, and where a loss stands on it."""
+"""The loss axis: its range, its ticks, and the position of a loss on it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,47 +7,49 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-# In shares of the axis: the line lies on the surface instead of half inside it, the ball rests on its point.
+from loss_viz._validation import argument_error
+
+# As shares of the axis: lines lie above the surface instead of half inside it, and the ball rests on its point.
 LINE_LIFT = 0.006
 
 BALL_RADIUS = 0.03
 
-MIN_SPAN = 1e-9  # of an axis, in shares of what stands on it: less is rounding
+MIN_SPAN = 1e-9  # of an axis, relative to the losses on it: less is rounding
 
-LEAST = 1e-300  # of an axis: shares of a shorter one are no numbers
+LEAST_SPAN = 1e-300  # of an axis: shares of a shorter one underflow
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The loss axis: its ends in drawn units, which are log10 of the loss where it is logarithmic."""
+    """The loss axis: its ends in drawn units, which are log10 of the loss on a logarithmic axis."""
 
     low: float
     high: float
     log: bool
 
     def draw(self, loss: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-        """Drawn units of a loss."""
+        """Return losses in drawn units."""
         return np.log10(loss) if self.log else loss
 
     def lift(
         self, loss: Float[np.ndarray, "*shape"], share: float | Float[np.ndarray, "*shape"]
     ) -> Float[np.ndarray, "*shape"]:
-        """The loss that stands higher on the axis by a share of its length."""
+        """Return the losses that stand a share of the axis higher."""
         drawn = self.draw(loss) + share * (self.high - self.low)
         return 10**drawn if self.log else drawn
 
     def fraction(self, loss: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-        """Position on the axis for colours and camera, from 0 to 1; a loss that is not finite stands at its end."""
+        """Return positions on the axis from 0 to 1, for colors and camera; infinite losses lie at its ends."""
         return np.nan_to_num((self.draw(loss) - self.low) / (self.high - self.low)).clip(0, 1)
 
     def axis(self) -> dict[str, Any]:
-        """Plotly's words for the axis, with room for the ball."""
-        room = BALL_RADIUS * (self.high - self.low)
-        axis = {"title": {"text": "loss"}, "range": [self.low - room, self.high + 2 * room]}
+        """Return Plotly's properties of the axis, with space for the ball."""
+        margin = BALL_RADIUS * (self.high - self.low)
+        axis = {"title": {"text": "loss"}, "range": [self.low - margin, self.high + 2 * margin]}
         return axis | (log_axis(self.high - self.low) if self.log else {})
 
     def colorbar(self) -> dict[str, Any]:
-        """Plotly's words for the colour bar, ticked in losses."""
+        """Return Plotly's properties of the color bar, with ticks in losses."""
         bar = {"title": {"text": "loss"}, "thickness": 12, "len": 0.7, "outlinewidth": 0}
         if not self.log:
             return bar
@@ -60,40 +62,36 @@ class Scale:
 
 
 def log_axis(decades: float) -> dict[str, Any]:
-    """Plotly's words for a logarithmic axis: ticks at powers of ten, at most about eight, where there are two."""
+    """Return Plotly's properties of a logarithmic axis, with at most about eight ticks at powers of ten."""
     axis: dict[str, Any] = {"type": "log", "exponentformat": "power"}
     return axis | ({"dtick": int(np.ceil(decades / 8))} if decades >= 2 else {})
 
 
 def fit_scale(losses: Sequence[np.ndarray], *, log: bool) -> Scale:
-    """The axis on which all the losses of some arrays, of any shapes, fit; those that are not finite are left out.
+    """Return the axis that holds all finite losses of some arrays of any shape.
 
     Raises:
-        ValueError: `log=True` with a loss that is not positive; or no finite loss at all.
+        ValueError: if no loss is finite, or with `log=True` if a finite loss is not positive.
     """
     every = np.concatenate([part.ravel() for part in losses])
     finite = every[np.isfinite(every)]
     if not len(finite):
-        raise ValueError("A loss axis needs one finite loss, none is. Look at what `loss_fn` gives for these weights.")
+        raise ValueError("A loss axis needs a finite loss, got none. Check what `loss_fn` returns for these weights.")
     if log:
         check_positive(finite.min())
     low, high = (float(np.log10(end) if log else end) for end in (finite.min(), finite.max()))
-    least = max(1.0 if high == low else LEAST, MIN_SPAN * max(abs(low), abs(high)))  # so that the axis has two ends
+    least = max(1.0 if high == low else LEAST_SPAN, MIN_SPAN * max(abs(low), abs(high)))  # so that the ends differ
     return Scale(low, max(high, low + least), log)
 
 
 def span_decades(low: float, high: float) -> float:
-    """How many powers of ten lie between two losses above 0, which their quotient may be too large to tell."""
+    """Return the number of decades between two losses above 0, whose quotient may overflow."""
     return float(np.log10(high) - np.log10(low))
 
 
 def check_positive(loss: float) -> None:
-    """Refuse a logarithmic axis for a loss that has no logarithm.
-
-    Raises:
-        ValueError: the loss is zero or below.
-    """
+    """Raise `ValueError` if the smallest loss of a logarithmic axis is not positive."""
     if loss <= 0:
-        raise ValueError(
-            f"`log`=True needs losses above 0, the smallest is {loss:.4g}. Pass log=False for a linear axis."
+        raise argument_error(
+            "log", f"`log`=True needs losses above 0, the smallest is {loss:.4g}. Pass log=False for a linear axis."
         )

@@ -1,4 +1,8 @@
-"""The Plotly traces from which figures are made, and the arrays behind them."""
+"""Plotly traces of the surface, the trajectories, the balls, plateaus and folds, and the arrays behind them.
+
+The `*_arrays` functions take one run set, projection and surface, so that the panel can also draw what it has before a
+landscape is complete; the `*_traces` functions wrap them for the figures of a landscape.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -13,6 +17,7 @@ from scipy.spatial import ConvexHull
 from loss_viz.diagnostics.fidelity import compare_heights
 from loss_viz.diagnostics.folds import Fold
 from loss_viz.diagnostics.plateaus import Plateau
+from loss_viz.diagnostics.report import assess
 from loss_viz.figures.loss_axis import BALL_RADIUS, LINE_LIFT, Scale
 from loss_viz.figures.style import (
     BALL,
@@ -24,6 +29,7 @@ from loss_viz.figures.style import (
     PLATEAU,
     STEM,
     SURFACE,
+    pick_ball_colors,
     pick_colors,
     style_path,
 )
@@ -31,11 +37,33 @@ from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run_set import RunSet
 
+EMPTY: dict[str, list] = {"x": [None], "y": [None], "z": [None]}
+
+
+def landscape_traces(
+    landscape: Landscape, scale: Scale, step: int | None, min_support: float = 0.0
+) -> list[go.Mesh3d | go.Scatter3d]:
+    """Return all traces of a landscape: surface, runs, plateaus of a single run, folds, and keys of several runs.
+
+    Raises:
+        ValueError: if the step lies outside all runs.
+    """
+    run_set, report = landscape.run_set, assess(landscape)
+    several = len(run_set.runs) > 1
+    traces = [surface_trace(landscape, scale, min_support), *run_traces(landscape, scale, step)]
+    if not several and report.plateaus[0]:
+        arrays = plateau_arrays(run_set, landscape.projection, scale, report.plateaus[0])
+        traces.append(go.Scatter3d(PLATEAU, **arrays))
+    if report.folds:
+        traces.append(go.Scatter3d(FOLD, **fold_arrays(landscape, scale, report.folds)))
+    names = run_set.names if several else ()
+    return traces + [key_trace(name, color) for name, color in zip(names, pick_colors(len(names)), strict=True)]
+
 
 def surface_trace(landscape: Landscape, scale: Scale, min_support: float = 0.0) -> go.Mesh3d:
-    """The surface, coloured by loss and paler where it extrapolates; open where its support is below a threshold.
+    """Return the surface, colored by loss, paler where it extrapolates and open where its support is too low.
 
-    A mesh, because `go.Surface` has one colour value a vertex and cannot fade by a second one.
+    `go.Surface` has one color value per vertex, so it could not fade by a second one; a mesh can.
     """
     arrays = surface_arrays(landscape, scale, min_support)
     rgba = arrays.pop("rgba") / 255
@@ -44,10 +72,9 @@ def surface_trace(landscape: Landscape, scale: Scale, min_support: float = 0.0) 
 
 
 def surface_arrays(surface: Surface | Landscape, scale: Scale, min_support: float = 0.0) -> dict[str, np.ndarray]:
-    """Vertices, triangles and colours of the mesh.
+    """Return vertices, triangles and `rgba` colors of the mesh, with an opacity from 255 on the path to pale far away.
 
-    The fourth colour value tells how much of the colour is left over the paper, from 255 on the path to pale far
-    from it. Cells with a corner whose loss is not finite, or whose support is below a threshold, are left open.
+    Cells are left open if a corner has a loss that is not finite, or less than `min_support`.
     """
     x, y = np.meshgrid(surface.x, surface.y)
     triangles = _triangulate(*surface.loss.shape)
@@ -59,23 +86,33 @@ def surface_arrays(surface: Surface | Landscape, scale: Scale, min_support: floa
     return {"x": x.ravel(), "y": y.ravel(), "z": surface.loss.ravel(), **_corners(triangles), "rgba": rgba}
 
 
-def path_traces(landscape: Landscape, scale: Scale) -> list[go.Scatter3d]:
-    """Each run at its true losses, raised by `LINE_LIFT` of the axis; the hover shows the true ones.
+def fade(surface: Surface | Landscape) -> Float[np.ndarray, "n_y n_x"]:
+    """Return how far each point is blended with white, from 0 on the path to `MAX_FADE` far from it."""
+    return MAX_FADE * (1 - surface.support ** (1 / FADE_ROOT))
 
-    Its colour drains to grey where the surface is off by a factor of two or more.
+
+def run_traces(landscape: Landscape, scale: Scale, step: int | None) -> list[go.Scatter3d | go.Mesh3d]:
+    """Return trajectory, error and ball of each run, in one legend group.
+
+    Raises:
+        ValueError: if the step lies outside all runs.
     """
-    run_set, traces = landscape.run_set, []
-    for name, color, rows in zip(run_set.names, pick_colors(len(run_set.runs)), run_set.rows, strict=True):
+    run_set, n_runs = landscape.run_set, len(landscape.runs)
+    colors = zip(pick_colors(n_runs), pick_ball_colors(n_runs), strict=True)
+    balls, traces = run_set.nearest_rows(step), []
+    for name, (color, ball_color), rows, row in zip(run_set.names, colors, run_set.rows, balls, strict=True):
         arrays = path_arrays(run_set, landscape.projection, landscape.path_height, scale, rows)
-        error_shade = arrays.pop("line.color")
-        traces.append(go.Scatter3d(style_path(name, color), **arrays).update(line={"color": error_shade}))
+        shade = arrays.pop("line.color")
+        path = go.Scatter3d(style_path(name, color), **arrays).update(line={"color": shade})
+        for trace in (path, *ball_traces(landscape, scale, row, ball_color)):
+            traces.append(trace.update(legendgroup=path.name, showlegend=False))
     return traces
 
 
 def path_arrays(
     run_set: RunSet, projection: Projection, height: Float[np.ndarray, " n_steps"], scale: Scale, rows: slice
 ) -> dict[str, np.ndarray]:
-    """The line of one run over the plane, and what its hover tells."""
+    """Return the line of one run, `LINE_LIFT` of the axis above its true losses, with hover values and shades."""
     x, y = projection.path[rows].T
     details = path_details(run_set, projection, height)[rows]
     z = scale.lift(run_set.loss[rows], LINE_LIFT)
@@ -83,44 +120,42 @@ def path_arrays(
 
 
 def error_shade(factor: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """How far the colour of a run has drained: 0 where the surface is right, 1 where it is off by two or more."""
+    """Return how gray a trajectory is: 0 where the surface is exact, 1 where it is off by a factor of 2 or more."""
     return np.nan_to_num(np.log2(factor), posinf=1.0).clip(0, 1)
 
 
 def path_details(
     run_set: RunSet, projection: Projection, height: Float[np.ndarray, " n_steps"]
 ) -> Float[np.ndarray, "n_steps 5"]:
-    """Step, true loss, surface, distance off the plane and factor: what the hover of a run tells."""
+    """Return step, true loss, surface, distance off the plane and factor: the hover values of a trajectory."""
     factor = compare_heights(run_set.step, height, run_set.loss).factor
     return np.column_stack([run_set.step, run_set.loss, height, projection.off_plane, factor])
 
 
 def ball_traces(landscape: Landscape, scale: Scale, row: int, color: str) -> list[go.Scatter3d | go.Mesh3d]:
-    """The stem from the true loss at `row` to the surface, and the ball that rests on the true loss."""
-    x, y = landscape.path[row]
-    true, height = landscape.path_loss[row], landscape.path_height[row]
+    """Return the stem from the true loss at `row` to the surface, and the ball that rests on the true loss."""
+    point, true, height = landscape.path[row], landscape.path_loss[row], landscape.path_height[row]
     hover = (
         f"step {landscape.run_set.step[row]}<br>true loss {true:.4g}<br>surface {height:.4g}"
-        f", off by ×{compare_heights(np.zeros(1, int), np.array([height]), np.array([true])).factor[0]:.3g}"
-        f"<br>at ({x:.3g}, {y:.3g}), off the plane by {landscape.off_plane[row]:.3g}<extra></extra>"
+        f", off by ×{assess(landscape).fidelity.factor[row]:.3g}"
+        f"<br>at ({point[0]:.3g}, {point[1]:.3g}), off the plane by {landscape.off_plane[row]:.3g}<extra></extra>"
     )
     extent = np.array([np.ptp(landscape.x), np.ptp(landscape.y)])
-    ball = ball_arrays(landscape.path[row], true, extent, scale)
     return [
-        go.Scatter3d(STEM, **stem_arrays(landscape.path[row], true, height)),
-        go.Mesh3d(BALL | {"color": color}, **ball, hovertemplate=hover),
+        go.Scatter3d(STEM, **stem_arrays(point, true, height)),
+        go.Mesh3d(BALL | {"color": color}, **ball_arrays(point, true, extent, scale), hovertemplate=hover),
     ]
 
 
 def stem_arrays(point: Float[np.ndarray, " 2"], true: float, height: float) -> dict[str, np.ndarray]:
-    """From the true loss over a point of the picture to the surface there: the error, seen."""
+    """Return the line from the true loss to the surface over a point: the error of the picture."""
     return {"x": point[[0, 0]], "y": point[[1, 1]], "z": np.array([true, height])}
 
 
 def ball_arrays(
     point: Float[np.ndarray, " 2"], true: float, extent: Float[np.ndarray, " 2"], scale: Scale
 ) -> dict[str, np.ndarray]:
-    """A sphere that rests on the true loss over a point of a picture that is `extent` wide and deep."""
+    """Return a sphere that rests on the true loss at a point of a picture of width and depth `extent`."""
     sphere, triangles = _build_sphere()
     radius = BALL_RADIUS * BOX["z"] * extent / [BOX["x"], BOX["y"]]
     x, y = (point + radius * sphere[:, :2]).T
@@ -128,27 +163,58 @@ def ball_arrays(
     return {"x": x, "y": y, "z": z, **_corners(triangles)}
 
 
+def plateau_arrays(
+    run_set: RunSet, projection: Projection, scale: Scale, plateaus: Sequence[Plateau]
+) -> dict[str, np.ndarray]:
+    """Return the steps of the first run on each plateau, with a row of nan after each."""
+    rows = run_set.rows[0]
+    step, loss = run_set.step[rows], scale.lift(run_set.loss[rows], LINE_LIFT / 2)
+    points = [np.empty((0, 3))]
+    for plateau in plateaus:
+        on = (step >= plateau.start) & (step <= plateau.end)
+        points += [np.column_stack([projection.path[rows][on], loss[on]]), np.full((1, 3), np.nan)]
+    x, y, z = np.concatenate(points).T
+    return {"x": x, "y": y, "z": z}
+
+
+def fold_arrays(landscape: Landscape, scale: Scale, folds: Sequence[Fold]) -> dict[str, Any]:
+    """Return a vertical line between the two losses of each fold, and its hover text."""
+    points, text = [np.empty((0, 3))], []
+    for fold in folds:
+        here = _find_point(landscape, scale, fold.run, fold.step)
+        there = _find_point(landscape, scale, fold.other_run, fold.other_step)
+        points += [np.stack([here, [here[0], here[1], there[2]], [np.nan] * 3])]
+        text += [f"fold: steps {fold.step} and {fold.other_step} differ by ×{fold.factor:.3g}"] * 3
+    x, y, z = np.concatenate(points).T
+    return {"x": x, "y": y, "z": z, "text": text}
+
+
+def _find_point(landscape: Landscape, scale: Scale, run: int, step: int) -> Float[np.ndarray, " 3"]:
+    row = landscape.run_set.rows[run].start + landscape.runs[run].nearest_row(step)
+    return np.append(landscape.path[row], scale.lift(landscape.path_loss[row : row + 1], LINE_LIFT))
+
+
+def key_trace(name: str, color: str) -> go.Scatter3d:
+    """Return the line of a run in the legend; the key of a line whose color varies would be black."""
+    name = name or "trajectory"
+    line = {"color": color, "width": 7}
+    return go.Scatter3d(EMPTY, name=name, mode="lines", line=line, legendgroup=name, hoverinfo="skip", showlegend=True)
+
+
 def colorbar_trace(scale: Scale) -> go.Scatter3d:
-    """A trace without points that carries the colour bar, which a mesh of painted vertices cannot."""
+    """Return a trace without points that carries the color bar, which a mesh with vertex colors cannot."""
     marker = {"color": [scale.low], "cmin": scale.low, "cmax": scale.high, "colorscale": COLORSCALE}
     marker |= {"showscale": True, "colorbar": scale.colorbar()}
-    place = {"x": [None], "y": [None], "z": [None]}
-    return go.Scatter3d(name="loss", **place, mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
-
-
-def fade(surface: Surface | Landscape) -> Float[np.ndarray, "n_y n_x"]:
-    """How far each point is painted towards the paper, from 0 on the path to `MAX_FADE` far from it."""
-    return MAX_FADE * (1 - surface.support ** (1 / FADE_ROOT))
+    return go.Scatter3d(EMPTY, name="loss", mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
 
 
 def camera(landscape: Surface | Landscape, scale: Scale, *, distance: float) -> dict[str, Any]:
-    """The corner of the box from which the surface rises away from the eye, so that its walls hide nothing."""
+    """Return a camera at the corner from which the surface rises away from the viewer, so that it hides nothing."""
     heights = scale.fraction(landscape.loss)
     along_x = (heights * np.linspace(-1, 1, len(landscape.x))).sum()
     along_y = (heights * np.linspace(-1, 1, len(landscape.y))[:, None]).sum()
     eye = {"x": -1.2 if along_x > 0 else 1.2, "y": -1.35 if along_y > 0 else 1.35, "z": 0.95}
-    eye = {axis: distance * place for axis, place in eye.items()}
-    return {"eye": eye, "center": {"x": 0, "y": 0, "z": -0.12}}
+    return {"eye": {axis: distance * value for axis, value in eye.items()}, "center": {"x": 0, "y": 0, "z": -0.12}}
 
 
 @cache
@@ -164,76 +230,16 @@ def _triangulate(n_rows: int, n_columns: int) -> Int[np.ndarray, "n_triangles 3"
 
 
 def _corners(triangles: Int[np.ndarray, "n_triangles 3"]) -> dict[str, np.ndarray]:
-    return {axis: triangles[:, i] for i, axis in enumerate("ijk")}
+    return dict(zip("ijk", triangles.T, strict=True))
 
 
 @cache
 def _build_sphere() -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "n_triangles 3"]]:
-    """Points of a unit sphere, and the triangles of its hull, seen counterclockwise from outside."""
-    polar, sampling = np.meshgrid(np.linspace(0, np.pi, 11)[1:-1], np.linspace(0, 2 * np.pi, 18, endpoint=False))
-    ring = np.stack([np.sin(polar) * np.cos(sampling), np.sin(polar) * np.sin(sampling), np.cos(polar)], axis=-1)
+    """Return points on a unit sphere and the triangles of its hull, counterclockwise as seen from outside."""
+    polar, azimuth = np.meshgrid(np.linspace(0, np.pi, 11)[1:-1], np.linspace(0, 2 * np.pi, 18, endpoint=False))
+    ring = np.stack([np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)], axis=-1)
     points = np.concatenate([[[0.0, 0.0, -1.0]], ring.reshape(-1, 3), [[0.0, 0.0, 1.0]]])
     triangles = ConvexHull(points).simplices
     inward = np.linalg.det(points[triangles]) < 0
     triangles[inward] = triangles[inward, ::-1]
     return points, triangles
-
-
-def key_trace(name: str, color: str) -> go.Scatter3d:
-    """The line of a run in the legend: one whose colour changes along the way would be black there."""
-    place = {"x": [None], "y": [None], "z": [None]}
-    line = {"color": color, "width": 7}
-    return go.Scatter3d(
-        **place,
-        name=name or "trajectory",
-        mode="lines",
-        line=line,
-        legendgroup=name or "trajectory",
-        hoverinfo="skip",
-        showlegend=True,
-    )
-
-
-def plateau_trace(landscape: Landscape, scale: Scale, plateaus: Sequence[Plateau]) -> go.Scatter3d:
-    """The stretches of the only run on which it lies still, as a broad band under its line."""
-    return go.Scatter3d(PLATEAU, **plateau_arrays(landscape.run_set, landscape.projection, scale, plateaus))
-
-
-def plateau_arrays(
-    run_set: RunSet, projection: Projection, scale: Scale, plateaus: Sequence[Plateau]
-) -> dict[str, np.ndarray]:
-    """The points of the first run between the ends of each plateau; a gap of nan between two."""
-    rows = run_set.rows[0]
-    step, loss = run_set.step[rows], scale.lift(run_set.loss[rows], LINE_LIFT / 2)
-    parts = [np.empty((0, 3))]
-    for plateau in plateaus:
-        on = (step >= plateau.start) & (step <= plateau.end)
-        parts += [np.column_stack([projection.path[rows][on], loss[on]]), np.full((1, 3), np.nan)]
-    x, y, z = np.concatenate(parts).T
-    return {"x": x, "y": y, "z": z}
-
-
-def fold_trace(landscape: Landscape, scale: Scale, folds: Sequence[Fold]) -> go.Scatter3d:
-    """At each fold an upright line between the two losses of one place, of which the surface can show one."""
-    return go.Scatter3d(FOLD, **fold_arrays(landscape, scale, folds))
-
-
-def fold_arrays(landscape: Landscape, scale: Scale, folds: Sequence[Fold]) -> dict[str, Any]:
-    """Both ends of each of these lines, and the words for them."""
-    points, words = [np.empty((0, 3))], []
-    for fold in folds:
-        here, there = (_find_point(landscape, scale, *place) for place in _list_places(fold))
-        points += [np.stack([here, [here[0], here[1], there[2]], [np.nan] * 3])]
-        words += [f"fold: steps {fold.step} and {fold.other_step} differ by ×{fold.factor:.3g}"] * 3
-    x, y, z = np.concatenate(points).T
-    return {"x": x, "y": y, "z": z, "text": words}
-
-
-def _list_places(fold: Fold) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (fold.run, fold.step), (fold.other_run, fold.other_step)
-
-
-def _find_point(landscape: Landscape, scale: Scale, run: int, step: int) -> Float[np.ndarray, " 3"]:
-    rows = landscape.run_set.rows[run]
-    row = rows.start + int(np.searchsorted(landscape.run_set.step[rows], step))
-    return np.append(landscape.path[row], scale.lift(landscape.path_loss[row : row + 1], LINE_LIFT))

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import loss_viz as lv
-from loss_viz.diagnostics.geometry import COSINE_LIMITS
+from loss_viz.diagnostics.plateaus import Plateau
+from loss_viz.diagnostics.report import COSINE_LIMITS
 
 
 @pytest.fixture(scope="module")
@@ -106,23 +107,21 @@ def test_a_random_walk_is_cosines_and_is_said_to_be(run):
     walk = np.cumsum(rng.standard_normal((400, run.weights.shape[1])), axis=0) * 1e-3
     path = lv.Run(walk, run.objective(walk), np.arange(400), run.objective)
     land = lv.landscape(path, resolution=3, progress=False)
-    shares = lv.fit_cosines(land)
-    assert shares[0] > COSINE_LIMITS[0]
-    assert shares[1] > COSINE_LIMITS[1]
-    from loss_viz.diagnostics.report import write_cautions
-
-    assert any("as those of a random walk are" in caution for caution in write_cautions(land, []))
+    report = lv.assess(land)
+    assert report.cosines[0] > COSINE_LIMITS[0]
+    assert report.cosines[1] > COSINE_LIMITS[1]
+    assert any("as those of a random walk are" in warning for warning in report.warnings)
 
 
 def test_a_run_that_is_no_cosine_is_not(post_landscapes):
     land = post_landscapes["x^2"]
     time = land.run.step / land.run.step[-1]
     expected = np.corrcoef(land.path[:, 0], np.cos(np.pi * time))[0, 1] ** 2
-    assert lv.fit_cosines(land)[0] == pytest.approx(expected)
-    from loss_viz.diagnostics.report import write_cautions
-
-    assert not any("cosines" in caution for caution in write_cautions(land, []))
-    assert np.isnan(lv.fit_cosines(lv.landscape(land.run, plane="random", resolution=3, progress=False))).all()
+    report = lv.assess(land)
+    assert report.cosines[0] == pytest.approx(expected)
+    assert not any("cosines" in warning for warning in report.warnings)
+    other = lv.landscape(land.run, plane="random", resolution=3, progress=False)
+    assert np.isnan(lv.assess(other).cosines).all()
 
 
 def test_the_gradient_grows_on_the_way_off_a_plateau(post_runs):
@@ -163,4 +162,4 @@ def test_growth_is_that_of_a_saddle_in_closed_form():
 
 def test_a_plateau_that_is_not_left_has_no_escape(post_runs):
     with pytest.raises(ValueError, match="needs a plateau that is left"):
-        lv.measure_escape(post_runs["x^3"], lv.Plateau(1200, 1900, 1e-9))
+        lv.measure_escape(post_runs["x^3"], Plateau(1200, 1900, 1e-9))

@@ -5,11 +5,10 @@ import pytest
 import reference
 
 import loss_viz as lv
-from loss_viz.diagnostics.report import assess, summarize_plateaus
+from loss_viz.diagnostics.report import summarize_plateaus
 from loss_viz.figures.live import ViewState
 from loss_viz.figures.loss_axis import fit_scale
-from loss_viz.landscapes.landscape import Surface
-from loss_viz.panel.status import draw_width_errors, write_figures
+from loss_viz.panel.status import draw_width_errors, write_readout
 from loss_viz.planes.directions import hessian_eigenvalues_along
 
 
@@ -25,7 +24,7 @@ def trace(figure, name):
 
 def test_the_fidelity_figure_shows_both_losses_and_both_factors(land):
     figure = lv.fidelity_figure(land)
-    fit, without = lv.fidelity(land), lv.held_out_fidelity(land)
+    fit, without = lv.fidelity(land), lv.fidelity(land, held_out=True)
     np.testing.assert_array_equal(trace(figure, "surface").y, land.path_height)
     np.testing.assert_array_equal(trace(figure, "true loss").y, land.path_loss)
     np.testing.assert_array_equal(trace(figure, "factor").y, fit.factor)
@@ -48,7 +47,7 @@ def test_the_map_stands_over_the_picture(land):
     figure = lv.map_figure(land, factors, "disagreement")
     np.testing.assert_allclose(trace(figure, "disagreement").z, np.log10(factors))
     np.testing.assert_array_equal(trace(figure, "trajectory").x, land.path[:, 0])
-    with pytest.raises(ValueError, match=r"`factors` must have shape \(7, 9\), got \(9, 7\)\. It is a map"):
+    with pytest.raises(ValueError, match=r"`factors` must have shape \(7, 9\), got \(9, 7\)\. Pass what"):
         lv.map_figure(land, factors.T, "disagreement")
 
 
@@ -58,7 +57,7 @@ def test_the_geometry_figure_has_a_row_for_each_measure(run, land):
     np.testing.assert_array_equal(trace(figure, "speed").y, geometry.speed)
     np.testing.assert_array_equal(trace(figure, "in the picture").y, geometry.in_picture)
     np.testing.assert_array_equal(trace(figure, "sharpness").y, sharpness.largest)
-    np.testing.assert_array_equal(trace(figure, "least eigenvalue").y, sharpness.smallest)
+    np.testing.assert_array_equal(trace(figure, "smallest eigenvalue").y, sharpness.smallest)
 
 
 def test_support_below_the_threshold_is_left_open(post_landscapes):
@@ -104,28 +103,26 @@ def test_small_print_says_what_variance_is_not(post_landscapes):
 
 def test_tiles_and_the_fit_that_the_net_is_stuck_on(post_landscapes):
     land = post_landscapes["x^3"]
-    plateau_summary, report = summarize_plateaus(land.run_set), assess(land)
-    html = write_figures(land.run_set, land.projection, plateau_summary, [500], report)
+    plateau_summary, report = summarize_plateaus(land.run_set), lv.assess(land)
+    html = write_readout(land.run_set, land.projection, plateau_summary, [500], report)
     assert "now, the best straight line (0.0242)" in html
     assert f"×{report.held_out.median:.2f}" in html
     assert "no measure of fidelity" in html
-    assert plateau_summary.find(500)[1].degree == 1
-    late = write_figures(land.run_set, land.projection, plateau_summary, [1500], report)
+    assert plateau_summary.find(500).fit.degree == 1
+    late = write_readout(land.run_set, land.projection, plateau_summary, [1500], report)
     assert f"{plateau_summary.plateaus[0].start} – {plateau_summary.plateaus[0].end}" in late
-    html = write_figures(land.run_set, land.projection, plateau_summary, [500], None)
+    html = write_readout(land.run_set, land.projection, plateau_summary, [500], None)
     assert "…" in html
 
 
 def test_clicks_mean_the_step_under_them(land):
-    surface = Surface(land.x, land.y, land.loss, land.support, land.n_evaluations)
-    scale = fit_scale([land.loss], log=False)
-    frame = ViewState(land.run_set, land.projection, surface, land.path_height, scale, landscape=land)
+    view = ViewState.of(land, fit_scale([land.loss], log=False))
     x, y = land.path[40].tolist()
-    assert frame.find_step({"pane": "surface", "trace": "surface", "index": 3, "x": x, "y": y}) == 40
-    assert frame.find_step({"pane": "surface", "trace": "surface", "index": 3, "x": x + 99, "y": y}) is None
-    assert frame.find_step({"pane": "curve", "trace": "factor", "index": 7, "x": 0, "y": 0}) == 7
-    assert frame.find_step({"pane": "fit", "trace": "network", "index": 7, "x": 0, "y": 0}) is None
-    assert frame.find_step({"pane": "surface", "trace": "fold", "index": 7, "x": x, "y": y}) is None
+    assert view.find_step({"pane": "surface", "trace": "surface", "index": 3, "x": x, "y": y}) == 40
+    assert view.find_step({"pane": "surface", "trace": "surface", "index": 3, "x": x + 99, "y": y}) is None
+    assert view.find_step({"pane": "curve", "trace": "factor", "index": 7, "x": 0, "y": 0}) == 7
+    assert view.find_step({"pane": "fit", "trace": "network", "index": 7, "x": 0, "y": 0}) is None
+    assert view.find_step({"pane": "surface", "trace": "fold", "index": 7, "x": x, "y": y}) is None
 
 
 def test_the_sparkline_says_what_is_chosen(land):

@@ -120,19 +120,19 @@ def test_side_by_side_on_one_scale(run, land):
 
 
 def test_contours_have_the_same_orientation(land):
-    figure = lv.contour_figure(land, log=False, step=5)
+    figure = lv.contour_figure(land, step=5)
     contour = trace(figure, "surface")
     assert np.array_equal(contour.z, land.loss)
     assert np.array_equal(contour.x, land.x)
     assert np.array_equal(contour.y, land.y)
-    np.testing.assert_allclose(trace(lv.contour_figure(land), "surface").z, np.log10(land.loss))
+    np.testing.assert_allclose(trace(lv.contour_figure(land, log=True), "surface").z, np.log10(land.loss))
     assert trace(figure, "ball").x[0] == land.path[5, 0]
     assert np.array_equal(trace(figure, "trajectory").x, land.path[:, 0])
 
 
 def test_loss_curves(run):
     other = lv.train("x^2", steps=7, progress=False)
-    figure = lv.loss_curve_figure(run, other, step=4)
+    figure = lv.loss_curve_figure([run, other], step=4)
     assert [t.name for t in figure.data] == ["x^3", "x^3, step 4", "x^2", "x^2, step 4"]
     assert np.array_equal(figure.data[0].y, run.loss)
     assert np.array_equal(figure.data[2].x, other.step)
@@ -198,7 +198,7 @@ def test_figures_are_plain_and_round_trip(land):
     ("draw", "cause", "repair"),
     [
         (lambda land: lv.surface_figure(), "needs at least one landscape", "`loss_viz.landscape`"),
-        (lambda land: lv.loss_curve_figure(), "needs at least one run", "`loss_viz.train`"),
+        (lambda land: lv.loss_curve_figure([]), "needs at least one run", "`loss_viz.train`"),
         (lambda land: lv.surface_figure(land, step=61), "from 0 to 60; got 61", "None is the last one"),
         (lambda land: lv.contour_figure(land, step=-1), "from 0 to 60; got -1", "None is the last one"),
         (

@@ -187,7 +187,7 @@ def save(run):
 def measure(run):
     land = draw_plainly(run)
     require_figure(lv.map_figure(land, lv.disagreement_map(land), title="factors"))
-    require_figure(lv.map_figure(land, lv.mixing_map(land), title="factors"))
+    require_figure(lv.map_figure(land, lv.disagreement_map(land, of="run"), title="factors"))
     lv.find_folds(land)
     for plateau in lv.find_plateaus(run):
         lv.measure_escape(run, plateau)
@@ -199,12 +199,12 @@ VIEWS = {
     "sigma of the post": lambda run: draw(run, sigma=0.06, k=1),
     "surface": lambda run: require_figure(lv.surface_figure(draw_plainly(run))),
     "surface, logarithmic": lambda run: require_figure(lv.surface_figure(draw_plainly(run), log=True)),
-    "contours": lambda run: require_figure(lv.contour_figure(draw_plainly(run), log=False)),
-    "contours, logarithmic": lambda run: require_figure(lv.contour_figure(draw_plainly(run))),
-    "curve": lambda run: require_figure(lv.loss_curve_figure(run, log=False)),
-    "curve, logarithmic": lambda run: require_figure(lv.loss_curve_figure(run)),
+    "contours": lambda run: require_figure(lv.contour_figure(draw_plainly(run))),
+    "contours, logarithmic": lambda run: require_figure(lv.contour_figure(draw_plainly(run), log=True)),
+    "curve": lambda run: require_figure(lv.loss_curve_figure(run)),
+    "curve, logarithmic": lambda run: require_figure(lv.loss_curve_figure(run, log=True)),
     "fidelity": lambda run: require_figure(lv.fidelity_figure(draw_plainly(run))),
-    "held out": lambda run: lv.held_out_fidelity(draw_plainly(run), progress=False),
+    "held out": lambda run: lv.fidelity(draw_plainly(run), held_out=True, progress=False),
     "costs": lambda run: require_figure(lv.sigma_figure(lv.sigma_curve(draw_plainly(run), progress=False))),
     "maps": measure,
     "geometry": lambda run: require_figure(

@@ -242,13 +242,14 @@ def test_what_is_told_of_a_landscape_can_be_told_and_drawn(data):
     for fold in lv.find_folds(land):
         assert land.run.step[0] <= fold.start <= fold.step <= fold.end <= land.run.step[-1]
         assert fold.factor > 1.5
-    for measure in (lv.mixing_map, lv.disagreement_map):
-        factors = measure(land)
+    for of in ("planes", "run"):
+        factors = lv.disagreement_map(land, of=of)
         assert is_within(factors, 1, np.inf).all()
         lv.map_figure(land, factors, "factors").to_json()
-    assert all(math.isnan(share) or 0 <= share <= 1 + 1e-9 for share in lv.fit_cosines(land))
-    say_or_draw(lambda: lv.held_out_fidelity(land, progress=False).median, "`plane`='local'", "`reach`=")
-    curve = say_or_draw(lambda: lv.sigma_curve(land, [1e-6, 0.06, 1e3], progress=False), "Use 'local'", "`reach`=")
+    assert all(math.isnan(share) or 0 <= share <= 1 + 1e-9 for share in lv.assess(land).cosines)
+    say_or_draw(lambda: lv.fidelity(land, held_out=True, progress=False).median, "`plane`='local'", "`block_radius`=")
+    widths = [1e-6, 0.06, 1e3]
+    curve = say_or_draw(lambda: lv.sigma_curve(land, widths, progress=False), "Use 'local'", "`block_radius`=")
     if curve:
         assert math.isnan(curve.best) or curve.best in curve.sigma
         lv.sigma_figure(curve, sigma=0.06).to_json()
@@ -256,8 +257,8 @@ def test_what_is_told_of_a_landscape_can_be_told_and_drawn(data):
         for figure in (lv.surface_figure, lv.contour_figure, lv.compare_figure):
             say_or_draw(lambda figure=figure, log=log: figure(land, log=log).to_json(), "Pass log=False")
     lv.fidelity_figure(land).to_json()
-    say_or_draw(lambda: lv.loss_curve_figure(land.run).to_json(), "Pass log=False")
-    assert len(lv.animate(land, n_frames=3).bases) <= len(land.run)
+    say_or_draw(lambda: lv.loss_curve_figure(land.run, log=True).to_json(), "Pass log=False")
+    assert len(lv.animate(land, n_frames=3).frames) <= len(land.run)
 
 
 @times(150)
@@ -289,7 +290,7 @@ points = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=6).map(np.ar
 @times(200)
 @given(points, points, st.sampled_from(["auto", *SIGMA_RANGE, 0.06]), st.floats(1e-20, 1e20))
 def test_kernels_share_out_one_wherever_they_stand(centers, places, sigma, diagonal):
-    shares = fit_kernel(centers, sigma, diagonal=diagonal).shares(places)
+    shares = fit_kernel(centers, sigma, diagonal=diagonal).weights(places)
     assert shares.shape == (len(places), len(centers))
     assert (shares >= 0).all()
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-12)

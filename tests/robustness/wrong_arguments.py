@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 import loss_viz as lv
+from loss_viz.diagnostics.plateaus import fit_polynomials
 
 OURS = str(Path(lv.__file__).parent)
 SECONDS = 20
@@ -176,29 +178,29 @@ def list_cases(folder):
     yield "Landscape.at", land.at, "points", [*without(ARRAY, ARRAY[8]), np.full((1, 2), NAN), np.full((1, 2), 1e200)]
     of_a_landscape = [*THING, run, [land]]
     for name in (
-        *("fidelity", "held_out_fidelity", "mixing_map", "disagreement_map", "find_folds", "sigma_curve"),
-        *("measure_geometry", "fit_cosines", "contour_figure", "fidelity_figure", "compare_figure", "animate"),
+        *("fidelity", "disagreement_map", "find_folds", "sigma_curve", "measure_geometry", "assess"),
+        *("contour_figure", "fidelity_figure", "compare_figure", "animate"),
     ):
         yield name, getattr(lv, name), "landscape", of_a_landscape
     yield "surface_figure", lambda landscape: lv.surface_figure(landscape), "landscape", of_a_landscape
-    yield "loss_curve_figure", lambda run: lv.loss_curve_figure(run), "run", [*THING, land, [run]]
+    yield "loss_curve_figure", call(lv.loss_curve_figure), "runs", [*THING, land, [run, 5], {"a": None}, []]
     single = lv.landscape(run, plane="global", resolution=3, progress=False)
-    yield "held_out_fidelity", lv.held_out_fidelity, "landscape", [single]
+    held_out = partial(lv.fidelity, held_out=True)
+    yield "fidelity, held out", held_out, "landscape", [single]
     yield "sigma_curve", lv.sigma_curve, "landscape", [single]
-    yield "held_out_fidelity", call(lv.held_out_fidelity, landscape=land), "reach", [*NUMBER, -1, -0.01]
-    yield "sigma_curve", call(lv.sigma_curve, landscape=land), "reach", [*NUMBER, -1, -0.01]
+    yield "fidelity, held out", call(held_out, landscape=land), "block_radius", [*NUMBER, -1, -0.01]
+    yield "sigma_curve", call(lv.sigma_curve, landscape=land), "block_radius", [*NUMBER, -1, -0.01]
+    yield "disagreement_map", call(lv.disagreement_map, landscape=land), "of", WORD
     widths = [*without(ARRAY, ARRAY[11]), [0.1, NAN], [-1.0], [1e9], ["a"]]
     yield "sigma_curve", call(lv.sigma_curve, landscape=land), "sigmas", widths
     yield "measure_sharpness", call(lv.measure_sharpness), "run", [*THING, land]
     steps = [*without(ARRAY, None, ARRAY[11]), [-1], [31], [NAN], [[1, 2]]]
     yield "measure_sharpness", call(lv.measure_sharpness, run=run), "steps", steps
     yield "find_plateaus", lv.find_plateaus, "run", [*THING, land]
-    yield "match_polynomial", call(lv.match_polynomial, plateau=plateau), "run", [*THING, land]
-    yield "match_polynomial", call(lv.match_polynomial, run=long), "plateau", [*THING, run]
     yield "measure_escape", call(lv.measure_escape, plateau=plateau), "run", [*THING, land]
     yield "measure_escape", call(lv.measure_escape, run=long), "plateau", [*THING, run]
-    yield "fit_polynomials", lv.fit_polynomials, "task", [*THING, run]
-    yield "fit_polynomials", call(lv.fit_polynomials, task=task), "max_degree", [*WHOLE, 10**30]
+    yield "fit_polynomials", fit_polynomials, "task", [*THING, run]
+    yield "fit_polynomials", call(fit_polynomials, task=task), "max_degree", [*WHOLE, 10**30]
     figures = {
         "surface_figure": lambda **more: lv.surface_figure(land, **more),
         "contour_figure": call(lv.contour_figure, landscape=land),
@@ -255,7 +257,7 @@ def judge(function, keyword, value):
     except Exception as error:
         said, where = str(error), traceback.extract_tb(error.__traceback__)[-1].filename
         kind = type(error).__name__
-        documented = kind in ("ValueError", "TypeError", "FileNotFoundError", "TraitError")
+        documented = kind in ("ValueError", "TypeError", "FileNotFoundError", "IsADirectoryError", "TraitError")
         ours = where.startswith(OURS) or kind == "TraitError"
         # Words of ours name the argument, or what it stands for, and say in a second sentence how to repair it.
         repaired = kind == "TraitError" or re.search(r"[.:] [A-Z\"'`]|; build", said)
