@@ -23,6 +23,7 @@ from torch import nn
 
 import loss_viz as lv
 from loss_viz.diagnostics.plateaus import fit_polynomials
+from loss_viz.tasks.regression import Task
 
 OURS = str(Path(lv.__file__).parent)
 SECONDS = 20
@@ -86,7 +87,7 @@ def list_cases(folder):
     opened = call(lv.load_run, path=folder / "run.safetensors")
     checkpoints = call(lv.Run.from_checkpoints, model=model, loss_fn=loss, paths=folder / "checkpoints")
     made = call(lv.Run, weights=weights, loss=run.loss, step=run.step, objective=objective)
-    draw = call(lv.landscape, run=run, k=3, resolution=4, progress=False)
+    draw = call(lv.landscape, runs=run, k=3, resolution=4, progress=False)
 
     def explore(**settings):
         lv.Explorer(**{"target": "x", "steps": 5, "resolution": 5, "k": 1, **settings}).close()
@@ -166,7 +167,7 @@ def list_cases(folder):
     yield "objective.hessian_vector_product", product, "weights", [*ARRAY, weights, weights[0, :3]]
     yield "objective.hessian_vector_product", product, "vector", [*ARRAY, weights, weights[0, :3]]
     other = lv.train("x", steps=5, width=3, progress=False)
-    yield "landscape", draw, "run", [*THING, [run, other], [run, 5], {"a": run, "b": None}]
+    yield "landscape", draw, "runs", [*THING, [run, other], [run, 5], {"a": run, "b": None}]
     yield "landscape", draw, "k", [*WHOLE, 0, 16, 10**30]
     yield "landscape", draw, "sigma", [*NUMBER, 0, -0.1, 1e-7, 1e4, "Auto"]
     sizes = [0, 1, 10**6, (5, 1), (5, 5.0), (5, 5, 5), (10**9, 2)]
@@ -229,7 +230,7 @@ def list_cases(folder):
     yield "map_figure", figures["map_figure"], "title", TEXT
     yield "geometry_figure", lv.geometry_figure, "geometry", [*THING, sharpness]
     yield "geometry_figure", figures["geometry_figure"], "sharpness", [*without(THING, None), geometry]
-    square = call(lv.Task, name="own", x=task.x, y=task.y)
+    square = call(Task, name="own", x=task.x, y=task.y)
     wrong = [task.x[:3], task.x.ravel(), task.x.double(), task.x * NAN, task.x > 0, task.x[None]]
     yield "Task", square, "name", TEXT
     yield "Task", square, "x", [*THING, *wrong]
