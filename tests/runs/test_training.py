@@ -32,8 +32,7 @@ def test_rows_are_the_loss_at_the_recorded_weights(run):
     assert np.array_equal(run.weights[-1], weights_of(run.model))
 
 
-def test_is_plain_full_batch_adam():
-    """The same loop by hand, from the same initialization, passes through the same weights."""
+def test_training_equals_full_batch_adam_written_by_hand():
     run = lv.train("sin(3x)", steps=25, dtype=torch.float64, progress=False)
     model = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1)).double()
     torch.nn.utils.vector_to_parameters(torch.tensor(run.weights[0]), model.parameters())
@@ -49,7 +48,7 @@ def test_is_plain_full_batch_adam():
         np.testing.assert_allclose(run.weights[t + 1], weights, rtol=1e-9, atol=1e-12)
 
 
-def test_initialization_is_the_one_of_the_seed():
+def test_the_seed_determines_the_initial_weights_as_in_pytorch():
     torch.manual_seed(7)
     layers = torch.nn.Linear(1, 8), torch.nn.Linear(8, 1)
     expected = torch.cat([p.detach().reshape(-1) for layer in layers for p in layer.parameters()])
@@ -99,7 +98,7 @@ def test_callable_target_is_the_formula():
 
 
 @pytest.mark.parametrize("degree_and_target", [(0, "x^2"), (1, "x^3"), (1, "sin(3x)")])
-def test_plateau_levels_are_the_best_constant_and_the_best_line(degree_and_target, post_runs):
+def test_plateaus_are_at_the_loss_of_the_best_constant_or_line(degree_and_target, post_runs):
     degree, target = degree_and_target
     continuum = {"x^2": 4 / 45, "x^3": 4 / 175, "sin(3x)": 0.1648}[target]
 
@@ -116,7 +115,7 @@ def test_plateau_levels_are_the_best_constant_and_the_best_line(degree_and_targe
 
 
 @pytest.mark.parametrize(("target", "post"), [("x^2", 76), ("x^3", 1038), ("sin(3x)", 672)])
-def test_defaults_dwell_on_the_plateau_as_the_post_does(target, post, post_runs):
+def test_defaults_stay_on_the_plateau_as_long_as_the_post(target, post, post_runs):
     assert dwell(post_runs[target].loss, LEVELS[target]) == pytest.approx(post, rel=0.2)
 
 
@@ -133,7 +132,7 @@ def test_robust_preset_sticks(target, least):
     assert dwell(loss, LEVELS[target]) >= least
 
 
-def test_a_diverging_run_is_kept_up_to_the_last_finite_step():
+def test_a_diverging_run_ends_at_the_last_finite_step():
     with pytest.warns(RuntimeWarning, match=r"The loss became (inf|nan) at step \d+; .* Lower `lr`"):
         run = lv.train("x^3", optimizer="sgd", lr=5.0, steps=500, progress=False)
     assert 2 < len(run) < 500
@@ -168,16 +167,16 @@ def test_an_interrupted_run_is_kept():
     assert np.array_equal(run.weights[-1], weights_of(run.model))
 
 
-def test_the_listener_hears_every_step_and_can_end_the_run():
-    heard = []
+def test_on_step_is_called_at_every_step_and_can_end_the_run():
+    called = []
 
-    def listen(step, loss):
-        heard.append((step, loss))
+    def record(step, loss):
+        called.append((step, loss))
         if step == 7:
             raise KeyboardInterrupt
 
-    run = run_training(build_training(TrainSettings(target="x", steps=50)), on_step=listen)
-    assert heard == list(zip(run.step.tolist(), run.loss.tolist(), strict=True))
+    run = run_training(build_training(TrainSettings(target="x", steps=50)), on_step=record)
+    assert called == list(zip(run.step.tolist(), run.loss.tolist(), strict=True))
     assert run.note == "Training was interrupted; the run is kept up to step 7 of 50."
     whole = lv.train("x", steps=50, progress=False)
     assert np.array_equal(run.weights, whole.weights[:8])
@@ -203,8 +202,6 @@ def test_a_run_predicts_with_the_weights_of_a_row(post_runs):
     ("arguments", "cause", "repair"),
     [
         ({"target": "sin(3y)"}, "the name 'y' is not known", 'Type one like "x^2"'),
-        ({"target": "import os"}, "the name 'import' is not known", 'Type one like "x^2"'),
-        ({"target": ""}, "it is empty", 'Type one like "x^2"'),
         ({"target": "sqrt(x)"}, "it is nan at x = -1", "defined there"),
         ({"target": "1/(x-1)"}, "it is inf at x = 1", "defined there"),
         ({"target": lambda x: x[:3]}, "it gave shape (3,)", "of the shape of its argument"),
@@ -222,10 +219,11 @@ def test_a_run_predicts_with_the_weights_of_a_row(post_runs):
         ({"target": "1e30"}, "finite before training", "smaller values"),
     ],
 )
-def test_bad_input_is_refused_with_cause_and_repair(arguments, cause, repair):
+def test_wrong_arguments_raise_an_error_with_cause_and_repair(arguments, cause, repair):
     with pytest.raises(ValueError, match=re.escape(cause)) as error:
         lv.train(**({"target": "x", "progress": False} | arguments))
     assert repair in str(error.value)
+    assert error.value.argument in arguments
 
 
 def test_an_optimizer_function_must_return_an_optimizer():
