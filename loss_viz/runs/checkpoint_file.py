@@ -1,9 +1,8 @@
-"""What one checkpoint holds: its tensors by name, still in their files, and never anything that could run code."""
+"""Reading one checkpoint: its tensors by name, loaded on demand and without running code."""
 
 import json
 import pickletools
 import re
-import tarfile
 import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,17 +19,17 @@ from loss_viz.objective.layout import TensorSpec
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
-# What Hugging Face's Trainer writes into a folder, in the order in which transformers itself looks for it.
+# Files that Hugging Face's Trainer writes into a folder, in the order in which transformers looks for them.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "_orig_mod")
 
-# Names, shapes and whatever else is not a tensor. In memory it takes up to ten times as much.
+# Bytes of names, shapes and other values that are not tensors; in memory they take up to ten times as much.
 MAX_STRUCTURE = 2**22
 
 MAX_INDEX = 2**25
 
-# What PyTorch would carry out while it reads, and a few bytes of which fill any memory.
+# Functions that PyTorch allows in checkpoints, although a few bytes can make them fill the memory.
 GREEDY = {
     "builtins bytearray",
     "__builtin__ bytearray",
@@ -38,28 +37,32 @@ GREEDY = {
     "torch._utils _rebuild_device_tensor_from_cpu_tensor",
 }
 
-N_PICKLES = 5  # before the numbers, in files of PyTorch before 1.6
+N_PICKLES = 5  # in front of the numbers, in files written before PyTorch 1.6
 
 REPAIR = "build `model` as it was when this checkpoint was written, or leave the file out."
 
 
 def find_weights(path: Path) -> Path | None:
-    """The file that holds the weights of a checkpoint, or tells which files do; none where it is no checkpoint."""
+    """Return the file of a checkpoint with the weights, or with the index of its shards; None if it is not one."""
     files = [path / name for name in WEIGHTS] if path.is_dir() else [path] * (path.suffix.lower() in SUFFIXES)
     return next((file for file in files if file.is_file()), None)
 
 
 @contextmanager
 def open_checkpoint(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The tensors of a checkpoint by name, still in its files, as long as the block lasts."""
+    """Yield the tensors of a checkpoint by name; where possible they stay in the file until they are sliced.
+
+    Raises:
+        ValueError: if the checkpoint cannot be read.
+    """
     stored: dict[str, Any] = {}
-    at = path
+    file = path
     with ExitStack() as stack:
         try:
-            for at in _list_files(path):
-                stored.update(_open_file(at, stack))
+            for file in _list_files(path):
+                stored.update(_open_file(file, stack))
         except Exception as error:  # a broken file may fail in any way
-            raise ValueError(_explain(at, error)) from error
+            raise ValueError(_explain(file, error)) from error
         yield stored
 
 
@@ -67,81 +70,76 @@ def _list_files(path: Path) -> list[Path]:
     weights = find_weights(path) or path
     if weights.suffix != ".json":
         return [weights]
-    _require_small(weights.stat().st_size, MAX_INDEX)
+    _check_size(weights.stat().st_size, MAX_INDEX)
     shards = json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()
     if not all(isinstance(name, str) and 0 < len(name) < 256 for name in shards):
-        raise ValueError("its weight_map must lead to names of files")
+        raise ValueError("its weight_map must map to file names")
     return [path / Path(name).name for name in sorted(set(shards))]
 
 
 def check_header_size(path: Path) -> None:
-    """Refuse a safetensors file that is little but names.
+    """Check the size of the header of a safetensors file before it is parsed.
 
     Raises:
-        ValueError: it is one.
+        ValueError: if it is too large.
     """
     with path.open("rb") as file:
-        _require_small(int.from_bytes(file.read(8), "little"))
+        _check_size(int.from_bytes(file.read(8), "little"))
 
 
-def _require_small(n_bytes: int, most: int = MAX_STRUCTURE) -> None:
-    if n_bytes > most:
-        raise ValueError(f"its names and numbers take more than {most >> 20} MiB beside the tensors")
+def _check_size(n_bytes: int, limit: int = MAX_STRUCTURE) -> None:
+    if n_bytes > limit:
+        raise ValueError(f"it has more than {limit >> 20} MiB of data beside the tensors")
 
 
 def _open_file(path: Path, stack: ExitStack) -> Iterable[tuple[str, Any]]:
-    if path.exists() and not (path.is_file() or path.is_dir()):  # to open a pipe is to wait for ever
+    if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would block
         raise ValueError("it is a pipe or a device")
     if path.suffix.lower() == ".safetensors":
         check_header_size(path)
         file = stack.enter_context(safetensors.safe_open(str(path), framework="pt"))
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        # A tensor without axes cannot be sliced.
+        # A zero-dimensional tensor cannot be sliced.
         return [(name, part if part.get_shape() else file.get_tensor(name)) for name, part in parts.items()]
     zipped = zipfile.is_zipfile(path)
-    (_look_through_zip if zipped else _look_through)(path)
+    (_check_zip if zipped else _check_legacy)(path)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*TorchScript")
         warnings.filterwarnings("ignore", message=".*pickle protocol")
         return _flatten(torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped), set())
 
 
-def _look_through_zip(path: Path) -> None:
-    """Refuse what would be read wrong, or would fill the memory, in a file of `torch.save`.
+def _check_zip(path: Path) -> None:
+    """Check a file of `torch.save` for contents that would be misread or fill the memory.
 
     Raises:
-        ValueError: there is such a thing in it.
+        ValueError: if there are any.
     """
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.filename.endswith("constants.pkl") for entry in entries):
             raise ValueError("it is a TorchScript archive, which holds code")
         for entry in entries:
-            if entry.compress_type != zipfile.ZIP_STORED:  # PyTorch would take the bytes as they are for numbers
+            if entry.compress_type != zipfile.ZIP_STORED:  # PyTorch would read the compressed bytes as numbers
                 raise ValueError("it is compressed, as torch.save never does")
             if entry.filename.endswith("data.pkl"):
-                _require_small(entry.file_size)
-                greedy = [what for what in GREEDY if f"c{what}\n".replace(" ", "\n").encode() in archive.read(entry)]
+                _check_size(entry.file_size)
+                greedy = [name for name in GREEDY if f"c{name}\n".replace(" ", "\n").encode() in archive.read(entry)]
                 if greedy:
                     raise ValueError(f"GLOBAL {greedy[0].replace(' ', '.')}")
 
 
-def _look_through(path: Path) -> None:
-    """The same in one of a `torch.save` before PyTorch 1.6: pickles, and then the numbers."""
+def _check_legacy(path: Path) -> None:
+    """Check a file written before PyTorch 1.6, some pickles followed by the numbers, in the same way."""
     with path.open("rb") as file:
-        # PyTorch before 2.6 runs what is in tar files, whatever `weights_only` says.
-        with suppress(tarfile.HeaderError):
-            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
-            raise ValueError("it is a tar file")
-        file.seek(0)
-        for position, name in _list_names(file):
-            _require_small(position)
+        for position, name in _list_globals(file):
+            _check_size(position)
             if name in GREEDY:
                 raise ValueError(f"GLOBAL {name.replace(' ', '.')}")
 
 
-def _list_names(file: BinaryIO) -> Iterator[tuple[int, str]]:
-    """Where each step of some pickles stands, and the name of what it fetches; up to where they are broken."""
+def _list_globals(file: BinaryIO) -> Iterator[tuple[int, str]]:
+    """Yield the position of each opcode of the pickles and the name that it imports, up to the first invalid one."""
     with suppress(ValueError, EOFError, UnicodeError):
         for _ in range(N_PICKLES):
             for opcode, argument, position in pickletools.genops(file):
@@ -149,7 +147,7 @@ def _list_names(file: BinaryIO) -> Iterator[tuple[int, str]]:
 
 
 def _flatten(value: Any, seen: set[int], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors by dotted name; so a dictionary around them is a prefix like any other. None is entered twice."""
+    """Yield the tensors in nested dictionaries by dotted name, visiting each dictionary once."""
     if isinstance(value, Tensor):
         yield prefix[:-1], value.detach()
     elif isinstance(value, Mapping) and id(value) not in seen:
@@ -161,35 +159,35 @@ def _flatten(value: Any, seen: set[int], prefix: str = "") -> Iterator[tuple[str
 def _explain(path: Path, error: Exception) -> str:
     if refused := re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error)):
         return (
-            f"{path} cannot be read: it holds a {refused[1]}, and only tensors, numbers and texts are taken from a "
-            "checkpoint, since other objects can run code. Write torch.save(model.state_dict(), path) instead."
+            f"{path} cannot be read: it holds a {refused[1]}, and only tensors, numbers and strings are read from a "
+            "checkpoint, because other objects can run code. Write torch.save(model.state_dict(), path) instead."
         )
     reason = (str(error).split("WeightsUnpickler error: ")[-1].strip().splitlines() or [""])[0].split(". ")[0]
-    said = f"{type(error).__name__}: {reason}"
-    return f"{path} cannot be read as a checkpoint ({said}). It may be truncated; leave it out or write it again."
+    cause = f"{type(error).__name__}: {reason}"
+    return f"{path} cannot be read as a checkpoint ({cause}). It may be truncated; leave it out or write it again."
 
 
 def match_names(path: Path, stored: Mapping[str, Any], entries: Sequence[TensorSpec]) -> list[str]:
-    """What the tensors of a layout are called in a checkpoint.
+    """Return the name of each tensor of a layout in a checkpoint.
 
     Raises:
-        ValueError: some are not in it, or it holds the model twice.
+        ValueError: if some are missing, or the checkpoint holds the model twice.
     """
     found = {prefix: _find_keys(stored, prefix, entries) for prefix in find_prefixes(stored, entries[0])}
-    whole = sorted((prefix for prefix, keys in found.items() if len(keys) == len(entries)), key=_rank)
-    if not whole:
+    complete = sorted((prefix for prefix, keys in found.items() if len(keys) == len(entries)), key=_rank)
+    if not complete:
         raise ValueError(_explain_missing(path, stored, entries))
-    if len(whole) > 1 and _rank(whole[0])[0] == _rank(whole[1])[0]:
-        where = _enumerate([repr(prefix) for prefix in whole])
-        raise ValueError(f"{path} must hold `model` once, it does under {where}. Write one of them alone, or {REPAIR}")
-    return [found[whole[0]][entry.name] for entry in entries]
+    if len(complete) > 1 and _rank(complete[0])[0] == _rank(complete[1])[0]:
+        where = _enumerate([repr(prefix) for prefix in complete])
+        raise ValueError(f"{path} must hold `model` once, it does under {where}. Write only one of them, or {REPAIR}")
+    return [found[complete[0]][entry.name] for entry in entries]
 
 
 def check_shapes(path: Path, stored: Mapping[str, Any], entries: Sequence[TensorSpec], names: Sequence[str]) -> None:
-    """Refuse a checkpoint whose tensors have other shapes than those of the model, or are of something else.
+    """Check that the tensors of a checkpoint are real, strided and of the shapes of the model.
 
     Raises:
-        ValueError: some have, or are.
+        ValueError: if some are not.
     """
     parts = [stored[name] for name in names]
     for entry, part in zip(entries, parts, strict=True):
@@ -198,13 +196,13 @@ def check_shapes(path: Path, stored: Mapping[str, Any], entries: Sequence[Tensor
     shapes = [tuple(part.shape if isinstance(part, Tensor) else part.get_shape()) for part in parts]
     pairs = [(entry, shape) for entry, shape in zip(entries, shapes, strict=True) if entry.shape != shape]
     if pairs:
-        told = _enumerate([f"{entry.name!r} is {shape} in it, {entry.shape} in `model`" for entry, shape in pairs])
-        raise ValueError(f"{path} must hold tensors of the shapes of `model`: {told}; {REPAIR}")
+        where = _enumerate([f"{entry.name!r} is {shape} in it, {entry.shape} in `model`" for entry, shape in pairs])
+        raise ValueError(f"{path} must hold tensors of the shapes of `model`: {where}; {REPAIR}")
 
 
 def _find_fault(part: Any) -> str:
-    """What a tensor is of, where that is not real numbers that lie in the file one by one; empty where it is."""
-    if not isinstance(part, Tensor):  # of a safetensors file, which holds no others than plain ones
+    """Describe a tensor that is not a plain array of real numbers; return "" for one that is."""
+    if not isinstance(part, Tensor):  # a slice of a safetensors file, which holds plain tensors only
         return "" if part.get_dtype().startswith(("F", "BF")) else part.get_dtype()
     plain = part.is_floating_point() and part.layout == torch.strided and part.device.type == "cpu"
     return "" if plain and not part.is_quantized else f"{part.dtype}, {part.layout}, on {part.device}"
@@ -212,10 +210,10 @@ def _find_fault(part: Any) -> str:
 
 def _explain_missing(path: Path, stored: Collection[str], entries: Sequence[TensorSpec]) -> str:
     prefixes = sorted({""}.union(*(find_prefixes(stored, entry) for entry in entries)), key=_rank)
-    most = max((_find_keys(stored, prefix, entries) for prefix in prefixes), key=len)
-    missing = _enumerate([repr(entry.name) for entry in entries if entry.name not in most])
-    there = _enumerate([repr(name) for name in stored]) or "no tensors"
-    return f"{path} must hold every tensor of `model`: it lacks {missing}, and holds {there}; {REPAIR}"
+    best = max((_find_keys(stored, prefix, entries) for prefix in prefixes), key=len)
+    missing = _enumerate([repr(entry.name) for entry in entries if entry.name not in best])
+    present = _enumerate([repr(name) for name in stored]) or "no tensors"
+    return f"{path} must hold every tensor of `model`: it lacks {missing}, and holds {present}; {REPAIR}"
 
 
 def _enumerate(texts: Sequence[str]) -> str:
@@ -223,22 +221,22 @@ def _enumerate(texts: Sequence[str]) -> str:
 
 
 def _find_keys(stored: Collection[str], prefix: str, entries: Sequence[TensorSpec]) -> dict[str, str]:
-    """By first name, under which of its names, tied ones included, a tensor is there."""
+    """Return the names in a checkpoint of the tensors with a given prefix, by their first name in the model."""
     return {e.name: prefix + name for e in entries for name in reversed(e.names) if prefix + name in stored}
 
 
 def find_prefixes(stored: Collection[str], entry: TensorSpec) -> set[str]:
-    """What stands before the name of a tensor in a checkpoint; nothing is found where it is not in it."""
+    """Return all prefixes with which a checkpoint holds a tensor under one of its names."""
     return {key.removesuffix(n) for n in entry.names for key in stored if key == n or key.endswith(f".{n}")}
 
 
 def _rank(prefix: str) -> tuple[list[int], str]:
-    """Order of preference: no prefix, then the usual wrappers, then any other."""
+    """Return a sort key: no prefix first, then the usual wrappers, then any other prefix."""
     return [WRAPPERS.index(part) if part in WRAPPERS else len(WRAPPERS) for part in prefix.split(".")[:-1]], prefix
 
 
 def read_flat(part: Any, shape: tuple[int, ...], start: int, stop: int) -> Float[Tensor, " m"]:
-    """Values `start` to `stop` of a flattened tensor; of its file only the rows in which they lie are read."""
+    """Return values `start` to `stop` of a flattened tensor, reading only the rows of the file that contain them."""
     width = torch.Size(shape[1:]).numel()
     first = start // width
     rows = part[first : -(-stop // width)] if shape else part

@@ -1,4 +1,4 @@
-"""A folder of checkpoints as the rows of a weight matrix, which stay in their files until they are asked for."""
+"""A folder of checkpoints as a weight matrix whose rows are read on demand."""
 
 import os
 import re
@@ -31,10 +31,11 @@ KINDS = f"files ending in {', '.join(SUFFIXES)}, or folders such as checkpoint-5
 
 ADVICE = 'Give a folder of checkpoints, or a pattern such as "runs/*.pt".'
 
-# Hidden and half-written files and the states of other things than the model; what is saved once more at the end.
-ASIDE = re.compile(r"\..*|.*\.tmp|(optimizer|scheduler|scaler|sampler|rng_state|training_args)(_\d+)?\.\w+")
+# Ignored: hidden and incomplete files, and the states of optimizers and the like.
+IGNORED = re.compile(r"\..*|.*\.tmp|(optimizer|scheduler|scaler|sampler|rng_state|training_args)(_\d+)?\.\w+")
 
-AGAIN = re.compile(r"last(-v\d+)?\.ckpt|model\.safetensors|pytorch_model\.bin")
+# Second copies of the last weights.
+FINAL_COPIES = re.compile(r"last(-v\d+)?\.ckpt|model\.safetensors|pytorch_model\.bin")
 
 Place = str | os.PathLike
 
@@ -42,14 +43,14 @@ Index = SupportsIndex | slice | Sequence[int] | np.ndarray
 
 
 def find_checkpoints(paths: Place | Sequence[Place]) -> tuple[list[Path], Int64[np.ndarray, " n"]]:
-    """The checkpoints that a user means, and their steps: those in the names, or 0, 1, 2, ... if these do not differ.
+    """Return checkpoints in order, and their steps: the numbers in their names, or 0, 1, 2, ... if these repeat.
 
     Args:
-        paths: a folder, a pattern with `*` or `?` in it, one checkpoint, or a list of checkpoints.
+        paths: a folder, a pattern with `*` or `?`, one checkpoint, or a list of checkpoints.
 
     Raises:
-        TypeError: no path, and no list of paths.
-        ValueError: there is none, or something else is where one should be.
+        TypeError: if `paths` is neither a path nor a list of paths.
+        ValueError: if there are no checkpoints, or a path is not a checkpoint.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -76,34 +77,36 @@ def find_checkpoints(paths: Place | Sequence[Place]) -> tuple[list[Path], Int64[
 
 
 def write_snapshot(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write one safetensors file, whole or not at all: after an OSError or a crash, what was there before still is."""
-    # Copies, because safetensors refuses tensors that share memory, such as views of one flat vector.
-    own = {name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    """Write one safetensors file atomically."""
+    # Copies, because safetensors rejects tensors that share memory, such as views of one vector.
+    copies = {
+        name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()
+    }
     with atomic_write(path) as part:
-        part.write_bytes(safetensors.torch.save(own, dict(metadata)))
+        part.write_bytes(safetensors.torch.save(copies, dict(metadata)))
 
 
-def holds(path: Path, entry: TensorSpec) -> bool:
-    """Whether a checkpoint has a tensor of one of these names, whatever prefix stands before it."""
+def has_tensor(path: Path, entry: TensorSpec) -> bool:
+    """Return whether a checkpoint holds a tensor under one of its names, with any prefix."""
     with open_checkpoint(path) as stored:
         return bool(find_prefixes(stored, entry))
 
 
 class Checkpoints:
-    """Weight vectors `(n, n_params)` that lie in checkpoints, indexed as an array and read when they are asked for.
+    """Weight vectors `(n, n_params)` in checkpoints, indexed like an array and read on demand.
 
-    Nothing is kept and no file stays open. `rows[5]` is one vector, `rows[2:4]` and `rows[[0, 7]]` are several,
-    `rows[:, 100:200]` reads a range of columns and no others, `np.asarray(rows)` is all of it.
+    Nothing is cached and no file stays open. `rows[5]` is one vector, `rows[2:4]` and `rows[[0, 7]]` are several,
+    `rows[:, 100:200]` reads only a range of columns, `np.asarray(rows)` reads everything.
 
     Attributes:
-        paths: of the checkpoints, one a row.
-        layout: which tensors make up a row.
+        paths: checkpoints, one per row.
+        layout: tensors that make up a row.
         shape: `(n, n_params)`.
-        dtype: of what is returned; numbers that are stored in half precision are widened.
-        nbytes: the memory that the rows take up, which is none.
+        dtype: dtype of the values returned; half precision is widened to float32.
+        nbytes: memory held by the rows: 0.
 
     Raises:
-        ValueError: when read: a checkpoint is broken, or one of another model.
+        ValueError: on reading, if a checkpoint is broken or belongs to another model.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -119,7 +122,7 @@ class Checkpoints:
         self.paths = tuple(paths)
         self.layout = layout
         self.nbytes = 0
-        self._keys: dict[tuple[str, ...], list[str]] = {}  # the files of one run have the same names in them
+        self._keys: dict[tuple[str, ...], list[str]] = {}  # by the names in a file: the files of a run have the same
         self.shape = (len(self.paths), layout.n)
         self.dtype = torch.empty(0, dtype=layout.dtype).numpy().dtype
 
@@ -129,9 +132,11 @@ class Checkpoints:
     def __getitem__(self, key: Index | tuple[Index, slice]) -> Float[np.ndarray, "*shape"]:
         index, columns = key if isinstance(key, tuple) and len(key) == 2 else (key, slice(None))
         if not isinstance(columns, slice) or columns.step not in (None, 1):
-            raise ValueError(f"Columns must be one slice without a step, got {columns}. Choose from what it returns.")
+            raise ValueError(
+                f"Columns must be one slice without a step, got {columns}. Index the array that it returns."
+            )
         start, stop, _ = columns.indices(self.shape[1])
-        rows = np.asarray(np.arange(len(self))[index])  # numpy's own rules for what an index means
+        rows = np.asarray(np.arange(len(self))[index])  # NumPy's rules for indices
         out = torch.empty((rows.size, max(stop - start, 0)), dtype=self.layout.dtype)
         for row, values in zip(rows.flat, out, strict=True) if out.numel() else ():
             self._read(self.paths[row], start, values)
@@ -139,11 +144,11 @@ class Checkpoints:
 
     def __array__(self, dtype: np.dtype | type | None = None, copy: bool | None = None) -> Shaped[np.ndarray, "n m"]:
         if copy is False:
-            raise ValueError("Rows lie in files: an array of them is always a copy. Leave out copy=False.")
+            raise ValueError("The rows are in files: an array of them is always a copy. Leave out copy=False.")
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def _read(self, path: Path, start: int, out: Float[Tensor, " m"]) -> None:
-        """Fill `out` with the values of a checkpoint from column `start` on."""
+        """Fill `out` with the values of a checkpoint, starting at column `start`."""
         entries, sizes = self.layout.entries, self.layout.sizes
         begins = accumulate(sizes[:-1], initial=-start)
         with open_checkpoint(path) as stored:
@@ -159,19 +164,19 @@ class Checkpoints:
 
 
 def check_frozen(model: nn.Module, paths: list[Path]) -> None:
-    """Refuse a model in which something else is frozen than what the checkpoints were written with.
+    """Check that the frozen parameters of a model have the values of the checkpoints.
 
     Raises:
-        ValueError: it is, or a checkpoint is broken.
+        ValueError: if they have others, or a checkpoint is broken.
     """
     parameters = dict(model.named_parameters())
     for layout in frozen_layouts(model):
         [entry] = layout.entries
         own = layout.join(parameters).numpy()
-        if holds(paths[0], entry) and (Checkpoints(paths, layout)[:] != own).any():
+        if has_tensor(paths[0], entry) and (Checkpoints(paths, layout)[:] != own).any():
             raise ValueError(
                 f"{entry.name!r} is frozen in `model`, and the checkpoints hold other values. Load one of them into "
-                "`model` first, or let requires_grad be as it was in the training."
+                "`model` first, or set requires_grad as it was during training."
             )
 
 
@@ -185,15 +190,15 @@ def _search(place: Path) -> list[Path]:
 
 
 def _choose(candidates: Iterable[Path]) -> list[Path]:
-    """Those that mark the way of a run, without what lies beside them."""
-    found = [path for path in candidates if find_weights(path) and not ASIDE.fullmatch(path.name)]
+    """Return the checkpoints of a run among files and folders."""
+    found = [path for path in candidates if find_weights(path) and not IGNORED.fullmatch(path.name)]
     saves = [path for path in found if path.is_dir() and path.name.startswith("checkpoint-")]
-    return saves or [path for path in found if not AGAIN.fullmatch(path.name)] or found
+    return saves or [path for path in found if not FINAL_COPIES.fullmatch(path.name)] or found
 
 
 def _verify(path: Path) -> Path:
     if not find_weights(path):
-        what = "is of another kind" if path.exists() else "does not exist"
+        what = "is not one" if path.exists() else "does not exist"
         raise ValueError(f"`paths` must be checkpoints, {path} {what}. Give {KINDS}.")
     return path
 
@@ -203,7 +208,7 @@ def _order_naturally(path: Path) -> list[str | int]:
 
 
 def _read_step(path: Path) -> int:
-    """The step that a name tells, or -1."""
+    """Return the step in the name of a checkpoint, or -1."""
     name = path.name if path.is_dir() else path.stem
     named = re.search(r"steps?[-_= ]*(\d+)", name, re.IGNORECASE) or re.search(r"checkpoint-(\d+)", name)
     whole = [named[1]] if named else re.findall(r"\d+", re.sub(r"\d+\.\d+", "", name))

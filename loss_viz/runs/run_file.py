@@ -1,69 +1,139 @@
-"""One self-describing file: named arrays and plain words about them, in safetensors. No pickle anywhere."""
+"""The file format of `Run.save`: arrays and JSON metadata in safetensors, without pickle."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
-from loss_viz._validation import check_path, first_line
+from loss_viz._validation import check_array, check_path, first_line
 from loss_viz.runs.checkpoint_file import check_header_size
 from loss_viz.runs.checkpoints import write_snapshot
+from loss_viz.tasks.networks import ACTIVATIONS, build_mlp
+from loss_viz.tasks.regression import Task
 
 FORMAT, VERSION = "loss_viz run", 1
 
-ARRAYS = ("weights", "loss", "step", "buffers", "task.x", "task.y")  # what else is in a file is left there
+ARRAYS = ("weights", "loss", "step", "buffers", "task.x", "task.y")  # others in a file are ignored
 
 KEY = "loss_viz"
 
 
+@dataclass(frozen=True, eq=False)
+class StoredRun:
+    """The contents of a file: a run without its model and loss.
+
+    Attributes:
+        parameters: name and shape of each parameter, in order.
+        others: as for `Run`.
+    """
+
+    weights: np.ndarray
+    loss: np.ndarray
+    step: np.ndarray
+    buffers: np.ndarray | None
+    task: Task | None
+    parameters: list[tuple[str, tuple[int, ...]]]
+    settings: dict[str, Any]
+    note: str
+    name: str
+
+    def build_model(self) -> nn.Module | None:
+        """Build the network of a run of `train`; return None for any other network."""
+        n_params, parameters = self.weights.shape[1], self.parameters
+        depth, activation = len(parameters) // 2 - 1, str(self.settings.get("activation"))
+        width = parameters[0][1][0] if parameters and parameters[0][1] else 0
+        # The sizes are checked first: a small file must not be able to allocate any amount of memory.
+        if activation not in ACTIVATIONS or not 0 < depth < n_params or parameters != _list_parameters(width, depth):
+            return None
+        if self.task is None or sum(math.prod(shape) for _, shape in parameters) != n_params:
+            return None
+        return build_mlp(width=width, depth=depth, activation=activation, dtype=self.task.x.dtype, seed=0)
+
+
+def _list_parameters(width: Any, depth: int) -> list[tuple[str, tuple[Any, ...]]]:
+    """Return names and shapes of the parameters of an MLP, in order."""
+    sizes = [1, *[width] * depth, 1]
+    layers = [(f"{2 * i}", n_in, n_out) for i, (n_in, n_out) in enumerate(pairwise(sizes))]
+    return [part for i, n_in, n_out in layers for part in ((f"{i}.weight", (n_out, n_in)), (f"{i}.bias", (n_out,)))]
+
+
 def write_archive(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-    """Write arrays and facts, in whole or not at all.
+    """Write arrays and metadata atomically.
 
     Args:
-        path: of the file; one that is there is replaced when the new one is complete.
-        arrays: by name.
-        metadata: anything that JSON can hold.
+        path: file to write; an existing one is replaced.
+        arrays: arrays by name.
+        metadata: values that JSON can represent.
 
     Raises:
-        TypeError: facts that JSON cannot hold.
-        OSError: the folder is missing, or the disk is full.
+        TypeError: if JSON cannot represent the metadata.
+        OSError: if the folder does not exist or the disk is full.
     """
     try:
         about = json.dumps({"format": FORMAT, "version": VERSION, **metadata})
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
-            f"`settings` must be texts, numbers, lists and dicts of them; {error}. Leave out what is something else."
+            f"`settings` must be strings, numbers, lists and dicts of them; {error}. Leave out everything else."
         ) from error
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     write_snapshot(Path(path), tensors, {KEY: about})
 
 
-def read_archive(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and facts of a file that `write_archive` wrote.
+def read_run_file(path: str | os.PathLike[str]) -> StoredRun:
+    """Read a file that `Run.save` wrote.
 
     Raises:
-        TypeError: no path.
-        FileNotFoundError: there is none.
-        ValueError: the file is truncated, of another kind, or of a later version.
+        TypeError: if `path` is not a path.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is truncated, of another kind or of a later version.
     """
-    path = check_path("path", path, advice="Pass the one that was given to run.save.")
-    if not os.path.isfile(path):  # noqa: PTH113 - which a name that is too long does not stop
-        raise FileNotFoundError(f"There is no file {path}. Pass the path that was given to run.save.")
+    arrays, about = _read_archive(path)
+    try:
+        weights, loss, step = (arrays[name] for name in ("weights", "loss", "step"))
+        return StoredRun(
+            weights=check_array("weights", weights, ("n_steps", "n_params"), advice=""),
+            loss=loss,
+            step=step,
+            buffers=arrays.get("buffers"),
+            task=None if about["task"] is None else _read_task(arrays, str(about["task"])),
+            parameters=[(str(name), tuple(shape)) for name, shape in about["parameters"]],
+            settings=dict(about["settings"]),
+            note=str(about["note"]),
+            name=str(about["name"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a complete run: {error} is missing or invalid. Write it again with run.save."
+        ) from error
+
+
+def _read_task(arrays: Mapping[str, np.ndarray], name: str) -> Task:
+    return Task(name, *(torch.from_numpy(arrays[f"task.{axis}"]) for axis in "xy"))
+
+
+def _read_archive(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    path = check_path("path", path, advice="Pass the path given to run.save.")
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for names that are too long
+        raise FileNotFoundError(f"There is no file {path}. Pass the path given to run.save.")
     try:
         check_header_size(path)
         with safe_open(str(path), framework="pt") as file:
             about = json.loads((file.metadata() or {}).get(KEY, "null"))
-            there = set(file.keys()) if isinstance(about, dict) else ()
-            arrays = {name: file.get_tensor(name).numpy() for name in ARRAYS if name in there}
+            names = set(file.keys()) if isinstance(about, dict) else ()
+            arrays = {name: file.get_tensor(name).numpy() for name in ARRAYS if name in names}
     except (SafetensorError, ValueError, TypeError, RecursionError, RuntimeError, OSError, MemoryError) as error:
         raise ValueError(
-            f"{path} cannot be read as a run: {first_line(error)}. It is truncated or of another kind; write "
-            "it anew with run.save, or open checkpoints with Run.from_checkpoints."
+            f"{path} cannot be read as a run: {first_line(error)}. It is truncated or of another kind; write it again "
+            "with run.save, or open checkpoints with Run.from_checkpoints."
         ) from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(
@@ -72,7 +142,7 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
         )
     if about.get("version") != VERSION:
         raise ValueError(
-            f"{path} was written in version {str(about.get('version'))[:20]} of the format, this is version {VERSION}. "
-            "Install the loss_viz that wrote it, or a later one."
+            f"{path} has version {str(about.get('version'))[:20]} of the format, this is version {VERSION}. "
+            "Install the version of loss_viz that wrote it, or a later one."
         )
     return arrays, about

@@ -1,4 +1,4 @@
-"""The matrix of recorded weights, held in memory or read from disk, and the blocks in which it is worked through."""
+"""Matrices of recorded weights, in memory or on disk, processed in blocks."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -7,12 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from tqdm import tqdm
 
-BLOCK_BYTES = 2**29  # of one block in float64; a few of them are held at once, whatever the size of the model
+BLOCK_BYTES = 2**29  # of one block in float64; a few are in memory at a time, whatever the size of the model
 
 
 @runtime_checkable
 class WeightRows(Protocol):
-    """Weight vectors as rows: `np.ndarray`, `Checkpoints`, or a `Stack` of them, indexed as NumPy does."""
+    """Weight vectors as rows, with NumPy's indexing: `np.ndarray`, `Checkpoints`, or a `StackedRows` of them."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -20,17 +20,17 @@ class WeightRows(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """Of the values."""
+        """Dtype of the values."""
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """`rows[i]`, `rows[array]` or `rows[array, columns]`, as an array."""
+        """Return `rows[i]`, `rows[array]` or `rows[array, columns]` as an array."""
 
 
 class StackedRows:
-    """Several matrices of as many columns, one above the other, without a copy.
+    """Several matrices with the same number of columns, stacked without a copy.
 
     Example:
         >>> stack = StackedRows([np.zeros((2, 3)), np.ones((1, 3))])
@@ -49,7 +49,7 @@ class StackedRows:
 
     @cached_property
     def dtype(self) -> np.dtype:
-        """Wide enough for all parts."""
+        """Common dtype of all parts."""
         return np.result_type(*(part.dtype for part in self.parts))
 
     def __len__(self) -> int:
@@ -68,37 +68,37 @@ class StackedRows:
         return values if wanted.ndim else values[0]
 
 
-def take_rows(rows: WeightRows | None, index: Any) -> np.ndarray | None:
-    """Return `rows[index]`, or None where there are no rows: `buffers` are None in runs whose buffers never change."""
-    return None if rows is None else rows[index]
-
-
 def stack_rows(parts: Sequence[WeightRows]) -> WeightRows:
-    """One matrix of several, or the only one as it is."""
+    """Stack matrices without a copy; a single one is returned as it is."""
     return parts[0] if len(parts) == 1 else StackedRows(parts)
 
 
+def take_rows(rows: WeightRows | None, index: Any) -> np.ndarray | None:
+    """Return `rows[index]`, or None if `rows` is None, as the buffers of a run may be."""
+    return None if rows is None else rows[index]
+
+
 def column_blocks(shape: tuple[int, ...], bar: tqdm | None = None) -> Iterator[slice]:
-    """Slices of columns, each of which holds at most `BLOCK_BYTES` over all rows in float64.
+    """Yield slices of columns, each with at most `BLOCK_BYTES` in float64 over all rows.
 
     Args:
-        shape: of the matrix.
-        bar: told of every block where there are several; what it raises ends the work.
+        shape: `(n_rows, n_columns)`.
+        bar: progress bar, advanced once per block if there are several; exceptions it raises stop the iteration.
     """
     n_rows, n_columns = shape
     width = max(1, BLOCK_BYTES // (8 * max(1, n_rows)))
     starts = range(0, n_columns, width)
-    told = bar if len(starts) > 1 else None
-    if told is not None:
-        told.total = (told.total or 0) + len(starts)
+    shown = bar if len(starts) > 1 else None
+    if shown is not None:
+        shown.total = (shown.total or 0) + len(starts)
     for start in starts:
         yield slice(start, min(start + width, n_columns))
-        if told is not None:
-            told.update(1)
+        if shown is not None:
+            shown.update(1)
 
 
 def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of rows, each of which holds at most `BLOCK_BYTES` in float64, and at least one row."""
+    """Yield slices of at least one row, each with at most `BLOCK_BYTES` in float64."""
     n_rows, n_columns = shape
     height = max(1, BLOCK_BYTES // (8 * max(1, n_columns)))
     for start in range(0, n_rows, height):
@@ -106,7 +106,7 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
 
 
 def step_lengths(rows: WeightRows, bar: tqdm | None = None) -> np.ndarray:
-    """Euclidean distance from each row to the next, `(n_rows - 1,)`."""
+    """Return the Euclidean distance from each row to the next, `(n_rows - 1,)`."""
     squared = np.zeros(max(0, len(rows) - 1))
     for columns in column_blocks(rows.shape, bar):
         moved = np.diff(rows[:, columns].astype(np.float64), axis=0)

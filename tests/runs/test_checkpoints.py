@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loss_viz.objective.layout import TensorSpec, buffer_layout, parameter_layout
-from loss_viz.runs.checkpoints import Checkpoints, find_checkpoints, holds, write_snapshot
+from loss_viz.runs.checkpoints import Checkpoints, find_checkpoints, has_tensor, write_snapshot
 
 
 class Net(nn.Module):
@@ -165,7 +165,7 @@ def test_indexes_as_an_array_does(tmp_path):
 @pytest.mark.parametrize("columns", [slice(0, 9, 2), slice(None, None, -1), 3])
 def test_columns_that_are_not_one_range_are_refused(columns, tmp_path):
     rows = Checkpoints([write("checkpoint-1", build(), tmp_path)], parameter_layout(build()))
-    with pytest.raises(ValueError, match=r"Columns must be one slice without a step, got .* Choose from"):
+    with pytest.raises(ValueError, match=r"Columns must be one slice without a step, got .* Index the array"):
         rows[0, columns]
 
 
@@ -196,9 +196,9 @@ def test_buffers_and_frozen_parameters_are_rows_too(tmp_path):
         path = write(kind, model, tmp_path)
         layout = buffer_layout(model)
         assert Checkpoints([path], layout)[0].tolist() == [0, 1, 2, 3, 4, 1, 1, 1, 1, 1]
-        assert all(holds(path, entry) for entry in layout.entries)
-        assert not holds(path, TensorSpec(("running_means",), (5,)))
-        assert not holds(path, TensorSpec(("m.running_mean",), (5,)))
+        assert all(has_tensor(path, entry) for entry in layout.entries)
+        assert not has_tensor(path, TensorSpec(("running_means",), (5,)))
+        assert not has_tensor(path, TensorSpec(("m.running_mean",), (5,)))
     model.conv.requires_grad_(False)
     np.testing.assert_array_equal(Checkpoints([path], parameter_layout(model))[0, 1:43], flatten(model)[125:167])
 
@@ -330,7 +330,7 @@ def test_nothing_found(place, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("gone.pt", "does not exist"), ("notes.txt", "is of another kind"), ("plots", "is of another kind")],
+    [("gone.pt", "does not exist"), ("notes.txt", "is not one"), ("plots", "is not one")],
 )
 def test_what_is_no_checkpoint_is_refused(name, what, tmp_path):
     touch(tmp_path, "notes.txt", "w1.pt", "plots/a.png")
@@ -367,7 +367,7 @@ def test_a_model_of_other_names_or_shapes_is_refused(suffix, tmp_path):
     refuse(
         path,
         parameter_layout(nn.Linear(3, 4)),
-        "once, it does under 'net.0.', 'net.1.'. Write one of them alone, or build",
+        "once, it does under 'net.0.', 'net.1.'. Write only one of them, or build",
     )
     refuse(path, parameter_layout(nn.RNNCell(1, 1, bias=False)), "lacks 'weight_ih', 'weight_hh', and holds 'net.")
 
@@ -411,7 +411,7 @@ def test_a_truncated_file_is_refused(kind, tmp_path):
             "leave it",
         )
         with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
-            holds(path, TensorSpec(("scale",), ()))
+            has_tensor(path, TensorSpec(("scale",), ()))
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a.ckpt"])

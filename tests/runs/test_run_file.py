@@ -90,13 +90,13 @@ def test_a_run_of_your_own_needs_its_model_and_loss_once_more(tmp_path, recorded
     again = lv.load_run(path, build(), loss_fn)
     require_same(recorded, again)
     np.testing.assert_array_equal(again.buffers, recorded.buffers)
-    with pytest.raises(ValueError, match=r"does not hold the model, which is code of your own\. Pass it"):
+    with pytest.raises(ValueError, match=r"does not hold the model, which is your own code\. Pass it"):
         lv.load_run(path)
     with pytest.raises(ValueError, match="does not hold the loss"):
         lv.load_run(path, build())
     with pytest.raises(ValueError, match=r"the file has \('0.weight', \(6, 1\)\) where `model` has .*\(7, 1\)"):
         lv.load_run(path, build(7), loss_fn)
-    with pytest.raises(ValueError, match=r"`loss_fn` must be the loss whose run is in .* Use the same data"):
+    with pytest.raises(ValueError, match=r"`loss_fn` must be the loss of the run in .* Use the same data"):
         lv.load_run(path, build(), lambda m: 2 * loss_fn(m))
 
 
@@ -127,7 +127,7 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds tensors, but no run\. Open checkpoints"):
         lv.load_run(path)
     write_archive(path, {"weights": np.ones((2, 2))}, {"task": None})
-    with pytest.raises(ValueError, match="is not the whole of a run: 'loss' in it is missing"):
+    with pytest.raises(ValueError, match="is not a complete run: 'loss' is missing"):
         lv.load_run(path)
     with pytest.raises(FileNotFoundError, match="There is no file"):
         lv.load_run(tmp_path / "nothing")
@@ -174,7 +174,7 @@ def test_checkpoints_of_a_plain_loop(tmp_path, kind):
     assert all(torch.equal(before[name], value) for name, value in fresh.state_dict().items())
     land = lv.landscape(run, k=2, resolution=(4, 3), n_anchors=None, progress=False)
     assert lv.fidelity(land).median < 1.02
-    with pytest.raises(ValueError, match=re.escape(f"The weights of this run lie in {tmp_path}")):
+    with pytest.raises(ValueError, match=re.escape(f"The weights of this run are already on disk, in {tmp_path}")):
         run.save(tmp_path / "run.safetensors")
     with pytest.raises(ValueError, match=r"0\.weight.*\(6, 1\).*\(7, 1\)"):
         lv.Run.from_checkpoints(build(7), loss_fn, tmp_path)

@@ -14,7 +14,7 @@ import loss_viz as lv
 from loss_viz.landscapes.kernels import fit_kernel
 from loss_viz.planes.local_planes import choose_anchors, local_planes
 from loss_viz.planes.projection import fit_projection
-from loss_viz.runs.run_set import as_run_set
+from loss_viz.runs.run_set import as_run_set, list_runs
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_every_cell_is_the_full_sum_over_the_anchors_of_all_runs(runs, land):
         for i, point in enumerate(points):
             weights = reference.lift(run.weights, projection.components, path, row - offset, k, point, "local")
             losses[i, j] = reference.loss_at(runs[0].model, runs[0].objective.loss_fn, weights)
-    full = (land.kernel.shares(points) * losses).sum(axis=1)
+    full = (land.kernel.weights(points) * losses).sum(axis=1)
     np.testing.assert_allclose(land.at(points), full, rtol=0.01)
 
 
@@ -144,9 +144,9 @@ def test_statistics_of_a_norm_layer_go_with_their_run():
 @pytest.mark.parametrize(
     ("make", "error", "cause"),
     [
-        (lambda run: [], ValueError, "A landscape needs at least one run, got none"),
-        (lambda run: [run, lv.train("x^3", steps=5, width=4, progress=False)], ValueError, "must be of one model"),
-        (lambda run: [run, lv.train("x^2", steps=5, progress=False)], ValueError, "must share one loss"),
+        (lambda run: [], ValueError, "`runs` must contain at least one run, got none"),
+        (lambda run: [run, lv.train("x^3", steps=5, width=4, progress=False)], ValueError, "must have the same model"),
+        (lambda run: [run, lv.train("x^2", steps=5, progress=False)], ValueError, "must have the same loss"),
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(runs, make, error, cause):
@@ -155,8 +155,8 @@ def test_runs_that_do_not_belong_together_are_refused(runs, make, error, cause):
 
 
 def test_what_is_no_run_is_refused(runs):
-    with pytest.raises(TypeError, match="A landscape needs runs, got int"):
-        as_run_set.__wrapped__([runs[0], 3])
+    with pytest.raises(TypeError, match="`runs` must be a run, or a list or dict of runs, got int"):
+        list_runs.__wrapped__([runs[0], 3])
 
 
 def test_names_tell_runs_apart():
@@ -193,8 +193,8 @@ def test_figures_draw_every_run_in_its_colour(runs, land):
 
 def test_the_balls_race(land):
     figure = lv.animate(land, n_frames=12)
-    assert len(figure.bases) <= 12
-    for frame in (figure.bases[0], figure.bases[5], figure.bases[-1]):
+    assert len(figure.frames) <= 12
+    for frame in (figure.frames[0], figure.frames[5], figure.frames[-1]):
         rows = land.run_set.nearest_rows(int(frame.name))
         assert [figure.data[i].name for i in frame.traces] == ["error", "ball"] * 3
         for row, ball in zip(rows, frame.data[1::2], strict=True):
