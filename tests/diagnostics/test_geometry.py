@@ -8,7 +8,6 @@ from torch import nn
 
 import loss_viz as lv
 from loss_viz.diagnostics.plateaus import Plateau
-from loss_viz.diagnostics.report import COSINE_LIMITS
 
 
 @pytest.fixture(scope="module")
@@ -100,28 +99,6 @@ def test_sharpness_is_the_ends_of_the_dense_hessian(run):
     assert len(lv.measure_sharpness(run, progress=False).step) == 50
     with pytest.raises(ValueError, match="must lie within the run, from 0 to 60"):
         lv.measure_sharpness(run, [61])
-
-
-def test_a_random_walk_is_cosines_and_is_said_to_be(run):
-    rng = np.random.default_rng(0)
-    walk = np.cumsum(rng.standard_normal((400, run.weights.shape[1])), axis=0) * 1e-3
-    path = lv.Run(walk, run.objective(walk), np.arange(400), run.objective)
-    land = lv.landscape(path, resolution=3, progress=False)
-    report = lv.assess(land)
-    assert report.cosines[0] > COSINE_LIMITS[0]
-    assert report.cosines[1] > COSINE_LIMITS[1]
-    assert any("as those of a random walk are" in warning for warning in report.warnings)
-
-
-def test_a_run_that_is_no_cosine_is_not(post_landscapes):
-    land = post_landscapes["x^2"]
-    time = land.run.step / land.run.step[-1]
-    expected = np.corrcoef(land.path[:, 0], np.cos(np.pi * time))[0, 1] ** 2
-    report = lv.assess(land)
-    assert report.cosines[0] == pytest.approx(expected)
-    assert not any("cosines" in warning for warning in report.warnings)
-    other = lv.landscape(land.run, plane="random", resolution=3, progress=False)
-    assert np.isnan(lv.assess(other).cosines).all()
 
 
 def test_the_gradient_grows_on_the_way_off_a_plateau(post_runs):

@@ -107,6 +107,47 @@ def test_the_picture_says_how_far_it_is_from_the_run(land):
     assert scene.xaxis.title.text == f"PC1 ({land.explained_variance_ratio[0]:.1%})"
 
 
+def test_support_below_the_threshold_is_left_open(post_landscapes):
+    land = post_landscapes["x^3"]
+
+    def count(**settings):
+        mesh = trace(lv.surface_figure(land, **settings), "surface")
+        return np.stack([mesh.i, mesh.j, mesh.k], axis=1)
+
+    every, some = count(), count(min_support=0.3)
+    assert 0 < len(some) < len(every) == 2 * 60 * 60
+    assert land.support.ravel()[some].min() >= 0.3
+    shown = {tuple(corners) for corners in some.tolist()}
+    hidden = [corners for corners in every.tolist() if tuple(corners) not in shown]
+    assert (land.support.ravel()[np.array(hidden)].min(axis=1) < 0.3).all()
+
+
+def test_plateaus_and_folds_are_marked_where_they_are(post_landscapes):
+    land = post_landscapes["sin(3x)"]
+    [plateau] = lv.find_plateaus(land.run)
+    figure = lv.surface_figure(land)
+    band = trace(figure, "plateau")
+    rows = slice(plateau.start, plateau.end + 1)
+    np.testing.assert_array_equal(np.array(band.x, float)[:-1], land.path[rows, 0])
+    folds = lv.find_folds(land)
+    lines = trace(figure, "fold")
+    assert np.array(lines.x, float)[::3].tolist() == [land.path[fold.step, 0] for fold in folds]
+    assert f"steps {folds[0].step} and {folds[0].other_step}" in lines.text[0]
+    curve = lv.loss_curve_figure(land.run)
+    [shape] = curve.layout.shapes
+    assert (shape.x0, shape.x1) == (plateau.start, plateau.end)
+    [annotation] = curve.layout.annotations
+    assert "the best straight line, 0.171" in annotation.text
+
+
+def test_the_notes_warn_about_variance_and_folds(post_landscapes):
+    land = post_landscapes["sin(3x)"]
+    small = lv.surface_figure(land).layout.annotations[1].text
+    share = land.explained_variance_ratio.sum()
+    assert f"{share:.1%} of the variance, which does not measure fidelity" in small
+    assert "the surface can show only one of" in small.replace("<br>", " ")
+
+
 def test_side_by_side_on_one_scale(run, land):
     other = lv.landscape(run, plane="global", resolution=4, progress=False)
     figure = lv.surface_figure(land, other)
@@ -198,9 +239,9 @@ def test_figures_are_plain_and_round_trip(land):
     ("draw", "cause", "repair"),
     [
         (lambda land: lv.surface_figure(), "needs at least one landscape", "`loss_viz.landscape`"),
-        (lambda land: lv.loss_curve_figure([]), "needs at least one run", "`loss_viz.train`"),
-        (lambda land: lv.surface_figure(land, step=61), "from 0 to 60; got 61", "None is the last one"),
-        (lambda land: lv.contour_figure(land, step=-1), "from 0 to 60; got -1", "None is the last one"),
+        (lambda land: lv.loss_curve_figure([]), "must contain at least one run", "`loss_viz.train`"),
+        (lambda land: lv.surface_figure(land, step=61), "from 0 to 60; got 61", "Use None for the last one"),
+        (lambda land: lv.contour_figure(land, step=-1), "from 0 to 60; got -1", "Use None for the last one"),
         (
             lambda land: lv.animate(land, n_frames=1),
             "`n_frames` must be a whole number from 2 to 10000, got 1",

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import reference
 
+import loss_viz as lv
+from loss_viz.planes.directions import hessian_eigenvalues_along
 from loss_viz.planes.local_planes import choose_anchors, local_planes
 from loss_viz.planes.plane_set import parallel_planes, single_plane
 from loss_viz.planes.projection import fit_projection
@@ -123,3 +125,27 @@ def test_a_stride_that_does_not_fit_is_refused(k, cause, repair):
     with pytest.raises(ValueError, match=re.escape(cause)) as error:
         local_planes(WEIGHTS, fit_projection(WEIGHTS), np.arange(41), k=k)
     assert repair in str(error.value)
+
+
+def test_valley_planes_hold_velocity_and_the_steepest_direction(run):
+    land = lv.landscape(run, k=3, plane="valley", resolution=(5, 3), n_anchors=6, progress=False)
+    weights = np.array(run.weights)
+    for i, t in enumerate(land.anchors.tolist()):
+        origin, axes = land.planes.bases[i]
+        np.testing.assert_array_equal(origin, weights[t])
+        velocity = weights[t] - weights[t - 3] if t >= 6 else weights[t + 3] - weights[t]
+        _, vectors = np.linalg.eigh(reference.dense_hessian(run.model, run.objective.loss_fn, weights[t]))
+        for wanted in (velocity / np.linalg.norm(velocity), vectors[:, -1]):
+            assert np.linalg.norm(axes @ wanted) == pytest.approx(1.0, abs=1e-6)
+        np.testing.assert_allclose(axes @ axes.T, np.eye(2), atol=1e-12)
+        np.testing.assert_allclose(land.planes.overlap[i], axes @ land.projection.components.T, atol=1e-12)
+    _, [wall] = hessian_eigenvalues_along(run.objective, run.weights, np.array([60]))
+    assert wall @ wall == pytest.approx(1.0)
+    assert lv.fidelity(land).start == pytest.approx(1.0, abs=0.01)
+
+
+def test_valley_planes_that_do_not_fit_in_memory_are_refused(run, monkeypatch):
+    monkeypatch.setattr("loss_viz.landscapes.grid.HELD_BYTES", 16 * 25 * 10)
+    with pytest.raises(ValueError, match="two axes for each of 61 anchors in memory") as error:
+        lv.landscape(run, plane="valley", resolution=3, progress=False)
+    assert "`n_anchors` of at most 10" in str(error.value)
