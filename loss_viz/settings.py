@@ -18,7 +18,7 @@ from torch import nn
 from loss_viz._validation import argument_error, check_choice, check_float, check_fraction, check_int
 from loss_viz.tasks.formula import normalize_formula
 from loss_viz.tasks.networks import ACTIVATIONS, OPTIMIZERS, OptimizerFactory, check_lr
-from loss_viz.tasks.regression import Target, build_task
+from loss_viz.tasks.regression import N_POINTS, Target, build_task
 
 OWN_AXES = ("random", "hessian", "saddle")  # seen along their own axes, the others on the PC plane
 LOCAL_PLANES = ("local", "valley")  # through the run, spanned by directions that change along it
@@ -141,12 +141,12 @@ class TrainSettings:
     )
     lr: float | None = option(POST.lr, "lr", "Learning rate: the size of an update.", checker=check_lr)
     steps: int | None = option(
-        POST.steps, "steps", "Number of updates.", bounds=(1, 100_000), advice="Use 2000, as the post does."
+        POST.steps, "steps", "Number of weight updates.", bounds=(1, 100_000), advice="Use 2000, as the post does."
     )
     seed: int | None = option(
         POST.seed, "seed", "Random seed of the initial weights.", bounds=(0, 2**32 - 1), advice="Use 52."
     )
-    n_points: int = 100
+    n_points: int = N_POINTS
     every: int = 1
     dtype: torch.dtype = torch.float32
 
@@ -170,12 +170,7 @@ class LandscapeSettings:
         checker=check_sigma,
     )
     resolution: int | tuple[int, int] = option(
-        61,
-        "grid",
-        "Points of the surface along each axis.",
-        bounds=(2, 301),
-        advice="Use 61.",
-        slider=(11, 121),
+        61, "grid", "Points of the surface along each axis.", bounds=(2, 301), advice="Use 61.", slider=(11, 121)
     )
     plane: str = option(
         "local",
@@ -252,7 +247,7 @@ def check_setting(name: str, value: Any) -> Any:
 
 
 def to_plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: arrays as lists, everything else, infinities included, as text."""
+    """Return a value as JSON can hold it: arrays as lists; infinities, nan and other objects as text."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -304,19 +299,10 @@ def to_script(settings: Mapping[str, Any], view: Mapping[str, Any] = PLACEHOLDER
         land = lv.landscape(run, k={k}, sigma={sigma}, resolution=(9, 7), plane='local')
         lv.surface_figure(land, step={step}, log={log})
     """
-    trainings = [_read_training(run) for run in settings.get("runs", ())]
-    lines = ["import torch", ""] if any(given and given["dtype"] != torch.float32 for given in trainings) else []
-    lines += ["import loss_viz as lv", ""]
-    own = "..." if len(trainings) > 1 else "...  # a run of your own, from a Recorder or lv.load_run"
-    calls = [
-        f"lv.train({given['target']!r}, {_arguments(TrainSettings, given)})" if given else own for given in trainings
-    ]
-    if len(calls) > 1:
-        names = [run["name"] for run in settings["runs"]]
-        pairs = zip(names, calls, strict=True)
-        lines += [f"{name} = {{", *(f"    {label!r}: {call}," for label, call in pairs), "}"]
-    else:
-        lines += [f"{name} = {call}" for call in calls]
+    runs = settings.get("runs", ())
+    wide = any(given and given["dtype"] != torch.float32 for given in map(_read_training, runs))
+    lines = ["import torch", ""] if wide else []
+    lines += ["import loss_viz as lv", "", *_define_runs(runs, name)]
     given = {**settings["landscape"], **{key: view[key] for key in ("k", "sigma") if key in view}}
     if np.ndim(given["resolution"]):
         n_x, n_y = given["resolution"]
@@ -327,6 +313,16 @@ def to_script(settings: Mapping[str, Any], view: Mapping[str, Any] = PLACEHOLDER
     lines += [f"{key} = lv.landscape({name}, {_arguments(LandscapeSettings, land)})" for key, land in lands.items()]
     more = f", min_support={view['min_support']}" if view.get("min_support") else ""
     return "\n".join([*lines, f"lv.surface_figure({', '.join(lands)}, step={view['step']}, log={view['log']}{more})"])
+
+
+def _define_runs(runs: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    own = "..." if len(runs) > 1 else "...  # a run of your own, from a Recorder or lv.load_run"
+    trainings = [_read_training(run) for run in runs]
+    calls = [f"lv.train({one['target']!r}, {_arguments(TrainSettings, one)})" if one else own for one in trainings]
+    if len(runs) < 2:
+        return [f"{name} = {call}" for call in calls]
+    pairs = zip(runs, calls, strict=True)
+    return [f"{name} = {{", *(f"    {run['name']!r}: {call}," for run, call in pairs), "}"]
 
 
 def explorer_settings(settings: Mapping[str, Any], *, step: int, log: bool) -> dict[str, Any] | None:

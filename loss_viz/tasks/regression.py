@@ -15,7 +15,7 @@ from loss_viz._validation import argument_error, check_int, check_type, first_li
 from loss_viz.tasks.formula import parse_formula
 
 DTYPES = (torch.float32, torch.float64)
-MAX_POINTS = 2**22
+N_POINTS, MAX_POINTS = 100, 2**22
 Target = str | Callable[[Tensor], Tensor]
 
 
@@ -64,7 +64,7 @@ class Task:
         return self.x.ravel().double().cpu().numpy(), self.y.ravel().double().cpu().numpy()
 
 
-def build_task(target: Target, *, n_points: int = 100, dtype: torch.dtype = torch.float32) -> Task:
+def build_task(target: Target, *, n_points: int = N_POINTS, dtype: torch.dtype = torch.float32) -> Task:
     """Tabulate `target` on `n_points` equispaced points of [-1, 1], ends included.
 
     Args:
