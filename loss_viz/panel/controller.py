@@ -1,4 +1,4 @@
-"""The panel's work: from settings to what is drawn, in a thread of its own, and the ball's way along the run."""
+"""The panel's background work, from settings to figures, and the position of the ball."""
 
 import math
 import threading
@@ -17,6 +17,7 @@ from loss_viz._progress import ProgressMeter
 from loss_viz.diagnostics.fidelity import SigmaCurve, sigma_curve
 from loss_viz.diagnostics.report import PlateauSummary, assess, summarize_plateaus
 from loss_viz.figures.live import (
+    Updates,
     ViewState,
     ball_update,
     curve_update,
@@ -29,172 +30,157 @@ from loss_viz.figures.live import (
 )
 from loss_viz.figures.loss_axis import fit_scale
 from loss_viz.landscapes.compute import Pipeline
-from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.objective.batching import trim_heap
 from loss_viz.panel.figure_widget import LiveFigures
-from loss_viz.panel.status import write_readout
+from loss_viz.panel.status import format_readout
 from loss_viz.panel.worker import Worker
 from loss_viz.planes.plane_set import Planes
 from loss_viz.runs.run_set import RunSet, as_run_set
 from loss_viz.runs.training import Training, build_training, check_memory, run_training
 from loss_viz.settings import LANDSCAPE, NO_PLANE, TRAINING, LandscapeSettings, TrainSettings
 
-SECONDS_PER_FRAME = 0.1  # of a curve that grows
-
-N_KEPT_RUNS = 4
-
-MAX_RUN_BYTES = 2**26  # of all kept runs but the latest: those of wide networks fill a small machine's memory
-
+MAX_RUNS = 4  # cached runs
+MAX_RUN_BYTES = 2**26  # weights of all cached runs; the latest run is kept in any case
 MAX_TRAINING_BYTES = 2**28
+SECONDS_PER_FRAME = 0.1  # between redraws during training
+WIDTH_ERROR_SECONDS = 3.0  # the widest kernels need the losses of every plane at every anchor
 
-SECONDS_FOR_COSTS = 3.0  # the widest kernels ask every plane at every anchor
+Settings = Mapping[str, Any]
+Check = Callable[[], None]
 
 
 @runtime_checkable
 class Listener(Protocol):
-    """Who hears of the work; calls come from the working thread, and from whoever moves the ball."""
+    """Receives results, in the worker's thread or in the one that moves the ball."""
 
-    def on_progress(self, words: str, share: float) -> None:
-        """What is going on, and how much of it is done, from 0 to 1."""
+    def on_progress(self, text: str, fraction: float) -> None:
+        """Report the current task and its progress, from 0 to 1."""
 
     def on_runs(self, run_set: RunSet) -> int:
-        """There are other runs; the answer is the step at which the ball shall lie."""
+        """Report new runs; return the training step of the ball."""
 
     def on_readout(self, html: str) -> None:
-        """The figures at the ball's place have changed."""
+        """Report new numbers at the ball."""
 
-    def on_done(self, words: str) -> None:
-        """All is drawn."""
+    def on_done(self, text: str) -> None:
+        """Report that the figures are complete, or that the work was stopped."""
 
     def on_width_errors(self, curve: SigmaCurve | None, sigma: float | str) -> None:
-        """What the bandwidths cost; None where there is nothing to choose."""
+        """Report the errors of fixed bandwidths; None if they are unknown."""
 
     def on_error(self, error: BaseException) -> None:
-        """What was asked for cannot be drawn."""
+        """Report that the request failed."""
 
 
 class Request(NamedTuple):
-    """All settings, and whether to train even if the run is known."""
+    """Settings to draw; `retrain` ignores cached runs."""
 
-    settings: Mapping[str, Any]
+    settings: Settings
     retrain: bool
-
-
-class TrainedRuns:
-    """The last few trained runs, by their settings.
-
-    Args:
-        own: runs of the user's own; with them nothing is ever trained.
-    """
-
-    def __init__(self, own: RunSet | None = None) -> None:
-        self._own = own
-        self._kept: OrderedDict[tuple[Any, ...], RunSet] = OrderedDict()
-
-    def find(self, settings: Mapping[str, Any]) -> RunSet | None:
-        """Return the runs of these settings; None if they are not known."""
-        return self._own or self._kept.get(_training_key(settings))
-
-    def train(self, training: Training, settings: Mapping[str, Any], on_step: Callable[[int, float], object]) -> RunSet:
-        """Train what `prepare` built from the settings. A run that ended early is kept for them, too."""
-        key = _training_key(settings)
-        self._kept[key] = as_run_set(run_training(training, on_step=on_step))
-        self._kept.move_to_end(key)
-        while len(self._kept) > 1 and (
-            len(self._kept) > N_KEPT_RUNS or sum(_weight_bytes(kept) for kept in self._kept.values()) > MAX_RUN_BYTES
-        ):
-            self._kept.popitem(last=False)
-        return self._kept[key]
-
-
-def _weight_bytes(run_set: RunSet) -> int:
-    return math.prod(run_set.weights.shape) * run_set.weights.dtype.itemsize
-
-
-def _training_key(settings: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(settings[name] for name in TRAINING)
-
-
-def prepare(settings: Mapping[str, Any]) -> Training:
-    """Check and build the training that the settings describe.
-
-    Raises:
-        ValueError: if a value is out of its range, or the run would not fit in memory.
-    """
-    training = build_training(TrainSettings(**{name: settings[name] for name in TRAINING}))
-    check_memory(training.model, training.steps, training.every, MAX_TRAINING_BYTES)
-    return training
 
 
 class Stopped(Exception):
     """Raised inside work that the user has stopped."""
 
 
+class RunCache:
+    """The last few trained runs, by their settings."""
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[tuple[Any, ...], RunSet] = OrderedDict()
+
+    def find(self, settings: Settings) -> RunSet | None:
+        """Return the run trained with these settings, if it is cached."""
+        return self._runs.get(self._key(settings))
+
+    def add(self, settings: Settings, run_set: RunSet) -> None:
+        """Cache a run, and drop the oldest ones beyond the limits of number and memory."""
+        key = self._key(settings)
+        self._runs[key] = run_set
+        self._runs.move_to_end(key)
+        while len(self._runs) > 1 and (len(self._runs) > MAX_RUNS or self._n_bytes > MAX_RUN_BYTES):
+            self._runs.popitem(last=False)
+
+    @property
+    def _n_bytes(self) -> int:
+        all_weights = [run_set.weights for run_set in self._runs.values()]
+        return sum(math.prod(weights.shape) * weights.dtype.itemsize for weights in all_weights)
+
+    @staticmethod
+    def _key(settings: Settings) -> tuple[Any, ...]:
+        return tuple(settings[name] for name in TRAINING)
+
+
 class Controller:
-    """Draws on a picture what was asked for last.
+    """Runs the latest request in the background and draws it.
 
     Args:
-        picture: where it is drawn.
-        listener: who is told.
-        own: runs of the user's own; without them the controller trains.
-        step: where the ball lies; None for the end of the run.
+        figures: where to draw.
+        listener: receives progress, results and errors.
+        own_runs: runs to draw; None to train them.
+        step: training step of the ball; None for the end of the run.
 
     Attributes:
-        run_set: the latest runs.
-        plateau_summary: where they lie still.
-        frame: the surface that is on screen.
+        run_set: the latest runs, or None.
+        run_cache: the trained runs.
+        view: the surface on screen, or None.
+        worker: the background thread.
     """
 
-    def __init__(self, picture: LiveFigures, listener: Listener, own: RunSet | None, *, step: int | None) -> None:
-        self.figures = picture
+    def __init__(self, figures: LiveFigures, listener: Listener, own_runs: RunSet | None, *, step: int | None) -> None:
+        self.figures = figures
         self.listener = listener
-        self.trained = TrainedRuns(own)
-        self.pipeline: Pipeline | None = None  # of the latest runs
-        self._width_errors: WeakKeyDictionary[Planes, SigmaCurve | None] = WeakKeyDictionary()
         self.step = step
         self.run_set: RunSet | None = None
-        self.plateau_summary = PlateauSummary()
-        self.frame: ViewState | None = None
+        self.run_cache = RunCache()
+        self.view: ViewState | None = None
         self.worker = Worker(self._work, self._fail)
-        self._drawing = threading.RLock()  # the ball is moved by other threads than the worker's
+        self._own_runs = own_runs
+        self._pipeline: Pipeline | None = None  # of the latest runs
+        self._plateaus = PlateauSummary()
+        self._width_errors: WeakKeyDictionary[Planes, SigmaCurve | None] = WeakKeyDictionary()
+        self._drawing = threading.RLock()  # the ball is moved from other threads than the worker's
         self._stop = threading.Event()
         self._training = False
 
-    def request(self, settings: Mapping[str, Any], *, retrain: bool = False) -> None:
-        """Draw these settings, and forget what was asked for before."""
-        with self._drawing:  # so that no older picture can still say that it is the one
+    def request(self, settings: Settings, *, retrain: bool = False) -> None:
+        """Draw these settings, in place of earlier requests."""
+        with self._drawing:  # an earlier request can no longer mark its figures as current
             self._stop.clear()
             self.figures.state = "updating"
             self.worker.submit(Request(settings, retrain))
 
     def stop(self) -> None:
-        """End the work under way. A run that was being trained is kept, and drawn, as far as it has come."""
+        """Stop the current work. A run in training is kept, and drawn, up to its last step."""
         self._stop.set()
 
     def move_ball(self, step: int | None) -> None:
-        """Move the ball to a training step, on what is on screen."""
+        """Move the ball to a training step of the runs on screen."""
         self.step = step
         with self._drawing:
             if self.run_set and not self._training:
-                self.figures.push(self._place_balls(self.run_set))
-                self._show_readout(self.run_set)
+                self.figures.push(self._ball_updates(self.run_set))
+                self._show_readout()
 
-    def _work(self, request: Request, check: Callable[[], None]) -> None:
+    def _work(self, request: Request, check: Check) -> None:
         started = time.monotonic()
-        # The browser draws at the same time. Where it holds one of two cores, both threads of a pool wait for that one:
-        # measured, a landscape then takes 1.3 s on two threads and 0.5 s on one.
+        # The browser draws at the same time and occupies a core. On two cores a landscape took 1.3 s with two OpenMP
+        # threads, which wait for each other, and 0.5 s with one.
         n_threads = max(1, torch.get_num_threads() - 1)
         try:
-            with threadpool_limits(n_threads, user_api="openmp"):  # of this thread only
+            with threadpool_limits(n_threads, user_api="openmp"):  # in this thread only
                 run_set = self._find_runs(request, check)
                 landscape = self._draw_landscape(run_set, request.settings, check)
-                words = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
-                self.listener.on_done(" ".join([*(run.note for run in run_set.runs if run.note), words]))
-                self._measure_costs(landscape, request.settings, check)
+                text = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
+                self.listener.on_done(" ".join([*(run.note for run in run_set.runs if run.note), text]))
+                curve = self._find_width_errors(landscape, check)
+                self.listener.on_width_errors(curve, request.settings["sigma"])
         except Stopped:
             self.figures.state = "stopped"
-            self.listener.on_done("Stopped; the surface is not that of these settings. Move a control or train anew.")
+            self.listener.on_done(
+                "Stopped; the surface is not that of these settings. Change a setting or train again."
+            )
         finally:
             trim_heap()
 
@@ -203,30 +189,33 @@ class Controller:
         self.figures.state = "not these settings"
         self.listener.on_error(error)
 
-    def _find_runs(self, request: Request, check: Callable[[], None]) -> RunSet:
-        run_set = None if request.retrain else self.trained.find(request.settings)
+    def _find_runs(self, request: Request, check: Check) -> RunSet:
+        """Return the runs of a request, trained if need be; draw them unless they are on screen."""
+        run_set = self._own_runs or (None if request.retrain else self.run_cache.find(request.settings))
         if run_set is None:
             self._training = True
             run_set = self._train(request.settings, check)
+            self.run_cache.add(request.settings, run_set)
         self._training = False
         if run_set is not self.run_set:
             self.run_set = run_set
             self.step = self.listener.on_runs(run_set)
             self.listener.on_width_errors(None, request.settings["sigma"])
-            self.plateau_summary = summarize_plateaus(run_set)
-            curves = curve_update([(run.step, run.loss) for run in run_set.runs], self.plateau_summary.plateaus)
+            self._plateaus = summarize_plateaus(run_set)
+            curves = curve_update([(run.step, run.loss) for run in run_set.runs], self._plateaus.plateaus)
             with self._drawing:
                 check()
-                updates = merge_updates(curves, factor_update(run_set), self._place_balls(run_set))
+                updates = merge_updates(curves, factor_update(run_set), self._ball_updates(run_set))
                 self.figures.push(updates, state="updating")
         return run_set
 
-    def _train(self, settings: Mapping[str, Any], check: Callable[[], None]) -> RunSet:
-        training = prepare(settings)
+    def _train(self, settings: Settings, check: Check) -> RunSet:
+        training = build_training(TrainSettings(**{name: settings[name] for name in TRAINING}))
+        check_memory(training.model, training.steps, training.every, MAX_TRAINING_BYTES)
         losses: list[float] = []
         last = time.monotonic()
 
-        def watch(step: int, loss: float) -> None:
+        def on_step(step: int, loss: float) -> None:
             nonlocal last
             check()
             losses.append(loss)
@@ -238,121 +227,110 @@ class Controller:
                 last = now
                 self._draw_training(training, losses)
 
-        return self.trained.train(training, settings, watch)
+        return as_run_set(run_training(training, on_step=on_step))
 
     def _draw_training(self, training: Training, losses: list[float]) -> None:
         step, n_steps, task = len(losses) - 1, training.steps, training.task
         with torch.no_grad():
-            answer = training.model(task.x)
-        x, target, network = (values.ravel().double().numpy() for values in (task.x, task.y, answer))
-        curve = curve_update([(np.arange(len(losses)), np.array(losses))], [], n_steps)
-        nothing = {"x": np.empty(0), "y": np.empty(0)}
-        parts = curve | fit_update(x, target, [network], step) | {"curve_step": nothing, "curve_factor": nothing}
-        self.figures.push(parts, state="training")
+            output = training.model(task.x)
+        x, target, network = (values.ravel().double().numpy() for values in (task.x, task.y, output))
+        curve = curve_update([(np.arange(len(losses)), np.array(losses))], n_steps=n_steps)
+        empty = {"x": np.empty(0), "y": np.empty(0)}
+        updates = curve | fit_update(x, target, [network], step) | {"curve_step": empty, "curve_factor": empty}
+        self.figures.push(updates, state="training")
         self.listener.on_progress(f"training, step {step:,} of {n_steps:,}, loss {losses[-1]:.3g}", step / n_steps)
 
-    def _draw_landscape(self, run_set: RunSet, settings: Mapping[str, Any], check: Callable[[], None]) -> Landscape:
+    def _draw_landscape(self, run_set: RunSet, settings: Settings, check: Check) -> Landscape:
+        """Draw a preview, the surface, and the complete landscape as each becomes known; return the last."""
+
         def check_both() -> None:
             check()
             if self._stop.is_set():
                 raise Stopped
 
-        meter = ProgressMeter(check_both, lambda share: self.listener.on_progress("blending the planes", share))
-        if self.pipeline is None or self.pipeline.run_set is not run_set:
-            self.pipeline = Pipeline(run_set)
-        pipeline, chosen = self.pipeline, LandscapeSettings(**{name: settings[name] for name in LANDSCAPE})
+        meter = ProgressMeter(check_both, lambda done: self.listener.on_progress("blending the planes", done))
+        if self._pipeline is None or self._pipeline.run_set is not run_set:
+            self._pipeline = Pipeline(run_set)
+        pipeline, chosen = self._pipeline, LandscapeSettings(**{name: settings[name] for name in LANDSCAPE})
         sampling = pipeline.sampling(chosen, meter)
+
+        def draw(surface: Surface, landscape: Landscape | None = None, second: Landscape | None = None) -> None:
+            losses = [surface.loss, run_set.loss, *([second.loss] if second else [])]
+            scale = fit_scale(losses, log=settings["loss_axis"] == "log")
+            view = ViewState(sampling, surface, chosen.sigma, scale, landscape, second)
+            self._draw(view, settings["min_support"], check_both)
+
         known = pipeline.has_surface(chosen)
         if not known:
-            self._draw(sampling, pipeline.preview(chosen, meter), None, settings, check_both)
+            draw(pipeline.preview(chosen, meter))
         surface = pipeline.surface(chosen, meter)
-        if not known and settings["sigma"] != "auto":  # the heights under the run then take longer than a redraw
-            self._draw(sampling, surface, None, settings, check_both)
-        landscape = pipeline.landscape(chosen, meter)
+        if not known and settings["sigma"] != "auto":  # the heights at the path then take longer than a redraw
+            draw(surface)
+        landscape, second = pipeline.landscape(chosen, meter), None
         assess(landscape).measure_held_out(meter)
-        beside = None
         if settings["beside"] != NO_PLANE:
-            beside = pipeline.landscape(replace(chosen, plane=settings["beside"]), meter)
-        self._draw(sampling, surface, landscape, settings, check_both, beside)
+            second = pipeline.landscape(replace(chosen, plane=settings["beside"]), meter)
+        draw(surface, landscape, second)
         return landscape
 
-    def _measure_costs(self, landscape: Landscape, settings: Mapping[str, Any], check: Callable[[], None]) -> None:
-        """After all is drawn: what each place of the slider costs, if that is soon known.
+    def _find_width_errors(self, landscape: Landscape, check: Check) -> SigmaCurve | None:
+        """Measure the errors of fixed bandwidths; None if there is nothing to hold out, or time runs out.
 
-        What was evaluated until the time is up is kept, and the next redraw goes on from there.
+        Losses evaluated before time runs out are kept, so the next redraw continues from there.
         """
-        end = time.monotonic() + SECONDS_FOR_COSTS
+        end, planes = time.monotonic() + WIDTH_ERROR_SECONDS, landscape.planes
 
         def check_time() -> None:
             check()
             if time.monotonic() > end:
                 raise Stopped
 
-        try:
-            curve = self._measure_width_errors(landscape, ProgressMeter(check_time, lambda _: None))
-        except Stopped:
-            curve = None
-        self.listener.on_width_errors(curve, settings["sigma"])
-
-    def _measure_width_errors(self, landscape: Landscape, bar: ProgressMeter) -> SigmaCurve | None:
-        """Measure the error of each bandwidth; None where there is nothing to blend, or nothing can be held out."""
-        planes = landscape.planes
         if planes not in self._width_errors:
             try:
+                bar = ProgressMeter(check_time, lambda _: None)
                 self._width_errors[planes] = sigma_curve(landscape, bar=bar) if len(planes) > 1 else None
             except ValueError:
                 self._width_errors[planes] = None
+            except Stopped:
+                return None
         return self._width_errors[planes]
 
-    def _draw(
-        self,
-        sampling: Sampling,
-        surface: Surface,
-        landscape: Landscape | None,
-        settings: Mapping[str, Any],
-        check: Callable[[], None],
-        beside: Landscape | None = None,
-    ) -> None:
-        run_set = sampling.run_set
-        losses = [surface.loss, run_set.loss, *([beside.loss] if beside else [])]
-        scale = fit_scale(losses, log=settings["loss_axis"] == "log")
-        frame = ViewState(sampling, surface, settings["sigma"], scale, landscape, beside)
-        plateaus, low = self.plateau_summary.plateaus, settings["min_support"]
-        updates = update_all(frame, plateaus, min_support=low, first=self.frame is None)
+    def _draw(self, view: ViewState, min_support: float, check: Check) -> None:
+        plateaus, complete = self._plateaus.plateaus, view.landscape is not None
+        updates = update_all(view, plateaus, min_support=min_support, first=self.view is None)
         self.figures.wait_drawn(0.5)
         with self._drawing:
             check()
-            self.frame = frame
-            # Until all is known a second surface stays as it is.
-            hidden = self.figures.hidden if landscape is None else [] if beside else ["beside"]
-            state, words = "" if landscape else "updating", summarize(run_set, plateaus)
+            self.view = view
             self.figures.push(
-                merge_updates(updates, self._place_balls(run_set)), hidden=hidden, state=state, summary=words
+                merge_updates(updates, self._ball_updates(view.run_set)),
+                # The second surface stays as it is until the landscape is complete.
+                hidden=self.figures.hidden if not complete else [] if view.second else ["beside"],
+                state="" if complete else "updating",
+                summary=summarize(view.run_set, plateaus),
             )
-            self._show_readout(run_set)
+            self._show_readout()
 
     def _find_rows(self, run_set: RunSet) -> list[int]:
-        return run_set.nearest_rows(
-            None if self.step is None else int(np.clip(self.step, run_set.first_step, run_set.last_step))
-        )
+        step = None if self.step is None else int(np.clip(self.step, run_set.first_step, run_set.last_step))
+        return run_set.nearest_rows(step)
 
-    def _show_readout(self, run_set: RunSet) -> None:
-        if self.frame and self.frame.run_set is run_set:
-            rows, frame = self._find_rows(run_set), self.frame
-            self.listener.on_readout(write_readout(run_set, frame.projection, self.plateau_summary, rows, frame.report))
+    def _show_readout(self) -> None:
+        if self.view and self.view.run_set is self.run_set:
+            self.listener.on_readout(format_readout(self.view, self._plateaus, self._find_rows(self.run_set)))
 
-    def _place_balls(self, run_set: RunSet) -> dict[str, dict[str, Any]]:
-        """The balls' places on the curves and the networks there; on the surface where that is of the same runs."""
-        rows, frame = self._find_rows(run_set), self.frame
+    def _ball_updates(self, run_set: RunSet) -> Updates:
+        """Return the balls on the curves and the networks there; on the surface if it belongs to the same runs."""
+        rows = self._find_rows(run_set)
         updates = step_update(run_set, rows)
-        if frame and frame.run_set is run_set:
-            updates |= ball_update(frame, rows)
+        if self.view and self.view.run_set is run_set:
+            updates |= ball_update(self.view, rows)
         task = run_set.runs[0].task
         if task and all(run.task for run in run_set.runs):
-            x, target = task.to_numpy()
+            x, target = (values.ravel().double().cpu().numpy() for values in (task.x, task.y))
             places = zip(run_set.runs, rows, run_set.starts, strict=True)
-            answers = [run.predict(row - start) for run, row, start in places]
+            outputs = [run.predict(row - start) for run, row, start in places]
             step = max(int(run_set.step[row]) for row in rows)
-            plateau = self.plateau_summary.find(step) if len(rows) == 1 else None
-            updates |= fit_update(x, target, answers, step, plateau.fit if plateau else None)
+            plateau = self._plateaus.find(step) if len(rows) == 1 else None
+            updates |= fit_update(x, target, outputs, step, plateau.fit if plateau else None)
         return updates

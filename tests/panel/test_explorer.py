@@ -13,6 +13,7 @@ from traitlets import TraitError
 
 import loss_viz as lv
 from loss_viz.landscapes import compute
+from loss_viz.panel import controller
 from loss_viz.panel.controls import ControlPanel
 from loss_viz.panel.explorer import Explorer
 from loss_viz.panel.figure_widget import LiveFigures
@@ -135,62 +136,64 @@ def test_the_code_draws_the_same_figure(explorer):
     assert scope["figure"].layout.annotations[0].text == explorer.figure.layout.annotations[0].text
 
 
-def count(monkeypatch, name):
+def count(monkeypatch, name, module=compute):
     calls = []
-    real = getattr(compute, name)
-    monkeypatch.setattr(compute, name, lambda *args, **kwargs: calls.append(name) or real(*args, **kwargs))
+    real = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args, **kwargs: calls.append(name) or real(*args, **kwargs))
     return calls
 
 
 def test_only_what_changed_is_computed(explorer, monkeypatch):
-    trained, projected, surveyed = (
-        count(monkeypatch, name) for name in ("run_training", "fit_picture_plane", "build_sampling")
-    )
-    blended = count(monkeypatch, "blend_surface")
+    steps = [count(monkeypatch, name) for name in ("fit_picture_plane", "build_sampling", "blend_surface")]
+    steps.insert(0, count(monkeypatch, "run_training", controller))
 
-    def done():
-        made = len(trained), len(projected), len(surveyed), len(blended)
-        for calls in (trained, projected, surveyed, blended):
+    def n_calls():
+        assert explorer.wait(60.0)
+        counts = tuple(map(len, steps))
+        for calls in steps:
             calls.clear()
-        return made
+        return counts
 
-    def move(**settings):
+    def change(**settings):
         for name, value in settings.items():
             setattr(explorer, name, value)
-        assert explorer.wait(60.0)
-        return done()
+        return n_calls()
 
-    assert move(step=5) == (0, 0, 0, 0)
-    assert move(loss_axis="log") == (0, 0, 0, 0)
-    assert move(sigma=0.05) == (0, 0, 0, 2)  # a sketch and the surface
-    assert move(resolution=8) == (0, 0, 0, 2)  # the same planes before another grid
-    assert move(k=4) == (0, 0, 2, 2)
-    assert move(k=5) == (0, 0, 0, 0)  # it is still known
-    assert move(plane="parallel") == (0, 0, 2, 2)
-    assert move(seed=3) == (1, 1, 2, 2)
-    assert move(seed=56) == (0, 1, 2, 2)  # the run is still known
-    explorer._press("train")
-    assert explorer.wait(60.0)
-    assert done() == (1, 1, 2, 2)
+    assert change(step=5) == (0, 0, 0, 0)
+    assert change(loss_axis="log") == (0, 0, 0, 0)
+    assert change(sigma=0.05) == (0, 0, 0, 2)  # a preview and the surface
+    assert change(resolution=8) == (0, 0, 0, 2)  # the same planes, another grid
+    assert change(k=4) == (0, 0, 2, 2)
+    assert change(k=5) == (0, 0, 0, 0)  # cached
+    assert change(plane="parallel") == (0, 0, 2, 2)
+    assert change(seed=3) == (1, 1, 2, 2)
+    assert change(seed=56) == (0, 1, 2, 2)  # the run is cached
+    explorer._on_press("train")
+    assert n_calls() == (1, 1, 2, 2)
 
 
 def test_memory_is_bounded(explorer, monkeypatch):
-    monkeypatch.setattr(compute, "RUN_BYTES", 3 * explorer.run.weights.nbytes)
-    first = weakref.ref(explorer.run)
+    monkeypatch.setattr(controller, "MAX_RUN_BYTES", 3 * explorer.run.weights.nbytes)
+    runs, landscapes = [weakref.ref(explorer.run)], [weakref.ref(explorer.landscape)]
+
+    def n_alive(references):
+        gc.collect()
+        return sum(reference() is not None for reference in references)
+
     for seed in range(5):
         explorer.seed = seed
         explorer.k = 2 + seed
         assert explorer.wait(60.0)
-    kept = explorer._controller.pipeline._kept
-    assert len(kept["run"]) == 3
-    assert len(kept["projection"]) == 1
-    assert max(len(kept[stage]) for stage in ("survey", "sketch", "surface", "landscape")) <= 2
+        runs.append(weakref.ref(explorer.run))
+        landscapes.append(weakref.ref(explorer.landscape))
+    assert n_alive(runs) == 3
+    assert n_alive(landscapes) == 1  # of the latest run only
     for k in range(1, 12):
         explorer.k = k
         assert explorer.wait(60.0)
-    assert len(kept["survey"]) == len(kept["landscape"]) == 4
-    gc.collect()
-    assert first() is None
+        landscapes.append(weakref.ref(explorer.landscape))
+    assert n_alive(landscapes) == 4
+    assert runs[0]() is None
 
 
 def test_a_sketch_comes_first_and_looks_like_what_follows():
@@ -305,7 +308,7 @@ def test_a_value_that_cannot_be_is_refused_in_code_and_said_beside_its_control(e
         setattr(explorer, name, value)
     with pytest.raises(TraitError, match=re.escape(cause)):
         Explorer(**{"target": "x", name: value})
-    explorer._take(name, value)
+    explorer._on_control(name, value)
     assert cause in complaints(explorer)[name].replace("&#x27;", "'")
     assert explorer.settings == before
     assert explorer.figures.surface_surface is part
@@ -403,7 +406,7 @@ def test_stop_keeps_the_run_so_far(explorer):
     )
     explorer.steps = 20_000
     assert seen.wait(30)
-    explorer._press("stop")
+    explorer._on_press("stop")
     assert explorer.wait(60.0)
     last = int(explorer.run.step[-1])
     assert last < 20_000
@@ -420,7 +423,7 @@ def test_stop_in_the_midst_of_a_landscape_leaves_the_picture(explorer, monkeypat
     evaluate = objective._evaluate
 
     def stop_and_evaluate(weights, buffers):
-        explorer._press("stop")
+        explorer._on_press("stop")
         return evaluate(weights, buffers)
 
     monkeypatch.setattr(objective, "_evaluate", stop_and_evaluate)
@@ -511,9 +514,9 @@ def test_several_runs_race_on_one_plane():
             np.testing.assert_allclose(decode(picture, f"curve_step{end}", "y"), run.loss[[row]], rtol=1e-5)
             answer = decode(picture, f"fit_network{end}", "y")
             np.testing.assert_allclose(answer, run.predict(row), rtol=1e-4, atol=1e-5)
-    panel._click({"pane": "surface", "trace": "trajectory-1", "index": 12, "x": 0, "y": 0})
+    panel._on_click({"pane": "surface", "trace": "trajectory-1", "index": 12, "x": 0, "y": 0})
     assert panel.step == 12
-    panel._click({"pane": "curve", "trace": "loss-2", "index": 9, "x": 0, "y": 0})
+    panel._on_click({"pane": "curve", "trace": "loss-2", "index": 9, "x": 0, "y": 0})
     assert panel.step == 9
     assert "<dt>short</dt>" in panel.control_panel._readout.value
     names: dict = {"runs": panel.runs}
@@ -526,7 +529,7 @@ def test_several_runs_race_on_one_plane():
         np.testing.assert_allclose(decode(picture, "surface_surface", "z"), other.loss.ravel(), rtol=1e-4)
         assert picture.surface_layout["scene.xaxis.title.text"].startswith(other.projection.axes[0])
     panel.close()
-    with pytest.raises(ValueError, match="must share one loss"):
+    with pytest.raises(ValueError, match="must have the same loss"):
         Explorer([runs[0], lv.train("x", steps=20, progress=False)])
 
 
@@ -671,8 +674,8 @@ def test_the_desk_knows_no_settings():
     control_panel = ControlPanel(
         picture, trains=True, on_change=lambda *change: heard.append(change), on_press=heard.append
     )
-    control_panel.write("k", 7)
-    control_panel.write("target", "x^2")
+    control_panel.show_value("k", 7)
+    control_panel.show_value("target", "x^2")
     assert heard == []
     control_panel.controls["k"].value = 8
     control_panel.controls["choice"].value = "x"
@@ -742,9 +745,7 @@ def test_the_panel_says_how_true_it_is_and_what_the_net_is_stuck_on():
     [band] = picture.curve_layout["shapes"]
     assert (band["x0"], band["x1"]) == (plateau.start, plateau.end)
     assert picture.fit_level["name"] == "the best straight line"
-    np.testing.assert_allclose(
-        decode(picture, "fit_level", "y"), lv.fit_polynomials(panel.run.task)[1].values, rtol=1e-5
-    )
+    np.testing.assert_allclose(decode(picture, "fit_level", "y"), plateau.fit.values, rtol=1e-5)
     marked = decode(picture, "surface_plateau", "x")[:-1]
     np.testing.assert_allclose(marked, panel.landscape.path[plateau.start : plateau.end + 1, 0], rtol=1e-5, atol=1e-6)
     curve = lv.sigma_curve(panel.landscape)
@@ -763,12 +764,12 @@ def test_folds_are_said_and_marked():
 
 
 def test_costs_that_take_too_long_are_left_for_later(monkeypatch):
-    monkeypatch.setattr("loss_viz.panel.controller.SECONDS_FOR_COSTS", -1.0)
+    monkeypatch.setattr("loss_viz.panel.controller.WIDTH_ERROR_SECONDS", -1.0)
     panel = Explorer("x^2", **SMALL)
     assert panel.wait(60.0)
     assert panel.figures.state == ""
     assert panel.control_panel._width_errors.value == ""
-    monkeypatch.setattr("loss_viz.panel.controller.SECONDS_FOR_COSTS", 60.0)
+    monkeypatch.setattr("loss_viz.panel.controller.WIDTH_ERROR_SECONDS", 60.0)
     panel.sigma = 0.06
     assert panel.wait(60.0)
     assert "here ×" in panel.control_panel._width_errors.value
