@@ -295,7 +295,7 @@ class Scene:
         self._draw_line(rasterizer, self._band, PLATEAU["line"]["color"], "band")
         self._draw_line(rasterizer, self._folds, TEXT_COLOR, "fold")
         for rows, color in zip(run_set.rows, pick_colors(len(run_set.runs)), strict=True):
-            run = path_arrays(run_set, projection, land.path_height, scale, rows)
+            run = path_arrays(run_set, projection, land, scale, rows)
             self._draw_line(rasterizer, run, color, "line", muted=run["line.color"])
         return rasterizer
 

@@ -184,7 +184,7 @@ def _choose_widths(sigma: Sequence[Sigma] | None, given: Landscape | None) -> li
 
 
 def _check_list(name: str, values: Any, least: str) -> None:
-    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
         raise TypeError(f"`{name}` must be a list, got {values!r}. Put it in brackets.")
     if not len(values):
         raise argument_error(name, f"`{name}` must contain at least {least}; got none. None stands for the default.")

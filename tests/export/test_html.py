@@ -14,11 +14,10 @@ import pytest
 import torch
 
 import loss_viz as lv
-from loss_viz import page, sheets, variants
 from loss_viz.diagnostics.report import write_factor
-from loss_viz.export.html import export_html
-from loss_viz.export.page_data import ArrayStore, page_data
-from loss_viz.export.variants import compute_variants
+from loss_viz.export.html import export_html, page_html
+from loss_viz.export.page_data import ArrayStore, choose_scales, page_data
+from loss_viz.export.variants import _ProgressBar, compute_variants
 from loss_viz.figures.assets import read_plotly
 from loss_viz.figures.captions import caption
 from loss_viz.figures.loss_axis import LINE_LIFT, Scale, fit_scale
@@ -87,6 +86,7 @@ def test_every_pair_is_the_landscape_of_that_pair(run, gathered):
         assert np.array_equal(land.loss, expected.loss)
         assert np.array_equal(land.path_height, expected.path_height)
         assert land.settings == expected.settings
+        assert repr(lv.assess(land).fidelity) == repr(lv.fidelity(expected))
 
 
 def test_bandwidths_share_what_was_evaluated(run):
@@ -169,20 +169,20 @@ def test_planes_without_stride_or_bandwidth_have_no_slider_for_it(run, plane, n_
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"k": []}, ValueError, r"`k` must name at least one stride, as in \[5\]; got none"),
-        ({"sigma": []}, ValueError, r"`sigma` must name at least one bandwidth, as in \['auto', 0.06\]; got none"),
-        ({"sigma": "auto"}, TypeError, r"`sigma` must be a list, got 'auto'. Put it into brackets"),
+        ({"k": []}, ValueError, r"`k` must contain at least one stride, as in \[5\]; got none"),
+        ({"sigma": []}, ValueError, r"`sigma` must contain at least one bandwidth, as in \['auto', 0.06\]; got none"),
+        ({"sigma": "auto"}, TypeError, r"`sigma` must be a list, got 'auto'. Put it in brackets"),
         ({"k": [0]}, ValueError, "`k` must be a whole number of at least 1, got 0"),
         ({"k": [5, 31]}, ValueError, "`k`=31 needs at least 2k \\+ 1 = 63 recorded steps, the run has 61"),
         ({"sigma": [0.06, "wide"]}, ValueError, "`sigma` must be 'auto' or a fraction .* got 'wide'"),
         ({"sigma": [-0.1]}, ValueError, "`sigma` must be 'auto' or a fraction .* got -0.1"),
         ({"resolution": 0}, ValueError, "`resolution` must be a whole number of at least 2, .* got 0"),
         ({"resolution": 1}, ValueError, "`resolution` must be a whole number of at least 2"),
-        ({"step": 61}, ValueError, "`step` must lie within the run, from 0 to 60; got 61"),
+        ({"step": 61}, ValueError, "`step` must be within the run, from 0 to 60; got 61"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_work(run, tmp_path, monkeypatch, arguments, error, message):
-    monkeypatch.setattr(variants, "project", lambda *_, **__: pytest.fail("the work has begun"))
+    monkeypatch.setattr("loss_viz.landscapes.compute.fit_picture_plane", lambda *_, **__: pytest.fail("work has begun"))
     with pytest.raises(error, match=message):
         export_html(run, tmp_path / "run.html", **arguments)
     assert list(tmp_path.iterdir()) == []
@@ -192,13 +192,10 @@ def test_what_is_no_source_is_refused(run):
     land = lv.landscape(run, resolution=3, progress=False)
     with pytest.raises(ValueError, match="`resolution` is that of the landscape, 3 x 3; got 5"):
         compute_variants(land, resolution=5)
-    for source, kind in ((5, "int"), ("x^3", "str"), (None, "NoneType")):
-        with pytest.raises(TypeError, match=f"several runs in a list or dict, or a landscape is needed, got {kind}"):
-            variants.read_source.__wrapped__(source)  # past the shape checks of the tests
 
 
 def test_progress_is_that_of_all(run, capsys):
-    bar = variants._Bar(4, disable=False)
+    bar = _ProgressBar(4, disable=False)
     bar.delay = 0
     meter = bar.begin(5, "auto")
     meter.total = 10
@@ -222,13 +219,13 @@ def test_arrays_come_back_as_they_were():
     store, rng = ArrayStore(), np.random.default_rng(0)
     sheet = {"arrays": store.arrays}
     wide = np.append(rng.lognormal(sigma=20, size=50), [np.nan, np.inf, 0.0])
-    assert np.array_equal(unpack(sheet, store.keep(wide)), wide.astype(np.float32), equal_nan=True)
+    assert np.array_equal(unpack(sheet, store.add(wide)), wide.astype(np.float32), equal_nan=True)
     for top, kind in ((255, "uint8"), (256, "uint16"), (65_536, "uint32")):
         whole = np.array([[0, top], [1, 2], [3, 4]])
-        assert np.array_equal(unpack(sheet, store.keep(whole)), whole)
+        assert np.array_equal(unpack(sheet, store.add(whole)), whole)
         assert store.arrays[-1]["dtype"] == kind
-    assert store.keep(np.empty(0)) == store.keep(np.empty(0))
-    assert store.keep(np.zeros(4)) != store.keep(np.zeros((2, 2)))
+    assert store.add(np.empty(0)) == store.add(np.empty(0))
+    assert store.add(np.zeros(4)) != store.add(np.zeros((2, 2)))
     rgba = rng.integers(0, 256, (20, 4)).astype(np.uint8)
     kept = store.encode({"rgba": rgba})["rgba"]
     colors = unpack(sheet, kept["colors"])[unpack(sheet, kept["index"])]
@@ -240,15 +237,15 @@ def test_the_loss_axis_is_that_of_the_first_and_longer_where_one_needs_it(gather
         own = [fit_scale([land.loss, land.path_loss], log=log) for land in gathered.landscapes]
         assert len({(scale.low, scale.high) for scale in own}) > 1
         for first, mine in enumerate(own):
-            chosen = sheets.choose_scales(gathered.landscapes, first, log=log)
+            chosen = choose_scales(gathered.landscapes, first, log=log)
             assert chosen[first] == mine
             for scale, needed in zip(chosen, own, strict=True):
                 assert scale == Scale(min(mine.low, needed.low), max(mine.high, needed.high), log)
 
 
 def test_long_runs_are_thinned_and_the_page_says_so(run, gathered, monkeypatch):
-    monkeypatch.setattr(sheets, "N_ROWS", 20)
-    monkeypatch.setattr(sheets, "N_ANSWERS", 700)
+    monkeypatch.setattr("loss_viz.export.page_data.MAX_STEPS", 20)
+    monkeypatch.setattr("loss_viz.export.page_data.MAX_OUTPUTS", 700)
     sheet = page_data(gathered, None)
     step = unpack(sheet, sheet["runs"][0]["step"]["array"])
     assert 10 < len(step) <= 20
@@ -266,7 +263,7 @@ def test_long_runs_are_thinned_and_the_page_says_so(run, gathered, monkeypatch):
     for row, told in zip(at.tolist(), levels, strict=True):
         assert fit["low"] + fit["unit"] * told == pytest.approx(run.predict(row), abs=fit["unit"])
     assert f"{len(step)} of 61 recorded steps are drawn" in " ".join(sheet["notes"])
-    assert f"kept at {len(at)} steps" in " ".join(sheet["notes"])
+    assert f"stored at {len(at)} steps" in " ".join(sheet["notes"])
     assert "drawn" not in " ".join(page_data(gathered, None)["notes"][:1])
 
 
@@ -278,16 +275,14 @@ def test_a_loss_that_is_not_positive_has_no_logarithmic_axis(own_run):
 
 
 def test_nothing_in_the_page_points_elsewhere(gathered):
-    rest = strip_plotly(page.write_page(gathered, None)).lower()
+    rest = strip_plotly(page_html(gathered, None)).lower()
     for word in ("http:", "https:", "src=", "href=", "@import", "url(", "//cdn"):
         assert word not in rest
     assert "content=\"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline' data:; img-src" in rest
 
 
 def test_names_stay_text_wherever_they_stand(own_run):
-    rest = strip_plotly(
-        page.write_page(compute_variants(own_run, k=[2], sigma=["auto"], resolution=3, progress=False), None)
-    )
+    rest = strip_plotly(page_html(compute_variants(own_run, k=[2], sigma=["auto"], resolution=3, progress=False), None))
     assert "<img" not in rest
     assert rest.count("</script>") == 3
     assert "<h1>a &lt;b&gt;name&lt;/b&gt; &amp; &lt;/script&gt;&lt;img" in rest
@@ -335,7 +330,7 @@ def test_recipes_of_unusual_pictures_draw_them_and_the_panel_does_not_pretend_to
     recipe = page_data(found, None)["recipe"]
     exec(recipe.format(k=land.k, sigma=repr(land.sigma), step=40, log=False), scope)
     assert np.array_equal(scope["land"].loss, land.loss)
-    assert json.loads(re.search(r'-settings">(.*?)</script>', page.write_page(found, None))[1])["explorer"] is None
+    assert json.loads(re.search(r'-settings">(.*?)</script>', page_html(found, None))[1])["explorer"] is None
 
 
 def test_runs_of_one_s_own_are_left_open(own_run):
@@ -373,21 +368,20 @@ def test_an_end_in_the_middle_leaves_no_file(run, tmp_path, n_losses):
     assert path.read_text() == "what was there before"
 
 
-def test_a_full_disk_leaves_what_was_there(gathered, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_what_was_there(run, tmp_path, monkeypatch):
     def fill(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "run.html"
     path.write_text("before")
     monkeypatch.setattr(os, "fsync", fill)
-    with pytest.raises(OSError, match="No space left"), page.atomic_write(path) as part:
-        part.write_text(page.write_page(gathered, None))
+    with pytest.raises(OSError, match="No space left"):
+        export_html(run, path, k=[5], sigma=["auto"], resolution=3, progress=False)
     assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
-    monkeypatch.undo()
 
 
 def test_places_where_no_file_can_be_are_refused_at_once(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "gather", lambda *_, **__: pytest.fail("the work has begun"))
+    monkeypatch.setattr("loss_viz.export.html.compute_variants", lambda *_, **__: pytest.fail("work has begun"))
     (tmp_path / "file").write_text("")
     with pytest.raises(IsADirectoryError, match=r"`path` must name a file, .* is a folder. Add a file name"):
         export_html(run, tmp_path)
@@ -478,7 +472,7 @@ def browser():
 def opened(browser, gathered, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "a folder" / "σ #1.html"
     path.parent.mkdir()
-    path.write_text(page.write_page(gathered, 30), encoding="utf-8")
+    path.write_text(page_html(gathered, 30), encoding="utf-8")
     opened = Page(browser, path)
     yield opened
     opened.close()
@@ -533,7 +527,7 @@ def test_the_ball_stands_at_the_true_loss(run, gathered, opened, kind):
     opened.slide("k", 0)
     opened.slide("σ", 1)
     land = gathered.landscapes[PAIRS.index((2, 0.06))]
-    scale = sheets.choose_scales(gathered.landscapes, gathered.first, log=kind == "log")[1]
+    scale = choose_scales(gathered.landscapes, gathered.first, log=kind == "log")[1]
     lifted = scale.lift(run.loss, LINE_LIFT)
     assert opened.trace("surface", "trajectory", "z") == pytest.approx(lifted.tolist(), rel=1e-5)
     assert opened.layout("surface", "scene.zaxis.type") == kind

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.interpolate import LinearNDInterpolator
+from tqdm.auto import tqdm as progress_bar
 
 import loss_viz as lv
-from loss_viz.export.scene import STEPS, BoxAxes, Scene, mark_losses, place_ticks, read_color
+from loss_viz.export.scene import TICK_STEPS, BoxAxes, Scene, linear_ticks, read_color, set_log_ticks
 from loss_viz.figures.loss_axis import BALL_RADIUS, LINE_LIFT, fit_scale
 from loss_viz.figures.style import BALL_COLOR, BOX, PATH_COLOR, pick_colors
 from loss_viz.figures.traces import camera
+from loss_viz.landscapes.provenance import read_settings
 
 SIZE = 400, 300
 WHITE = (255, 255, 255)
@@ -34,13 +36,13 @@ def race():
 class Pinhole:
     """Where an eye sees points of the box, up to size and place of the picture, how far they are, what hides them."""
 
-    def __init__(self, land, *, log=False, turn=0.0):
+    def __init__(self, land, *, log=False, rotate=0.0):
         self.land, self.scale = land, fit_scale([land.loss, land.path_loss], log=log)
         eye = np.array(list(camera(land, self.scale, distance=1.0)["eye"].values()))
-        cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+        cos, sin = np.cos(np.radians(rotate)), np.sin(np.radians(rotate))
         self.eye = np.array([cos * eye[0] - sin * eye[1], sin * eye[0] + cos * eye[1], eye[2]])
-        self.axes_box = BoxAxes(land, self.scale, size=SIZE, turns=[turn])
-        self.axes_box.turn(turn)
+        self.axes_box = BoxAxes(land, self.scale, size=SIZE, rotations=[rotate])
+        self.axes_box.rotate(rotate)
         x, y = np.meshgrid(land.x, land.y)
         corners = self.put_in_box(np.column_stack([x.ravel(), y.ravel(), land.loss.ravel()]))
         self.surface = LinearNDInterpolator(corners[:, :2], corners[:, 2])
@@ -81,10 +83,10 @@ def lies_at(land, scale, row, lift=0.0):
     return np.append(land.path[row], scale.lift(land.path_loss[row : row + 1], lift))
 
 
-@pytest.mark.parametrize("turn", [0.0, 37.0, -120.0])
+@pytest.mark.parametrize("rotate", [0.0, 37.0, -120.0])
 @pytest.mark.parametrize("log", [False, True])
-def test_points_appear_where_the_eye_of_the_interactive_figure_sees_them(land, turn, log):
-    view = Pinhole(land, log=log, turn=turn)
+def test_points_appear_where_the_eye_of_the_interactive_figure_sees_them(land, rotate, log):
+    view = Pinhole(land, log=log, rotate=rotate)
     rng = np.random.default_rng(0)
     points = rng.uniform([land.x[0], land.y[0], land.loss.min()], [land.x[-1], land.y[-1], land.loss.max()], (40, 3))
     seen, distance = view.see(points)
@@ -95,13 +97,13 @@ def test_points_appear_where_the_eye_of_the_interactive_figure_sees_them(land, t
 
 
 @pytest.mark.parametrize("size", [(800, 600), (400, 300), (300, 700), (1200, 400)])
-@pytest.mark.parametrize("turns", [[0.0], [0.0, 45.0, 90.0, 135.0]])
-def test_the_whole_box_is_on_the_paper_below_the_title(land, size, turns):
+@pytest.mark.parametrize("rotations", [[0.0], [0.0, 45.0, 90.0, 135.0]])
+def test_the_whole_box_is_on_the_paper_below_the_title(land, size, rotations):
     scale = fit_scale([land.loss, land.path_loss], log=False)
-    axes_box = BoxAxes(land, scale, size=size, turns=turns)
+    axes_box = BoxAxes(land, scale, size=size, rotations=rotations)
     corners = np.stack(np.meshgrid(land.x[[0, -1]], land.y[[0, -1]], [scale.low, scale.high]), axis=-1).reshape(-1, 3)
-    for turn in turns:
-        axes_box.turn(turn)
+    for rotate in rotations:
+        axes_box.rotate(rotate)
         places = axes_box.project(corners)[:, :2]
         assert (places > [0, 60 * axes_box.zoom]).all()
         assert (places < np.array(size) - [80 * axes_box.zoom, 0]).all()
@@ -121,13 +123,13 @@ def has_hue_of(pixel, color, atol=0.12):
     return np.abs(pixel / np.linalg.norm(pixel) - wanted).max() < atol
 
 
-@pytest.mark.parametrize("turn", [0.0, 60.0, 180.0])
-def test_the_ball_is_at_the_true_loss_in_every_still_where_nothing_hides_it(land, turn):
-    scene = Scene(land, size=SIZE, turns=(turn,))
-    view = Pinhole(land, turn=turn)
+@pytest.mark.parametrize("rotate", [0.0, 60.0, 180.0])
+def test_the_ball_is_at_the_true_loss_in_every_still_where_nothing_hides_it(land, rotate):
+    scene = Scene(land, size=SIZE, rotations=(rotate,))
+    view = Pinhole(land, rotate=rotate)
     n_seen = n_hidden = 0
     for row in range(0, 61, 4):
-        still = scene.shoot(int(land.run.step[row]), turn)
+        still = scene.render(int(land.run.step[row]), rotate)
         middle = lies_at(land, view.scale, row, lift=BALL_RADIUS)
         place = view.find(middle[None])[0, :2]
         orange = [has_hue_of(pixel, BALL_COLOR) for pixel in read_pixels(still, place)]
@@ -137,14 +139,14 @@ def test_the_ball_is_at_the_true_loss_in_every_still_where_nothing_hides_it(land
         elif not view.hides(middle, margin=0.0):
             n_seen += 1
             assert np.mean(orange) > 0.6
-    assert n_seen >= 6 if turn < 180 else n_hidden >= 2
+    assert n_seen >= 6 if rotate < 180 else n_hidden >= 2
 
 
-@pytest.mark.parametrize("turn", [0.0, 180.0])
-def test_the_line_is_seen_where_it_is_and_not_through_the_surface(run, turn):
+@pytest.mark.parametrize("rotate", [0.0, 180.0])
+def test_the_line_is_seen_where_it_is_and_not_through_the_surface(run, rotate):
     land = lv.landscape(run, resolution=(41, 31), progress=False)
-    view = Pinhole(land, turn=turn)
-    still = Scene(land, size=SIZE, turns=(turn,)).shoot(60, turn)
+    view = Pinhole(land, rotate=rotate)
+    still = Scene(land, size=SIZE, rotations=(rotate,)).render(60, rotate)
     points = np.array([lies_at(land, view.scale, row, LINE_LIFT) for row in range(61)])
     places = view.find(points)[:, :2]
     in_view = np.array([not view.hides(point) for point in points])
@@ -155,7 +157,7 @@ def test_the_line_is_seen_where_it_is_and_not_through_the_surface(run, turn):
     red = np.array(red)
     assert red[in_view & ~ball].mean() > 0.9
     lonely = hidden & ~(apart[:, ~hidden] < 8).any(axis=1)
-    if turn:
+    if rotate:
         assert (lonely & ~ball).sum() > 5
         assert not red[lonely & ~ball].any()
     else:
@@ -171,14 +173,14 @@ def test_the_surface_stands_at_the_heights_of_the_landscape(land, log):
     corners = np.stack([mesh.i, mesh.j, mesh.k], axis=1)
     middles = np.column_stack([mesh.x, mesh.y, view.scale.draw(mesh.z)])[corners].mean(axis=1)
     column, row = np.floor(2 * view.axes_box.project(middles)[:, :2]).astype(int).T
-    assert (scene._still.color[row, column, 3] == 255).mean() > 0.98  # those seen edgeways have no pixel
+    assert (scene._background.color[row, column, 3] == 255).mean() > 0.98  # those seen edgeways have no pixel
     n_seen = 0
     for j in range(1, len(land.y) - 1):
         for i in range(1, len(land.x) - 1):
             point = np.array([land.x[i], land.y[j], land.loss[j, i]])
             place = view.find(point[None])[0]
             column, row = np.floor(2 * place[:2]).astype(int)
-            near = scene._still.depth[row - 1 : row + 2, column - 1 : column + 2]
+            near = scene._background.depth[row - 1 : row + 2, column - 1 : column + 2]
             if not view.hides(point, margin=0.02) and land.support[j, i] < 0.1:  # the line is elsewhere
                 n_seen += 1
                 assert near.min() - 1e-3 < place[2] < near.max() + 1e-3
@@ -187,7 +189,7 @@ def test_the_surface_stands_at_the_heights_of_the_landscape(land, log):
 
 def test_the_surface_has_the_colours_of_the_interactive_figure(land):
     """Up to the light: its hue, point by point."""
-    view, still = Pinhole(land), Scene(land, size=SIZE).shoot(60)
+    view, still = Pinhole(land), Scene(land, size=SIZE).render(60)
     mesh = lv.surface_figure(land).data[0]
     alike = []
     for vertex, color in enumerate(mesh.vertexcolor):
@@ -205,15 +207,17 @@ def test_where_the_loss_is_not_finite_the_surface_is_open(land):
     loss = land.loss.copy()
     loss[2:5, 3:7] = np.nan
     loss[6, 9] = np.inf
-    whole, open_ = (Scene(one, size=SIZE)._still for one in (land, replace(land, loss=loss)))
+    whole, open_ = (Scene(one, size=SIZE)._background for one in (land, replace(land, loss=loss)))
     gone = (whole.color[..., 3] > 0) & (open_.color[..., 3] == 0)
     assert gone.sum() > 1000
     assert not (gone & (whole.color[..., 3] == 0)).any()
-    assert Scene(replace(land, loss=loss), size=SIZE).shoot(30).size == SIZE
+    assert Scene(replace(land, loss=loss), size=SIZE).render(30).size == SIZE
 
 
 def test_support_opens_the_surface(land):
-    full, cut = ((Scene(land, size=SIZE, min_support=least)._still.color[..., 3] > 0).sum() for least in (0.0, 0.3))
+    full, cut = (
+        (Scene(land, size=SIZE, min_support=least)._background.color[..., 3] > 0).sum() for least in (0.0, 0.3)
+    )
     assert 0 < cut < 0.6 * full
 
 
@@ -228,7 +232,7 @@ def read_gif(path):
 
 
 def test_a_gif_holds_the_stills_one_for_each_chosen_step(land, tmp_path):
-    path = lv.export_gif(land, tmp_path / "film.gif", n_frames=9, width=400, height=300, duration=80, hold=900)
+    path = lv.export_gif(land, tmp_path / "film.gif", n_frames=9, width=400, height=300, duration=80, last_frame=900)
     frames, durations, info = read_gif(path)
     steps = [int(frame.name) for frame in lv.animate(land, n_frames=9).frames]
     assert len(frames) == len(steps) == 9
@@ -237,7 +241,7 @@ def test_a_gif_holds_the_stills_one_for_each_chosen_step(land, tmp_path):
     scene = Scene(land, size=SIZE)
     for frame, step in zip(frames, steps, strict=True):
         assert frame.size == SIZE
-        difference = np.abs(np.asarray(frame).astype(int) - np.asarray(scene.shoot(step)))
+        difference = np.abs(np.asarray(frame).astype(int) - np.asarray(scene.render(step)))
         assert difference.mean() < 2.5
         assert np.percentile(difference, 99.5) < 40
         assert frame.getpixel((2, 150)) == WHITE
@@ -247,7 +251,7 @@ def test_what_does_not_move_does_not_flicker(land, tmp_path):
     frames, _, _ = read_gif(lv.export_gif(land, tmp_path / "film.gif", n_frames=6, width=400, height=300))
     pixels = np.stack([np.asarray(frame) for frame in frames])
     scene = Scene(land, size=SIZE)
-    stills = np.stack([np.asarray(scene.shoot(int(f.name))) for f in lv.animate(land, n_frames=6).frames])
+    stills = np.stack([np.asarray(scene.render(int(f.name))) for f in lv.animate(land, n_frames=6).frames])
     still = (stills == stills[0]).all(axis=(0, 3))
     assert 0.9 < still.mean() < 0.999
     assert (pixels == pixels[0]).all(axis=(0, 3))[still].all()
@@ -273,7 +277,7 @@ def test_runs_race_in_their_own_colours(race, tmp_path):
     assert len(frames) == len(steps)
     n_seen = 0
     for frame, step in zip(frames, steps, strict=True):
-        middles = np.array([lies_at(race, view.scale, row, BALL_RADIUS) for row in race.run_set.find_rows(step)])
+        middles = np.array([lies_at(race, view.scale, row, BALL_RADIUS) for row in race.run_set.nearest_rows(step)])
         places = view.find(middles)[:, :2]
         if np.linalg.norm(places[0] - places[1]) > 12:  # neither ball hides the other
             for middle, place, color in zip(middles, places, pick_colors(2), strict=True):
@@ -285,17 +289,17 @@ def test_runs_race_in_their_own_colours(race, tmp_path):
 
 
 def test_a_film_may_turn(land, tmp_path):
-    path = lv.export_gif(land, tmp_path / "film.gif", n_frames=4, width=400, height=300, turn=90.0)
+    path = lv.export_gif(land, tmp_path / "film.gif", n_frames=4, width=400, height=300, rotate=90.0)
     frames, _, _ = read_gif(path)
-    scene = Scene(land, size=SIZE, turns=[0.0, 30.0, 60.0, 90.0])
+    scene = Scene(land, size=SIZE, rotations=[0.0, 30.0, 60.0, 90.0])
     for i, (frame, told) in enumerate(zip(frames, lv.animate(land, n_frames=4).frames, strict=True)):
-        difference = np.abs(np.asarray(frame).astype(int) - np.asarray(scene.shoot(int(told.name), 30.0 * i)))
+        difference = np.abs(np.asarray(frame).astype(int) - np.asarray(scene.render(int(told.name), 30.0 * i)))
         assert difference.mean() < 3
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the reader leaves its pipe open
 def test_a_video_holds_the_same_stills(land, tmp_path):
-    path = lv.export_mp4(land, tmp_path / "film.mp4", n_frames=9, width=400, height=300, duration=100, hold=500)
+    path = lv.export_mp4(land, tmp_path / "film.mp4", n_frames=9, width=400, height=300, duration=100, last_frame=500)
     reader = imageio_ffmpeg.read_frames(str(path))
     about = next(reader)
     frames = [np.frombuffer(frame, np.uint8).reshape(300, 400, 3) for frame in reader]
@@ -306,11 +310,11 @@ def test_a_video_holds_the_same_stills(land, tmp_path):
     scene = Scene(land, size=SIZE)
     steps = [int(frame.name) for frame in lv.animate(land, n_frames=9).frames]
     for frame, step in zip(frames, [*steps, *steps[-1:] * 4], strict=True):
-        assert np.abs(frame.astype(int) - np.asarray(scene.shoot(step))).mean() < 4
+        assert np.abs(frame.astype(int) - np.asarray(scene.render(step))).mean() < 4
 
 
 def test_a_picture_is_as_fine_as_it_is_asked_for(land, tmp_path):
-    plain = np.asarray(Scene(land, size=SIZE).shoot(20)).astype(int)
+    plain = np.asarray(Scene(land, size=SIZE).render(20)).astype(int)
     for scale in (1, 3):
         path = lv.export_png(land, tmp_path / f"{scale}.png", step=20, width=400, height=300, scale=scale)
         with Image.open(path) as image:
@@ -323,8 +327,8 @@ def test_a_picture_is_as_fine_as_it_is_asked_for(land, tmp_path):
 def test_the_words_are_those_of_the_still(land, monkeypatch):
     scene = Scene(land, size=SIZE)
     said = []
-    monkeypatch.setattr(scene._paper, "write", lambda *words: said.append(words))
-    scene.shoot(13)
+    monkeypatch.setattr(scene._box, "set_texts", lambda *words: said.append(words))
+    scene.render(13)
     factor = lv.fidelity(land).factor[13]
     [[words, names]] = said
     assert f"step 13, true loss {land.path_loss[13]:.4g}" in words
@@ -337,8 +341,8 @@ def test_a_hidden_ball_is_told(run, monkeypatch):
     sunk = replace(sunk, loss=sunk.loss + 0.5 * np.ptp(sunk.loss))
     scene = Scene(sunk, size=SIZE)
     said = []
-    monkeypatch.setattr(scene._paper, "write", lambda *words: said.append(words))
-    scene.shoot(60)
+    monkeypatch.setattr(scene._box, "set_texts", lambda *words: said.append(words))
+    scene.render(60)
     assert said[0][0].endswith("; the ball is hidden")
 
 
@@ -346,16 +350,16 @@ def test_names_are_written_as_they_are(race, tmp_path):
     names = {"<b>$x^2_a$ & σ": race.runs[0], "cost $5, é": race.runs[1]}
     named = lv.landscape(names, resolution=(5, 4), progress=False)
     assert lv.export_png(named, tmp_path / "names.png", width=400, height=300).is_file()
-    settings = lv.read_settings(tmp_path / "names.png")
+    settings = read_settings(tmp_path / "names.png")
     assert [told["name"] for told in settings["runs"]] == list(names)
-    legend = Scene(named, size=SIZE)._paper._names
+    legend = Scene(named, size=SIZE)._box._legend
     assert [text.get_text() for text in legend] == list(names)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-7, 2), (-0.9, 0.3), (-0.62, -0.55), (-30, 31), (0, 1)])
 def test_logarithmic_axes_are_marked_at_round_losses(low, high):
     axis = mpl.figure.Figure().add_subplot().yaxis
-    mark_losses(axis, float(low), float(high), n=5)
+    set_log_ticks(axis, float(low), float(high), n=5)
     places = [place for place in axis.get_major_locator().tick_values(low, high) if low <= place <= high]
     assert 2 <= len(places) <= 8
     words = [axis.get_major_formatter()(place, 0) for place in places]
@@ -368,22 +372,22 @@ def test_logarithmic_axes_are_marked_at_round_losses(low, high):
     ("low", "high"), [(-0.3, 7.7), (1e-30, 4e-30), (1e4, 1e4 + 1e-3), (-2.9e303, 1.31e308), (1e306, 1.79e308)]
 )
 def test_axes_are_marked_at_round_numbers_however_large(low, high):
-    places = np.array(place_ticks(low, high, n=5))
+    places = np.array(linear_ticks(low, high, n=5))
     assert 3 <= len(places) <= 7
     assert low <= places[0] < places[-1] <= high
     steps = np.diff(places)
     np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
     digits = float(f"{steps[0]:e}".split("e")[0])
-    assert np.abs(digits - np.array(STEPS)).min() < 1e-6
+    assert np.abs(digits - np.array(TICK_STEPS)).min() < 1e-6
 
 
 def test_somebodys_own_style_of_figures_is_neither_used_nor_changed(land):
-    plain = Scene(land, size=SIZE).shoot(20)
+    plain = Scene(land, size=SIZE).render(20)
     with mpl.rc_context():
         mpl.style.use("dark_background")
         mpl.rcParams["font.size"] = 30
         before = dict(mpl.rcParams)
-        dark = Scene(land, size=SIZE).shoot(20)
+        dark = Scene(land, size=SIZE).render(20)
         assert dict(mpl.rcParams) == before
     assert plain.tobytes() == dark.tobytes()
 
@@ -399,10 +403,10 @@ def test_settings_in_the_file_make_the_same_file_again(name, tmp_path):
     land = lv.landscape(run, k=3, sigma=0.08, resolution=(6, 5), progress=False)
     export = getattr(lv, EXPORTS[name])
     chosen = SMALL | (
-        {"step": 17, "scale": 1} if name == "still.png" else {"n_frames": 4, "duration": 90, "turn": 20.0}
+        {"step": 17, "scale": 1} if name == "still.png" else {"n_frames": 4, "duration": 90, "rotate": 20.0}
     )
     path = export(land, tmp_path / name, **chosen, log=True, min_support=0.01)
-    settings = lv.read_settings(path)
+    settings = read_settings(path)
     assert {key: settings[key] for key in land.settings} == land.settings
     assert settings["export"] == EXPORTS[name]
     assert chosen.items() <= settings["view"].items()
@@ -416,15 +420,15 @@ def test_settings_in_the_file_make_the_same_file_again(name, tmp_path):
 def test_settings_are_where_other_tools_look_for_them(land, tmp_path):
     gif, mp4, png = (getattr(lv, EXPORTS[name])(land, tmp_path / name, **SMALL, **FEW[name]) for name in EXPORTS)
     with Image.open(gif) as image:
-        assert json.loads(image.info["comment"]) == lv.read_settings(gif)
+        assert json.loads(image.info["comment"]) == read_settings(gif)
     with Image.open(png) as image:
-        assert json.loads(image.text["loss_viz"]) == lv.read_settings(png)
+        assert json.loads(image.text["loss_viz"]) == read_settings(png)
     import subprocess
 
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(mp4), "-f", "ffmetadata", "-"]
     told = subprocess.run(ffmpeg, capture_output=True, text=True, check=True).stdout
     [comment] = re.findall(r"^comment=(.*)$", told, re.MULTILINE)
-    assert json.loads(re.sub(r"\\([=;#\\])", r"\1", comment)) == lv.read_settings(mp4)
+    assert json.loads(re.sub(r"\\([=;#\\])", r"\1", comment)) == read_settings(mp4)
 
 
 def test_runs_of_ones_own_are_handed_over_to_reproduce(tmp_path):
@@ -451,30 +455,30 @@ def test_files_without_settings_are_refused(land, tmp_path):
     path = tmp_path / "other.gif"
     Image.new("P", (5, 5)).save(path, comment=b"hello")
     with pytest.raises(ValueError, match="holds no settings of loss_viz"):
-        lv.read_settings(path)
+        read_settings(path)
     whole = land.to_json()
     (tmp_path / "half.json").write_text(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="or only a part of them"):
-        lv.read_settings(tmp_path / "half.json")
+        read_settings(tmp_path / "half.json")
     (tmp_path / "later.json").write_text(whole.replace('"version": 1', '"version": 2'))
     with pytest.raises(ValueError, match="version 2, this is version 1"):
-        lv.read_settings(tmp_path / "later.json")
+        read_settings(tmp_path / "later.json")
     with pytest.raises(FileNotFoundError, match="There is no file"):
-        lv.read_settings(tmp_path / "none.png")
+        read_settings(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize("name", EXPORTS)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_a_file_is_there_in_whole_or_as_it_was(land, tmp_path, monkeypatch, name, error):
-    shoot, shot = Scene.shoot, []
+    shoot, shot = Scene.render, []
 
-    def break_off(scene, step, turn=0.0):
+    def break_off(scene, step, rotate=0.0):
         shot.append(step)
         if len(shot) == (1 if name == "still.png" else 3 if name == "film.mp4" else 7):  # a GIF: 4 samples come first
             raise error
-        return shoot(scene, step, turn)
+        return shoot(scene, step, rotate)
 
-    monkeypatch.setattr(Scene, "shoot", break_off)
+    monkeypatch.setattr(Scene, "render", break_off)
     for before in ([], [b"what was there"]):
         shot.clear()
         for content in before:
@@ -499,15 +503,25 @@ def test_a_full_disk_leaves_nothing(land, tmp_path, monkeypatch):
     ("name", "chosen", "cause", "repair"),
     [
         ("film.webp", {}, "`path` must end in .gif, got '", "A still is written by export_png"),
-        ("film.gif", {"n_frames": 1}, "`n_frames` must be at least 2, got 1", "Use 80"),
-        ("film.gif", {"width": 100}, "`width` must be from 320 to 4096 pixels, got 100", "Use 800 x 600"),
-        ("film.gif", {"height": 5000}, "`height` must be from 240 to 4096 pixels, got 5000", "Use 800 x 600"),
-        ("film.gif", {"duration": 5}, "`duration` must be from 20 to 10000 milliseconds, got 5", "Use 60"),
-        ("film.gif", {"hold": -1}, "`hold` must be from 0 to 60000 milliseconds, got -1", "Use 1500"),
+        ("film.gif", {"n_frames": 1}, "`n_frames` must be a whole number from 2 to 10000, got 1", "Use 60"),
+        ("film.gif", {"width": 100}, "`width` must be a whole number from 320 to 4096, got 100", "use 800 x 600"),
+        ("film.gif", {"height": 5000}, "`height` must be a whole number from 240 to 4096, got 5000", "use 800 x 600"),
+        (
+            "film.gif",
+            {"duration": 5},
+            "`duration` must be a whole number from 20 to 10000, got 5",
+            "milliseconds: use 60",
+        ),
+        (
+            "film.gif",
+            {"last_frame": -1},
+            "`last_frame` must be a whole number from 0 to 60000, got -1",
+            "milliseconds: use 1500",
+        ),
         ("film.mp4", {"width": 401}, "even `width` and `height`, got 401 x 300", "Add a pixel"),
-        ("still.png", {"scale": 40}, "at most 20,000,000 pixels; got 40, which makes 16000 x 12000", "4 for print"),
-        ("still.png", {"scale": 0}, "`scale` must be at least 1", "Use 2"),
-        ("still.png", {"step": 61}, "from 0 to 60; got 61", "None is the last one"),
+        ("still.png", {"scale": 16}, "at most 20,000,000 pixels; `scale`=16 makes 6400 x 4800", "4 for print"),
+        ("still.png", {"scale": 0}, "`scale` must be a whole number from 1 to 16, got 0", "Use 2"),
+        ("still.png", {"step": 61}, "from 0 to 60; got 61", "Use None for the last one"),
     ],
 )
 def test_bad_input_is_refused_with_cause_and_repair(land, tmp_path, name, chosen, cause, repair):
@@ -521,12 +535,12 @@ def test_bad_input_is_refused_with_cause_and_repair(land, tmp_path, name, chosen
 def test_places_where_nothing_can_be_written_are_refused_before_the_work(land, tmp_path, monkeypatch):
     monkeypatch.setattr(Scene, "__init__", lambda *_, **__: pytest.fail("work has begun"))
     (tmp_path / "folder.gif").mkdir()
-    with pytest.raises(IsADirectoryError, match=r"is a folder\. Choose another name"):
+    with pytest.raises(IsADirectoryError, match=r"is a folder\. Add a file name"):
         lv.export_gif(land, tmp_path / "folder.gif")
-    with pytest.raises(FileNotFoundError, match=r"There is no folder .*missing\. Make it"):
+    with pytest.raises(FileNotFoundError, match=r"must be in a folder, .*missing' is not one\. Create it"):
         lv.export_mp4(land, tmp_path / "missing" / "film.mp4")
     monkeypatch.setattr("loss_viz._files.os.access", lambda *_: False)
-    with pytest.raises(PermissionError, match=r"cannot be written to\. Choose another"):
+    with pytest.raises(PermissionError, match=r"must be in a writable folder, .* Choose another"):
         lv.export_png(land, tmp_path / "still.png")
 
 
@@ -534,7 +548,7 @@ def test_places_where_nothing_can_be_written_are_refused_before_the_work(land, t
 def test_what_is_missing_is_told_with_the_line_that_installs_it(land, tmp_path, monkeypatch, name, missing):
     import sys
 
-    own = [module for module in sys.modules if module.startswith(("loss_viz.scene", "loss_viz.paper", missing))]
+    own = [module for module in sys.modules if module.startswith(("loss_viz.export.scene", missing))]
     for module in own:
         monkeypatch.delitem(sys.modules, module)
     whole = builtins.__import__
@@ -553,12 +567,12 @@ def test_what_is_missing_is_told_with_the_line_that_installs_it(land, tmp_path, 
 def test_progress_is_shown_and_can_be_left_out(land, tmp_path, monkeypatch):
     bars = []
 
-    class Bar(lv.film.tqdm):
+    class Bar(progress_bar):
         def __init__(self, **told):
             super().__init__(**told)
             bars.append((told["desc"], told["total"], told["disable"]))
 
-    monkeypatch.setattr("loss_viz.export.images.tqdm", Bar)
+    monkeypatch.setattr("loss_viz.export.images.progress_bar", Bar)
     lv.export_gif(land, tmp_path / "film.gif", **SMALL, n_frames=5)
     lv.export_mp4(land, tmp_path / "film.mp4", **SMALL, n_frames=5, progress=False)
     assert bars == [("film.gif", 10, False), ("film.mp4", 5, True)]
