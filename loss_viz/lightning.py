@@ -1,4 +1,4 @@
-"""Record a training under Lightning: one callback, and the module stays as it is."""
+"""A Lightning callback that records a training."""
 
 from loss_viz.runs.recorder import CallbackRecorder
 
@@ -15,33 +15,32 @@ except ModuleNotFoundError:
 
 
 class RecorderCallback(CallbackRecorder, Callback):
-    """Records the weights of a LightningModule while a Trainer trains it.
+    """Records the weights of a LightningModule during training.
 
-    At the start of `trainer.fit`, when module and optimizers are where they belong, it makes a `Recorder` and attaches
-    it to the optimizer: a step is an update of the weights, with accumulated gradients, mixed precision and manual
-    optimization, too. Of several optimizers it follows the last one. At the end it lets go, after an exception or
-    Ctrl+C as well, and what was recorded until then is a run. Each `trainer.fit` that trains is a recording of its own
-    and counts from 0; with `folder` each needs a new folder.
+    At the start of `trainer.fit`, when module and optimizers are on their devices, it creates a `Recorder` and attaches
+    it to the optimizer: a step is one update of the weights, also with gradient accumulation, mixed precision and
+    manual optimization. Of several optimizers it follows the last one. It detaches at the end, also after an exception
+    or Ctrl+C, and the steps recorded until then are the run. Each `trainer.fit` is recorded separately and counts from
+    0; with `folder` each needs a new folder.
 
-    With several processes the first one records. Weights that are sharded (FSDP, DeepSpeed) are not gathered. A
-    callback that puts other weights into the module at the end, such as `StochasticWeightAveraging`, stands behind this
-    one in the list.
+    With several processes the first one records. Sharded weights (FSDP, DeepSpeed) are not gathered. Callbacks that
+    replace the weights at the end, such as `StochasticWeightAveraging`, must come after this one in the list.
 
     Args:
         loss_fn: any `loss_fn(module) -> scalar tensor`, on a fixed set of data on the module's device. It is called on
             a private copy of the module, in evaluation mode and without a trainer. `lambda m: m.training_step(batch,
-            0)` will do; what it logs goes nowhere, of which Lightning warns.
-        every: record one update in so many; the last one is always in the run.
-        max_snapshots: how many to keep at most, see `Recorder`.
-        folder: a new or empty folder for the snapshots, which `Run.from_checkpoints` opens.
-        device: where the losses are evaluated; that of the module by default.
-        name: what the run is called in a legend.
+            0)` works; Lightning warns that values logged there are ignored.
+        every: updates between snapshots; the last one is always in the run.
+        max_snapshots: maximum number of snapshots, see `Recorder`.
+        folder: new or empty folder for the snapshots, which `Run.from_checkpoints` opens.
+        device: device on which the losses are evaluated; the model's by default.
+        name: name in legends.
 
     Attributes:
-        recorder: the `Recorder` of the latest training; None before the first.
+        recorder: `Recorder` of the latest training; None before the first.
 
     Raises:
-        TypeError, ValueError: when the training starts: as `Recorder` does; there is no optimizer.
+        TypeError, ValueError: at the start of training, as `Recorder`, or if there is no optimizer.
 
     Example:
         >>> import torch, warnings, lightning.pytorch as pl
@@ -57,33 +56,33 @@ class RecorderCallback(CallbackRecorder, Callback):
         >>> x = torch.linspace(-1, 1, 20)[:, None]
         >>> callback = RecorderCallback(lambda m: m.training_step(x.to(m.device), 0))
         >>> trainer = pl.Trainer(max_epochs=30, accelerator="cpu", barebones=True, callbacks=[callback])
-        >>> warnings.simplefilter("ignore")  # those of Lightning itself
+        >>> warnings.simplefilter("ignore")  # from Lightning itself
         >>> trainer.fit(Line(), torch.utils.data.DataLoader(x, batch_size=20))
         >>> run = callback.run()
         >>> len(run), int(run.step[-1]), bool(run.loss[-1] < run.loss[0])
         (31, 30, True)
     """
 
-    _nothing = (
-        "`run()` needs a training that has started, this callback has seen none. Hand it to "
+    _no_training = (
+        "`run()` needs a training that has started, this callback has seen none. Pass it to "
         "Trainer(callbacks=[...]) and call trainer.fit(...) first; of several processes the first one records."
     )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the recorder: that is step 0."""
+        """Create the recorder; this is step 0."""
         if not trainer.is_global_zero:
             return
         if not trainer.optimizers:
             raise ValueError(
-                "`configure_optimizers` must return an optimizer, whose updates are recorded; it returned none. "
+                "`configure_optimizers` must return an optimizer, whose steps are recorded, it returned none. "
                 "Return it there, or use loss_viz.Recorder and call recorder.record() after each update."
             )
         self.recorder = self._make(pl_module).attach(trainer.optimizers[-1])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let go of the optimizer, with the last weights in the run."""
+        """Detach from the optimizer and record the last weights."""
         self._finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of the optimizer, with the weights at which the training broke off."""
+        """Detach from the optimizer and record the weights at the time of the exception."""
         self._finish()

@@ -1,4 +1,4 @@
-"""Record a training under Hugging Face's Trainer: one callback, and the model stays as it is."""
+"""A callback for Hugging Face's Trainer that records a training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,29 +19,29 @@ except ModuleNotFoundError as error:
 
 
 class RecorderCallback(CallbackRecorder, TrainerCallback):
-    """Records the weights of a model while a `transformers.Trainer` trains it.
+    """Records the weights of a model during training by a `transformers.Trainer`.
 
-    When the training begins it makes a `Recorder` of the model without its wrappers; it counts the Trainer's own
-    steps, one for each update however many batches are accumulated in it. A training that an exception or Ctrl+C cuts
-    short is a run up to there. Each `trainer.train()` is a recording of its own and counts from 0, one that resumes
-    from a checkpoint included; with `folder` each needs a new folder.
+    At the start of training it creates a `Recorder` for the model without its wrappers. It counts the Trainer's steps:
+    one per update, however many batches are accumulated. After an exception or Ctrl+C the run ends at the last step.
+    Each `trainer.train()` is recorded separately and counts from 0, also when it resumes from a checkpoint; with
+    `folder` each needs a new folder.
 
-    With several processes the first one records. Weights that are sharded (FSDP, DeepSpeed) are not gathered.
+    With several processes the first one records. Sharded weights (FSDP, DeepSpeed) are not gathered.
 
     Args:
         loss_fn: any `loss_fn(model) -> scalar tensor`, such as `lambda m: m(**batch).loss`, on a fixed set of data on
             the model's device. It is called on a private copy of the model in evaluation mode, without autocast.
-        every: record one update in so many; the last one is always in the run.
-        max_snapshots: how many to keep at most, see `Recorder`.
-        folder: a new or empty folder for the snapshots, which `Run.from_checkpoints` opens.
-        device: where the losses are evaluated; that of the model by default.
-        name: what the run is called in a legend.
+        every: updates between snapshots; the last one is always in the run.
+        max_snapshots: maximum number of snapshots, see `Recorder`.
+        folder: new or empty folder for the snapshots, which `Run.from_checkpoints` opens.
+        device: device on which the losses are evaluated; the model's by default.
+        name: name in legends.
 
     Attributes:
-        recorder: the `Recorder` of the latest training; None before the first.
+        recorder: `Recorder` of the latest training; None before the first.
 
     Raises:
-        TypeError, ValueError: when the training begins: as `Recorder` does.
+        TypeError, ValueError: at the start of training, as `Recorder`.
 
     Example:
         >>> import torch
@@ -63,16 +63,15 @@ class RecorderCallback(CallbackRecorder, TrainerCallback):
         ([0, 1, 2, 3, 4, 5], True)
     """
 
-    _nothing = (
-        "`run()` needs a training that has begun, this callback has seen none. Hand it to "
-        "Trainer(..., callbacks=[...]) and call trainer.train() first; of several processes the first one "
-        "records."
+    _no_training = (
+        "`run()` needs a training that has started, this callback has seen none. Pass it to "
+        "Trainer(..., callbacks=[...]) and call trainer.train() first; of several processes the first one records."
     )
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Make the recorder: that is step 0."""
+        """Create the recorder; this is step 0."""
         if state.is_world_process_zero:
             given = kwargs["model"]
             model = unwrap_model(getattr(given, "_orig_mod", given))
@@ -80,27 +79,27 @@ class RecorderCallback(CallbackRecorder, TrainerCallback):
                 self.recorder = self._make(model)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Note an update."""
+        """Count one update."""
         if self.recorder is not None:
             self.recorder.record()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take the last weights before the Trainer puts the best ones in their place."""
+        """Record the last weights before the Trainer replaces them by the best ones."""
         if args.load_best_model_at_end:
             self._finish()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take the last weights."""
+        """Record the last weights."""
         self._finish()
 
 
 @contextmanager
 def _own_forward(model: nn.Module) -> Iterator[None]:
-    """The model as it was before accelerate put autocast around its forward pass, which a copy would keep."""
+    """Restore the forward pass that accelerate has wrapped in autocast, because a copy would keep the wrapper."""
     wrapped = vars(model).get("forward")
     original = vars(model).get("_original_forward")
     if wrapped is None or original is None:

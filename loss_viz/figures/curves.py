@@ -25,8 +25,7 @@ from loss_viz.figures.style import (
 )
 from loss_viz.figures.traces import error_shade
 from loss_viz.landscapes.landscape import Landscape, check_landscape
-from loss_viz.runs.run import Run
-from loss_viz.runs.run_set import Runs, label_runs, list_runs, nearest_rows
+from loss_viz.runs.run_set import Runs, RunSet, stack_runs
 
 
 def loss_curve_figure(runs: Runs, *, step: int | None = None, log: bool = False, height: int = 380) -> go.Figure:
@@ -50,12 +49,13 @@ def loss_curve_figure(runs: Runs, *, step: int | None = None, log: bool = False,
         >>> [trace.name for trace in figure.data], figure.layout.yaxis.type
         (['x^2', 'x^2, step 30'], 'log')
     """
-    several, names = list_runs(runs)
+    run_set = stack_runs(runs)
+    several = run_set.runs
     check_bool("log", log)
     low, high = min(run.loss.min() for run in several), max(run.loss.max() for run in several)
     if log:
         check_positive(low)
-    figure = go.Figure(curve_traces(several, step, names if all(names) else None))
+    figure = go.Figure(curve_traces(run_set, step))
     figure.update_layout(layout(height), showlegend=len(several) > 1, margin={"t": 24, "r": 16})
     if len(several) == 1:
         plateaus = find_plateaus(several[0])
@@ -126,27 +126,25 @@ def _name_plateaus(plateaus: Sequence[Plateau], *, log: bool) -> list[dict[str, 
     return annotations
 
 
-def curve_traces(runs: Sequence[Run], step: int | None, names: Sequence[str] | None = None) -> list[go.Scatter]:
+def curve_traces(run_set: RunSet, step: int | None) -> list[go.Scatter]:
     """Return the loss of each run against the step, and a mark at one step of each.
 
     Args:
-        runs: one or more runs.
+        run_set: one or more runs.
         step: training step of the marks; None for no marks.
-        names: names of the runs; by default those of `label_runs`, or the task of a single run.
 
     Raises:
         ValueError: if the step lies outside all runs.
     """
-    names = names or (label_runs(runs) if len(runs) > 1 else (runs[0].title or "run",))
-    rows = nearest_rows(runs, step)
+    rows, n_runs = run_set.nearest_rows(step), len(run_set.runs)
     traces = []
-    for i, (run, name, color) in enumerate(zip(runs, names, pick_colors(len(runs)), strict=True)):
+    for i, (run, name, color) in enumerate(zip(run_set.runs, run_set.titles, pick_colors(n_runs), strict=True)):
         common = {"legendgroup": name, "hovertemplate": f"step %{{x}}<br>loss %{{y:.4g}}<extra>{name}</extra>"}
         line = {"width": 2.2, "color": color}
         traces.append(go.Scatter(common, name=name, x=run.step, y=run.loss, mode="lines", line=line))
         if step is not None:
             row = [rows[i]]
-            mark = {"name": f"{name}, step {run.step[row[0]]}", "mode": "markers", "showlegend": False}
-            marker = ball_marker(i, len(runs))
-            traces.append(go.Scatter(common | mark, marker=marker, x=run.step[row], y=run.loss[row]))
+            mark = {"name": f"{name}, step {run_set.step[rows[i]]}", "mode": "markers", "showlegend": False}
+            marker = ball_marker(i, n_runs)
+            traces.append(go.Scatter(common | mark, marker=marker, x=run_set.step[row], y=run_set.loss[row]))
     return traces

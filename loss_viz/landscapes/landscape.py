@@ -316,8 +316,4 @@ def _make_read_only(record: object) -> None:
 
 def _run_names(run_set: RunSet) -> list[str]:
     """Return the name of its run for each row."""
-    names = [
-        name or run.title or "run"
-        for name, run in zip(run_set.names, run_set.runs, strict=True)
-    ]
-    return [str(name) for name, run in zip(names, run_set.runs, strict=True) for _ in range(len(run))]
+    return [title for title, run in zip(run_set.titles, run_set.runs, strict=True) for _ in range(len(run))]

@@ -3,14 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-from loss_viz._validation import check_array
 
 
 class TensorSpec(NamedTuple):
@@ -104,38 +101,6 @@ def names_by_id(named: Iterable[tuple[str, Tensor]]) -> dict[int, tuple[str, ...
     for name, tensor in named:
         names[id(tensor)] = (*names.get(id(tensor), ()), name)
     return names
-
-
-def read_rows(
-    layout: ParameterLayout, buffer_layout: ParameterLayout, weights: Any, buffers: Any
-) -> tuple[Float[np.ndarray, "n n_params"], Float[np.ndarray, "n n_buffers"] | None]:
-    """Convert weight vectors, and their buffers if given, to arrays of one row each.
-
-    Raises:
-        TypeError: if they are not arrays of real numbers.
-        ValueError: if they have other shapes.
-    """
-    advice = "One row is a weight vector; for a single one pass weights[None]."
-    weights = check_array("weights", weights, ("n", layout.n), advice=advice)
-    if buffers is None:
-        return weights, None
-    advice = "Pass one row of buffers for each weight vector, or none to use the model's."
-    return weights, check_array("buffers", buffers, (len(weights), buffer_layout.n), advice=advice)
-
-
-def read_row(
-    layout: ParameterLayout, buffer_layout: ParameterLayout, weights: Any, buffers: Any
-) -> tuple[Float[np.ndarray, " n_params"], Float[np.ndarray, " n_buffers"] | None]:
-    """Convert one weight vector, and its buffers if given, to arrays.
-
-    Raises:
-        TypeError: if they are not arrays of real numbers.
-        ValueError: if they have other shapes.
-    """
-    weights = check_array("weights", weights, (layout.n,), advice="Pass one vector, as in run.weights[-1].")
-    if buffers is None:
-        return weights, None
-    return weights, check_array("buffers", buffers, (buffer_layout.n,), advice="Pass none to use the model's.")
 
 
 def _lay_out(tensors: Mapping[tuple[str, ...], Tensor]) -> ParameterLayout:

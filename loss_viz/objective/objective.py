@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from loss_viz._validation import first_line
+from loss_viz._validation import check_array, first_line
 from loss_viz.objective.batching import (
     MAX_ATTENTION_CHUNK,
     NarrowLinearMode,
@@ -30,7 +30,6 @@ from loss_viz.objective.functional import (
     unfused_attention,
     unwrap_model,
 )
-from loss_viz.objective.layout import read_row, read_rows
 
 
 class Objective:
@@ -109,7 +108,7 @@ class Objective:
             TypeError: if they are not arrays of real numbers.
             ValueError: if they have other shapes.
         """
-        weights, buffers = read_rows(self.layout, self.buffer_layout, weights, buffers)
+        weights, buffers = self._read(weights, buffers)
         losses = np.empty(len(weights))
         with self._isolated(fused=True):
             for rows, chunk, state in self._chunks(weights, buffers):
@@ -118,10 +117,7 @@ class Objective:
         return losses
 
     def predict(
-        self,
-        weights: Float[np.ndarray, " n_params"],
-        x: Tensor,
-        buffers: Float[np.ndarray, " n_buffers"] | None = None,
+        self, weights: Float[np.ndarray, " n_params"], x: Tensor, buffers: Float[np.ndarray, " n_buffers"] | None = None
     ) -> Tensor:
         """Return the model's output at inputs `x` and weights `(n_params,)`.
 
@@ -141,7 +137,7 @@ class Objective:
             TypeError: if they are not arrays of real numbers.
             ValueError: if they have other shapes, or the loss cannot be differentiated.
         """
-        weights, buffers = read_rows(self.layout, self.buffer_layout, weights, buffers)
+        weights, buffers = self._read(weights, buffers)
         gradients = np.empty(weights.shape)
         compute = vmap(grad(self._loss_at), randomness="same") if self.chunk_size > 1 else self._gradients_singly
         with self._isolated():
@@ -242,8 +238,17 @@ class Objective:
 
     def _tensors(self, weights: Any, buffers: Any = None) -> tuple[Tensor, Tensor]:
         """Check one weight vector and its buffers, and move them to the device."""
-        weights, buffers = read_row(self.layout, self.buffer_layout, weights, buffers)
+        weights, buffers = self._read(weights, buffers, single=True)
         return self._tensor(weights), self._tensor(self.initial_buffers if buffers is None else buffers)
+
+    def _read(self, weights: Any, buffers: Any, *, single: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """Convert weight vectors as rows, or a single one, and their buffers if given to arrays."""
+        advice = "Pass one vector, as in run.weights[-1]." if single else "For a single vector pass weights[None]."
+        weights = check_array("weights", weights, (self.n_params,) if single else ("n", self.n_params), advice=advice)
+        if buffers is None:
+            return weights, None
+        advice = "Pass one row of buffers for each weight vector, or none to use the model's."
+        return weights, check_array("buffers", buffers, (*weights.shape[:-1], self.buffer_layout.n), advice=advice)
 
     def _tensor(self, array: Float[np.ndarray, "*shape"]) -> Tensor:
         array = np.ascontiguousarray(array)  # PyTorch does not support negative strides

@@ -16,7 +16,7 @@ from loss_viz._files import check_destination
 from loss_viz._validation import check_array, check_int, check_type, first_line
 from loss_viz.objective.objective import LossFn, Objective
 from loss_viz.runs.checkpoints import Checkpoints, check_frozen, find_checkpoints, has_tensor
-from loss_viz.runs.run_file import read_run_file, write_archive
+from loss_viz.runs.run_file import Parameters, read_run_file, rebuild_model, write_archive
 from loss_viz.runs.weights import WeightRows, row_blocks, take_rows
 from loss_viz.tasks.regression import Task
 
@@ -335,11 +335,11 @@ def load_run(
         >>> run.objective(run.weights[:1]).round(6) == run.loss[:1].round(6)
         array([ True])
     """
-    stored = read_run_file(path)
+    fields, parameters = read_run_file(path)
     if model is None:
-        model = stored.build_model()
-    if loss_fn is None and stored.task is not None:
-        loss_fn = stored.task.loss
+        model = rebuild_model(fields, parameters)
+    if loss_fn is None and fields["task"] is not None:
+        loss_fn = fields["task"].loss
     if model is None or loss_fn is None:
         missing = "model" if model is None else "loss"
         raise ValueError(
@@ -353,25 +353,13 @@ def load_run(
             f"`model` and `loss_fn` must fit together, as they did in the run in {path}; PyTorch says: "
             f"{first_line(error)}. Build both as they were then."
         ) from error
-    _check_parameters(path, objective, stored.parameters)
-    run = Run(
-        stored.weights,
-        stored.loss,
-        stored.step,
-        objective,
-        task=stored.task,
-        note=stored.note,
-        buffers=stored.buffers,
-        name=stored.name,
-        settings=stored.settings,
-    )
+    _check_parameters(path, objective, parameters)
+    run = Run(objective=objective, **fields)
     _check_loss(path, run)
     return run
 
 
-def _check_parameters(
-    path: str | os.PathLike[str], objective: Objective, parameters: list[tuple[str, tuple[int, ...]]]
-) -> None:
+def _check_parameters(path: str | os.PathLike[str], objective: Objective, parameters: Parameters) -> None:
     own = [(entry.name, entry.shape) for entry in objective.layout.entries]
     if own != parameters:
         pairs = zip([*own, None], [*parameters, None], strict=False)

@@ -4,7 +4,6 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,36 +26,20 @@ ARRAYS = ("weights", "loss", "step", "buffers", "task.x", "task.y")  # others in
 KEY = "loss_viz"
 
 
-@dataclass(frozen=True, eq=False)
-class StoredRun:
-    """The contents of a file: a run without its model and loss.
+Parameters = list[tuple[str, tuple[int, ...]]]  # names and shapes, in order
 
-    Attributes:
-        parameters: name and shape of each parameter, in order.
-        others: as for `Run`.
-    """
 
-    weights: np.ndarray
-    loss: np.ndarray
-    step: np.ndarray
-    buffers: np.ndarray | None
-    task: Task | None
-    parameters: list[tuple[str, tuple[int, ...]]]
-    settings: dict[str, Any]
-    note: str
-    name: str
-
-    def build_model(self) -> nn.Module | None:
-        """Build the network of a run of `train`; return None for any other network."""
-        n_params, parameters = self.weights.shape[1], self.parameters
-        depth, activation = len(parameters) // 2 - 1, str(self.settings.get("activation"))
-        width = parameters[0][1][0] if parameters and parameters[0][1] else 0
-        # The sizes are checked first: a small file must not be able to allocate any amount of memory.
-        if activation not in ACTIVATIONS or not 0 < depth < n_params or parameters != _list_parameters(width, depth):
-            return None
-        if self.task is None or sum(math.prod(shape) for _, shape in parameters) != n_params:
-            return None
-        return build_mlp(width=width, depth=depth, activation=activation, dtype=self.task.x.dtype, seed=0)
+def rebuild_model(fields: Mapping[str, Any], parameters: Parameters) -> nn.Module | None:
+    """Build the network of a run of `train` from `read_run_file`; return None for any other network."""
+    task, n_params = fields["task"], fields["weights"].shape[1]
+    depth, activation = len(parameters) // 2 - 1, str(fields["settings"].get("activation"))
+    width = parameters[0][1][0] if parameters and parameters[0][1] else 0
+    # The sizes are checked first: a small file must not be able to allocate any amount of memory.
+    if task is None or activation not in ACTIVATIONS or not 0 < depth < n_params:
+        return None
+    if parameters != _list_parameters(width, depth) or sum(math.prod(shape) for _, shape in parameters) != n_params:
+        return None
+    return build_mlp(width=width, depth=depth, activation=activation, dtype=task.x.dtype, seed=0)
 
 
 def _list_parameters(width: Any, depth: int) -> list[tuple[str, tuple[Any, ...]]]:
@@ -88,8 +71,8 @@ def write_archive(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]
     write_snapshot(Path(path), tensors, {KEY: about})
 
 
-def read_run_file(path: str | os.PathLike[str]) -> StoredRun:
-    """Read a file that `Run.save` wrote.
+def read_run_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Parameters]:
+    """Read a file that `Run.save` wrote: the attributes of the run without its objective, and the parameters.
 
     Raises:
         TypeError: if `path` is not a path.
@@ -98,18 +81,16 @@ def read_run_file(path: str | os.PathLike[str]) -> StoredRun:
     """
     arrays, about = _read_archive(path)
     try:
-        weights, loss, step = (arrays[name] for name in ("weights", "loss", "step"))
-        return StoredRun(
-            weights=check_array("weights", weights, ("n_steps", "n_params"), advice=""),
-            loss=loss,
-            step=step,
-            buffers=arrays.get("buffers"),
-            task=None if about["task"] is None else _read_task(arrays, str(about["task"])),
-            parameters=[(str(name), tuple(shape)) for name, shape in about["parameters"]],
-            settings=dict(about["settings"]),
-            note=str(about["note"]),
-            name=str(about["name"]),
-        )
+        fields = {name: arrays[name] for name in ("weights", "loss", "step")}
+        fields["weights"] = check_array("weights", fields["weights"], ("n_steps", "n_params"), advice="")
+        parameters = [(str(name), tuple(shape)) for name, shape in about["parameters"]]
+        task = None if about["task"] is None else _read_task(arrays, str(about["task"]))
+        texts = {name: str(about[name]) for name in ("note", "name")}
+        return fields | texts | {
+            "buffers": arrays.get("buffers"),
+            "task": task,
+            "settings": dict(about["settings"]),
+        }, parameters
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a complete run: {error} is missing or invalid. Write it again with run.save."

@@ -92,32 +92,25 @@ class RunSet:
         """Return weights and buffers at one or several rows, as `Run.state` does."""
         return self.weights[rows], take_rows(self.buffers, rows)
 
-    def nearest_rows(self, step: int | None) -> list[int]:
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Name of each run in tables and captions: never empty."""
+        return tuple(name or run.title or "run" for name, run in zip(self.names, self.runs, strict=True))
+
+    def nearest_rows(self, step: float | None) -> list[int]:
         """Return for each run the row of the set closest to a training step; its last row for None.
 
         Raises:
             TypeError: if the step is not a number.
             ValueError: if it is outside all runs.
         """
-        return [start + row for start, row in zip(self.starts, nearest_rows(self.runs, step), strict=True)]
-
-
-def nearest_rows(runs: Sequence[Run], step: int | None) -> list[int]:
-    """Return for each run its own row closest to a training step; its last row for None.
-
-    Raises:
-        TypeError: if the step is not a number.
-        ValueError: if it is outside all runs.
-    """
-    first, last = min(int(run.step[0]) for run in runs), max(int(run.step[-1]) for run in runs)
-    if step is None:
-        return [len(run) - 1 for run in runs]
-    check_float("step", step, f"a training step from {first} to {last}", advice="Use None for the last one.")
-    if not first <= step <= last:
-        raise argument_error(
-            "step", f"`step` must be within the run, from {first} to {last}; got {step}. Use None for the last one."
-        )
-    return [run.nearest_row(step) for run in runs]
+        if step is None:
+            return (self.ends - 1).tolist()
+        first, last = self.first_step, self.last_step
+        advice = "Use None for the last one."
+        if not first <= check_float("step", step, f"a training step from {first} to {last}", advice=advice) <= last:
+            raise argument_error("step", f"`step` must be within the run, from {first} to {last}; got {step}. {advice}")
+        return [start + run.nearest_row(step) for start, run in zip(self.starts, self.runs, strict=True)]
 
 
 def as_run_set(runs: Runs) -> RunSet:
@@ -130,27 +123,27 @@ def as_run_set(runs: Runs) -> RunSet:
         TypeError: if `runs` is not a run, nor a list or dict of runs.
         ValueError: if there is no run, or the models or losses differ.
     """
-    several, names = list_runs(runs)
-    for name, run in zip(names[1:], several[1:], strict=True):
-        _check_alike(several[0], run, name)
-    return RunSet(several, names)
+    run_set = stack_runs(runs)
+    for name, run in zip(run_set.names[1:], run_set.runs[1:], strict=True):
+        _check_alike(run_set.runs[0], run, name)
+    return run_set
 
 
-def list_runs(runs: Runs) -> tuple[tuple[Run, ...], tuple[str, ...]]:
-    """Return the runs of an argument `runs` and their names, without comparing their models and losses.
+def stack_runs(runs: Runs) -> RunSet:
+    """Stack runs without comparing their models and losses.
 
     Raises:
         TypeError: if `runs` is not a run, nor a list or dict of runs.
-        ValueError: if it is empty.
+        ValueError: if there is no run.
     """
-    advice = "Pass the results of `loss_viz.train` or recorder.run()."
-    check_type("runs", runs, (Run, Sequence, Mapping), "a run, or a list or dict of runs", advice=advice)
+    what, advice = "a run, or a list or dict of runs", "Pass the results of `loss_viz.train` or recorder.run()."
+    check_type("runs", runs, (Run, Sequence, Mapping), what, advice=advice)
     several = (runs,) if isinstance(runs, Run) else tuple(runs.values() if isinstance(runs, Mapping) else runs)
     if not several:
         raise argument_error("runs", f"`runs` must contain at least one run, got none. {advice}")
     for run in several:
-        check_type("runs", run, Run, "a run, or a list or dict of runs", advice=advice)
-    return several, tuple(str(name) for name in runs) if isinstance(runs, Mapping) else label_runs(several)
+        check_type("runs", run, Run, what, advice=advice)
+    return RunSet(several, tuple(map(str, runs)) if isinstance(runs, Mapping) else label_runs(several))
 
 
 def label_runs(runs: Sequence[Run]) -> tuple[str, ...]:

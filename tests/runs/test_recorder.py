@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import loss_viz as lv
-from loss_viz import snapshots as room
+from loss_viz.runs import recorder as module
 from loss_viz.runs.checkpoints import Checkpoints
 
 X = torch.linspace(-1, 1, 40)[:, None]
@@ -302,7 +302,6 @@ def test_a_crash_leaves_all_but_the_snapshot_being_written(tmp_path):
     script.write_text(
         "import os, torch, loss_viz as lv\n"
         "from pathlib import Path\n"
-        "from loss_viz import checkpoints\n"
         "torch.manual_seed(0)\n"
         "model = torch.nn.Linear(1, 1)\n"
         "x = torch.ones(3, 1)\n"
@@ -334,7 +333,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_training(tmp_path, monkeypat
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(room, "write_snapshot", full)
+    monkeypatch.setattr(module, "write_snapshot", full)
     with pytest.warns(RuntimeWarning, match=r"could not go on at step 6: .*No space left.*kept up to step 5"):
         next(loop)
     exhaust(loop)
@@ -448,7 +447,7 @@ def test_a_model_that_changes_ends_the_recording_and_not_the_training(change, wo
 
 def test_other_misuse_is_refused():
     model = build()
-    with pytest.raises(ValueError, match=r"holds the start alone\. Call recorder\.record\(\) after each"):
+    with pytest.raises(ValueError, match=r"holds only the start\. Call recorder\.record\(\) after each"):
         lv.Recorder(model, mse).run()
     for arguments in ({"every": 0}, {"max_snapshots": 2}):
         with pytest.raises(ValueError, match="must be a whole number of at least"):

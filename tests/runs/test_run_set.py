@@ -14,7 +14,7 @@ import loss_viz as lv
 from loss_viz.landscapes.kernels import fit_kernel
 from loss_viz.planes.local_planes import choose_anchors, local_planes
 from loss_viz.planes.projection import fit_projection
-from loss_viz.runs.run_set import as_run_set, list_runs
+from loss_viz.runs.run_set import as_run_set, stack_runs
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_runs_that_do_not_belong_together_are_refused(runs, make, error, cause):
 
 def test_what_is_no_run_is_refused(runs):
     with pytest.raises(TypeError, match="`runs` must be a run, or a list or dict of runs, got int"):
-        list_runs.__wrapped__([runs[0], 3])
+        stack_runs.__wrapped__([runs[0], 3])
 
 
 def test_names_tell_runs_apart():
