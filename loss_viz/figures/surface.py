@@ -213,8 +213,7 @@ def compare_figure(landscape: Landscape, *, step: int | None = None, log: bool =
     scale = _shared_scale([landscape], log)
     figure = make_subplots(cols=2, column_widths=[0.6, 0.4], specs=[[{"type": "scene"}, {"type": "xy"}]])
     _add_landscape(figure, landscape, scale, step)
-    names = landscape.run_set.names if len(landscape.runs) > 1 else None
-    for trace in curve_traces(landscape.runs, step, names):
+    for trace in curve_traces(landscape.run_set, step):
         figure.add_trace(trace.update(showlegend=False), row=1, col=2)
     low, high = landscape.path_loss.min(), landscape.path_loss.max()
     axis = log_axis(span_decades(low, high)) if low > 0 else {}
