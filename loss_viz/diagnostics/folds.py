@@ -30,13 +30,6 @@ class Fold:
         other_run: index of the run of the other step.
         other_step: step at the same place whose loss differs most from that at `step`.
         factor: factor between those two losses; the surface can match only one of them.
-
-    Example:
-        >>> import loss_viz as lv
-        >>> run = lv.train("x^2", steps=60, progress=False)
-        >>> fold = lv.find_folds(lv.landscape(run, sigma=0.2, resolution=9, progress=False))[0]
-        >>> fold.start <= fold.step <= fold.end, fold.factor > 1.5
-        (True, True)
     """
 
     run: int
@@ -60,7 +53,7 @@ def find_folds(landscape: Landscape) -> list[Fold]:
         >>> import loss_viz as lv
         >>> run = lv.train("x^2", steps=60, progress=False)
         >>> narrow, wide = (lv.landscape(run, sigma=sigma, resolution=9, progress=False) for sigma in ("auto", 0.2))
-        >>> len(find_folds(narrow)), len(find_folds(wide)) > 0
+        >>> len(find_folds(narrow)), find_folds(wide)[0].factor > 1.5
         (0, True)
     """
     check_landscape(landscape)

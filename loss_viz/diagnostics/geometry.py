@@ -31,13 +31,6 @@ class Geometry:
         gradient: norm of the gradient of the loss.
         in_local: share of this norm in the local plane of velocity and acceleration, from 0 to 1.
         in_picture: share in the plane of the picture.
-
-    Example:
-        >>> import loss_viz as lv
-        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
-        >>> geometry = lv.measure_geometry(land)
-        >>> geometry.turning.shape, bool(np.isnan(geometry.turning[0])), bool((geometry.in_picture <= 1).all())
-        ((61,), True, True)
     """
 
     step: Int[np.ndarray, " n_steps"]
@@ -57,12 +50,6 @@ class Sharpness:
         step: `(n,)`, training steps.
         largest: `(n,)`, the sharpness: curvature in the steepest direction.
         smallest: `(n,)`; negative where the loss falls to both sides, as at a saddle.
-
-    Example:
-        >>> import loss_viz as lv
-        >>> sharpness = lv.measure_sharpness(lv.train("x^3", steps=500, progress=False), [500])
-        >>> bool(sharpness.smallest[0] < 0 < sharpness.largest[0])  # on the plateau
-        True
     """
 
     step: Int[np.ndarray, " n"]
@@ -86,8 +73,8 @@ def measure_geometry(landscape: Landscape, *, progress: bool = True) -> Geometry
         >>> import loss_viz as lv
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
         >>> geometry = measure_geometry(land)
-        >>> geometry.speed.shape, bool((geometry.in_local <= 1).all())
-        ((61,), True)
+        >>> geometry.speed.shape, bool((geometry.in_local <= 1).all()), bool(np.isnan(geometry.turning[0]))
+        ((61,), True, True)
     """
     check_landscape(landscape)
     run_set, k = landscape.run_set, landscape.k

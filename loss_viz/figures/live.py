@@ -179,20 +179,14 @@ def surface_template(names: Sequence[str] = ("",)) -> go.Figure:
 
 def curve_template(names: Sequence[str] = ("",), title: str = "training loss") -> go.Figure:
     """Return empty loss curves with plateaus and balls, above the factor between surface and loss."""
-    figure, colors = go.Figure(), pick_colors(len(names))
-    for i, (name, color) in enumerate(zip(names, colors, strict=True)):
-        hover = f"step %{{x}}<br>loss %{{y:.4g}}<extra>{name}</extra>"
-        style = {"mode": "lines", "line": {"width": 2, "color": color}, "hovertemplate": hover}
-        figure.add_scatter(**style, **EMPTY_CURVE, name="loss", uid=trace_key("loss", i))
+    figure = go.Figure(_lines("loss", names, width=2.0, hover="loss %{y:.4g}"))
     dots = {"width": 1.5, "dash": "dot", "color": TEXT_COLOR}
-    figure.add_scatter(name="plateau", **EMPTY_CURVE, mode="lines", meta="ink", line=dots, hoverinfo="skip")
-    for i, (name, color) in enumerate(zip(names, colors, strict=True)):
-        hover = f"step %{{x}}<br>off by ×%{{y:.3g}}<extra>{name}</extra>"
-        style = {"mode": "lines", "line": {"width": 1.5, "color": color}, "yaxis": "y2", "hovertemplate": hover}
-        figure.add_scatter(**style, **EMPTY_CURVE, name="factor", uid=trace_key("factor", i))
+    figure.add_scatter(**EMPTY_CURVE, name="plateau", mode="lines", meta="ink", line=dots, hoverinfo="skip")
+    figure.add_traces(_lines("factor", names, width=1.5, hover="off by ×%{y:.3g}", yaxis="y2"))
     for i in range(len(names)):
-        style = {"mode": "markers", "marker": ball_marker(i, len(names)), "hoverinfo": "skip"}
-        figure.add_scatter(**style, **EMPTY_CURVE, name="step", uid=trace_key("step", i))
+        marker = ball_marker(i, len(names))
+        style = {"mode": "markers", "marker": marker, "hoverinfo": "skip"}
+        figure.add_scatter(**EMPTY_CURVE, **style, name="step", uid=trace_key("step", i))
     _set_small_layout(figure, title, "step").update_layout(hovermode="x", xaxis={"anchor": "y2"})
     strip: dict[str, Any] = SMALL_AXIS | {"domain": [0.0, 0.2], "type": "log", "tickvals": [1, 2, 10, 100, 1e4]}
     figure.update_layout(yaxis={"domain": [0.34, 1.0], "exponentformat": "power"}, yaxis2=strip)
@@ -203,16 +197,23 @@ def curve_template(names: Sequence[str] = ("",), title: str = "training loss") -
 def fit_template(names: Sequence[str] = ("",)) -> go.Figure:
     """Return an empty plot of the target, the output of each network, and a polynomial fit."""
     dashes = {"width": 2, "dash": "dash", "color": TEXT_COLOR}
-    figure = go.Figure(go.Scatter(name="target", **EMPTY_CURVE, mode="lines", meta="ink", line=dashes))
-    for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
-        style = {"mode": "lines", "line": {"width": 2.5, "color": color}, "uid": trace_key("network", i)}
-        figure.add_scatter(**style, **EMPTY_CURVE, name=name or "network")
+    figure = go.Figure(go.Scatter(EMPTY_CURVE, name="target", mode="lines", meta="ink", line=dashes))
+    figure.add_traces(_lines("network", names, width=2.5))
     dots = {"width": 2, "dash": "dot", "color": BALL_COLOR}
-    figure.add_scatter(name="level", **EMPTY_CURVE, mode="lines", line=dots, uid="level")
+    figure.add_scatter(**EMPTY_CURVE, name="level", mode="lines", line=dots, uid="level")
     legend = LIVE_LEGEND | {"orientation": "v", "y": 0.99, "x": 0.01, "yanchor": "top"}
-    return _set_small_layout(figure, _name_networks(names), "x").update_layout(
-        showlegend=len(names) == 1, legend=legend
-    )
+    _set_small_layout(figure, _name_networks(names), "x")
+    return figure.update_layout(showlegend=len(names) == 1, legend=legend)
+
+
+def _lines(key: str, names: Sequence[str], *, width: float, hover: str = "", **style: Any) -> list[go.Scatter]:
+    """Return an empty line for each run; without a hover text it has the name of the run in the legend."""
+    lines = []
+    for i, (name, color) in enumerate(zip(names, pick_colors(len(names)), strict=True)):
+        text = {"hovertemplate": f"step %{{x}}<br>{hover}<extra>{name}</extra>"} if hover else {}
+        line = {"mode": "lines", "line": {"width": width, "color": color}, "uid": trace_key(key, i)}
+        lines.append(go.Scatter(EMPTY_CURVE | style | text | line, name=key if hover else name or key))
+    return lines
 
 
 def _name_networks(networks: Sequence) -> str:
@@ -283,7 +284,7 @@ def path_update(view: ViewState, plateaus: Sequence[Plateau], *, pane: str = "su
     """Return the trajectories, and the plateaus of a single run."""
     run_set, projection, scale = view.run_set, view.projection, view.scale
     updates = {
-        f"{pane}_{trace_key('trajectory', i)}": path_arrays(run_set, projection, view.height, scale, rows)
+        f"{pane}_{trace_key('trajectory', i)}": path_arrays(run_set, projection, view.landscape, scale, rows)
         for i, rows in enumerate(run_set.rows)
     }
     drawn = plateaus if len(run_set.runs) == 1 else ()

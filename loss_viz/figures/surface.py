@@ -176,7 +176,7 @@ def _contours(landscape: Landscape, scale: Scale) -> list[go.Contour]:
 def _flat_paths(landscape: Landscape, step: int | None) -> list[go.Scatter]:
     """Return path and ball of each run on the plane."""
     run_set, n_runs = landscape.run_set, len(landscape.runs)
-    details = path_details(run_set, landscape.projection, landscape.path_height)
+    details = path_details(run_set, landscape.projection, landscape)
     balls, traces = run_set.nearest_rows(step), []
     for i, (name, rows, color) in enumerate(zip(run_set.names, run_set.rows, pick_colors(n_runs), strict=True)):
         dots = {"size": 4, "color": error_shade(details[rows, 4]), **error_colors(color)}

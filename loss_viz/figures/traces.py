@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from plotly.colors import sample_colorscale, unlabel_rgb
 from scipy.spatial import ConvexHull
 
-from loss_viz.diagnostics.fidelity import compare_heights
 from loss_viz.diagnostics.folds import Fold
 from loss_viz.diagnostics.plateaus import Plateau
 from loss_viz.diagnostics.report import assess
@@ -101,7 +100,7 @@ def run_traces(landscape: Landscape, scale: Scale, step: int | None) -> list[go.
     colors = zip(pick_colors(n_runs), pick_ball_colors(n_runs), strict=True)
     balls, traces = run_set.nearest_rows(step), []
     for name, (color, ball_color), rows, row in zip(run_set.names, colors, run_set.rows, balls, strict=True):
-        arrays = path_arrays(run_set, landscape.projection, landscape.path_height, scale, rows)
+        arrays = path_arrays(run_set, landscape.projection, landscape, scale, rows)
         shade = arrays.pop("line.color")
         path = go.Scatter3d(style_path(name, color), **arrays).update(line={"color": shade})
         for trace in (path, *ball_traces(landscape, scale, row, ball_color)):
@@ -110,11 +109,11 @@ def run_traces(landscape: Landscape, scale: Scale, step: int | None) -> list[go.
 
 
 def path_arrays(
-    run_set: RunSet, projection: Projection, height: Float[np.ndarray, " n_steps"], scale: Scale, rows: slice
+    run_set: RunSet, projection: Projection, landscape: Landscape | None, scale: Scale, rows: slice
 ) -> dict[str, np.ndarray]:
     """Return the line of one run, `LINE_LIFT` of the axis above its true losses, with hover values and shades."""
     x, y = projection.path[rows].T
-    details = path_details(run_set, projection, height)[rows]
+    details = path_details(run_set, projection, landscape)[rows]
     z = scale.lift(run_set.loss[rows], LINE_LIFT)
     return {"x": x, "y": y, "z": z, "customdata": details, "line.color": error_shade(details[:, 4])}
 
@@ -125,10 +124,15 @@ def error_shade(factor: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 
 def path_details(
-    run_set: RunSet, projection: Projection, height: Float[np.ndarray, " n_steps"]
+    run_set: RunSet, projection: Projection, landscape: Landscape | None
 ) -> Float[np.ndarray, "n_steps 5"]:
-    """Return step, true loss, surface, distance off the plane and factor: the hover values of a trajectory."""
-    factor = compare_heights(run_set.step, height, run_set.loss).factor
+    """Return step, true loss, surface, distance off the plane and factor: the hover values of a trajectory.
+
+    Surface and factor are nan without a landscape.
+    """
+    height = factor = np.full(len(run_set), np.nan)
+    if landscape:
+        height, factor = landscape.path_height, assess(landscape).fidelity.factor
     return np.column_stack([run_set.step, run_set.loss, height, projection.off_plane, factor])
 
 

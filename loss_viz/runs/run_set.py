@@ -97,7 +97,7 @@ class RunSet:
         """Name of each run in tables and captions: never empty."""
         return tuple(name or run.title or "run" for name, run in zip(self.names, self.runs, strict=True))
 
-    def nearest_rows(self, step: float | None) -> list[int]:
+    def nearest_rows(self, step: float | int | np.integer | None) -> list[int]:
         """Return for each run the row of the set closest to a training step; its last row for None.
 
         Raises:

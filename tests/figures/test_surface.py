@@ -60,7 +60,7 @@ def cross(u, v):
     return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
 
 
-def test_colours_are_viridis_by_loss_and_paler_without_support(land):
+def test_colors_are_viridis_by_loss_and_paler_without_support(land):
     mesh = trace(lv.surface_figure(land), "surface")
     rgb = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in mesh.vertexcolor])
     pale = MAX_FADE * (1 - land.support.ravel() ** (1 / 16))
@@ -73,7 +73,7 @@ def test_colours_are_viridis_by_loss_and_paler_without_support(land):
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_path_and_ball_stand_at_true_losses(land, log):
+def test_path_and_ball_lie_at_true_losses(land, log):
     figure = lv.surface_figure(land, step=13, log=log)
     scale = fit_scale([land.loss, land.path_loss], log=log)
     units = np.log10 if log else np.asarray
@@ -82,11 +82,11 @@ def test_path_and_ball_stand_at_true_losses(land, log):
     assert np.array_equal(np.column_stack([path.x, path.y]), land.path)
     np.testing.assert_allclose(units(path.z) - units(land.path_loss), LINE_LIFT * length, rtol=1e-6)
     fit = lv.fidelity(land)
-    told = np.column_stack([land.run.step, land.path_loss, land.path_height, land.off_plane, fit.factor])
-    np.testing.assert_array_equal(path.customdata, told)
+    details = np.column_stack([land.run.step, land.path_loss, land.path_height, land.off_plane, fit.factor])
+    np.testing.assert_array_equal(path.customdata, details)
     np.testing.assert_allclose(path.line.color, np.log2(fit.factor).clip(0, 1))
     ball = trace(figure, "ball")
-    assert min(ball.z) == pytest.approx(land.path_loss[13], rel=1e-12)  # it rests there
+    assert min(ball.z) == pytest.approx(land.path_loss[13], rel=1e-12)  # it rests on the true loss
     assert np.mean(ball.x) == pytest.approx(land.path[13, 0])
     assert np.mean(ball.y) == pytest.approx(land.path[13, 1])
     for text in ("step 13<br>", f"true loss {land.path_loss[13]:.4g}", f"at ({land.path[13, 0]:.3g}, "):
@@ -98,7 +98,7 @@ def test_path_and_ball_stand_at_true_losses(land, log):
     assert stem.z[1] == land.path_height[13]
 
 
-def test_the_picture_says_how_far_it_is_from_the_run(land):
+def test_the_caption_states_the_error_under_the_path(land):
     fit = lv.fidelity(land)
     text = lv.surface_figure(land).layout.annotations[0].text
     assert f"median ×{fit.median:.2f}, p90 ×{fit.p90:.2f}, start ×{fit.start:.2f}" in text
