@@ -77,7 +77,7 @@ def export_png(
     check_landscape(landscape)
     step = landscape.run_set.last_step if step is None else step
     landscape.run_set.nearest_rows(step)
-    view = {"step": step, "width": width, "height": height, "scale": scale}
+    view: dict[str, Any] = {"step": step, "width": width, "height": height, "scale": scale}
     view |= {"log": log, "min_support": min_support, "rotate": rotate}
     _check_view(view)
     sequence = _build_sequence("export_png", landscape, [(step, float(rotate))], view)

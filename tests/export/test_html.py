@@ -1,4 +1,4 @@
-"""The page of `export_html`: what is gathered for it, what is in the file, and what it shows in Chromium."""
+"""The page of `export_html`: its landscapes, its file, and what it shows in Chromium."""
 
 import base64
 import errno
@@ -39,13 +39,13 @@ NASTY = "a <b>name</b> & </script><img src=x onerror=alert(1)>"
 
 
 @pytest.fixture(scope="module")
-def gathered(run):
+def computed(run):
     return compute_variants(run, k=K, sigma=SIGMA, resolution=(9, 7), progress=False)
 
 
 @pytest.fixture(scope="module")
 def own_run():
-    """A run of no task, under a name that is made to break pages."""
+    """A run without a task, with a name that breaks pages which do not escape it."""
     model = torch.nn.Linear(2, 1)
     torch.nn.init.constant_(model.weight, 1.0)
     recorder = lv.Recorder(model, lambda m: m.weight.square().sum() - 1, name=NASTY)
@@ -58,13 +58,13 @@ def own_run():
 
 
 def read_part(path, name):
-    """What stands in a page as JSON under an id."""
+    """Return the JSON in a page with the given id."""
     text = path.read_text(encoding="utf-8")
     return json.loads(re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', text)[1])
 
 
-def unpack(sheet, number):
-    packed = sheet["arrays"][number]
+def unpack(data, number):
+    packed = data["arrays"][number]
     return np.frombuffer(base64.b64decode(packed["base64"]), packed["dtype"]).reshape(packed["shape"])
 
 
@@ -74,13 +74,13 @@ def strip_plotly(text):
     return text.replace(plotly, "")
 
 
-# What is gathered.
+# The landscapes.
 
 
-def test_every_pair_is_the_landscape_of_that_pair(run, gathered):
-    assert (gathered.k, gathered.sigma) == ((2, 5), ("auto", 0.06, 0.2))
-    assert (gathered.opening.k, gathered.opening.sigma) == (5, "auto")
-    for (k, sigma), land in zip(PAIRS, gathered.landscapes, strict=True):
+def test_each_variant_equals_its_landscape(run, computed):
+    assert (computed.k, computed.sigma) == ((2, 5), ("auto", 0.06, 0.2))
+    assert (computed.opening.k, computed.opening.sigma) == (5, "auto")
+    for (k, sigma), land in zip(PAIRS, computed.landscapes, strict=True):
         expected = lv.landscape(run, k=k, sigma=sigma, resolution=(9, 7), progress=False)
         assert (land.k, land.sigma) == (k, sigma)
         assert np.array_equal(land.loss, expected.loss)
@@ -89,7 +89,7 @@ def test_every_pair_is_the_landscape_of_that_pair(run, gathered):
         assert repr(lv.assess(land).fidelity) == repr(lv.fidelity(expected))
 
 
-def test_bandwidths_share_what_was_evaluated(run):
+def test_bandwidths_share_evaluations(run):
     counted = []
     objective = run.objective
 
@@ -111,7 +111,7 @@ def test_bandwidths_share_what_was_evaluated(run):
     assert count(sigma=SIGMA) >= max(count(sigma=[sigma]) for sigma in SIGMA)
 
 
-def test_a_landscape_is_kept_with_its_plane_grid_anchors_and_seed(run):
+def test_a_landscape_keeps_its_plane_grid_anchors_and_seed(run):
     land = lv.landscape(run, k=3, sigma=0.02, resolution=(6, 5), n_anchors=11, progress=False)
     found = compute_variants(land, k=[4], sigma=["auto"], progress=False)
     assert (found.k, found.sigma) == ((3, 4), ("auto", 0.02))
@@ -123,7 +123,7 @@ def test_a_landscape_is_kept_with_its_plane_grid_anchors_and_seed(run):
     assert compute_variants(land, k=[3], sigma=[0.02], progress=False).landscapes == (land,)
 
 
-def test_a_grid_that_is_not_even_is_kept(run):
+def test_an_uneven_grid_is_kept(run):
     land = lv.landscape(run, resolution=8, progress=False)
     columns = [0, 4, 7]
     sampling = replace(land.sampling, x=land.x[columns])
@@ -136,7 +136,7 @@ def test_a_grid_that_is_not_even_is_kept(run):
         assert made.loss == pytest.approx(whole.loss[:, columns], rel=0.011)
 
 
-def test_usual_strides_end_where_the_run_is_too_short():
+def test_default_strides_fit_the_run():
     run = lv.train("x", steps=20, progress=False)
     found = compute_variants(run, sigma=[0.06], resolution=3, progress=False)
     assert found.k == (1, 2, 5, 10)
@@ -153,7 +153,7 @@ def test_usual_strides_end_where_the_run_is_too_short():
     ("plane", "n_strides", "n_widths"),
     [("global", 1, 1), ("random", 1, 1), ("final", 1, 1), ("parallel", 1, 5), ("valley", 1, 5)],
 )
-def test_planes_without_stride_or_bandwidth_have_no_slider_for_it(run, plane, n_strides, n_widths):
+def test_planes_without_stride_or_bandwidth_have_one_variant(run, plane, n_strides, n_widths):
     land = lv.landscape(run, plane=plane, k=4, n_anchors=5, resolution=3, progress=False)
     found = compute_variants(land, progress=False)
     assert (len(found.k), len(found.sigma)) == (n_strides, n_widths)
@@ -181,20 +181,20 @@ def test_planes_without_stride_or_bandwidth_have_no_slider_for_it(run, plane, n_
         ({"step": 61}, ValueError, "`step` must be within the run, from 0 to 60; got 61"),
     ],
 )
-def test_what_cannot_be_is_refused_before_the_work(run, tmp_path, monkeypatch, arguments, error, message):
+def test_wrong_arguments_are_refused_before_any_evaluation(run, tmp_path, monkeypatch, arguments, error, message):
     monkeypatch.setattr("loss_viz.landscapes.compute.fit_picture_plane", lambda *_, **__: pytest.fail("work has begun"))
     with pytest.raises(error, match=message):
         export_html(run, tmp_path / "run.html", **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_source_is_refused(run):
+def test_a_landscape_takes_no_resolution(run):
     land = lv.landscape(run, resolution=3, progress=False)
     with pytest.raises(ValueError, match="`resolution` is that of the landscape, 3 x 3; got 5"):
         compute_variants(land, resolution=5)
 
 
-def test_progress_is_that_of_all(run, capsys):
+def test_progress_covers_all_landscapes(run, capsys):
     bar = _ProgressBar(4, disable=False)
     bar.delay = 0
     meter = bar.begin(5, "auto")
@@ -202,7 +202,7 @@ def test_progress_is_that_of_all(run, capsys):
     meter._reported -= 1
     meter.update(5)
     assert bar.n == 0.5
-    meter.total, meter._reported = 100, 0  # more came to be done: it stays where it is
+    meter.total, meter._reported = 100, 0  # more work was found: the bar does not move back
     meter.update(1)
     assert bar.n == 0.5
     bar.begin(5, 0.06)
@@ -212,86 +212,86 @@ def test_progress_is_that_of_all(run, capsys):
     bar.close()
 
 
-# What is in the file.
+# The file.
 
 
-def test_arrays_come_back_as_they_were():
+def test_arrays_survive_encoding():
     store, rng = ArrayStore(), np.random.default_rng(0)
-    sheet = {"arrays": store.arrays}
+    data = {"arrays": store.arrays}
     wide = np.append(rng.lognormal(sigma=20, size=50), [np.nan, np.inf, 0.0])
-    assert np.array_equal(unpack(sheet, store.add(wide)), wide.astype(np.float32), equal_nan=True)
+    assert np.array_equal(unpack(data, store.add(wide)), wide.astype(np.float32), equal_nan=True)
     for top, kind in ((255, "uint8"), (256, "uint16"), (65_536, "uint32")):
         whole = np.array([[0, top], [1, 2], [3, 4]])
-        assert np.array_equal(unpack(sheet, store.add(whole)), whole)
+        assert np.array_equal(unpack(data, store.add(whole)), whole)
         assert store.arrays[-1]["dtype"] == kind
     assert store.add(np.empty(0)) == store.add(np.empty(0))
     assert store.add(np.zeros(4)) != store.add(np.zeros((2, 2)))
     rgba = rng.integers(0, 256, (20, 4)).astype(np.uint8)
     kept = store.encode({"rgba": rgba})["rgba"]
-    colors = unpack(sheet, kept["colors"])[unpack(sheet, kept["index"])]
-    assert np.array_equal(np.column_stack([colors, unpack(sheet, kept["left"])]), rgba)
+    colors = unpack(data, kept["colors"])[unpack(data, kept["index"])]
+    assert np.array_equal(np.column_stack([colors, unpack(data, kept["left"])]), rgba)
 
 
-def test_the_loss_axis_is_that_of_the_first_and_longer_where_one_needs_it(gathered):
+def test_the_loss_axis_is_that_of_the_first_extended_where_needed(computed):
     for log in (False, True):
-        own = [fit_scale([land.loss, land.path_loss], log=log) for land in gathered.landscapes]
+        own = [fit_scale([land.loss, land.path_loss], log=log) for land in computed.landscapes]
         assert len({(scale.low, scale.high) for scale in own}) > 1
         for first, mine in enumerate(own):
-            chosen = choose_scales(gathered.landscapes, first, log=log)
+            chosen = choose_scales(computed.landscapes, first, log=log)
             assert chosen[first] == mine
             for scale, needed in zip(chosen, own, strict=True):
                 assert scale == Scale(min(mine.low, needed.low), max(mine.high, needed.high), log)
 
 
-def test_long_runs_are_thinned_and_the_page_says_so(run, gathered, monkeypatch):
+def test_long_runs_are_thinned_and_the_page_says_so(run, computed, monkeypatch):
     monkeypatch.setattr("loss_viz.export.page_data.MAX_STEPS", 20)
     monkeypatch.setattr("loss_viz.export.page_data.MAX_OUTPUTS", 700)
-    sheet = page_data(gathered, None)
-    step = unpack(sheet, sheet["runs"][0]["step"]["array"])
+    data = page_data(computed, None)
+    step = unpack(data, data["runs"][0]["step"]["array"])
     assert 10 < len(step) <= 20
     assert (step[0], step[-1]) == (0, 60)
-    assert np.array_equal(unpack(sheet, sheet["runs"][0]["loss"]["array"]), run.loss[step].astype(np.float32))
-    picture = sheet["pictures"][1]
-    height = unpack(sheet, picture["runs"][0]["height"]["array"])
-    assert np.array_equal(height, gathered.landscapes[1].path_height[step].astype(np.float32))
+    assert np.array_equal(unpack(data, data["runs"][0]["loss"]["array"]), run.loss[step].astype(np.float32))
+    picture = data["pictures"][1]
+    height = unpack(data, picture["runs"][0]["height"]["array"])
+    assert np.array_equal(height, computed.landscapes[1].path_height[step].astype(np.float32))
     line = picture["axes"]["linear"]["parts"]["surface_trajectory"]
-    assert len(unpack(sheet, line["x"]["array"])) == len(unpack(sheet, line["line.color"]["array"])) == len(step)
-    assert [len(unpack(sheet, column)) for column in line["customdata"]["columns"]] == [len(step)] * 5
-    [fit] = sheet["fits"]["runs"]
-    at, levels = (unpack(sheet, fit[name]["array"]) for name in ("step", "levels"))
+    assert len(unpack(data, line["x"]["array"])) == len(unpack(data, line["line.color"]["array"])) == len(step)
+    assert [len(unpack(data, column)) for column in line["customdata"]["columns"]] == [len(step)] * 5
+    [fit] = data["fits"]["runs"]
+    at, levels = (unpack(data, fit[name]["array"]) for name in ("step", "levels"))
     assert len(at) <= 7
     for row, told in zip(at.tolist(), levels, strict=True):
         assert fit["low"] + fit["unit"] * told == pytest.approx(run.predict(row), abs=fit["unit"])
-    assert f"{len(step)} of 61 recorded steps are drawn" in " ".join(sheet["notes"])
-    assert f"stored at {len(at)} steps" in " ".join(sheet["notes"])
-    assert "drawn" not in " ".join(page_data(gathered, None)["notes"][:1])
+    assert f"{len(step)} of 61 recorded steps are drawn" in " ".join(data["notes"])
+    assert f"stored at {len(at)} steps" in " ".join(data["notes"])
+    assert "drawn" not in " ".join(page_data(computed, None)["notes"][:1])
 
 
 def test_a_loss_that_is_not_positive_has_no_logarithmic_axis(own_run):
-    sheet = page_data(compute_variants(own_run, k=[2], sigma=["auto"], resolution=3, progress=False), None)
-    assert list(sheet["pictures"][0]["axes"]) == ["linear"]
-    assert sheet["fits"] is None
-    assert "fit" not in sheet["panes"]
+    data = page_data(compute_variants(own_run, k=[2], sigma=["auto"], resolution=3, progress=False), None)
+    assert list(data["pictures"][0]["axes"]) == ["linear"]
+    assert data["fits"] is None
+    assert "fit" not in data["panes"]
 
 
-def test_nothing_in_the_page_points_elsewhere(gathered):
-    rest = strip_plotly(page_html(gathered, None)).lower()
+def test_the_page_contains_no_links(computed):
+    rest = strip_plotly(page_html(computed, None)).lower()
     for word in ("http:", "https:", "src=", "href=", "@import", "url(", "//cdn"):
         assert word not in rest
     assert "content=\"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline' data:; img-src" in rest
 
 
-def test_names_stay_text_wherever_they_stand(own_run):
+def test_names_are_escaped_everywhere(own_run):
     rest = strip_plotly(page_html(compute_variants(own_run, k=[2], sigma=["auto"], resolution=3, progress=False), None))
     assert "<img" not in rest
     assert rest.count("</script>") == 3
     assert "<h1>a &lt;b&gt;name&lt;/b&gt; &amp; &lt;/script&gt;&lt;img" in rest
-    # Plotly leaves out signs of HTML that it does not know.
+    # Plotly drops HTML tags it does not know.
     words = caption(lv.landscape(lv.train(lambda x: x, steps=20, progress=False), resolution=3, progress=False))
     assert words.startswith("<b>&lt;lambda&gt;, local planes</b>")
 
 
-def test_the_settings_in_the_file_make_the_same_picture(tmp_path):
+def test_the_settings_in_the_file_reproduce_it(tmp_path):
     run = lv.train("x^2", steps=60, progress=False)
     path = export_html(run, tmp_path / "run.html", k=[3, 1], sigma=[0.06], resolution=9, step=30, progress=False)
     settings = read_part(path, "loss_viz-settings")
@@ -322,7 +322,7 @@ def test_the_settings_in_the_file_make_the_same_picture(tmp_path):
         ({}, {"plane": "random", "seed": 7, "resolution": 3}),
     ],
 )
-def test_recipes_of_unusual_pictures_draw_them_and_the_panel_does_not_pretend_to(train, view):
+def test_code_reproduces_unusual_landscapes_and_the_panel_does_not_offer_to(train, view):
     run = lv.train("x^2", steps=40, progress=False, **train)
     land = lv.landscape(run, progress=False, **view)
     found = compute_variants(land, progress=False)
@@ -333,23 +333,23 @@ def test_recipes_of_unusual_pictures_draw_them_and_the_panel_does_not_pretend_to
     assert json.loads(re.search(r'-settings">(.*?)</script>', page_html(found, None))[1])["explorer"] is None
 
 
-def test_runs_of_one_s_own_are_left_open(own_run):
+def test_code_leaves_a_gap_for_runs_that_train_cannot_make(own_run):
     runs = {"one": own_run, NASTY: own_run}
-    sheet = page_data(compute_variants(runs, k=[2], sigma=["auto"], resolution=3, progress=False), None)
+    data = page_data(compute_variants(runs, k=[2], sigma=["auto"], resolution=3, progress=False), None)
     scope = {}
-    exec(sheet["recipe"].split("land =")[0], scope)
+    exec(data["recipe"].split("land =")[0], scope)
     assert scope["run"] == {"one": ..., NASTY: ...}
-    assert [run["name"] for run in sheet["runs"]] == ["one", NASTY]
+    assert [run["name"] for run in data["runs"]] == ["one", NASTY]
 
 
 class Stop(BaseException):
-    """As Ctrl-C."""
+    """Like Ctrl-C."""
 
 
 @pytest.mark.parametrize("n_losses", [1, 2000, 30_000])
-def test_an_end_in_the_middle_leaves_no_file(run, tmp_path, n_losses):
+def test_an_interruption_leaves_the_old_file(run, tmp_path, n_losses):
     path = tmp_path / "run.html"
-    path.write_text("what was there before")
+    path.write_text("old content")
     objective, left = run.objective, [n_losses]
 
     class Ending(type(objective)):
@@ -365,10 +365,10 @@ def test_an_end_in_the_middle_leaves_no_file(run, tmp_path, n_losses):
     with pytest.raises(Stop):
         export_html(replace(run, objective=Ending()), path, progress=False)
     assert [file.name for file in tmp_path.iterdir()] == ["run.html"]
-    assert path.read_text() == "what was there before"
+    assert path.read_text() == "old content"
 
 
-def test_a_full_disk_leaves_what_was_there(run, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(run, tmp_path, monkeypatch):
     def fill(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -380,7 +380,7 @@ def test_a_full_disk_leaves_what_was_there(run, tmp_path, monkeypatch):
     assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
 
 
-def test_places_where_no_file_can_be_are_refused_at_once(run, tmp_path, monkeypatch):
+def test_paths_that_cannot_be_written_are_refused_at_once(run, tmp_path, monkeypatch):
     monkeypatch.setattr("loss_viz.export.html.compute_variants", lambda *_, **__: pytest.fail("work has begun"))
     (tmp_path / "file").write_text("")
     with pytest.raises(IsADirectoryError, match=r"`path` must name a file, .* is a folder. Add a file name"):
@@ -388,35 +388,35 @@ def test_places_where_no_file_can_be_are_refused_at_once(run, tmp_path, monkeypa
     for folder in ("nowhere", "file"):
         with pytest.raises(FileNotFoundError, match=rf"`path` must be in a folder, '.*{folder}' is not one. Create it"):
             export_html(run, tmp_path / folder / "run.html")
-    monkeypatch.setattr(os, "access", lambda *_: False)  # of root nothing is kept
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     with pytest.raises(PermissionError, match="`path` must be in a writable folder"):
         export_html(run, str(tmp_path / "run.html"))
 
 
-# What it shows.
+# The page in the browser.
 
 
 class Page:
-    """An exported page in a browser. What its console complains of, and what it asks for, is collected."""
+    """An exported page in a browser; collects console errors and network requests."""
 
     def __init__(self, browser, path, **options):
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
         self.page = self.context.new_page()
         self.errors, self.requests = [], []
-        self.page.on("console", self._hear)
+        self.page.on("console", self._on_message)
         self.page.on("pageerror", lambda error: self.errors.append(f"{error} {error.stack}"))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        # A promise that is rejected and caught by nobody is no console message everywhere.
+        # Not every browser logs unhandled rejections.
         self.page.add_init_script("addEventListener('unhandledrejection', e => console.error('unhandled', e.reason))")
         self.page.goto(path.as_uri())
         self.wait_drawn()
 
-    def _hear(self, message):
+    def _on_message(self, message):
         if message.type in ("error", "warning") and not HARMLESS.search(message.text):
             self.errors.append(message.text)
 
     def wait_drawn(self):
-        """Until all that was asked for is on screen."""
+        """Wait until the last update has been drawn."""
         self.page.wait_for_function(
             """() => {
                 const {asked, drawn} = document.getElementById('lossviz-picture')?.dataset || {};
@@ -426,7 +426,7 @@ class Page:
         )
 
     def trace(self, pane, name, key):
-        """The values of a trace that is drawn."""
+        """Return a property of a trace as drawn."""
         return self.page.evaluate(
             """([pane, name, key]) => {
                 pane = document.querySelector('.lossviz-pane-' + pane);
@@ -440,7 +440,7 @@ class Page:
         return self.page.evaluate(f"() => document.querySelector('.lossviz-pane-{pane}')._fullLayout.{code}")
 
     def slide(self, label, at):
-        """Put a slider to its place, with the keyboard alone; that of the steps from the nearer end."""
+        """Move a slider to a position by keyboard, from the nearer end."""
         slider = self.page.get_by_label(label, exact=True)
         slider.focus()
         back = int(slider.get_attribute("max")) - at
@@ -469,17 +469,17 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def opened(browser, gathered, tmp_path_factory):
+def opened(browser, computed, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "a folder" / "σ #1.html"
     path.parent.mkdir()
-    path.write_text(page_html(gathered, 30), encoding="utf-8")
+    path.write_text(page_html(computed, 30), encoding="utf-8")
     opened = Page(browser, path)
     yield opened
     opened.close()
 
 
 @in_browser
-def test_sliders_show_the_landscape_of_their_values(run, gathered, opened):
+def test_sliders_show_the_landscape_of_their_values(run, computed, opened):
     camera = opened.layout("surface", "scene._scene.getCamera().eye")
     for k, sigma in PAIRS:
         opened.slide("k", sorted(K).index(k))
@@ -497,12 +497,12 @@ def test_sliders_show_the_landscape_of_their_values(run, gathered, opened):
         assert write_factor(lv.fidelity(expected).median) in opened.tile("error, median")
         assert opened.page.get_by_label("σ", exact=True).get_attribute("aria-valuetext") == str(sigma)
     after = opened.layout("surface", "scene._scene.getCamera().eye")
-    assert after == pytest.approx(camera, rel=0, abs=1e-14)  # through Plotly's matrices and back, to the last bits
-    assert len({float(land.loss.sum()) for land in gathered.landscapes}) == len(PAIRS)
+    assert after == pytest.approx(camera, rel=0, abs=1e-14)  # equal up to rounding in Plotly's matrices
+    assert len({float(land.loss.sum()) for land in computed.landscapes}) == len(PAIRS)
 
 
 @in_browser
-def test_the_first_picture_is_the_panel_s_own(run, opened):
+def test_the_first_surface_equals_the_panel_s(run, opened):
     opened.slide("k", 1)
     opened.slide("σ", 0)
     panel = lv.Explorer(run, k=5, sigma="auto", resolution=7, step=30)
@@ -522,12 +522,12 @@ def test_the_first_picture_is_the_panel_s_own(run, opened):
 
 @in_browser
 @pytest.mark.parametrize("kind", ["linear", "log"])
-def test_the_ball_stands_at_the_true_loss(run, gathered, opened, kind):
+def test_the_ball_is_at_the_true_loss(run, computed, opened, kind):
     opened.page.get_by_label("loss", exact=True).select_option(kind)
     opened.slide("k", 0)
     opened.slide("σ", 1)
-    land = gathered.landscapes[PAIRS.index((2, 0.06))]
-    scale = choose_scales(gathered.landscapes, gathered.first, log=kind == "log")[1]
+    land = computed.landscapes[PAIRS.index((2, 0.06))]
+    scale = choose_scales(computed.landscapes, computed.first, log=kind == "log")[1]
     lifted = scale.lift(run.loss, LINE_LIFT)
     assert opened.trace("surface", "trajectory", "z") == pytest.approx(lifted.tolist(), rel=1e-5)
     assert opened.layout("surface", "scene.zaxis.type") == kind
@@ -536,7 +536,7 @@ def test_the_ball_stands_at_the_true_loss(run, gathered, opened, kind):
         opened.slide("step", step)
         x, y, z = (np.array(opened.trace("surface", "ball", axis)) for axis in "xyz")
         assert z.min() == pytest.approx(run.loss[step], rel=1e-6)
-        # Its middle stands over the run's place, and as high above its foot as the sphere's radius.
+        # Its center is above the point of the run, and its lowest point at the true loss.
         middle = [(side.max() + side.min()) / 2 for side in (x, y)]
         assert middle == pytest.approx(land.path[step].tolist(), abs=0.02 * np.ptp(x))
         drawn = scale.draw(np.array([run.loss[step], z.max()]))
@@ -551,7 +551,7 @@ def test_the_ball_stands_at_the_true_loss(run, gathered, opened, kind):
 
 
 @in_browser
-def test_play_moves_and_pause_stops(opened):
+def test_play_and_pause(opened):
     opened.slide("step", 0)
     button = opened.page.get_by_role("button", name="play")
     button.press("Enter")
@@ -568,14 +568,14 @@ def test_play_moves_and_pause_stops(opened):
     button.click()
     opened.page.wait_for_function("() => document.getElementById('lossviz-play').innerText === 'play'")  # at the end
     assert step.input_value() == "60"
-    button.click()  # from the start again
+    button.click()  # restarts
     opened.page.wait_for_function("() => document.getElementById('lossviz-step').value < 60")
-    opened.slide("step", 2)  # and whoever moves the slider takes over
+    opened.slide("step", 2)  # moving the slider stops it
     assert opened.page.locator("#lossviz-play").inner_text() == "play"
 
 
 @in_browser
-def test_a_click_on_the_curve_moves_the_ball_and_a_turn_of_the_camera_stays(opened):
+def test_a_click_on_the_curve_moves_the_ball_and_the_camera_stays(opened):
     box = opened.page.locator(".lossviz-pane-curve .nsewdrag[data-subplot=xy]").bounding_box()
     mouse = opened.page.mouse
     mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
@@ -593,27 +593,27 @@ def test_a_click_on_the_curve_moves_the_ball_and_a_turn_of_the_camera_stays(open
     mouse.move(x - 90, y + 10, steps=6)
     mouse.up()
     opened.page.wait_for_timeout(400)
-    turned = opened.layout("surface", "scene._scene.getCamera().eye")
-    assert turned != camera
+    rotated = opened.layout("surface", "scene._scene.getCamera().eye")
+    assert rotated != camera
     opened.slide("σ", 2)
     opened.slide("k", 0)
     opened.page.get_by_label("loss", exact=True).select_option("log")
     opened.wait_drawn()
     for axis in "xyz":
-        assert opened.layout("surface", "scene._scene.getCamera().eye")[axis] == pytest.approx(turned[axis])
+        assert opened.layout("surface", "scene._scene.getCamera().eye")[axis] == pytest.approx(rotated[axis])
     opened.page.get_by_label("loss", exact=True).select_option("linear")
     opened.wait_drawn()
 
 
 @in_browser
-def test_a_click_on_the_surface_means_the_run_nearby(gathered, opened):
+def test_a_click_on_the_surface_selects_the_nearest_step(computed, opened):
     opened.slide("step", 60)
     box = opened.page.locator(".lossviz-pane-surface canvas").first.bounding_box()
-    opened.page.mouse.click(box["x"] + 4, box["y"] + box["height"] - 4)  # on nothing, and without a turn
-    path = gathered.opening.path
-    beside = path[17] + 0.02 * gathered.opening.projection.diagonal
+    opened.page.mouse.click(box["x"] + 4, box["y"] + box["height"] - 4)  # hits nothing and moves nothing
+    path = computed.opening.path
+    beside = path[17] + 0.02 * computed.opening.projection.diagonal
     nearest = int(np.linalg.norm(path - beside, axis=1).argmin())
-    corner = gathered.opening.x[0], gathered.opening.y[0]
+    corner = computed.opening.x[0], computed.opening.y[0]
     for (x, y), trace, index, expected in (
         (beside, "surface", 3, nearest),
         (corner, "surface", 0, nearest),
@@ -633,7 +633,7 @@ def test_a_click_on_the_surface_means_the_run_nearby(gathered, opened):
 
 
 @in_browser
-def test_it_fits_the_window_and_follows_the_theme(opened):
+def test_the_page_fits_the_window_and_follows_the_theme(opened):
     ink = opened.layout("curve", "font.color")
     width = opened.layout("surface", "width")
     opened.page.set_viewport_size({"width": 390, "height": 800})
@@ -644,7 +644,7 @@ def test_it_fits_the_window_and_follows_the_theme(opened):
     )
     assert opened.page.evaluate("() => document.scrollingElement.scrollWidth") <= 390
     assert opened.layout("fit", "width") == opened.layout("surface", "width")
-    # The sliders are in sight wherever the page is.
+    # The sliders stay visible when the page scrolls.
     assert opened.page.get_by_label("σ", exact=True).bounding_box()["y"] < 800
     opened.page.set_viewport_size({"width": 1280, "height": 900})
     opened.page.emulate_media(color_scheme="light")
@@ -655,7 +655,7 @@ def test_it_fits_the_window_and_follows_the_theme(opened):
 
 
 @in_browser
-def test_it_can_be_read_aloud_and_sends_nothing(opened):
+def test_the_page_is_accessible_and_sends_nothing(opened):
     snapshot = opened.page.locator("body").aria_snapshot()
     for word in ('heading "x^3"', 'slider "step"', 'slider "k"', 'slider "σ"', 'combobox "loss"', 'button "play"'):
         assert word in snapshot
@@ -675,7 +675,7 @@ def test_it_can_be_read_aloud_and_sends_nothing(opened):
 
 
 @in_browser
-def test_the_defaults_open_in_less_than_8_mb(browser, tmp_path):
+def test_the_defaults_make_less_than_8_mb(browser, tmp_path):
     run = lv.train("x^3", progress=False)
     path = export_html(run, tmp_path / "run.html", progress=False)
     assert path.stat().st_size < 8_000_000
@@ -692,7 +692,7 @@ def test_the_defaults_open_in_less_than_8_mb(browser, tmp_path):
 
 
 @in_browser
-def test_runs_race(browser, tmp_path):
+def test_several_runs(browser, tmp_path):
     a, b = lv.compare("x^3", ["adam", "sgd"], steps=60, progress=False)
     b = replace(b, weights=b.weights[:41], loss=b.loss[:41], step=b.step[:41])
     runs = {"<b>one</b>": a, "other": b}
@@ -716,7 +716,7 @@ def test_runs_race(browser, tmp_path):
 
 
 @in_browser
-def test_runs_of_one_s_own_have_no_fit_and_their_names_stay_names(browser, own_run, tmp_path):
+def test_runs_without_a_task_have_no_fit_and_names_are_escaped(browser, own_run, tmp_path):
     path = export_html(own_run, tmp_path / "own.html", k=[2], resolution=(6, 4), progress=False)
     opened = Page(browser, path)
     assert opened.page.locator(".lossviz-pane-fit").count() == 0

@@ -1,6 +1,8 @@
 import builtins
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import imageio_ffmpeg
@@ -19,6 +21,7 @@ from loss_viz.figures.traces import camera
 from loss_viz.landscapes.provenance import read_settings
 
 SIZE = 400, 300
+SMALL = {"width": 400, "height": 300}
 WHITE = (255, 255, 255)
 
 
@@ -34,21 +37,21 @@ def race():
 
 
 class Pinhole:
-    """Where an eye sees points of the box, up to size and place of the picture, how far they are, what hides them."""
+    """A pinhole camera: where points of the box appear, up to scale and position, and what hides them."""
 
     def __init__(self, land, *, log=False, rotate=0.0):
         self.land, self.scale = land, fit_scale([land.loss, land.path_loss], log=log)
         eye = np.array(list(camera(land, self.scale, distance=1.0)["eye"].values()))
         cos, sin = np.cos(np.radians(rotate)), np.sin(np.radians(rotate))
         self.eye = np.array([cos * eye[0] - sin * eye[1], sin * eye[0] + cos * eye[1], eye[2]])
-        self.axes_box = BoxAxes(land, self.scale, size=SIZE, rotations=[rotate])
-        self.axes_box.rotate(rotate)
+        self.box = BoxAxes(land, self.scale, size=SIZE, rotations=[rotate])
+        self.box.rotate(rotate)
         x, y = np.meshgrid(land.x, land.y)
-        corners = self.put_in_box(np.column_stack([x.ravel(), y.ravel(), land.loss.ravel()]))
+        corners = self.to_box(np.column_stack([x.ravel(), y.ravel(), land.loss.ravel()]))
         self.surface = LinearNDInterpolator(corners[:, :2], corners[:, 2])
 
-    def put_in_box(self, points):
-        """Points (x, y, loss) in a box of the size that Plotly gives it, with its middle at 0."""
+    def to_box(self, points):
+        """Return points (x, y, loss) in units of Plotly's box, centered at 0."""
         drawn = np.column_stack([points[:, :2], self.scale.draw(points[:, 2])])
         room = BALL_RADIUS * (self.scale.high - self.scale.low)
         low = np.array([self.land.x[0], self.land.y[0], self.scale.low - room])
@@ -56,30 +59,30 @@ class Pinhole:
         return ((drawn - low) / (high - low) - 0.5) * list(BOX.values())
 
     def see(self, points):
-        """Places to the right and down, and distances, along the line to the middle of the box."""
+        """Return places, to the right and down, and distances along the line of sight to the center of the box."""
         ahead = -self.eye / np.linalg.norm(self.eye)
         right = np.cross(ahead, [0, 0, 1])
         right /= np.linalg.norm(right)
-        from_eye = self.put_in_box(points) - self.eye
+        from_eye = self.to_box(points) - self.eye
         distance = from_eye @ ahead
         down = -np.cross(right, ahead)
         return np.column_stack([from_eye @ right, from_eye @ down]) / distance[:, None], distance
 
     def hides(self, point, margin=0.03):
-        """Whether the surface stands between the eye and a point, not counting what is as near to it as `margin`."""
-        place = self.put_in_box(point[None])[0]
+        """Return whether the surface is between the eye and a point, apart from the last `margin` before the point."""
+        place = self.to_box(point[None])[0]
         way = self.eye - place
         along = np.linspace(margin / np.linalg.norm(way), 1, 400)[:, None] * way + place
         with np.errstate(invalid="ignore"):
             return bool((self.surface(along[:, :2]) > along[:, 2]).any())
 
     def find(self, points):
-        """Pixels, by the paper itself."""
+        """Return pixels and depth as `BoxAxes` projects the points."""
         drawn = np.column_stack([points[:, :2], self.scale.draw(points[:, 2])])
-        return self.axes_box.project(drawn)
+        return self.box.project(drawn)
 
 
-def lies_at(land, scale, row, lift=0.0):
+def ball_center(land, scale, row, lift=0.0):
     return np.append(land.path[row], scale.lift(land.path_loss[row : row + 1], lift))
 
 
@@ -98,41 +101,41 @@ def test_points_appear_where_the_eye_of_the_interactive_figure_sees_them(land, r
 
 @pytest.mark.parametrize("size", [(800, 600), (400, 300), (300, 700), (1200, 400)])
 @pytest.mark.parametrize("rotations", [[0.0], [0.0, 45.0, 90.0, 135.0]])
-def test_the_whole_box_is_on_the_paper_below_the_title(land, size, rotations):
+def test_the_whole_box_is_visible_below_the_title(land, size, rotations):
     scale = fit_scale([land.loss, land.path_loss], log=False)
-    axes_box = BoxAxes(land, scale, size=size, rotations=rotations)
+    box = BoxAxes(land, scale, size=size, rotations=rotations)
     corners = np.stack(np.meshgrid(land.x[[0, -1]], land.y[[0, -1]], [scale.low, scale.high]), axis=-1).reshape(-1, 3)
     for rotate in rotations:
-        axes_box.rotate(rotate)
-        places = axes_box.project(corners)[:, :2]
-        assert (places > [0, 60 * axes_box.zoom]).all()
-        assert (places < np.array(size) - [80 * axes_box.zoom, 0]).all()
-    assert axes_box.draw().size == size
+        box.rotate(rotate)
+        places = box.project(corners)[:, :2]
+        assert (places > [0, 60 * box.zoom]).all()
+        assert (places < np.array(size) - [80 * box.zoom, 0]).all()
+    assert box.draw().size == size
 
 
-def read_pixels(image, place, reach=1):
-    """The pixels around a place, as rows of red, green and blue."""
+def pixels_around(image, place, reach=1):
+    """Return the pixels around a place, one (red, green, blue) per row."""
     column, row = np.floor(place).astype(int)
     pixels = np.asarray(image.convert("RGB")).astype(float)
     return pixels[row - reach : row + reach + 1, column - reach : column + reach + 1].reshape(-1, 3)
 
 
 def has_hue_of(pixel, color, atol=0.12):
-    """Whether a pixel is a colour in more or less light."""
+    """Return whether a pixel is a color in more or less light."""
     wanted = read_color(color) / np.linalg.norm(read_color(color))
     return np.abs(pixel / np.linalg.norm(pixel) - wanted).max() < atol
 
 
 @pytest.mark.parametrize("rotate", [0.0, 60.0, 180.0])
-def test_the_ball_is_at_the_true_loss_in_every_still_where_nothing_hides_it(land, rotate):
+def test_the_ball_is_at_the_true_loss_unless_hidden(land, rotate):
     scene = Scene(land, size=SIZE, rotations=(rotate,))
     view = Pinhole(land, rotate=rotate)
     n_seen = n_hidden = 0
     for row in range(0, 61, 4):
         still = scene.render(int(land.run.step[row]), rotate)
-        middle = lies_at(land, view.scale, row, lift=BALL_RADIUS)
+        middle = ball_center(land, view.scale, row, lift=BALL_RADIUS)
         place = view.find(middle[None])[0, :2]
-        orange = [has_hue_of(pixel, BALL_COLOR) for pixel in read_pixels(still, place)]
+        orange = [has_hue_of(pixel, BALL_COLOR) for pixel in pixels_around(still, place)]
         if view.hides(middle, margin=0.15):
             n_hidden += 1
             assert not any(orange)
@@ -143,17 +146,17 @@ def test_the_ball_is_at_the_true_loss_in_every_still_where_nothing_hides_it(land
 
 
 @pytest.mark.parametrize("rotate", [0.0, 180.0])
-def test_the_line_is_seen_where_it_is_and_not_through_the_surface(run, rotate):
+def test_the_line_is_visible_where_it_should_be_and_not_through_the_surface(run, rotate):
     land = lv.landscape(run, resolution=(41, 31), progress=False)
     view = Pinhole(land, rotate=rotate)
     still = Scene(land, size=SIZE, rotations=(rotate,)).render(60, rotate)
-    points = np.array([lies_at(land, view.scale, row, LINE_LIFT) for row in range(61)])
+    points = np.array([ball_center(land, view.scale, row, LINE_LIFT) for row in range(61)])
     places = view.find(points)[:, :2]
     in_view = np.array([not view.hides(point) for point in points])
     hidden = np.array([view.hides(point, margin=0.1) for point in points])
     apart = np.linalg.norm(places[:, None] - places, axis=2)
-    ball = np.linalg.norm(places - view.find(lies_at(land, view.scale, 60, BALL_RADIUS)[None])[0, :2], axis=1) < 12
-    red = [any(has_hue_of(pixel, PATH_COLOR) for pixel in read_pixels(still, place)) for place in places]
+    ball = np.linalg.norm(places - view.find(ball_center(land, view.scale, 60, BALL_RADIUS)[None])[0, :2], axis=1) < 12
+    red = [any(has_hue_of(pixel, PATH_COLOR) for pixel in pixels_around(still, place)) for place in places]
     red = np.array(red)
     assert red[in_view & ~ball].mean() > 0.9
     lonely = hidden & ~(apart[:, ~hidden] < 8).any(axis=1)
@@ -166,14 +169,14 @@ def test_the_line_is_seen_where_it_is_and_not_through_the_surface(run, rotate):
 
 @pytest.mark.parametrize("log", [False, True])
 def test_the_surface_stands_at_the_heights_of_the_landscape(land, log):
-    """Seen from the front, each grid point that nothing hides is the nearest thing on its pixel, in its own colour."""
+    """Each grid point that nothing hides is the nearest point at its pixel."""
     view = Pinhole(land, log=log)
     scene = Scene(land, size=SIZE, log=log)
     mesh = lv.surface_figure(land, log=log).data[0]
     corners = np.stack([mesh.i, mesh.j, mesh.k], axis=1)
     middles = np.column_stack([mesh.x, mesh.y, view.scale.draw(mesh.z)])[corners].mean(axis=1)
-    column, row = np.floor(2 * view.axes_box.project(middles)[:, :2]).astype(int).T
-    assert (scene._background.color[row, column, 3] == 255).mean() > 0.98  # those seen edgeways have no pixel
+    column, row = np.floor(2 * view.box.project(middles)[:, :2]).astype(int).T
+    assert (scene._background.color[row, column, 3] == 255).mean() > 0.98  # cells seen edge-on cover no pixel
     n_seen = 0
     for j in range(1, len(land.y) - 1):
         for i in range(1, len(land.x) - 1):
@@ -181,14 +184,14 @@ def test_the_surface_stands_at_the_heights_of_the_landscape(land, log):
             place = view.find(point[None])[0]
             column, row = np.floor(2 * place[:2]).astype(int)
             near = scene._background.depth[row - 1 : row + 2, column - 1 : column + 2]
-            if not view.hides(point, margin=0.02) and land.support[j, i] < 0.1:  # the line is elsewhere
+            if not view.hides(point, margin=0.02) and land.support[j, i] < 0.1:  # away from the line
                 n_seen += 1
                 assert near.min() - 1e-3 < place[2] < near.max() + 1e-3
     assert n_seen > 20
 
 
-def test_the_surface_has_the_colours_of_the_interactive_figure(land):
-    """Up to the light: its hue, point by point."""
+def test_the_surface_has_the_colors_of_the_interactive_figure(land):
+    """The hues agree at each grid point; the light may differ."""
     view, still = Pinhole(land), Scene(land, size=SIZE).render(60)
     mesh = lv.surface_figure(land).data[0]
     alike = []
@@ -197,28 +200,32 @@ def test_the_surface_has_the_colours_of_the_interactive_figure(land):
         point = np.array([mesh.x[vertex], mesh.y[vertex], mesh.z[vertex]])
         inner = 0 < i < len(land.x) - 1 and 0 < j < len(land.y) - 1
         if inner and not view.hides(point, margin=0.02) and land.support[j, i] < 0.1:
-            pixel = np.median(read_pixels(still, view.find(point[None])[0, :2]), axis=0)
+            pixel = np.median(pixels_around(still, view.find(point[None])[0, :2]), axis=0)
             alike.append(has_hue_of(pixel, color, atol=0.05))
     assert len(alike) > 20
     assert np.mean(alike) > 0.9
 
 
-def test_where_the_loss_is_not_finite_the_surface_is_open(land):
+def test_the_surface_is_open_where_the_loss_is_not_finite(land):
     loss = land.loss.copy()
     loss[2:5, 3:7] = np.nan
     loss[6, 9] = np.inf
-    whole, open_ = (Scene(one, size=SIZE)._background for one in (land, replace(land, loss=loss)))
-    gone = (whole.color[..., 3] > 0) & (open_.color[..., 3] == 0)
+    closed, open_ = (Scene(one, size=SIZE)._background for one in (land, replace(land, loss=loss)))
+    gone = (closed.color[..., 3] > 0) & (open_.color[..., 3] == 0)
     assert gone.sum() > 1000
-    assert not (gone & (whole.color[..., 3] == 0)).any()
+    assert not (gone & (closed.color[..., 3] == 0)).any()
     assert Scene(replace(land, loss=loss), size=SIZE).render(30).size == SIZE
 
 
-def test_support_opens_the_surface(land):
+def test_min_support_opens_the_surface(land):
     full, cut = (
         (Scene(land, size=SIZE, min_support=least)._background.color[..., 3] > 0).sum() for least in (0.0, 0.3)
     )
     assert 0 < cut < 0.6 * full
+
+
+def frame_steps(land, n_frames):
+    return [int(frame.name) for frame in lv.animate(land, n_frames=n_frames).frames]
 
 
 def read_gif(path):
@@ -231,10 +238,10 @@ def read_gif(path):
         return frames, durations, film.info
 
 
-def test_a_gif_holds_the_stills_one_for_each_chosen_step(land, tmp_path):
-    path = lv.export_gif(land, tmp_path / "film.gif", n_frames=9, width=400, height=300, duration=80, last_frame=900)
+def test_a_gif_contains_the_still_of_each_chosen_step(land, tmp_path):
+    path = lv.export_gif(land, tmp_path / "film.gif", n_frames=9, **SMALL, duration=80, last_frame=900)
     frames, durations, info = read_gif(path)
-    steps = [int(frame.name) for frame in lv.animate(land, n_frames=9).frames]
+    steps = frame_steps(land, 9)
     assert len(frames) == len(steps) == 9
     assert durations == [80] * 8 + [900]
     assert info["loop"] == 0
@@ -248,58 +255,58 @@ def test_a_gif_holds_the_stills_one_for_each_chosen_step(land, tmp_path):
 
 
 def test_what_does_not_move_does_not_flicker(land, tmp_path):
-    frames, _, _ = read_gif(lv.export_gif(land, tmp_path / "film.gif", n_frames=6, width=400, height=300))
+    frames, _, _ = read_gif(lv.export_gif(land, tmp_path / "film.gif", n_frames=6, **SMALL))
     pixels = np.stack([np.asarray(frame) for frame in frames])
     scene = Scene(land, size=SIZE)
-    stills = np.stack([np.asarray(scene.render(int(f.name))) for f in lv.animate(land, n_frames=6).frames])
+    stills = np.stack([np.asarray(scene.render(step)) for step in frame_steps(land, 6)])
     still = (stills == stills[0]).all(axis=(0, 3))
     assert 0.9 < still.mean() < 0.999
     assert (pixels == pixels[0]).all(axis=(0, 3))[still].all()
 
 
-def test_the_ball_keeps_its_colour_in_a_gif(land, tmp_path):
-    frames, _, _ = read_gif(lv.export_gif(land, tmp_path / "film.gif", n_frames=12, width=400, height=300))
+def test_the_ball_keeps_its_color_in_a_gif(land, tmp_path):
+    frames, _, _ = read_gif(lv.export_gif(land, tmp_path / "film.gif", n_frames=12, **SMALL))
     view = Pinhole(land)
     n_seen = 0
-    for frame, told in zip(frames, lv.animate(land, n_frames=12).frames, strict=True):
-        middle = lies_at(land, view.scale, int(told.name), BALL_RADIUS)
+    for frame, step in zip(frames, frame_steps(land, 12), strict=True):
+        middle = ball_center(land, view.scale, step, BALL_RADIUS)
         if not view.hides(middle, margin=0.0):
             n_seen += 1
-            pixels = read_pixels(frame, view.find(middle[None])[0, :2])
+            pixels = pixels_around(frame, view.find(middle[None])[0, :2])
             assert np.mean([has_hue_of(pixel, BALL_COLOR, atol=0.15) for pixel in pixels]) > 0.5
     assert n_seen > 6
 
 
-def test_runs_race_in_their_own_colours(race, tmp_path):
-    frames, _, _ = read_gif(lv.export_gif(race, tmp_path / "race.gif", n_frames=7, width=400, height=300))
+def test_several_runs_have_balls_in_their_own_colors(race, tmp_path):
+    frames, _, _ = read_gif(lv.export_gif(race, tmp_path / "race.gif", n_frames=7, **SMALL))
     view = Pinhole(race)
-    steps = [int(frame.name) for frame in lv.animate(race, n_frames=7).frames]
+    steps = frame_steps(race, 7)
     assert len(frames) == len(steps)
     n_seen = 0
     for frame, step in zip(frames, steps, strict=True):
-        middles = np.array([lies_at(race, view.scale, row, BALL_RADIUS) for row in race.run_set.nearest_rows(step)])
+        middles = np.array([ball_center(race, view.scale, row, BALL_RADIUS) for row in race.run_set.nearest_rows(step)])
         places = view.find(middles)[:, :2]
         if np.linalg.norm(places[0] - places[1]) > 12:  # neither ball hides the other
             for middle, place, color in zip(middles, places, pick_colors(2), strict=True):
                 if not view.hides(middle, margin=0.0):
                     n_seen += 1
-                    hues = [has_hue_of(pixel, color, atol=0.2) for pixel in read_pixels(frame, place)]
+                    hues = [has_hue_of(pixel, color, atol=0.2) for pixel in pixels_around(frame, place)]
                     assert np.mean(hues) > 0.5
     assert n_seen >= 5
 
 
-def test_a_film_may_turn(land, tmp_path):
-    path = lv.export_gif(land, tmp_path / "film.gif", n_frames=4, width=400, height=300, rotate=90.0)
+def test_a_film_may_rotate(land, tmp_path):
+    path = lv.export_gif(land, tmp_path / "film.gif", n_frames=4, **SMALL, rotate=90.0)
     frames, _, _ = read_gif(path)
     scene = Scene(land, size=SIZE, rotations=[0.0, 30.0, 60.0, 90.0])
-    for i, (frame, told) in enumerate(zip(frames, lv.animate(land, n_frames=4).frames, strict=True)):
-        difference = np.abs(np.asarray(frame).astype(int) - np.asarray(scene.render(int(told.name), 30.0 * i)))
+    for i, (frame, step) in enumerate(zip(frames, frame_steps(land, 4), strict=True)):
+        difference = np.abs(np.asarray(frame).astype(int) - np.asarray(scene.render(step, 30.0 * i)))
         assert difference.mean() < 3
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the reader leaves its pipe open
-def test_a_video_holds_the_same_stills(land, tmp_path):
-    path = lv.export_mp4(land, tmp_path / "film.mp4", n_frames=9, width=400, height=300, duration=100, last_frame=500)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio leaves its pipe open
+def test_a_video_contains_the_same_stills(land, tmp_path):
+    path = lv.export_mp4(land, tmp_path / "film.mp4", n_frames=9, **SMALL, duration=100, last_frame=500)
     reader = imageio_ffmpeg.read_frames(str(path))
     about = next(reader)
     frames = [np.frombuffer(frame, np.uint8).reshape(300, 400, 3) for frame in reader]
@@ -308,15 +315,15 @@ def test_a_video_holds_the_same_stills(land, tmp_path):
     assert about["fps"] == pytest.approx(10)
     assert len(frames) == 9 + 4
     scene = Scene(land, size=SIZE)
-    steps = [int(frame.name) for frame in lv.animate(land, n_frames=9).frames]
+    steps = frame_steps(land, 9)
     for frame, step in zip(frames, [*steps, *steps[-1:] * 4], strict=True):
         assert np.abs(frame.astype(int) - np.asarray(scene.render(step))).mean() < 4
 
 
-def test_a_picture_is_as_fine_as_it_is_asked_for(land, tmp_path):
+def test_scale_multiplies_the_resolution(land, tmp_path):
     plain = np.asarray(Scene(land, size=SIZE).render(20)).astype(int)
     for scale in (1, 3):
-        path = lv.export_png(land, tmp_path / f"{scale}.png", step=20, width=400, height=300, scale=scale)
+        path = lv.export_png(land, tmp_path / f"{scale}.png", step=20, **SMALL, scale=scale)
         with Image.open(path) as image:
             assert image.size == (400 * scale, 300 * scale)
             assert image.info["dpi"] == pytest.approx((96 * scale, 96 * scale), rel=0.01)
@@ -324,54 +331,54 @@ def test_a_picture_is_as_fine_as_it_is_asked_for(land, tmp_path):
         assert np.abs(small - plain).mean() < (0.01 if scale == 1 else 3)
 
 
-def test_the_words_are_those_of_the_still(land, monkeypatch):
+def test_the_caption_states_step_loss_and_surface(land, monkeypatch):
     scene = Scene(land, size=SIZE)
-    said = []
-    monkeypatch.setattr(scene._box, "set_texts", lambda *words: said.append(words))
+    texts = []
+    monkeypatch.setattr(scene._box, "set_texts", lambda *both: texts.append(both))
     scene.render(13)
     factor = lv.fidelity(land).factor[13]
-    [[words, names]] = said
-    assert f"step 13, true loss {land.path_loss[13]:.4g}" in words
-    assert f"surface {land.path_height[13]:.4g} (×{factor:.2f})" in words
+    [[caption, names]] = texts
+    assert f"step 13, true loss {land.path_loss[13]:.4g}" in caption
+    assert f"surface {land.path_height[13]:.4g} (×{factor:.2f})" in caption
     assert names == []
 
 
-def test_a_hidden_ball_is_told(run, monkeypatch):
+def test_the_caption_says_that_the_ball_is_hidden(run, monkeypatch):
     sunk = lv.landscape(run, resolution=(13, 9), progress=False)
     sunk = replace(sunk, loss=sunk.loss + 0.5 * np.ptp(sunk.loss))
     scene = Scene(sunk, size=SIZE)
-    said = []
-    monkeypatch.setattr(scene._box, "set_texts", lambda *words: said.append(words))
+    texts = []
+    monkeypatch.setattr(scene._box, "set_texts", lambda *both: texts.append(both))
     scene.render(60)
-    assert said[0][0].endswith("; the ball is hidden")
+    assert texts[0][0].endswith("; the ball is hidden")
 
 
-def test_names_are_written_as_they_are(race, tmp_path):
+def test_names_are_shown_verbatim(race, tmp_path):
     names = {"<b>$x^2_a$ & σ": race.runs[0], "cost $5, é": race.runs[1]}
     named = lv.landscape(names, resolution=(5, 4), progress=False)
-    assert lv.export_png(named, tmp_path / "names.png", width=400, height=300).is_file()
+    assert lv.export_png(named, tmp_path / "names.png", **SMALL).is_file()
     settings = read_settings(tmp_path / "names.png")
-    assert [told["name"] for told in settings["runs"]] == list(names)
+    assert [run["name"] for run in settings["runs"]] == list(names)
     legend = Scene(named, size=SIZE)._box._legend
     assert [text.get_text() for text in legend] == list(names)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-7, 2), (-0.9, 0.3), (-0.62, -0.55), (-30, 31), (0, 1)])
-def test_logarithmic_axes_are_marked_at_round_losses(low, high):
+def test_logarithmic_axes_have_ticks_at_round_losses(low, high):
     axis = mpl.figure.Figure().add_subplot().yaxis
     set_log_ticks(axis, float(low), float(high), n=5)
     places = [place for place in axis.get_major_locator().tick_values(low, high) if low <= place <= high]
     assert 2 <= len(places) <= 8
-    words = [axis.get_major_formatter()(place, 0) for place in places]
-    np.testing.assert_allclose([float(word) for word in words], 10.0 ** np.array(places), rtol=0.01)
+    labels = [axis.get_major_formatter()(place, 0) for place in places]
+    np.testing.assert_allclose([float(label) for label in labels], 10.0 ** np.array(places), rtol=0.01)
     if high - low > 0.5:
-        assert all(len(word.replace(".", "").strip("0").split("e")[0]) == 1 for word in words)
+        assert all(len(label.replace(".", "").strip("0").split("e")[0]) == 1 for label in labels)
 
 
 @pytest.mark.parametrize(
     ("low", "high"), [(-0.3, 7.7), (1e-30, 4e-30), (1e4, 1e4 + 1e-3), (-2.9e303, 1.31e308), (1e306, 1.79e308)]
 )
-def test_axes_are_marked_at_round_numbers_however_large(low, high):
+def test_axes_have_ticks_at_round_numbers_of_any_size(low, high):
     places = np.array(linear_ticks(low, high, n=5))
     assert 3 <= len(places) <= 7
     assert low <= places[0] < places[-1] <= high
@@ -381,7 +388,7 @@ def test_axes_are_marked_at_round_numbers_however_large(low, high):
     assert np.abs(digits - np.array(TICK_STEPS)).min() < 1e-6
 
 
-def test_somebodys_own_style_of_figures_is_neither_used_nor_changed(land):
+def test_the_users_matplotlib_style_is_neither_used_nor_changed(land):
     plain = Scene(land, size=SIZE).render(20)
     with mpl.rc_context():
         mpl.style.use("dark_background")
@@ -393,22 +400,21 @@ def test_somebodys_own_style_of_figures_is_neither_used_nor_changed(land):
 
 
 FEW = {"film.gif": {"n_frames": 4}, "film.mp4": {"n_frames": 4}, "still.png": {"scale": 1}}
-EXPORTS = {"film.gif": "export_gif", "film.mp4": "export_mp4", "still.png": "export_png"}
-SMALL = {"width": 400, "height": 300}
+EXPORTS = {"film.gif": lv.export_gif, "film.mp4": lv.export_mp4, "still.png": lv.export_png}
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_settings_in_the_file_make_the_same_file_again(name, tmp_path):
+def test_the_settings_in_a_file_reproduce_the_file(name, tmp_path):
     run = lv.train("x^2", steps=40, seed=3, progress=False)
     land = lv.landscape(run, k=3, sigma=0.08, resolution=(6, 5), progress=False)
-    export = getattr(lv, EXPORTS[name])
+    export = EXPORTS[name]
     chosen = SMALL | (
         {"step": 17, "scale": 1} if name == "still.png" else {"n_frames": 4, "duration": 90, "rotate": 20.0}
     )
     path = export(land, tmp_path / name, **chosen, log=True, min_support=0.01)
     settings = read_settings(path)
     assert {key: settings[key] for key in land.settings} == land.settings
-    assert settings["export"] == EXPORTS[name]
+    assert settings["export"] == EXPORTS[name].__name__
     assert chosen.items() <= settings["view"].items()
     again = lv.reproduce(path, progress=False)
     for array in ("x", "y", "loss", "path_height", "path_loss"):
@@ -418,20 +424,18 @@ def test_settings_in_the_file_make_the_same_file_again(name, tmp_path):
 
 
 def test_settings_are_where_other_tools_look_for_them(land, tmp_path):
-    gif, mp4, png = (getattr(lv, EXPORTS[name])(land, tmp_path / name, **SMALL, **FEW[name]) for name in EXPORTS)
+    gif, mp4, png = (EXPORTS[name](land, tmp_path / name, **SMALL, **FEW[name]) for name in EXPORTS)
     with Image.open(gif) as image:
         assert json.loads(image.info["comment"]) == read_settings(gif)
     with Image.open(png) as image:
         assert json.loads(image.text["loss_viz"]) == read_settings(png)
-    import subprocess
-
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(mp4), "-f", "ffmetadata", "-"]
-    told = subprocess.run(ffmpeg, capture_output=True, text=True, check=True).stdout
-    [comment] = re.findall(r"^comment=(.*)$", told, re.MULTILINE)
+    metadata = subprocess.run(ffmpeg, capture_output=True, text=True, check=True).stdout
+    [comment] = re.findall(r"^comment=(.*)$", metadata, re.MULTILINE)
     assert json.loads(re.sub(r"\\([=;#\\])", r"\1", comment)) == read_settings(mp4)
 
 
-def test_runs_of_ones_own_are_handed_over_to_reproduce(tmp_path):
+def test_reproduce_takes_runs_that_train_cannot_make(tmp_path):
     run = lv.train(lambda x: x.sin() + x, steps=30, progress=False)
     land = lv.landscape(run, resolution=4, progress=False)
     path = lv.export_png(land, tmp_path / "still.png", **SMALL, scale=1)
@@ -441,7 +445,7 @@ def test_runs_of_ones_own_are_handed_over_to_reproduce(tmp_path):
     assert np.array_equal(lv.reproduce(path, runs=run, progress=False).loss, land.loss)
 
 
-def test_what_comes_out_otherwise_is_told(land):
+def test_reproduce_warns_if_the_result_differs(land):
     settings = json.loads(land.to_json())
     settings["runs"][0]["train"]["seed"] += 1
     with pytest.warns(RuntimeWarning, match=re.escape(f"where it was {land.path_loss[0]:.4g} to")):
@@ -456,11 +460,11 @@ def test_files_without_settings_are_refused(land, tmp_path):
     Image.new("P", (5, 5)).save(path, comment=b"hello")
     with pytest.raises(ValueError, match="holds no settings of loss_viz"):
         read_settings(path)
-    whole = land.to_json()
-    (tmp_path / "half.json").write_text(whole[: len(whole) // 2])
+    text = land.to_json()
+    (tmp_path / "half.json").write_text(text[: len(text) // 2])
     with pytest.raises(ValueError, match="or only a part of them"):
         read_settings(tmp_path / "half.json")
-    (tmp_path / "later.json").write_text(whole.replace('"version": 1', '"version": 2'))
+    (tmp_path / "later.json").write_text(text.replace('"version": 1', '"version": 2'))
     with pytest.raises(ValueError, match="version 2, this is version 1"):
         read_settings(tmp_path / "later.json")
     with pytest.raises(FileNotFoundError, match="There is no file"):
@@ -469,22 +473,24 @@ def test_files_without_settings_are_refused(land, tmp_path):
 
 @pytest.mark.parametrize("name", EXPORTS)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_a_file_is_there_in_whole_or_as_it_was(land, tmp_path, monkeypatch, name, error):
-    shoot, shot = Scene.render, []
+def test_an_interruption_leaves_the_folder_as_it_was(land, tmp_path, monkeypatch, name, error):
+    render, rendered = Scene.render, []
 
-    def break_off(scene, step, rotate=0.0):
-        shot.append(step)
-        if len(shot) == (1 if name == "still.png" else 3 if name == "film.mp4" else 7):  # a GIF: 4 samples come first
+    def interrupt(scene, step, rotate=0.0):
+        rendered.append(step)
+        if len(rendered) == (
+            1 if name == "still.png" else 3 if name == "film.mp4" else 7
+        ):  # a GIF renders 4 samples first
             raise error
-        return shoot(scene, step, rotate)
+        return render(scene, step, rotate)
 
-    monkeypatch.setattr(Scene, "render", break_off)
+    monkeypatch.setattr(Scene, "render", interrupt)
     for before in ([], [b"what was there"]):
-        shot.clear()
+        rendered.clear()
         for content in before:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(error):
-            getattr(lv, EXPORTS[name])(land, tmp_path / name, **SMALL, **FEW[name])
+            EXPORTS[name](land, tmp_path / name, **SMALL, **FEW[name])
         assert [file.read_bytes() for file in tmp_path.iterdir()] == before
 
 
@@ -495,7 +501,7 @@ def test_a_full_disk_leaves_nothing(land, tmp_path, monkeypatch):
     monkeypatch.setattr("loss_viz._files.os.fsync", fill_up)
     for name, export in EXPORTS.items():
         with pytest.raises(OSError, match="No space left"):
-            getattr(lv, export)(land, tmp_path / name, **SMALL, **FEW[name])
+            export(land, tmp_path / name, **SMALL, **FEW[name])
     assert not list(tmp_path.iterdir())
 
 
@@ -506,34 +512,24 @@ def test_a_full_disk_leaves_nothing(land, tmp_path, monkeypatch):
         ("film.gif", {"n_frames": 1}, "`n_frames` must be a whole number from 2 to 10000, got 1", "Use 60"),
         ("film.gif", {"width": 100}, "`width` must be a whole number from 320 to 4096, got 100", "use 800 x 600"),
         ("film.gif", {"height": 5000}, "`height` must be a whole number from 240 to 4096, got 5000", "use 800 x 600"),
-        (
-            "film.gif",
-            {"duration": 5},
-            "`duration` must be a whole number from 20 to 10000, got 5",
-            "milliseconds: use 60",
-        ),
-        (
-            "film.gif",
-            {"last_frame": -1},
-            "`last_frame` must be a whole number from 0 to 60000, got -1",
-            "milliseconds: use 1500",
-        ),
+        ("film.gif", {"duration": 5}, "`duration` must be a whole number from 20 to 10000, got 5", "use 60"),
+        ("film.gif", {"last_frame": -1}, "`last_frame` must be a whole number from 0 to 60000, got -1", "use 1500"),
         ("film.mp4", {"width": 401}, "even `width` and `height`, got 401 x 300", "Add a pixel"),
         ("still.png", {"scale": 16}, "at most 20,000,000 pixels; `scale`=16 makes 6400 x 4800", "4 for print"),
         ("still.png", {"scale": 0}, "`scale` must be a whole number from 1 to 16, got 0", "Use 2"),
         ("still.png", {"step": 61}, "from 0 to 60; got 61", "Use None for the last one"),
     ],
 )
-def test_bad_input_is_refused_with_cause_and_repair(land, tmp_path, name, chosen, cause, repair):
-    export = getattr(lv, EXPORTS.get(name, "export_gif"))
+def test_errors_state_cause_and_repair(land, tmp_path, name, chosen, cause, repair):
+    export = EXPORTS.get(name, lv.export_gif)
     with pytest.raises(ValueError, match=re.escape(cause)) as error:
         export(land, tmp_path / name, **SMALL | chosen)
     assert repair in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_places_where_nothing_can_be_written_are_refused_before_the_work(land, tmp_path, monkeypatch):
-    monkeypatch.setattr(Scene, "__init__", lambda *_, **__: pytest.fail("work has begun"))
+def test_paths_that_cannot_be_written_are_refused_before_any_rendering(land, tmp_path, monkeypatch):
+    monkeypatch.setattr(Scene, "__init__", lambda *_, **__: pytest.fail("rendering has begun"))
     (tmp_path / "folder.gif").mkdir()
     with pytest.raises(IsADirectoryError, match=r"is a folder\. Add a file name"):
         lv.export_gif(land, tmp_path / "folder.gif")
@@ -545,32 +541,30 @@ def test_places_where_nothing_can_be_written_are_refused_before_the_work(land, t
 
 
 @pytest.mark.parametrize(("name", "missing"), [("film.gif", "matplotlib"), ("film.mp4", "imageio_ffmpeg")])
-def test_what_is_missing_is_told_with_the_line_that_installs_it(land, tmp_path, monkeypatch, name, missing):
-    import sys
-
+def test_missing_packages_are_named_with_the_command_that_installs_them(land, tmp_path, monkeypatch, name, missing):
     own = [module for module in sys.modules if module.startswith(("loss_viz.export.scene", missing))]
     for module in own:
         monkeypatch.delitem(sys.modules, module)
-    whole = builtins.__import__
+    import_all = builtins.__import__
 
     def import_less(asked, *args, **more):
         if asked.split(".")[0] == missing:
             raise ModuleNotFoundError(f"No module named {missing!r}")
-        return whole(asked, *args, **more)
+        return import_all(asked, *args, **more)
 
     monkeypatch.setattr(builtins, "__import__", import_less)
     with pytest.raises(ImportError, match=re.escape(f"No module named {missing!r}")) as error:
-        getattr(lv, EXPORTS[name])(land, tmp_path / name)
+        EXPORTS[name](land, tmp_path / name)
     assert f"pip install {missing.replace('_', '-')}" in str(error.value)
 
 
-def test_progress_is_shown_and_can_be_left_out(land, tmp_path, monkeypatch):
+def test_progress_bars_can_be_turned_off(land, tmp_path, monkeypatch):
     bars = []
 
     class Bar(progress_bar):
-        def __init__(self, **told):
-            super().__init__(**told)
-            bars.append((told["desc"], told["total"], told["disable"]))
+        def __init__(self, **options):
+            super().__init__(**options)
+            bars.append((options["desc"], options["total"], options["disable"]))
 
     monkeypatch.setattr("loss_viz.export.images.progress_bar", Bar)
     lv.export_gif(land, tmp_path / "film.gif", **SMALL, n_frames=5)

@@ -230,6 +230,28 @@ def list_cases(folder):
     yield "map_figure", figures["map_figure"], "title", TEXT
     yield "geometry_figure", lv.geometry_figure, "geometry", [*THING, sharpness]
     yield "geometry_figure", figures["geometry_figure"], "sharpness", [*without(THING, None), geometry]
+    small = {"landscape": land, "width": 320, "height": 240}
+    still = call(lv.export_png, **small, path=folder / "a.png")
+    film = call(lv.export_gif, **small, path=folder / "a.gif", n_frames=2, progress=False)
+    page = call(lv.export_html, source=run, path=folder / "a.html", k=[1], sigma=["auto"], resolution=3)
+    for name, export in (("export_png", still), ("export_gif", film)):
+        yield name, export, "landscape", of_a_landscape
+        yield name, export, "path", [*PATH, "text", "a.txt", folder]
+        yield name, export, "width", [*WHOLE, 319, 10**30]
+        yield name, export, "log", FLAG
+        yield name, export, "min_support", [*NUMBER, -0.1, 1.1]
+        yield name, export, "rotate", NUMBER
+    yield "export_png", still, "scale", [*WHOLE, 0, 10**30]
+    yield "export_png", still, "step", [*without(NUMBER, None), -1, 31]
+    for name in ("n_frames", "duration", "last_frame"):
+        yield "export_gif", film, name, [*WHOLE, 10**30]
+    yield "export_html", page, "source", [*THING, [land]]
+    yield "export_html", page, "path", [*PATH, folder]
+    yield "export_html", page, "step", [*without(NUMBER, None), -1, 31]
+    yield "export_html", page, "k", [*without(THING, None, LISTS[3]), [1.5], [0], ["a"], [31], [None]]
+    numbers = THINGS[5], LISTS[3]  # each is a list of bandwidths
+    yield "export_html", page, "sigma", [*without(THING, None, *numbers), [-1], ["a"], [NAN], [None]]
+    yield "export_html", page, "resolution", [*without(WHOLE, None), 0, 1, (5, 1)]
     square = call(Task, name="own", x=task.x, y=task.y)
     wrong = [task.x[:3], task.x.ravel(), task.x.double(), task.x * NAN, task.x > 0, task.x[None]]
     yield "Task", square, "name", TEXT
