@@ -43,8 +43,8 @@ POST = {
         .000258 1579 .000259 1591 .000286 1603 .000258 1615 .000249 1804 .000207 1816 .000205 1828 .000272 1840
         .000211 1852 .000202 1876 .000193 2000 .00017""",
 }
-# Start, end and level of each plateau, marked by hand on log plots of these curves before `find_plateaus` was tuned: from
-# the first dip to the elbow. The oscillation of x and the slow tails are no plateaus.
+# Start, end and level of each plateau, marked by hand on log plots of these curves before `find_plateaus` was tuned:
+# from the first dip to the elbow. The oscillation of x and the slow tails are no plateaus.
 MARKS = {"x": None, "x^2": (6, 77, 0.087), "x^3": (25, 1025, 0.0249), "sin(3x)": (36, 680, 0.173)}
 # Losses of the best constant for x^2 and of the best lines, on the 100 points of the tasks.
 LEVELS = {"x^2": 0.09249, "x^3": 0.02424, "sin(3x)": 0.17118}
