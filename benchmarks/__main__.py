@@ -1,7 +1,7 @@
-"""How fast loss_viz is, beside what else could be used, and how its cost grows: `python -m benchmarks`.
+"""Speed of loss_viz compared with other tools, and the growth of its cost: `python -m benchmarks`.
 
-Every rival is timed right before or right after loss_viz, and their ratio is what counts: its median over the repeats
-and its range. Prints Markdown, and writes it with the numbers in JSON and a picture to a folder.
+Every baseline is timed right before or right after loss_viz, and the results are ratios: their median over the repeats
+and their range. Prints Markdown, and writes it with the numbers as JSON and a figure to a folder.
 """
 
 import argparse
@@ -13,46 +13,45 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from . import growth, nets, plot, readme, report, speed, targets
-from .pairs import Clock
+from . import cost, networks, plot, report, speed, targets
+from .timing import Timer
 
 SECTIONS = ("objective", "landscape", "growth", "projection", "imports")
 
 
-def measure(sections: tuple[str, ...], clock: Clock, say: Callable[[str], None]) -> dict[str, Any]:
-    """All numbers of the sections, each table printed as soon as it is there, and the targets that they bear on."""
+def measure(sections: tuple[str, ...], timer: Timer, show: Callable[[str], None]) -> dict[str, Any]:
+    """Measure the sections, show each table as soon as it is complete, and check the targets."""
     results: dict[str, Any] = {}
-    judged: list[targets.Target] = []
-    mlps = nets.build_mlps(clock.device) if {"objective", "landscape"} & set(sections) else []
+    checked: list[targets.Target] = []
+    mlps = networks.build_mlps(timer.device) if {"objective", "landscape"} & set(sections) else []
     if "objective" in sections:
-        results["objective"] = [
-            speed.measure_objective(net, clock) for net in [*mlps, *nets.build_digits(clock.device)]
-        ]
-        say("## Objective: losses of many weight vectors\n\n" + report.write_objective(results["objective"]))
-        judged += targets.judge_objective(results["objective"])
+        measured = [*mlps, *networks.build_digits(timer.device)]
+        results["objective"] = [speed.measure_objective(net, timer) for net in measured]
+        show("## Objective: losses of many weight vectors\n\n" + report.write_objective(results["objective"]))
+        checked += targets.check_objective(results["objective"])
     if "landscape" in sections:
         small, _, deep = mlps
         results["landscape"] = [
-            speed.measure_landscape(small, clock),
-            speed.measure_landscape(deep, clock),
-            speed.measure_naive(small, clock),
+            speed.measure_landscape(small, timer),
+            speed.measure_landscape(deep, timer),
+            speed.measure_naive(small, timer),
         ]
-        say("## Landscape: one from local planes, beside one plane\n\n" + report.write_landscape(results["landscape"]))
-        judged += targets.judge_landscape(results["landscape"])
+        show("## Landscape: local planes compared with one plane\n\n" + report.write_landscape(results["landscape"]))
+        checked += targets.check_landscape(results["landscape"])
     if "growth" in sections:
-        results["growth"] = growth.measure_growth(clock)
-        say("## Growth of a landscape's cost\n\n" + report.write_growth(results["growth"]))
-        judged += targets.judge_growth(results["growth"])
+        results["growth"] = cost.measure_growth(timer)
+        show("## Growth of a landscape's cost\n\n" + report.write_growth(results["growth"]))
+        checked += targets.check_growth(results["growth"])
     if "projection" in sections:
-        results["projection"] = growth.measure_projection(clock)
-        say("## Projection: the PCA of a run\n\n" + report.write_projection(results["projection"]))
-        judged += targets.judge_projection(results["projection"])
+        results["projection"] = cost.measure_projection(timer)
+        show("## Projection: the PCA of a run\n\n" + report.write_projection(results["projection"]))
+        checked += targets.check_projection(results["projection"])
     if "imports" in sections:
-        results["imports"] = growth.measure_imports()
-        say("## Imports\n\n" + report.write_imports(results["imports"]))
-        judged += targets.judge_imports(results["imports"])
-    results["targets"] = judged
-    say("## Targets\n\n" + report.write_targets(judged))
+        results["imports"] = cost.measure_imports()
+        show("## Imports\n\n" + report.write_imports(results["imports"]))
+        checked += targets.check_imports(results["imports"])
+    results["targets"] = checked
+    show("## Targets\n\n" + report.write_targets(checked))
     return results
 
 
@@ -62,36 +61,37 @@ def main() -> None:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch and of numpy")
-    parser.add_argument("--quick", action="store_true", help="three repeats in place of seven")
-    parser.add_argument("--only", choices=SECTIONS, help="one section alone")
-    parser.add_argument("--readme", action="store_true", help="put table and picture into the README")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads of PyTorch and NumPy")
+    parser.add_argument("--quick", action="store_true", help="three repeats instead of seven")
+    parser.add_argument("--only", choices=SECTIONS, help="measure one section only")
+    parser.add_argument("--readme", action="store_true", help="update table and figure of the README")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
-    chosen = parser.parse_args()
-    if chosen.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda needs a GPU that PyTorch can use, and there is none.")
-    if chosen.readme and chosen.only:
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU that PyTorch can use, but there is none.")
+    if options.readme and options.only:
         parser.error("--readme needs all sections; leave out --only.")
     tables: list[str] = []
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         tables.append(text)
         print(f"{text}\n", flush=True)
 
-    torch.set_num_threads(chosen.threads)
-    device = torch.device(chosen.device)
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
     facts = report.describe_machine(device)
-    with threadpool_limits(chosen.threads):
-        results = measure((chosen.only,) if chosen.only else SECTIONS, Clock(device, 3 if chosen.quick else 7), say)
-    say(report.write_machine(facts) + (" Three repeats." if chosen.quick else " Seven repeats."))
-    name = f"{chosen.only or 'all'}-{chosen.device}"
-    paths = report.save(chosen.out, name, facts, results, "\n\n".join(tables))
-    picture = plot.plot(chosen.out / f"{name}.png", results, report.write_machine(facts))
-    if chosen.readme:
-        readme.insert(readme.write_summary(results, report.write_machine(facts)))
-        if picture:
-            shutil.copyfile(picture, readme.PICTURE)
-    print("Written:", ", ".join(path.name for path in [*paths, picture] if path))
+    machine = report.write_machine(facts)
+    with threadpool_limits(options.threads):
+        results = measure((options.only,) if options.only else SECTIONS, Timer(device, 3 if options.quick else 7), show)
+    show(machine + (" Three repeats." if options.quick else " Seven repeats."))
+    name = f"{options.only or 'all'}-{options.device}"
+    paths = report.save(options.out, name, facts, results, "\n\n".join(tables))
+    figure = plot.plot(options.out / f"{name}.png", results, machine)
+    if options.readme:
+        report.insert(report.write_summary(results, machine))
+        if figure:
+            shutil.copyfile(figure, report.FIGURE)
+    print("Written:", ", ".join(path.name for path in [*paths, figure] if path))
 
 
 if __name__ == "__main__":

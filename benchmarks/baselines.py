@@ -1,4 +1,4 @@
-"""What anyone can write in a few lines instead: a loop over weight vectors, and an MLP batched by hand."""
+"""Baselines that take a few lines of code: a plain loop over weight vectors, and an MLP batched by hand."""
 
 from collections.abc import Callable
 from itertools import pairwise, product
@@ -10,18 +10,19 @@ from torch.nn import functional
 from torch.nn.utils import vector_to_parameters
 from tqdm.auto import tqdm
 
-from .nets import Net
-from .pairs import Clock, Work
+from .networks import Network
+from .timing import Timer, Workload
 
+LOOP = "plain loop"
 BATCHED, TUNED = "hand-batched", "hand-batched, first layer an outer product"
 CHUNKS = tuple(2**i for i in range(4, 13))
 
 Losses = Callable[[], np.ndarray]
 
 
-def loop(net: Net, weights: np.ndarray) -> Losses:
-    """The plain PyTorch loop: one weight vector after the other into a model, and its loss out of it."""
-    model = net.at(weights[0])
+def build_loop(net: Network, weights: np.ndarray) -> Losses:
+    """Return the plain PyTorch loop, which loads one weight vector after another into a model."""
+    model = net.with_weights(weights[0])
     rows = torch.tensor(weights, device=net.x.device)
 
     def call() -> np.ndarray:
@@ -36,7 +37,7 @@ def loop(net: Net, weights: np.ndarray) -> Losses:
 
 
 def find_sizes(model: nn.Module) -> list[int]:
-    """Units of each layer of a perceptron of linear layers and SiLU; empty for any other model."""
+    """Return the layer sizes of an MLP of linear layers and SiLU, or an empty list for any other model."""
     if not isinstance(model, nn.Sequential) or not all(isinstance(layer, nn.Linear | nn.SiLU) for layer in model):
         return []
     layers = [layer for layer in model if isinstance(layer, nn.Linear)]
@@ -44,15 +45,15 @@ def find_sizes(model: nn.Module) -> list[int]:
 
 
 def batch_mlp(weights: Tensor, x: Tensor, y: Tensor, sizes: list[int], *, units_first: bool, outer: bool) -> Tensor:
-    """Mean squared errors `(n,)` of `n` perceptrons at once.
+    """Return the mean squared errors `(n,)` of `n` MLPs at once.
 
     Args:
         weights: `(n, n_params)`.
         x: `(n_points, 1)`.
         y: `(n_points, 1)`.
         sizes: units of each layer.
-        units_first: lay activations out as (n, units, points), not as (n, points, units).
-        outer: a layer of one input is an outer product and needs no matrix product.
+        units_first: store activations as (n, units, points) instead of (n, points, units).
+        outer: compute a layer with one input as an outer product instead of a matrix product.
     """
     start, h, target = 0, (x.T if units_first else x).expand(len(weights), -1, -1), y.T if units_first else y
     for i, (n_in, n_out) in enumerate(pairwise(sizes)):
@@ -74,8 +75,8 @@ def batch_mlp(weights: Tensor, x: Tensor, y: Tensor, sizes: list[int], *, units_
     return (h - target).square_().mean((1, 2))
 
 
-def batch_by_hand(net: Net, weights: np.ndarray, chunk: int, *, units_first: bool, outer: bool) -> Losses:
-    """`batch_mlp` over some weight vectors at a time."""
+def batch_by_hand(net: Network, weights: np.ndarray, chunk: int, *, units_first: bool, outer: bool) -> Losses:
+    """Return a call that applies `batch_mlp` to chunks of the weight vectors."""
     sizes = find_sizes(net.run.model)
 
     def call() -> np.ndarray:
@@ -90,11 +91,11 @@ def batch_by_hand(net: Net, weights: np.ndarray, chunk: int, *, units_first: boo
     return call
 
 
-def tune(net: Net, weights: np.ndarray, clock: Clock) -> dict[str, tuple[Losses, str]]:
-    """The hand-batched rivals of a perceptron by name, each with the chunk that is best by trial, and what that is.
+def tune_by_hand(net: Network, weights: np.ndarray, timer: Timer) -> dict[str, tuple[Losses, str]]:
+    """Return the hand-batched baselines of an MLP by name, each with its fastest chunk size and a note that states it.
 
-    In either layout every layer is one `baddbmm`, as anyone would write it. In the third the first layer is no matrix
-    product, and the layout is the better one for that: the most that these few lines can give.
+    In the first two, which differ in layout, every layer is one `baddbmm`, as it would usually be written. In the third
+    the first layer is an outer product, and the faster layout is chosen: the fastest that such code can be.
     """
     if not find_sizes(net.run.model):
         return {}
@@ -104,7 +105,7 @@ def tune(net: Net, weights: np.ndarray, clock: Clock) -> dict[str, tuple[Losses,
     for outer, units_first, chunk in tqdm(kinds, desc=f"{net.name}: tuning by hand", leave=False):
         layout = "(n, units, points)" if units_first else "(n, points, units)"
         call = batch_by_hand(net, weights, chunk, units_first=units_first, outer=outer)
-        seconds = min(clock.time(Work("", call)) for _ in range(3))
+        seconds = min(timer.time(Workload("", call)) for _ in range(3))
         name = TUNED if outer else f"{BATCHED} {layout}"
         tried.setdefault(name, []).append((seconds, call, f"{layout if outer else ''} {chunk} at a time".strip()))
     best = {name: min(found, key=lambda one: one[0]) for name, found in tried.items()}

@@ -1,4 +1,4 @@
-"""How the cost of a landscape grows, what the PCA costs beside one matrix product, and what the import costs."""
+"""How the cost of a landscape grows with its settings, and the cost of the PCA and of the import."""
 
 import subprocess
 import sys
@@ -16,8 +16,8 @@ import loss_viz as lv
 from loss_viz.landscapes.landscape import blend_surface
 from loss_viz.planes.projection import fit_projection
 
-from .nets import place_task
-from .pairs import Clock, Pair, Work
+from .networks import move_trained
+from .timing import Comparison, Timer, Workload
 
 RESOLUTIONS = (31, 61, 121, 241)
 STEPS = (500, 1000, 2000, 4000, 8000)
@@ -26,8 +26,8 @@ WIDTHS = (8, 16, 32, 64, 128, 256, 512)
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2)
 PCA_SHAPE = (2000, 100_000)
 
-SURFACE = "recorded steps, without the heights under them"
-GRAM = "one Gram product of the centred matrix, float64"
+SURFACE = "recorded steps, without the heights at the path"
+GRAM = "one Gram product of the centered matrix, float64"
 IMPORTS = {
     "import loss_viz": "import loss_viz",
     "and train, landscape and a figure": "from loss_viz import train, landscape, surface_figure",
@@ -35,35 +35,35 @@ IMPORTS = {
 
 
 @dataclass
-class Growth:
-    """Cost against one quantity, everything else being as it is by default.
+class CostCurve:
+    """Cost of a landscape against one quantity, with everything else at its default.
 
     Attributes:
-        axis: the quantity.
-        values: of it.
-        evaluations: that a landscape took at each.
-        seconds: likewise, the median of some repeats.
+        quantity: its name.
+        values: its values.
+        evaluations: losses evaluated at each value.
+        seconds: median of some repeats at each value.
     """
 
-    axis: str
+    quantity: str
     values: list[float]
     evaluations: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def exponent(self, costs: list[int] | list[float]) -> float:
-        """The p of cost ~ value^p, by least squares of the logarithms."""
+        """Return the exponent p of cost ~ value^p, by least squares on the logarithms."""
         return float(np.polyfit(np.log(self.values), np.log(costs), 1)[0])
 
 
-def measure_growth(clock: Clock) -> list[Growth]:
-    """Evaluations and seconds of `lv.landscape` against each quantity; x^3 on 1-8-1 but for the width.
+def measure_growth(timer: Timer) -> list[CostCurve]:
+    """Measure evaluations and seconds of `lv.landscape` against each quantity, for x^3 on 1-8-1 or other widths.
 
-    Recorded steps are ever more rows of one run of 8000 updates: the path stays the same.
+    For the recorded steps, one run of 8000 steps is thinned, so that the path stays the same.
     """
 
     def train(steps: int | None = None, width: int | None = None, lr: float | None = None) -> lv.Run:
         run = lv.train("x^3", steps=steps, width=width, lr=lr, progress=False)
-        return place_task("", run, side=1, device=clock.device).run
+        return move_trained("", run, side=1, device=timer.device).run
 
     def thin(run: lv.Run, every: int) -> lv.Run:
         return replace(run, weights=run.weights[::every], loss=run.loss[::every], step=run.step[::every])
@@ -71,69 +71,68 @@ def measure_growth(clock: Clock) -> list[Growth]:
     draw = partial(lv.landscape, progress=False)
     run, long = train(), train(steps=max(STEPS))
     wide = {width: train(width=width, lr=3e-3, steps=500) for width in tqdm(WIDTHS, desc="widths", leave=False)}
-    # Cells rather than points on a side: it is they that are evaluated.
+    # The cost is proportional to the number of cells, not to the points along a side.
     return [
-        trace("cells", {r * r: partial(draw, run, resolution=r) for r in RESOLUTIONS}, clock),
-        trace("recorded steps", {n: partial(draw, thin(long, max(STEPS) // n)) for n in STEPS}, clock),
-        trace(SURFACE, {n: partial(draw, thin(long, max(STEPS) // n)) for n in STEPS}, clock, count_surface),
-        trace("anchors", {n: partial(draw, run, n_anchors=n) for n in ANCHORS}, clock),
-        trace("parameters", {run.objective.n_params: partial(draw, run) for run in wide.values()}, clock),
-        trace("sigma", {sigma: partial(draw, run, sigma=sigma) for sigma in SIGMAS}, clock),
+        measure_cost("cells", {r * r: partial(draw, run, resolution=r) for r in RESOLUTIONS}, timer),
+        measure_cost("recorded steps", {n: partial(draw, thin(long, max(STEPS) // n)) for n in STEPS}, timer),
+        measure_cost(SURFACE, {n: partial(draw, thin(long, max(STEPS) // n)) for n in STEPS}, timer, count_surface),
+        measure_cost("anchors", {n: partial(draw, run, n_anchors=n) for n in ANCHORS}, timer),
+        measure_cost("parameters", {run.objective.n_params: partial(draw, run) for run in wide.values()}, timer),
+        measure_cost("sigma", {sigma: partial(draw, run, sigma=sigma) for sigma in SIGMAS}, timer),
     ]
 
 
 def count_surface(land: lv.Landscape) -> int:
-    """Evaluations without those of the heights under the run; they are kept, so that nothing is evaluated again."""
+    """Count the evaluations without those at the path; the losses are cached and not evaluated again."""
     return blend_surface(land.sampling, land.kernel, tqdm(disable=True)).n_evaluations
 
 
-def trace(
-    axis: str,
+def measure_cost(
+    quantity: str,
     draws: Mapping[float, Callable[[], lv.Landscape]],
-    clock: Clock,
+    timer: Timer,
     count: Callable[[lv.Landscape], int] = lambda land: land.n_evaluations,
-) -> Growth:
-    """The growth along one axis; all its points are gone through once before the next repeat."""
+) -> CostCurve:
+    """Measure the cost against one quantity; each repeat goes through all its values."""
     first, *_ = draws.values()
-    first()  # warms up
+    first()  # warm-up
     seconds: dict[float, list[float]] = {value: [] for value in draws}
     evaluations: dict[float, int] = {}
-    for _ in tqdm(range(min(3, clock.repeats)), desc=f"growth with {axis}", leave=False):
+    for _ in tqdm(range(min(3, timer.repeats)), desc=f"cost against {quantity}", leave=False):
         for value, call in draws.items():
             start = time.perf_counter()
             land = call()
             seconds[value].append(time.perf_counter() - start)
             evaluations[value] = count(land)
-    return Growth(axis, list(draws), list(evaluations.values()), [median(taken) for taken in seconds.values()])
+    return CostCurve(quantity, list(draws), list(evaluations.values()), [median(taken) for taken in seconds.values()])
 
 
-def measure_projection(clock: Clock) -> Pair:
-    """The PCA of many random weights beside the product that no exact one can do without."""
+def measure_projection(timer: Timer) -> Comparison:
+    """Compare the PCA of random weights with the matrix product that every exact PCA needs."""
     weights = np.random.default_rng(0).standard_normal(PCA_SHAPE, dtype=np.float32)
-    centred = weights.astype(np.float64)
-    centred -= centred.mean(axis=0)
-    slow = Clock(torch.device("cpu"), min(3, clock.repeats))  # both take many seconds
-    [pair] = slow.compare(
-        Work("loss_viz", lambda: fit_projection(weights)), [Work(GRAM, lambda: centred @ centred.T)], "projection"
-    )
-    pair.note = f"{PCA_SHAPE[0]:,} x {PCA_SHAPE[1]:,} random weights in float32"
-    return pair
+    centered = weights.astype(np.float64)
+    centered -= centered.mean(axis=0)
+    slow = Timer(torch.device("cpu"), min(3, timer.repeats))  # both take many seconds
+    gram = Workload(GRAM, lambda: centered @ centered.T)
+    [comparison] = slow.compare(Workload("loss_viz", lambda: fit_projection(weights)), [gram], "projection")
+    comparison.note = f"{PCA_SHAPE[0]:,} x {PCA_SHAPE[1]:,} random weights in float32"
+    return comparison
 
 
 def measure_imports(repeats: int = 5) -> dict[str, list[float]]:
-    """Seconds that an import takes beyond `import torch`, each in a new process, the two in turn."""
+    """Measure the seconds that an import takes beyond `import torch`, each in a new process, alternately."""
     found: dict[str, list[float]] = {name: [] for name in IMPORTS}
     for code in ("import torch", *IMPORTS.values()):
-        start_python(code)  # reads the files once
+        time_process(code)  # warms up the file cache
     for _ in tqdm(range(repeats), desc="imports", leave=False):
         for name, code in IMPORTS.items():
-            torch_alone = start_python("import torch")
-            found[name].append(start_python(code) - torch_alone)
+            torch_alone = time_process("import torch")
+            found[name].append(time_process(code) - torch_alone)
     return found
 
 
-def start_python(code: str) -> float:
-    """Seconds of a new process."""
+def time_process(code: str) -> float:
+    """Return the seconds that a new Python process takes for some code."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     return time.perf_counter() - start

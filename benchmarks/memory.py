@@ -1,10 +1,10 @@
 """Memory of a landscape of eleven million weights from two hundred checkpoints on disk: `python -m benchmarks.memory`.
 
-Trains a ResNet-18 on scikit-learn's digits, 200 steps recorded to a folder (9 GB), and draws the landscape of that
-folder in a process of its own; another process only builds the model and evaluates its loss. Prints the peak of the
-resident memory of both, as `/usr/bin/time -v` reports it, and what lies between them.
+Trains a ResNet-18 on scikit-learn's digits, records 200 steps to a folder (9 GB), and computes the landscape of that
+folder in a separate process; another process only builds the model and evaluates its loss. Prints the peak resident
+memory of both, as `/usr/bin/time -v` reports it, and the difference.
 
-With `--folder` the checkpoints are kept there, and used again the next time.
+With `--folder` the checkpoints are kept there and reused by the next call.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from torch.nn import functional
 
 import loss_viz as lv
 
-N_STEPS = 199  # and the start: 200 checkpoints
+N_STEPS = 199  # 200 checkpoints with the initial weights
 
 
 class Block(nn.Module):
-    """Two convolutions and a way around them."""
+    """A residual block of two convolutions."""
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
@@ -38,16 +38,16 @@ class Block(nn.Module):
             nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False),
             nn.BatchNorm2d(n_out),
         )
-        sampling = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
-        self.sampling = sampling if stride > 1 or n_in != n_out else nn.Identity()
+        shortcut = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+        self.shortcut = shortcut if stride > 1 or n_in != n_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The sum of both ways."""
-        return functional.relu(self.inner(x) + self.sampling(x))
+        """Add the shortcut to the convolutions."""
+        return functional.relu(self.inner(x) + self.shortcut(x))
 
 
 def build_model() -> nn.Module:
-    """ResNet-18 for small grey images: 11.2 million weights."""
+    """Build a ResNet-18 for small gray images, with 11.2 million weights."""
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     n_in = 64
@@ -58,7 +58,7 @@ def build_model() -> nn.Module:
 
 
 def build_loss() -> tuple[Tensor, Tensor, Callable[[nn.Module], Tensor]]:
-    """All images and labels, and the loss on 64 of them."""
+    """Return all images and labels, and the loss on 64 of them."""
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
     y = torch.tensor(labels)
@@ -66,7 +66,7 @@ def build_loss() -> tuple[Tensor, Tensor, Callable[[nn.Module], Tensor]]:
 
 
 def write_checkpoints(folder: Path) -> None:
-    """A short training by mini-batches, recorded to the folder."""
+    """Train briefly on mini-batches, and record to the folder."""
     model = build_model()
     x, y, loss_fn = build_loss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
@@ -79,7 +79,7 @@ def write_checkpoints(folder: Path) -> None:
 
 
 def evaluate_only() -> None:
-    """What a process holds that has the model and its data, and evaluates its loss."""
+    """Build the model and its data and evaluate the loss once, for comparison."""
     _, _, loss_fn = build_loss()
     model = build_model()
     objective = lv.Objective(model, loss_fn)
@@ -87,7 +87,7 @@ def evaluate_only() -> None:
 
 
 def draw(folder: Path, resolution: int, n_anchors: int) -> None:
-    """The landscape, from the folder alone."""
+    """Compute the landscape from the folder."""
     _, _, loss_fn = build_loss()
     started = time.perf_counter()
     run = lv.Run.from_checkpoints(build_model(), loss_fn, folder)
@@ -99,7 +99,7 @@ def draw(folder: Path, resolution: int, n_anchors: int) -> None:
 
 
 def measure_peak(*arguments: str) -> float:
-    """Peak resident memory of this script with other arguments, in GB."""
+    """Run this script with other arguments and return its peak resident memory in GB."""
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.memory", *arguments])
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -108,31 +108,33 @@ def measure_peak(*arguments: str) -> float:
 
 
 def main() -> None:
-    """Measure both processes and print what lies between them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="of the checkpoints; a temporary one by default")
+    """Measure both processes and print the difference."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, help="folder of the checkpoints; temporary by default")
     parser.add_argument("--resolution", type=int, default=11)
-    parser.add_argument("--anchors", type=int, default=50, help="planes along the run; they cost time, not memory")
+    parser.add_argument("--anchors", type=int, default=50, help="planes along the run, which cost time but no memory")
     parser.add_argument("--part", choices=["write", "evaluate", "draw"], help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.part == "evaluate":
+    options = parser.parse_args()
+    if options.part == "evaluate":
         return evaluate_only()
-    if chosen.part == "draw":
-        return draw(chosen.folder, chosen.resolution, chosen.anchors)
-    if chosen.part == "write":
-        return write_checkpoints(chosen.folder)
+    if options.part == "draw":
+        return draw(options.folder, options.resolution, options.anchors)
+    if options.part == "write":
+        return write_checkpoints(options.folder)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = chosen.folder or Path(temporary)
-        at = ["--folder", str(folder)]
+        folder = options.folder or Path(temporary)
+        where = ["--folder", str(folder)]
         if not any(folder.glob("*.safetensors")):
-            measure_peak("--part", "write", *at)
+            measure_peak("--part", "write", *where)
         stored = sum(path.stat().st_size for path in folder.iterdir()) / 1e9
         own = measure_peak("--part", "evaluate")
         peak = measure_peak(
-            "--part", "draw", *at, "--resolution", str(chosen.resolution), "--anchors", str(chosen.anchors)
+            "--part", "draw", *where, "--resolution", str(options.resolution), "--anchors", str(options.anchors)
         )
     print(
-        f"{stored:.1f} GB of checkpoints; peak {peak:.2f} GB, the model and its data alone {own:.2f} GB: "
+        f"{stored:.1f} GB of checkpoints; peak {peak:.2f} GB, {own:.2f} GB with the model and its data only: "
         f"{peak - own:.2f} GB for the landscape"
     )
 

@@ -1,4 +1,4 @@
-"""The networks that are measured, each trained a little, with its data, its loss and the run through its weights."""
+"""The benchmarked networks, each trained briefly, with their data, their loss and their runs."""
 
 import copy
 from collections.abc import Callable
@@ -12,47 +12,49 @@ from torch.nn import functional
 
 import loss_viz as lv
 
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
 
 @dataclass(frozen=True, eq=False)
-class Net:
-    """A trained network and all that a rival needs to evaluate the same loss.
+class Network:
+    """A trained network, and everything that a baseline needs to evaluate the same loss.
 
     Attributes:
-        name: what the tables call it.
+        name: its name in the tables.
         run: the run that trained it; its objective is on the device.
         x: inputs, on the device.
         y: targets, on the device.
         criterion: the loss of outputs and targets, a mean over the data.
-        side: a plane of side x side points is what is evaluated in one call, about a quarter of a second one by one.
+        side: side x side points are evaluated in one call, chosen to take about a quarter of a second in a plain loop.
     """
 
     name: str
     run: lv.Run
     x: Tensor
     y: Tensor
-    criterion: Callable[[Tensor, Tensor], Tensor]
+    criterion: Criterion
     side: int
 
     def loss(self, model: nn.Module) -> Tensor:
-        """The loss of a model on all the data."""
+        """Return the loss of a model on all the data."""
         return self.criterion(model(self.x), self.y)
 
-    def at(self, weights: np.ndarray) -> nn.Module:
-        """A copy of the network, in evaluation mode as loss_viz evaluates it, with other weights."""
+    def with_weights(self, weights: np.ndarray) -> nn.Module:
+        """Return a copy of the network with other weights, in evaluation mode, as loss_viz evaluates it."""
         model = copy.deepcopy(self.run.model).eval()
         for parameter, part in zip(model.parameters(), self.split(weights), strict=True):
             parameter.data.copy_(part)
         return model
 
     def split(self, vector: np.ndarray) -> list[Tensor]:
-        """A flat vector in the shapes of the parameters, on the device."""
+        """Split a flat vector into tensors of the parameters' shapes, on the device."""
         parameters = list(self.run.model.parameters())
         flat = torch.tensor(vector, dtype=parameters[0].dtype, device=self.x.device)
         parts = flat.split([parameter.numel() for parameter in parameters])
         return [part.reshape(like.shape) for part, like in zip(parts, parameters, strict=True)]
 
-    def scatter(self, n: int, spread: float = 0.1) -> np.ndarray:
-        """Weight vectors `(n, n_params)` around the trained one."""
+    def sample_weights(self, n: int, spread: float = 0.1) -> np.ndarray:
+        """Sample weight vectors `(n, n_params)` around the trained one."""
         final = self.run.weights[-1]
         noise = np.random.default_rng(0).standard_normal((n, len(final))).astype(final.dtype)
         return final + spread * np.sqrt(np.square(final).mean()) * noise
@@ -64,58 +66,52 @@ class Encoder(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.embed = nn.Linear(8, width)
-        self.place = nn.Parameter(torch.randn(8, width) / 10)
+        self.position = nn.Parameter(torch.randn(8, width) / 10)
         self.layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True)
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Ten logits an image, from rows `(n_images, 8, 8)`."""
-        return self.head(self.layer(self.embed(x) + self.place).mean(dim=1))
+        """Return ten logits for each image, given as rows `(n_images, 8, 8)`."""
+        return self.head(self.layer(self.embed(x) + self.position).mean(dim=1))
 
 
 def build_cnn() -> nn.Module:
-    """Two convolutions and a linear layer."""
+    """Build two convolutions and a linear layer."""
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
 
 
-def place(
-    name: str,
-    run: lv.Run,
-    x: Tensor,
-    y: Tensor,
-    criterion: Callable[[Tensor, Tensor], Tensor],
-    side: int,
-    device: torch.device,
-) -> Net:
-    """The net of a run, with model, data and objective on the device."""
+def move_network(
+    name: str, run: lv.Run, x: Tensor, y: Tensor, criterion: Criterion, side: int, device: torch.device
+) -> Network:
+    """Return the network of a run with model, data and objective on the device."""
     x, y = x.to(device), y.to(device)
     model = copy.deepcopy(run.model).to(device).eval()
     objective = lv.Objective(model, lambda m: criterion(m(x), y))
-    return Net(name, replace(run, objective=objective), x, y, criterion, side)
+    return Network(name, replace(run, objective=objective), x, y, criterion, side)
 
 
-def place_task(name: str, run: lv.Run, side: int, device: torch.device) -> Net:
-    """The same for a run of `lv.train`."""
+def move_trained(name: str, run: lv.Run, side: int, device: torch.device) -> Network:
+    """Return the network of a run of `lv.train` on the device."""
     task = run.task
     if task is None:
-        raise ValueError("`run` must come from lv.train, this one has no task.")
-    return place(name, run, task.x, task.y, functional.mse_loss, side, device)
+        raise ValueError("`run` must come from lv.train, but it has no task.")
+    return move_network(name, run, task.x, task.y, functional.mse_loss, side, device)
 
 
-def build_mlps(device: torch.device) -> list[Net]:
-    """1-8-1 as `lv.train` makes it, 1-64-1, and 1-64-64-1 on 256 points."""
+def build_mlps(device: torch.device) -> list[Network]:
+    """Train 1-8-1 with the defaults of `lv.train`, 1-64-1, and 1-64-64-1 on 256 points."""
     small = lv.train("x^3", progress=False)
     wide = lv.train("x^3", width=64, lr=1e-3, steps=500, progress=False)
     deep = lv.train("sin(3x)", width=64, depth=2, n_points=256, lr=1e-3, steps=500, progress=False)
     return [
-        place_task("1-8-1", small, 64, device),
-        place_task("1-64-1", wide, 40, device),
-        place_task("1-64-64-1", deep, 32, device),
+        move_trained("1-8-1", small, 64, device),
+        move_trained("1-64-1", wide, 40, device),
+        move_trained("1-64-64-1", deep, 32, device),
     ]
 
 
-def train_digits(name: str, build: Callable[[], nn.Module], n_images: int, *, flat: bool, side: int) -> Net:
-    """A hundred updates on some of scikit-learn's digits, on the CPU."""
+def train_digits(name: str, build: Callable[[], nn.Module], n_images: int, *, flat: bool, side: int) -> Network:
+    """Train for a hundred steps on some of scikit-learn's digits, on the CPU."""
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images[:n_images], dtype=torch.float32) / 16
     x = x.reshape(-1, 8, 8) if flat else x.reshape(-1, 1, 8, 8)
@@ -128,13 +124,13 @@ def train_digits(name: str, build: Callable[[], nn.Module], n_images: int, *, fl
             optimizer.zero_grad()
             functional.cross_entropy(model(x), y).backward()
             optimizer.step()
-    return Net(name, recorder.run(progress=False), x, y, functional.cross_entropy, side)
+    return Network(name, recorder.run(progress=False), x, y, functional.cross_entropy, side)
 
 
-def build_digits(device: torch.device) -> list[Net]:
-    """A small CNN on 256 images and a small transformer encoder on 128."""
-    nets = [
+def build_digits(device: torch.device) -> list[Network]:
+    """Train a small CNN on 256 images and a small transformer encoder on 128."""
+    trained = [
         train_digits("digits CNN", build_cnn, 256, flat=False, side=16),
         train_digits("digits transformer", Encoder, 128, flat=True, side=10),
     ]
-    return [place(net.name, net.run, net.x, net.y, net.criterion, net.side, device) for net in nets]
+    return [move_network(net.name, net.run, net.x, net.y, net.criterion, net.side, device) for net in trained]

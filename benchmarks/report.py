@@ -1,10 +1,10 @@
-"""Tables in Markdown, the same numbers in JSON, and one picture."""
+"""Results as Markdown tables and as JSON, and the summary in the README."""
 
 import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -13,17 +13,21 @@ from typing import Any
 
 import torch
 
-from .growth import Growth
-from .pairs import Pair, Spread, normalize_formula
-from .peers import PEERS, name_version
-from .speed import Beside
-from .targets import Target
+from .cost import CostCurve
+from .other_tools import ADAPTERS, name_version
+from .speed import NAIVE, Result
+from .targets import Target, find_fastest
+from .timing import Comparison, Spread, format_number
+
+README = Path("README.md")
+FIGURE = Path(".github/images/speed.png")
+MARKS = "<!-- speed: written by python -m benchmarks --readme -->\n", "<!-- end of speed -->\n"
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on, and with which versions."""
-    facts = {
-        "cpu": name_cpu(),
+    """Describe the machine and list the versions."""
+    machine = {
+        "cpu": read_cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -34,11 +38,11 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "loss_viz": version("loss_viz"),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
-    return facts | {"peers": [name_version(name) for name in PEERS]}
+    return machine | {"packages": [name_version(name) for name in ADAPTERS]}
 
 
-def name_cpu() -> str:
-    """The processor, as far as the system tells."""
+def read_cpu_name() -> str:
+    """Return the name of the processor, if the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -46,94 +50,135 @@ def name_cpu() -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
 
 
-def write_objective(rows: Sequence[Beside]) -> str:
-    """Evaluations per second, and how many times as fast as each rival."""
-    cells = []
-    for row in rows:
-        for pair in row.pairs:
-            rates = (
-                [f"{normalize_formula(1 / median(taken))}" for taken in (pair.ours, pair.theirs)]
-                if pair.theirs
-                else ["–"] * 2
-            )
-            speedup = pair.speedup if pair.theirs else "–"
-            difference = "–" if pair.difference is None else f"{pair.difference:.1e}"
-            cells.append([row.net, pair.rival, *rates, speedup, difference, pair.note])
-    head = ["net", "rival", "loss_viz, 1/s", "rival, 1/s", "times as fast [least, most]", "losses differ by", "note"]
-    return table(head, cells)
+def write_objective(results: Sequence[Result]) -> str:
+    """Return evaluations per second, and the speedup over each baseline."""
+    rows = []
+    for result in results:
+        for one in result.comparisons:
+            rates = [format_number(1 / median(taken)) if taken else "–" for taken in (one.ours, one.theirs)]
+            speedup = one.speedup if one.theirs else "–"
+            difference = "–" if one.difference is None else f"{one.difference:.1e}"
+            rows.append([result.network, one.baseline, *rates, speedup, difference, one.note])
+    head = ["network", "baseline", "loss_viz, 1/s", "baseline, 1/s", "speedup [min, max]", "losses differ by", "note"]
+    return table(head, rows)
 
 
-def write_landscape(rows: Sequence[Beside]) -> str:
-    """Seconds and evaluations of whole landscapes, beside what else could be drawn."""
-    cells = []
-    for row in rows:
-        for pair in row.pairs:
-            seconds = (
-                [normalize_formula(median(taken)) for taken in (pair.ours, pair.theirs)] if pair.theirs else ["–"] * 2
-            )
-            share = pair.share if pair.theirs else "–"
-            cells.append([row.net, row.what, f"{row.evaluations:,}", pair.rival, *seconds, share, pair.note])
-    head = ["net", "loss_viz draws", "evaluations", "rival", "loss_viz, s", "rival, s"]
-    return table([*head, "time over the rival's [least, most]", "note"], cells)
+def write_landscape(results: Sequence[Result]) -> str:
+    """Return seconds and evaluations of whole landscapes, compared with each baseline."""
+    rows = []
+    for result in results:
+        for one in result.comparisons:
+            seconds = [format_number(median(taken)) if taken else "–" for taken in (one.ours, one.theirs)]
+            ratio = one.time_ratio if one.theirs else "–"
+            known = [result.network, result.workload, f"{result.n_evaluations:,}"]
+            rows.append([*known, one.baseline, *seconds, ratio, one.note])
+    head = ["network", "landscape", "evaluations", "baseline", "loss_viz, s", "baseline, s"]
+    return table([*head, "time relative to baseline [min, max]", "note"], rows)
 
 
-def write_growth(rows: Sequence[Growth]) -> str:
-    """Exponents, with the points that they were fitted to."""
-    cells = []
-    for row in rows:
-        for name, costs in (("evaluations", row.evaluations), ("seconds", row.seconds)):
-            points = ", ".join(
-                f"{value:g}: {normalize_formula(cost)}" for value, cost in zip(row.values, costs, strict=True)
-            )
-            cells.append([name, row.axis, f"{row.exponent(costs):.3f}", points])
-    return table(["cost", "against", "exponent", "points"], cells)
+def write_growth(curves: Sequence[CostCurve]) -> str:
+    """Return the exponents, with the points to which they were fitted."""
+    rows = []
+    for curve in curves:
+        for name, costs in (("evaluations", curve.evaluations), ("seconds", curve.seconds)):
+            pairs = zip(curve.values, costs, strict=True)
+            points = ", ".join(f"{value:g}: {format_number(cost)}" for value, cost in pairs)
+            rows.append([name, curve.quantity, f"{curve.exponent(costs):.3f}", points])
+    return table(["cost", "against", "exponent", "points"], rows)
 
 
-def write_projection(pair: Pair) -> str:
-    """The PCA beside one product."""
-    head = ["loss_viz, s", "rival", "rival, s", "time over the rival's [least, most]", "note"]
-    seconds = [normalize_formula(median(taken)) for taken in (pair.ours, pair.theirs)]
-    return table(head, [[seconds[0], pair.rival, seconds[1], pair.share, pair.note]])
+def write_projection(comparison: Comparison) -> str:
+    """Return the time of the PCA, compared with one matrix product."""
+    head = ["loss_viz, s", "baseline", "baseline, s", "time relative to baseline [min, max]", "note"]
+    ours, theirs = (format_number(median(taken)) for taken in (comparison.ours, comparison.theirs))
+    return table(head, [[ours, comparison.baseline, theirs, comparison.time_ratio, comparison.note]])
 
 
 def write_imports(found: dict[str, list[float]]) -> str:
-    """Seconds beyond `import torch`."""
+    """Return the seconds beyond `import torch`."""
     rows = [[f"`{name}`" if name.startswith("import") else name, Spread.of(taken)] for name, taken in found.items()]
-    return table(["process", "seconds beyond `import torch` [least, most]"], rows)
+    return table(["process", "seconds beyond `import torch` [min, max]"], rows)
 
 
-def write_targets(rows: Sequence[Target]) -> str:
-    """Limits, and what came."""
-    head = ["target", "limit", "came: median [least, most]", ""]
-    return table(head, [[row.name, row.limit, row.came, "met" if row.met else "**missed**"] for row in rows])
+def write_targets(targets: Sequence[Target]) -> str:
+    """Return the limits and the measured values."""
+    head = ["target", "limit", "measured: median [min, max]", ""]
+    rows = [[one.name, one.limit, one.measured, "met" if one.met else "**missed**"] for one in targets]
+    return table(head, rows)
 
 
-def write_machine(facts: dict[str, Any]) -> str:
-    """One line under the tables."""
-    versions = ", ".join(f"{name} {facts[name]}" for name in ("python", "torch", "numpy", "loss_viz"))
+def write_machine(machine: dict[str, Any]) -> str:
+    """Return machine and versions in one line."""
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("python", "torch", "numpy", "loss_viz"))
     return (
-        f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} thread(s), on {facts['device']}, "
-        f"{facts['system']}; {versions}; {', '.join(facts['peers'])}; {facts['date']}."
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s), on {machine['device']}, "
+        f"{machine['system']}; {versions}; {', '.join(machine['packages'])}; {machine['date']}."
     )
 
 
-def to_plain(value: Any) -> Any:
-    """Records as dicts, for JSON."""
-    if isinstance(value, list):
-        return [to_plain(one) for one in value]
-    return asdict(value) if isinstance(value, Pair | Beside | Growth | Target) else value
-
-
-def save(folder: Path, name: str, facts: dict[str, Any], results: dict[str, Any], tables: str) -> list[Path]:
-    """Write JSON and Markdown; every time is in it, repeat by repeat."""
+def save(folder: Path, name: str, machine: dict[str, Any], results: dict[str, Any], tables: str) -> list[Path]:
+    """Write JSON with the times of all repeats, and Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
-    plain = {"machine": facts} | {section: to_plain(found) for section, found in results.items()}
+    plain = {"machine": machine} | {section: _to_plain(found) for section, found in results.items()}
     paths = [folder / f"{name}.json", folder / f"{name}.md"]
     paths[0].write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     paths[1].write_text(tables + "\n", encoding="utf-8")
     return paths
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_to_plain(one) for one in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def write_summary(results: dict[str, Any], machine: str) -> str:
+    """Return the README's summary: speedups of `run.objective` on each network, and a sentence for each landscape."""
+    objective: list[Result] = results["objective"]
+    names = list(dict.fromkeys(one.baseline for result in objective for one in result.comparisons))
+    rows = [[name, *(_write_speedup(result, name) for result in objective)] for name in names]
+    sentences = [f"- {_describe(result)}" for result in results["landscape"]]
+    head = ["speedup over", *(result.network for result in objective)]
+    return "\n".join([table(head, rows), "", *sentences, "", machine, ""])
+
+
+def insert(text: str, page: Path = README, marks: tuple[str, str] = MARKS) -> None:
+    """Replace the text between two marks.
+
+    Raises:
+        ValueError: if the page does not contain the marks.
+    """
+    before, start, rest = page.read_text(encoding="utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    if not start or not end:
+        raise ValueError(f"{page} must contain the lines {' and '.join(map(repr, marks))}, but does not. Add them.")
+    page.write_text(before + start + text + end + after, encoding="utf-8")
+
+
+def _write_speedup(result: Result, baseline: str) -> str:
+    found = result.find(baseline)
+    return _write_spread(found.speedup) if found else "–"
+
+
+def _write_spread(spread: Spread) -> str:
+    return f"{spread.median:.2g} [{spread.min:.2g}, {spread.max:.2g}]"
+
+
+def _describe(result: Result) -> str:
+    what = f"A landscape of {result.network} ({result.workload}) takes {result.n_evaluations:,} losses"
+    if naive := result.find(NAIVE):
+        spread = naive.speedup
+        return (
+            f"{what} and {median(naive.ours):.2g} s: {spread.median:,.0f} [{spread.min:,.0f}, {spread.max:,.0f}] times "
+            "as fast as one loss for each cell and step."
+        )
+    fastest = find_fastest(result.other_tools)
+    return (
+        f"{what} and {median(fastest.ours):.2g} s: {_write_spread(fastest.time_ratio)} times as long as the fastest "
+        f"other tool, {fastest.baseline}, takes for one plane."
+    )

@@ -1,8 +1,8 @@
-"""What a landscape of ResNet-50 is made of, measured piece by piece on the CPU: `python -m benchmarks.resnet50`.
+"""Parts of a landscape of ResNet-50, each measured on the CPU: `python -m benchmarks.resnet50`.
 
-The figures that .docs/clusters.md reckons with: weights, multiplications, and the seconds of one core that go by
-outside of the model. Its checkpoints are random walks: how long they take to read and to multiply does not depend on
-what is in them. Needs `pip install -e ".[transformers]"` and 2 GB of disk.
+These are the values used in the estimate of .docs/clusters.md: weights, FLOPs, and the CPU seconds of everything
+outside the model. The checkpoints are a random walk, because the time to read and multiply them does not depend on
+their contents. Needs `pip install -e ".[transformers]"` and 2 GB of disk.
 """
 
 import time
@@ -29,14 +29,14 @@ N_IMAGES = 8
 REPEATS = 2
 
 
-def build() -> nn.Module:
-    """ResNet-50 for 224 x 224 images and a thousand classes."""
+def build_model() -> nn.Module:
+    """Build a ResNet-50 for 224 x 224 images and a thousand classes."""
     torch.manual_seed(0)
     return ResNetForImageClassification(ResNetConfig(num_labels=1000)).eval()
 
 
 def time_best(call: Callable[[], object]) -> float:
-    """Seconds of one core, the least of a few: what others do on the machine meanwhile does not count."""
+    """Return CPU seconds, the minimum of a few repeats, which other processes on the machine hardly affect."""
     taken = []
     for _ in range(REPEATS):
         started = time.process_time()
@@ -46,14 +46,14 @@ def time_best(call: Callable[[], object]) -> float:
 
 
 def count_flops(model: nn.Module) -> float:
-    """Additions and multiplications for one image."""
+    """Count additions and multiplications for one image."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, 224, 224))
     return counter.get_total_flops()
 
 
-def walk(folder: Path, model: nn.Module) -> Checkpoints:
-    """Checkpoints on disk, each a small random step from the one before."""
+def write_random_walk(folder: Path, model: nn.Module) -> Checkpoints:
+    """Write checkpoints, each a small random step from the one before."""
     torch.manual_seed(1)
     recorder = lv.Recorder(
         model, lambda m: m(torch.ones(1, 3, 64, 64)).logits.square().mean(), folder=folder, max_snapshots=200
@@ -68,26 +68,26 @@ def walk(folder: Path, model: nn.Module) -> Checkpoints:
 
 
 def measure_pca(weights: Checkpoints) -> tuple[float, float, Projection]:
-    """Seconds for all checkpoints and for half of them."""
+    """Return the seconds for all checkpoints and for half of them, and the projection."""
     half = Checkpoints(weights.paths[::2], weights.layout)
     projection = fit_projection(weights)
     return time_best(lambda: fit_projection(weights)), time_best(lambda: fit_projection(half)), projection
 
 
 def measure(model: nn.Module) -> None:
-    """One line a piece."""
-    print(f"{sum(p.numel() for p in model.parameters()):,} weights, {count_flops(model) / 1e9:.2f} GFLOP an image")
+    """Print one line for each part."""
+    print(f"{sum(p.numel() for p in model.parameters()):,} weights, {count_flops(model) / 1e9:.2f} GFLOP per image")
     x, y = torch.randn(N_IMAGES, 3, 224, 224), torch.arange(N_IMAGES)
     objective = lv.Objective(model, lambda m: functional.cross_entropy(m(x).logits, y))
     own = objective.initial_weights[None]
     with torch.no_grad():
         plain = time_best(lambda: functional.cross_entropy(model(x).logits, y))
     inside = time_best(lambda: objective(own))
-    print(f"{N_IMAGES / plain:.2f} images/s; a loss of {N_IMAGES} takes {plain:.2f} s, {inside:.2f} s in an objective")
+    print(f"{N_IMAGES / plain:.2f} images/s; a loss on {N_IMAGES} takes {plain:.2f} s, {inside:.2f} s in an Objective")
     with TemporaryDirectory() as folder:
-        weights = walk(Path(folder), model)
+        weights = write_random_walk(Path(folder), model)
         size = weights.paths[0].stat().st_size
-        print(f"{size / 1e6:.0f} MB a checkpoint, read in {time_best(lambda: weights[3]):.3f} s")
+        print(f"{size / 1e6:.0f} MB per checkpoint, read in {time_best(lambda: weights[3]):.3f} s")
         whole, half, projection = measure_pca(weights)
         print(f"PCA of {N_CHECKPOINTS} checkpoints {whole:.1f} s, of {N_CHECKPOINTS // 2} {half:.1f} s")
         print(f"lengths of {N_CHECKPOINTS - 1} steps {time_best(lambda: step_lengths(weights)):.1f} s")
@@ -100,14 +100,14 @@ def measure(model: nn.Module) -> None:
         making = time_best(lambda: [planes.lift(np.array([i]), np.zeros((1, 2))) for i in (0, 1)]) / 2
         planes.lift(np.array([2]), np.zeros((1, 2)))
         lifting = time_best(lambda: planes.lift(np.array([2]), np.ones((1, 2))))
-        print(f"making a plane {making - lifting:.2f} s, lifting a point of it {lifting:.2f} s")
+        print(f"computing a plane {making - lifting:.2f} s, lifting a point of it {lifting:.2f} s")
 
 
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        measure(build())
+        measure(build_model())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What was tried to break loss_viz, how often, and what held: `python -m benchmarks.robustness`.
+"""Robustness tests, their numbers of cases and their results: `python -m benchmarks.robustness`.
 
-Runs the suites that try, counts their cases, and writes the table into `.docs/robustness.md`. With LOSS_VIZ_FUZZ=10
-there are ten times as many cases, other ones at random. `--soak "2,000, all held"` adds the row of the long walk
-through the panel, from the figures with which `LOSS_VIZ_SOAK=2000 pytest -s tests/panel/test_soak.py` ends.
+Runs the suites, counts their cases, and writes the table to `.docs/robustness.md`. With LOSS_VIZ_FUZZ=10 there are ten
+times as many cases, drawn from another seed. `--soak "2,000, all held"` adds the row of the soak test of the panel,
+with the numbers that `LOSS_VIZ_SOAK=2000 pytest -s tests/panel/test_soak.py` prints at its end.
 """
 
 import argparse
@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from .readme import insert
-from .report import table
+from .report import insert, table
 
 PAGE = Path(".docs/robustness.md")
 MARKS = "<!-- robustness: written by python -m benchmarks.robustness -->\n", "<!-- end of robustness -->\n"
@@ -26,7 +25,7 @@ SOAK_HOLDS = "no error; memory, threads and observers do not grow; as fast at th
 
 
 class Part(NamedTuple):
-    """One row: what is tried, where, and what must hold."""
+    """One row: what is tried, in which suite, and what must hold."""
 
     what: str
     suite: str
@@ -77,32 +76,24 @@ PARTS = [
 
 
 class Count(NamedTuple):
-    """How many cases there were, and the tests in which one did not hold."""
+    """Number of cases, and the tests that failed."""
 
     cases: int
     failed: tuple[str, ...]
 
 
 def run_suite(part: Part, report: Path) -> Count:
-    """Run a suite in a process of its own, and count."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-o",
-        "junit_family=xunit1",
-        f"--junitxml={report}",
-        f"tests/{part.suite}",
-    ]
-    ended = subprocess.run([*command, *(["-k", part.only] if part.only else [])], check=False)
+    """Run a suite in a separate process and count its cases, those of slow tests included."""
+    pytest = [sys.executable, "-m", "pytest", "-q", "-m", "", "-o", "junit_family=xunit1", f"--junitxml={report}"]
+    selected = ["-k", part.only] if part.only else []
+    ended = subprocess.run([*pytest, f"tests/{part.suite}", *selected], check=False)
     if ended.returncode not in (0, 1):
-        raise RuntimeError(f"`{part.suite}` could not be run, pytest ended with {ended.returncode}.")
+        raise RuntimeError(f"`{part.suite}` could not be run: pytest exited with {ended.returncode}.")
     return count_cases(report)
 
 
 def count_cases(report: Path) -> Count:
-    """The cases in a report of pytest: examples of Hypothesis, what a test says of itself, or else one each."""
+    """Count the cases in a JUnit report: the property "cases" of a test, its Hypothesis examples, or one."""
     root = ElementTree.parse(report).getroot()
     examples = dict(map(_read_examples, root.iterfind(".//testsuite/properties/property")))
     n_cases, failed = 0, []
@@ -111,26 +102,26 @@ def count_cases(report: Path) -> Count:
             continue
         if test.find("failure") is not None or test.find("error") is not None:
             failed.append(test.get("name", ""))
-        told = [int(one.get("value", 0)) for one in test.iter("property") if one.get("name") == "cases"]
-        n_cases += sum(told) or examples.get(test.get("name", "")) or 1
+        recorded = [int(one.get("value", 0)) for one in test.iter("property") if one.get("name") == "cases"]
+        n_cases += sum(recorded) or examples.get(test.get("name", "")) or 1
     return Count(n_cases, tuple(failed))
 
 
-def _read_examples(told: ElementTree.Element) -> tuple[str, int]:
-    """The name of a test, and how many examples Hypothesis ran in it; the plug-in tells so in its own words."""
-    test = told.get("name", "").split("::")[-1]
-    words = base64.b64decode(told.get("value", "")).decode() if "hypothesis" in told.get("name", "") else ""
-    return test, sum(map(int, re.findall(r"(\d+) (?:passing|failing)", words)))
+def _read_examples(entry: ElementTree.Element) -> tuple[str, int]:
+    """Return the name of a test and its number of Hypothesis examples, read from the plug-in's statistics."""
+    name = entry.get("name", "")
+    statistics = base64.b64decode(entry.get("value", "")).decode() if "hypothesis" in name else ""
+    return name.split("::")[-1], sum(map(int, re.findall(r"(\d+) (?:passing|failing)", statistics)))
 
 
 def write_rows(parts: Sequence[Part], counts: Sequence[Count], soak: str) -> str:
-    """The table: what, how many, what must hold, and whether it did."""
+    """Return the table: what was tried, how often, what must hold, and whether it did."""
     rows = [
         [part.what, f"{count.cases:,}", part.holds, "all held" if not count.failed else f"not in {count.failed[0]}"]
         for part, count in zip(parts, counts, strict=True)
     ]
-    tried, _, held = soak.partition(", ")
-    rows.append([SOAK, tried or "–", SOAK_HOLDS, held or "not run here"])
+    n_actions, _, result = soak.partition(", ")
+    rows.append([SOAK, n_actions or "–", SOAK_HOLDS, result or "not run here"])
     return table(["what was tried", "how many", "what must hold", ""], rows) + "\n"
 
 
@@ -141,11 +132,11 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--soak", default="", metavar="WORDS", help="how many actions, a comma, and what held")
-    chosen = parser.parse_args()
+    parser.add_argument("--soak", default="", metavar="TEXT", help="number of actions, a comma, and the result")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         counts = [run_suite(part, Path(folder) / f"{i}.xml") for i, part in enumerate(PARTS)]
-    text = write_rows(PARTS, counts, chosen.soak)
+    text = write_rows(PARTS, counts, options.soak)
     print(text)
     insert(text, PAGE, MARKS)
 

@@ -1,8 +1,8 @@
-"""What more workers bring: `python -m benchmarks.scaling`, with `pip install -e ".[cluster]"`.
+"""Speedup by more workers: `python -m benchmarks.scaling`, after `pip install -e ".[cluster]"`.
 
-A landscape on one thread beside the same on two threads, two processes (loky), and two worker processes of Dask and of
-Ray on this machine, in turn: how many times as fast, what the first call costs, and what is sent. With `--docs` the
-tables are put into .docs/clusters.md.
+Compares a landscape on one thread with the same on two threads, two processes (loky), and two worker processes of Dask
+and of Ray on this machine, alternately: the speedup, the cost of the first call, and what is sent. With `--docs` the
+tables are inserted into .docs/clusters.md.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from joblib.externals.loky import get_reusable_executor
 from threadpoolctl import threadpool_limits
 
 import loss_viz as lv
-from loss_viz import lifting
+from loss_viz.landscapes import evaluation
 
-from . import nets, readme
-from .pairs import Clock, Pair, Spread, Work, normalize_formula
-from .report import describe_machine, table, write_machine
+from . import networks
+from .report import describe_machine, insert, table, write_machine
+from .timing import Comparison, Spread, Timer, Workload, format_number
 
 N_WORKERS = 2
 DOCS = Path(".docs/clusters.md")
@@ -41,7 +41,7 @@ Draw = Callable[[], lv.Landscape]
 
 @contextmanager
 def start_loky() -> Iterator[None]:
-    """Two processes, started when there is something to do."""
+    """Use two processes, which start with the first task."""
     with joblib.parallel_config(backend="loky", n_jobs=N_WORKERS):
         yield
     get_reusable_executor().shutdown(wait=True)
@@ -49,12 +49,12 @@ def start_loky() -> Iterator[None]:
 
 @contextmanager
 def start_dask() -> Iterator[None]:
-    """Two worker processes of Dask, with glibc's own memory management: .docs/clusters.md says why."""
+    """Use two worker processes of Dask, with glibc's own memory management (see .docs/clusters.md)."""
     import dask
     from distributed import Client, LocalCluster
 
     with (
-        patch.dict(os.environ),  # Dask leaves what is meant for its workers in ours, and the next backend's inherit it
+        patch.dict(os.environ),  # Dask leaves its workers' variables here, where the next backend would inherit them
         dask.config.set({"distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1}}),
         LocalCluster(n_workers=N_WORKERS, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
         Client(cluster),
@@ -65,7 +65,7 @@ def start_dask() -> Iterator[None]:
 
 @contextmanager
 def start_ray() -> Iterator[None]:
-    """Two workers of Ray."""
+    """Use two workers of Ray."""
     import ray
     from ray.util.joblib import register_ray
 
@@ -87,101 +87,102 @@ BACKENDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
 
 
 @dataclass
-class Sent:
-    """What was handed out: how often, in how many tasks, of how many bytes, and the losses that came back."""
+class Traffic:
+    """What was sent to workers: number of dispatches, tasks, bytes, and losses returned."""
 
-    n_times: int = 0
+    n_dispatches: int = 0
     n_tasks: int = 0
     n_bytes: int = 0
     n_losses: int = 0
 
     @contextmanager
-    def count(self) -> Iterator[None]:
-        """While this lasts."""
-        stream = lifting._stream
+    def record(self) -> Iterator[None]:
+        """Count inside this context."""
+        stream = evaluation._stream
 
-        def weigh(tasks: Iterator[Any]) -> Iterator[Any]:
+        def count_tasks(tasks: Iterator[Any]) -> Iterator[Any]:
             for task in tasks:
                 self.n_tasks += 1
                 self.n_bytes += len(task[1][2]) if isinstance(task[1][2], bytes) else 0
                 yield task
 
-        def watch(tasks: Iterator[Any], *rest: Any) -> Iterator[Any]:
-            self.n_times += 1
-            for answer in stream(weigh(tasks), *rest):
+        def count_answers(tasks: Iterator[Any], *rest: Any) -> Iterator[Any]:
+            self.n_dispatches += 1
+            for answer in stream(count_tasks(tasks), *rest):
                 self.n_losses += len(answer[0])
                 yield answer
 
-        with patch.object(lifting, "_stream", watch):
+        with patch.object(evaluation, "_stream", count_answers):
             yield
 
 
 @dataclass
-class Scaled:
-    """A landscape on the workers of one backend, beside the same in one process.
+class Row:
+    """A landscape on the workers of one backend, compared with the same in one process.
 
     Attributes:
-        net: its name.
+        network: its name.
         backend: its name.
-        start: seconds until there are workers.
+        start: seconds until the cluster has started.
         first: seconds of the first landscape after that.
-        pair: of the later ones, in turn with one process.
-        sent: by one of the later ones.
-        n_losses: that one of them evaluates.
-        loss_bytes: what a process is sent once each time.
-        delay: seconds that the workers took to begin, when they were known already; None where that was not seen.
+        comparison: later landscapes, alternating with one process.
+        traffic: of one of the later ones.
+        n_losses: number of losses that a landscape evaluates.
+        loss_bytes: size of the pickled loss, which each process receives once per dispatch.
+        startup: seconds until running workers answered, minus the work in the answer; None if nothing was distributed.
     """
 
-    net: str
+    network: str
     backend: str
     start: float = 0.0
     first: float = 0.0
-    pair: Pair = field(default_factory=lambda: Pair("one process"))
-    sent: Sent = field(default_factory=Sent)
+    comparison: Comparison = field(default_factory=lambda: Comparison("one process"))
+    traffic: Traffic = field(default_factory=Traffic)
     n_losses: int = 0
     loss_bytes: int = 0
-    delay: float | None = None
+    startup: float | None = None
 
 
-def measure_scaling(name: str, run: lv.Run, draw: Draw, backends: list[str], clock: Clock) -> list[Scaled]:
-    """The landscape with each backend that is installed."""
-    found, n_losses = [], count_losses(draw)
+def measure_backends(name: str, run: lv.Run, draw: Draw, backends: list[str], timer: Timer) -> list[Row]:
+    """Measure the landscape with each backend that is installed."""
+    rows, n_losses = [], count_losses(draw)
     for backend in backends:
-        row = Scaled(name, backend, n_losses=n_losses, loss_bytes=len(lifting._pack(run.objective)))
-        begun = time.perf_counter()
+        row = Row(name, backend, n_losses=n_losses, loss_bytes=len(evaluation._pack(run.objective)))
+        started = time.perf_counter()
         with ExitStack() as stack:
             try:
                 stack.enter_context(BACKENDS[backend]())
-            except Exception as error:  # it is not installed, or Ray did not start within its own thirty seconds
+            except Exception as error:  # not installed, or Ray exceeded its own limit of thirty seconds
                 print(f"- {name}, {backend}: {error}", flush=True)
                 continue
-            row.start = time.perf_counter() - begun
-            row.first = clock.time(Work(backend, draw))
-            with row.sent.count():
+            row.start = time.perf_counter() - started
+            row.first = timer.time(Workload(backend, draw))
+            with row.traffic.record():
                 draw()
-            [row.pair] = clock.compare(Work(backend, draw), [Work("one process", partial(alone, draw))], name)
-            known = lifting._DELAY.get(joblib.parallel.get_active_backend()[0])
-            row.delay = known if row.sent.n_times else None
-        found.append(row)
-        print(f"- {name}, {backend}: first {row.first:.2g} s, then {row.pair.speedup} times as fast", flush=True)
-    return found
+            single = Workload("one process", partial(draw_in_process, draw))
+            [row.comparison] = timer.compare(Workload(backend, draw), [single], name)
+            startup = evaluation._DELAY.get(joblib.parallel.get_active_backend()[0])
+            row.startup = startup if row.traffic.n_dispatches else None
+        rows.append(row)
+        print(f"- {name}, {backend}: first {row.first:.2g} s, then speedup {row.comparison.speedup}", flush=True)
+    return rows
 
 
-def alone(draw: Draw) -> lv.Landscape:
-    """The same in this process."""
+def draw_in_process(draw: Draw) -> lv.Landscape:
+    """Compute the landscape in this process."""
     with joblib.parallel_config(backend="sequential"):
         return draw()
 
 
 @contextmanager
-def hand_out_all() -> Iterator[None]:
-    """Whatever can be handed out is, whether it pays or not."""
-    with patch.object(lifting, "_seconds_saved", lambda objective, *_: lifting._SECONDS.get(objective, 0.0)):
+def distribute_everything() -> Iterator[None]:
+    """Distribute all losses, even if that takes longer."""
+    with patch.object(evaluation, "_seconds_saved", lambda objective, *_: evaluation._SECONDS.get(objective, 0.0)):
         yield
 
 
 def count_losses(draw: Draw) -> int:
-    """Losses that are evaluated on the way to a landscape, those for its bounds and the choice of kernels too."""
+    """Count the losses that a landscape evaluates, including those for its bounds and the choice of kernels."""
     n_losses, call = 0, lv.Objective.__call__
 
     def count(self: lv.Objective, weights: Any, *rest: Any) -> Any:
@@ -190,85 +191,85 @@ def count_losses(draw: Draw) -> int:
         return call(self, weights, *rest)
 
     with patch.object(lv.Objective, "__call__", count):
-        alone(draw)
+        draw_in_process(draw)
     return n_losses
 
 
-def write_speed(rows: list[Scaled]) -> str:
-    """How many times as fast two workers are."""
-    cells = []
-    for net in dict.fromkeys(row.net for row in rows):
-        mine = {row.backend: row for row in rows if row.net == net}
-        single = Spread.of([seconds for row in mine.values() for seconds in row.pair.theirs])
-        speeds = [str(mine[name].pair.speedup) if name in mine else "–" for name in BACKENDS]
-        cells.append([net, f"{next(iter(mine.values())).n_losses:,}", normalize_formula(single.median), *speeds])
-    return table(["net", "losses", "one process, s", *(f"{name}, {N_WORKERS}" for name in BACKENDS)], cells)
+def write_speed(rows: list[Row]) -> str:
+    """Return the speedup by two workers."""
+    lines = []
+    for network in dict.fromkeys(row.network for row in rows):
+        found = {row.backend: row for row in rows if row.network == network}
+        single = Spread.of([seconds for row in found.values() for seconds in row.comparison.theirs])
+        speedups = [str(found[name].comparison.speedup) if name in found else "–" for name in BACKENDS]
+        n_losses = next(iter(found.values())).n_losses
+        lines.append([network, f"{n_losses:,}", format_number(single.median), *speedups])
+    return table(["network", "losses", "one process, s", *(f"{name}, {N_WORKERS}" for name in BACKENDS)], lines)
 
 
-def write_costs(rows: list[Scaled]) -> str:
-    """What it takes to begin, and what is sent."""
-    cells = []
+def write_costs(rows: list[Row]) -> str:
+    """Return the start-up times, and what is sent."""
+    lines = []
     for row in rows:
-        sent, apart = row.sent, row.backend != "threads"
-        share = f"{sent.n_losses / row.n_losses:.0%} in {sent.n_tasks}" if sent.n_tasks else "none"
-        weight = [normalize_formula(n / 1e3) for n in (sent.n_bytes / max(1, sent.n_tasks), row.loss_bytes)]
-        later = Spread.of(row.pair.ours)
-        delay = "–" if row.delay is None else normalize_formula(row.delay)
-        start = normalize_formula(row.start) if row.start > 0.01 else "–"
-        sizes = weight if apart and sent.n_tasks else ["–"] * 2
-        cells.append([row.net, row.backend, start, normalize_formula(row.first), later, delay, share, *sizes])
-    head = ["net", "workers", "cluster, s", "first call, s", "later calls, s", "to begin, s", "losses handed out"]
-    return table([*head, "a task, kB", "the loss, once, kB"], cells)
+        traffic, is_sent = row.traffic, row.backend != "threads" and row.traffic.n_tasks
+        share = f"{traffic.n_losses / row.n_losses:.0%} in {traffic.n_tasks}" if traffic.n_tasks else "none"
+        sizes = [format_number(n / 1e3) for n in (traffic.n_bytes / max(1, traffic.n_tasks), row.loss_bytes)]
+        start = format_number(row.start) if row.start > 0.01 else "–"
+        startup = "–" if row.startup is None else format_number(row.startup)
+        times = [start, format_number(row.first), Spread.of(row.comparison.ours), startup]
+        lines.append([row.network, row.backend, *times, share, *(sizes if is_sent else ["–"] * 2)])
+    head = ["network", "workers", "cluster, s", "first call, s", "later calls, s", "start-up, s"]
+    return table([*head, "losses distributed, in tasks", "per task, kB", "loss, kB"], lines)
 
 
-def measure(clock: Clock, backends: list[str]) -> list[Scaled]:
-    """All rows: four nets, and the smallest one handed out nevertheless."""
-    small, _, deep = nets.build_mlps(clock.device)
-    cnn = nets.build_digits(clock.device)[0]
+def measure(timer: Timer, backends: list[str]) -> list[Row]:
+    """Measure four networks, and the smallest one once more with all losses distributed."""
+    small, _, deep = networks.build_mlps(timer.device)
+    cnn = networks.build_digits(timer.device)[0]
     draw_small, draw_deep = (partial(lv.landscape, net.run, progress=False) for net in (small, deep))
     draw_cnn = partial(lv.landscape, cnn.run, resolution=31, n_anchors=50, progress=False)
-    rows = measure_scaling(small.name, small.run, draw_small, backends, clock)
-    with hand_out_all():  # Ray would start its workers anew for each of a dozen blinks
-        some = [name for name in backends if name != "Ray"]
-        rows += measure_scaling(f"{small.name}, though it does not pay", small.run, draw_small, some, clock)
-    rows += measure_scaling(deep.name, deep.run, draw_deep, backends, clock)
-    rows += measure_scaling(f"{cnn.name}, 31 x 31", cnn.run, draw_cnn, backends, clock)
-    # Pieces of seconds, on few cells: what a larger model or more data is like, within the time of a benchmark.
+    rows = measure_backends(small.name, small.run, draw_small, backends, timer)
+    with distribute_everything():
+        without_ray = [name for name in backends if name != "Ray"]  # joblib restarts its workers for each dispatch
+        rows += measure_backends(f"{small.name}, all distributed", small.run, draw_small, without_ray, timer)
+    rows += measure_backends(deep.name, deep.run, draw_deep, backends, timer)
+    rows += measure_backends(f"{cnn.name}, 31 x 31", cnn.run, draw_cnn, backends, timer)
+    # Dispatches of several seconds, as with larger models or more data; few cells keep the benchmark short.
     wide = lv.train("sin(3x)", width=256, depth=2, n_points=10_000, lr=1e-3, steps=60, progress=False)
     draw_wide = partial(lv.landscape, wide, resolution=15, n_anchors=20, progress=False)
-    return rows + measure_scaling("1-256-256-1 on 10,000 points, 15 x 15", wide, draw_wide, backends, clock)
+    return rows + measure_backends("1-256-256-1 on 10,000 points, 15 x 15", wide, draw_wide, backends, timer)
 
 
 def main() -> None:
-    """Measure, print, and write where that is asked for."""
+    """Measure and print, and insert the tables into the documentation if requested."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="three repeats in place of five")
-    parser.add_argument("--only", choices=list(BACKENDS), help="one kind of workers alone")
-    parser.add_argument("--docs", action="store_true", help=f"put the tables into {DOCS}")
-    chosen = parser.parse_args()
-    if chosen.docs and chosen.only:
-        parser.error("--docs needs all kinds of workers; leave out --only.")
+    parser.add_argument("--quick", action="store_true", help="three repeats instead of five")
+    parser.add_argument("--only", choices=list(BACKENDS), help="measure one backend only")
+    parser.add_argument("--docs", action="store_true", help=f"insert the tables into {DOCS}")
+    options = parser.parse_args()
+    if options.docs and options.only:
+        parser.error("--docs needs all backends; leave out --only.")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     warnings.filterwarnings("ignore", category=ResourceWarning)
     torch.set_num_threads(1)
     tables = []
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         tables.append(text)
         print(f"{text}\n", flush=True)
 
     with threadpool_limits(1):
-        clock = Clock(torch.device("cpu"), 3 if chosen.quick else 5)
-        rows = measure(clock, [chosen.only] if chosen.only else list(BACKENDS))
-        say(write_speed(rows))
-        say(write_costs(rows))
-    facts = describe_machine(torch.device("cpu"))
-    facts["peers"] = [f"{name} {version(name)}" for name in ("joblib", "distributed", "ray") if find_spec(name)]
-    say(write_machine(facts) + (" Three repeats." if chosen.quick else " Five repeats."))
-    if chosen.docs:
-        readme.insert("\n\n".join(tables) + "\n", DOCS, MARKS)
+        timer = Timer(torch.device("cpu"), 3 if options.quick else 5)
+        rows = measure(timer, [options.only] if options.only else list(BACKENDS))
+        show(write_speed(rows))
+        show(write_costs(rows))
+    machine = describe_machine(torch.device("cpu"))
+    machine["packages"] = [f"{name} {version(name)}" for name in ("joblib", "distributed", "ray") if find_spec(name)]
+    show(write_machine(machine) + (" Three repeats." if options.quick else " Five repeats."))
+    if options.docs:
+        insert("\n\n".join(tables) + "\n", DOCS, MARKS)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What sigma="auto" costs beside the best fixed width: `python -m benchmarks.sigma`.
+"""Held-out error of sigma="auto" compared with the best fixed bandwidth: `python -m benchmarks.sigma`.
 
-For each run the error at its anchors, every plane within 3 % of the diagonal along the run left out, with `"auto"` and
-with each of eight fixed widths. The best of the eight is chosen afterwards, for each run anew, which nobody can do
-beforehand; the ratio to it is what `"auto"` costs. Beside the default runs: wide and deep nets, other activations,
-SGD with momentum, mini-batches, and a small CNN on scikit-learn's digits.
+For each run the held-out error at its anchors, without the planes within 3 % of the diagonal along the run, with
+`"auto"` and with each of eight fixed bandwidths. The best of the eight is chosen for each run with knowledge of the
+result, so the ratio is to the best that any fixed choice could do. The runs: the defaults, wide and deep networks,
+other activations, SGD with momentum, mini-batches, and a small CNN on scikit-learn's digits.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ OTHERS = {
 
 
 def train_batches(target: str, seed: int) -> lv.Run:
-    """SGD with momentum on batches of ten of the hundred points."""
+    """Train by SGD with momentum on batches of ten of the hundred points."""
     start = lv.train(target, steps=1, seed=seed, width=64, progress=False)
     model, task = start.model, start.task
     torch.nn.utils.vector_to_parameters(torch.tensor(start.weights[0]), model.parameters())
@@ -44,7 +44,7 @@ def train_batches(target: str, seed: int) -> lv.Run:
 
 
 def train_digits(seed: int) -> lv.Run:
-    """A small CNN on scikit-learn's digits, Adam on batches of 64."""
+    """Train a small CNN on scikit-learn's digits by Adam on batches of 64."""
     torch.manual_seed(seed)
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16, torch.tensor(labels)
@@ -62,7 +62,7 @@ def train_digits(seed: int) -> lv.Run:
 
 
 def build_runs() -> Iterator[tuple[str, str, lv.Run]]:
-    """Group, name and run, one after the other."""
+    """Yield group, name and run."""
     for target, seed in product(TARGETS, SEEDS):
         yield "defaults", f"{target}, seed {seed}", lv.train(target, seed=seed, progress=False)
     for (group, settings), target in product(OTHERS.items(), TARGETS[:4]):
@@ -74,9 +74,9 @@ def build_runs() -> Iterator[tuple[str, str, lv.Run]]:
 
 
 def main() -> None:
-    """Print one line a run, and one line a group."""
+    """Print one line for each run, and one for each group."""
     ratios: dict[str, list[float]] = {}
-    print("group, run: error of auto and of the best fixed width, in decades; their ratio")
+    print("group, run: error of auto and of the best fixed bandwidth, in decades; their ratio")
     for group, name, run in tqdm(build_runs(), total=63):
         curve = lv.sigma_curve(lv.landscape(run, resolution=2, progress=False), progress=False)
         least = float(np.nanmin(curve.error))
@@ -85,7 +85,7 @@ def main() -> None:
     for group, found in ratios.items():
         ratio = np.array(found)
         print(
-            f"{group}: auto no worse in {(ratio <= 1).sum()} of {len(ratio)}, "
+            f"{group}: auto is no worse in {(ratio <= 1).sum()} of {len(ratio)}, "
             f"ratio median {np.median(ratio):.2f}, worst {ratio.max():.2f}"
         )
 

@@ -1,4 +1,4 @@
-"""How fast: losses of many weight vectors, and whole landscapes, beside what else could be used."""
+"""Speed of loss evaluations and of whole landscapes, compared with baselines and other tools."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,113 +8,117 @@ from tqdm.auto import tqdm
 
 import loss_viz as lv
 
-from .nets import Net
-from .pairs import Clock, Pair, Work
-from .peers import PEERS, Plane, build_plane, explain, hush, measure_difference, name_version
-from .rivals import loop, tune
+from .baselines import LOOP, build_loop, tune_by_hand
+from .networks import Network
+from .other_tools import ADAPTERS, Plane, build_plane, explain_failure, measure_difference, name_version, silence
+from .timing import Comparison, Timer, Workload
 
-LOOP = "plain loop"
-NAIVE = "one evaluation per cell and step, one by one"
-SAMPLE = 2000
+NAIVE = "one evaluation per cell and step, in a loop"
+N_SAMPLED = 2000
 
 
 @dataclass
-class Beside:
-    """What was measured of one net, and each rival beside it.
+class Result:
+    """The comparisons of one workload on one network.
 
     Attributes:
-        net: its name.
-        what: what loss_viz did.
-        evaluations: how many losses that took, in one call.
-        pairs: the rivals.
+        network: its name.
+        workload: what loss_viz computed.
+        n_evaluations: number of losses evaluated in one call.
+        comparisons: one for each baseline.
     """
 
-    net: str
-    what: str
-    evaluations: int
-    pairs: list[Pair]
-
-    def find(self, rival: str) -> Pair:
-        """The pair with a rival."""
-        return next(pair for pair in self.pairs if pair.rival == rival)
+    network: str
+    workload: str
+    n_evaluations: int
+    comparisons: list[Comparison]
 
     @property
-    def peers(self) -> list[Pair]:
-        """The other packages that ran."""
-        names = {name_version(name) for name in PEERS}
-        return [pair for pair in self.pairs if pair.rival in names and pair.theirs]
+    def timed(self) -> list[Comparison]:
+        """Comparisons with the baselines that ran."""
+        return [comparison for comparison in self.comparisons if comparison.theirs]
+
+    @property
+    def other_tools(self) -> list[Comparison]:
+        """Comparisons with the other packages that ran."""
+        names = {name_version(name) for name in ADAPTERS}
+        return [comparison for comparison in self.timed if comparison.baseline in names]
+
+    def find(self, baseline: str) -> Comparison | None:
+        """Return the comparison with a baseline, or None if it did not run."""
+        return next((comparison for comparison in self.timed if comparison.baseline == baseline), None)
 
 
-def prepare_peers(net: Net, plane: Plane) -> tuple[list[Work], dict[str, Pair]]:
-    """The peers that run, as work of one plane each, and what is known of each before it is timed."""
-    works, known = [], {}
-    for package, adapt in tqdm(PEERS.items(), desc=f"{net.name}: checking peers", leave=False):
+def prepare_tools(net: Network, plane: Plane) -> tuple[list[Workload], dict[str, Comparison]]:
+    """Return the tools that run, as workloads of one plane each, and notes and differences of all."""
+    works, checked = [], {}
+    for package, adapt in tqdm(ADAPTERS.items(), desc=f"{net.name}: checking other tools", leave=False):
         name = name_version(package)
         try:
-            adapted = adapt(net, plane)
-            difference, note = measure_difference(adapted, net)
-        except Exception as error:  # a peer may fail in any way, and the table says how
-            known[name] = Pair(name, note=explain(error, net.x.device))
+            tool = adapt(net, plane)
+            difference, note = measure_difference(tool, net)
+        except Exception as error:  # a tool may fail in any way; the table states how
+            checked[name] = Comparison(name, note=explain_failure(error, net.x.device))
             continue
-        works.append(Work(name, hush(adapted.call)))
-        known[name] = Pair(name, note=note, difference=difference)
-    return works, known
+        works.append(Workload(name, silence(tool.call)))
+        checked[name] = Comparison(name, note=note, difference=difference)
+    return works, checked
 
 
-def complete(pairs: Sequence[Pair], known: dict[str, Pair]) -> list[Pair]:
-    """The times of the peers, with what was known of them; those without times too."""
-    timed = {pair.rival: pair for pair in pairs}
-    for name, before in known.items():
-        if name in timed:
-            timed[name].note, timed[name].difference = before.note, before.difference
-    return [timed.get(name, before) for name, before in known.items()]
+def merge(timed: Sequence[Comparison], checked: dict[str, Comparison]) -> list[Comparison]:
+    """Add the notes and differences to the timed comparisons, and keep the tools that did not run."""
+    by_name = {comparison.baseline: comparison for comparison in timed}
+    for name, before in checked.items():
+        if name in by_name:
+            by_name[name].note, by_name[name].difference = before.note, before.difference
+    return [by_name.get(name, before) for name, before in checked.items()]
 
 
-def measure_objective(net: Net, clock: Clock) -> Beside:
-    """Evaluations per second of `run.objective(weights)`, beside loops, hand-batched code and the peers' planes.
+def measure_objective(net: Network, timer: Timer) -> Result:
+    """Compare evaluations per second of `run.objective(weights)` with a loop, hand-batched code and the other tools.
 
-    Beside the peers loss_viz computes the weights on the plane too, for they do so.
+    In the comparison with the other tools, loss_viz computes the weights on the plane too, because they do.
     """
     n = net.side**2
-    objective, weights = net.run.objective, net.scatter(n)
-    rivals = {LOOP: (loop(net, weights), "")} | tune(net, weights, clock)
+    objective, weights = net.run.objective, net.sample_weights(n)
+    baselines = {LOOP: (build_loop(net, weights), "")} | tune_by_hand(net, weights, timer)
     own = objective(weights)
-    ours = Work("loss_viz", lambda: objective(weights), n)
-    works = [Work(name, call, n) for name, (call, _) in rivals.items()]
-    pairs = clock.compare(ours, works, f"{net.name}: objective")
-    for pair in pairs:
-        call, pair.note = rivals[pair.rival]
-        pair.difference = float(np.abs(call() / own - 1).max())
+    ours = Workload("loss_viz", lambda: objective(weights), n)
+    works = [Workload(name, call, n) for name, (call, _) in baselines.items()]
+    comparisons = timer.compare(ours, works, f"{net.name}: objective")
+    for comparison in comparisons:
+        call, comparison.note = baselines[comparison.baseline]
+        comparison.difference = float(np.abs(call() / own - 1).max())
     plane = build_plane(net, net.side)
-    works, known = prepare_peers(net, plane)
-    ours = Work("loss_viz", lambda: objective(plane.lift()), n)
-    works = [Work(work.name, work.call, n) for work in works]
-    pairs += complete(clock.compare(ours, works, f"{net.name}: peers"), known)
-    return Beside(net.name, f"objective of {n} weight vectors", n, pairs)
+    works, checked = prepare_tools(net, plane)
+    ours = Workload("loss_viz", lambda: objective(plane.lift_grid()), n)
+    works = [Workload(work.name, work.call, n) for work in works]
+    comparisons += merge(timer.compare(ours, works, f"{net.name}: other tools"), checked)
+    return Result(net.name, f"objective of {n} weight vectors", n, comparisons)
 
 
-def measure_landscape(net: Net, clock: Clock, resolution: int = 50) -> Beside:
-    """A whole landscape (PCA, local planes, sweep, heights under the path) beside one global plane of each peer."""
-    works, known = prepare_peers(net, build_plane(net, resolution))
+def measure_landscape(net: Network, timer: Timer, resolution: int = 50) -> Result:
+    """Compare a whole landscape (PCA, local planes, grid, heights at the path) with one plane of each other tool."""
+    works, checked = prepare_tools(net, build_plane(net, resolution))
     land = lv.landscape(net.run, resolution=resolution, progress=False)
-    ours = Work("loss_viz", lambda: lv.landscape(net.run, resolution=resolution, progress=False))
-    pairs = complete(clock.compare(ours, works, f"{net.name}: landscape"), known)
-    for pair in pairs:
-        pair.difference = None  # they evaluate other points
-        pair.note = f"one plane, {resolution**2:,} evaluations" if pair.theirs else pair.note
-    return Beside(net.name, f"landscape, {resolution} x {resolution}", land.n_evaluations, pairs)
+    ours = Workload("loss_viz", lambda: lv.landscape(net.run, resolution=resolution, progress=False))
+    comparisons = merge(timer.compare(ours, works, f"{net.name}: landscape"), checked)
+    for comparison in comparisons:
+        comparison.difference = None  # they evaluate other points
+        comparison.note = f"one plane, {resolution**2:,} evaluations" if comparison.theirs else comparison.note
+    return Result(net.name, f"{resolution} x {resolution}", land.n_evaluations, comparisons)
 
 
-def measure_naive(net: Net, clock: Clock) -> Beside:
-    """`lv.landscape(run)` as it is called by default, beside a loop over all cells and steps.
+def measure_naive(net: Network, timer: Timer) -> Result:
+    """Compare `lv.landscape(run)` with its defaults with a loop over all cells and steps.
 
-    The loop runs over a sample of weight vectors, and its time is scaled by the number of all.
+    The loop evaluates a sample of weight vectors, and its time is scaled to the full number.
     """
     land = lv.landscape(net.run, progress=False)
     n_naive = land.loss.size * len(net.run)
-    ours = Work("loss_viz", lambda: lv.landscape(net.run, progress=False))
-    naive = Work(NAIVE, loop(net, net.scatter(SAMPLE)), SAMPLE / n_naive)
-    pairs = clock.compare(ours, [naive], f"{net.name}: naive sweep")
-    pairs[0].note = f"{n_naive:,} evaluations, scaled from {SAMPLE:,}"
-    size = f"{len(land.x)} x {len(land.y)}"
-    return Beside(net.name, f"landscape, {size}, {len(net.run)} steps", land.n_evaluations, pairs)
+    ours = Workload("loss_viz", lambda: lv.landscape(net.run, progress=False))
+    naive = Workload(NAIVE, build_loop(net, net.sample_weights(N_SAMPLED)), N_SAMPLED / n_naive)
+    comparisons = timer.compare(ours, [naive], f"{net.name}: naive loop")
+    comparisons[0].note = f"{n_naive:,} evaluations, scaled from {N_SAMPLED:,}"
+    size = f"{len(land.x)} x {len(land.y)}, {len(net.run)} steps"
+    return Result(net.name, size, land.n_evaluations, comparisons)

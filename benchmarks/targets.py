@@ -1,94 +1,94 @@
-"""What the measurements should come to, and what they came to."""
+"""Targets of the benchmarks, and whether the measurements meet them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .growth import IMPORTS, SURFACE, Growth
-from .pairs import Pair, Spread, normalize_formula
-from .rivals import BATCHED
-from .speed import LOOP, NAIVE, Beside
+from .baselines import BATCHED, LOOP
+from .cost import IMPORTS, SURFACE, CostCurve
+from .speed import NAIVE, Result
+from .timing import Comparison, Spread, format_number
 
-LEAST_OF_BATCHED = 0.8
-LEAST_OF_LOOP = {"1-8-1": 30.0, "1-64-1": 4.0, "1-64-64-1": 2.5}
-LEAST_OF_NAIVE = 1000.0
-MOST_OF_PEER = {"1-8-1": 0.5, "1-64-64-1": 4.0}
-MOST_EXPONENT = {"cells": 1.05, SURFACE: 0.1}
-MOST_OF_GRAM = 1.5
-MOST_OF_IMPORT = 0.5  # seconds
+MIN_SPEEDUP_OVER_BATCHED = 0.8
+MIN_SPEEDUP_OVER_LOOP = {"1-8-1": 30.0, "1-64-1": 4.0, "1-64-64-1": 2.5}
+MIN_SPEEDUP_OVER_NAIVE = 1000.0
+MAX_TIME_OVER_TOOL = {"1-8-1": 0.5, "1-64-64-1": 4.0}
+MAX_EXPONENT = {"cells": 1.05, SURFACE: 0.1}
+MAX_TIME_OVER_GRAM = 1.5
+MAX_IMPORT_SECONDS = 0.5
 
 
 @dataclass
 class Target:
-    """One limit: its name, what was asked, what came, and whether the median keeps to it."""
+    """A limit on a median, the measured value, and whether it meets the limit."""
 
     name: str
     limit: str
-    came: str
+    measured: str
     met: bool
 
 
-def at_least(name: str, limit: float, came: Spread, unit: str = "×") -> Target:
-    """A target for something that should be large."""
-    return Target(name, f"≥ {normalize_formula(limit)} {unit}", f"{came} {unit}", came.median >= limit)
+def at_least(name: str, limit: float, measured: Spread, unit: str = "×") -> Target:
+    """Return a target with a lower limit."""
+    return Target(name, f"≥ {format_number(limit)} {unit}", f"{measured} {unit}", measured.median >= limit)
 
 
-def at_most(name: str, limit: float, came: Spread, unit: str = "×") -> Target:
-    """A target for something that should be small."""
-    return Target(name, f"≤ {normalize_formula(limit)} {unit}", f"{came} {unit}", came.median <= limit)
+def at_most(name: str, limit: float, measured: Spread, unit: str = "×") -> Target:
+    """Return a target with an upper limit."""
+    return Target(name, f"≤ {format_number(limit)} {unit}", f"{measured} {unit}", measured.median <= limit)
 
 
-def judge_objective(rows: Sequence[Beside]) -> list[Target]:
-    """Beside the hand-batched code, and beside the plain loop."""
-    judged = []
-    for row in rows:
-        if batched := [pair for pair in row.pairs if pair.rival.startswith(f"{BATCHED} ")]:
+def find_fastest(comparisons: Sequence[Comparison]) -> Comparison:
+    """Return the fastest baseline relative to loss_viz; absolute times of different moments are not comparable."""
+    return min(comparisons, key=lambda comparison: comparison.speedup.median)
+
+
+def check_objective(results: Sequence[Result]) -> list[Target]:
+    """Check the speedups over hand-batched code and over the plain loop."""
+    targets = []
+    for result in results:
+        batched = [one for one in result.timed if one.baseline.startswith(f"{BATCHED} ")]
+        if batched:
             fastest = find_fastest(batched)
-            name = f"objective, {row.net}: speed over {fastest.rival}"
-            judged.append(at_least(name, LEAST_OF_BATCHED, fastest.speedup))
-    return judged + [
-        at_least(f"objective, {row.net}: speed over the plain loop", LEAST_OF_LOOP.get(row.net, 1), speedup)
-        for row in rows
-        for speedup in [row.find(LOOP).speedup]
-    ]
+            name = f"objective, {result.network}: speedup over {fastest.baseline}"
+            targets.append(at_least(name, MIN_SPEEDUP_OVER_BATCHED, fastest.speedup))
+    for result in results:
+        if loop := result.find(LOOP):
+            name = f"objective, {result.network}: speedup over the plain loop"
+            targets.append(at_least(name, MIN_SPEEDUP_OVER_LOOP.get(result.network, 1), loop.speedup))
+    return targets
 
 
-def judge_landscape(rows: Sequence[Beside]) -> list[Target]:
-    """Beside the naive sweep, and beside the fastest of the peers."""
-    judged = []
-    for row in rows:
-        for pair in row.pairs:
-            if pair.rival == NAIVE:
-                judged.append(at_least(f"{row.what}: speed over the naive sweep", LEAST_OF_NAIVE, pair.speedup))
-        if row.peers:
-            fastest = find_fastest(row.peers)
-            name = f"{row.what}, {row.net}: time over one plane of the fastest peer ({fastest.rival})"
-            judged.append(at_most(name, MOST_OF_PEER[row.net], fastest.share))
-    return judged
+def check_landscape(results: Sequence[Result]) -> list[Target]:
+    """Check the speedup over the naive loop, and the time relative to the fastest other tool."""
+    targets = []
+    for result in results:
+        if naive := result.find(NAIVE):
+            name = f"landscape, {result.workload}: speedup over the naive loop"
+            targets.append(at_least(name, MIN_SPEEDUP_OVER_NAIVE, naive.speedup))
+        if result.other_tools:
+            fastest = find_fastest(result.other_tools)
+            name = f"landscape, {result.workload}, {result.network}: time relative to one plane of {fastest.baseline}"
+            targets.append(at_most(name, MAX_TIME_OVER_TOOL[result.network], fastest.time_ratio))
+    return targets
 
 
-def find_fastest(pairs: Sequence[Pair]) -> Pair:
-    """The rival of the least time beside that of loss_viz, for those of another moment do not compare."""
-    return min(pairs, key=lambda pair: pair.speedup.median)
+def check_growth(curves: Sequence[CostCurve]) -> list[Target]:
+    """Check the exponents of the number of evaluations."""
+    targets = []
+    for curve in curves:
+        if curve.quantity in MAX_EXPONENT:
+            limit, measured = MAX_EXPONENT[curve.quantity], curve.exponent(curve.evaluations)
+            name = f"evaluations against {curve.quantity}: exponent"
+            targets.append(Target(name, f"≤ {limit}", f"{measured:.3f}", measured <= limit))
+    return targets
 
 
-def judge_growth(rows: Sequence[Growth]) -> list[Target]:
-    """Exponents of the number of evaluations."""
-    judged = []
-    for row in rows:
-        if row.axis in MOST_EXPONENT:
-            limit, came = MOST_EXPONENT[row.axis], row.exponent(row.evaluations)
-            judged.append(
-                Target(f"evaluations against {row.axis}: exponent", f"≤ {limit}", f"{came:.3f}", came <= limit)
-            )
-    return judged
+def check_projection(comparison: Comparison) -> list[Target]:
+    """Check the time of the PCA relative to one matrix product."""
+    return [at_most("PCA: time relative to one Gram product", MAX_TIME_OVER_GRAM, comparison.time_ratio)]
 
 
-def judge_projection(pair: Pair) -> list[Target]:
-    """The PCA beside one product."""
-    return [at_most("PCA: time over one Gram product", MOST_OF_GRAM, pair.share)]
-
-
-def judge_imports(found: dict[str, list[float]]) -> list[Target]:
-    """The front door, which loads no more than is asked for."""
+def check_imports(found: dict[str, list[float]]) -> list[Target]:
+    """Check the time of `import loss_viz`, which loads submodules on first use."""
     name = next(iter(IMPORTS))
-    return [at_most(f"{name}: time beyond import torch", MOST_OF_IMPORT, Spread.of(found[name]), "s")]
+    return [at_most(f"{name}: time beyond import torch", MAX_IMPORT_SECONDS, Spread.of(found[name]), "s")]

@@ -1,4 +1,4 @@
-"""Timing side by side: on a machine that others use too, only a ratio of neighbours means something."""
+"""Side-by-side timing: on a machine that others use too, only ratios of neighboring measurements are meaningful."""
 
 import gc
 import time
@@ -14,8 +14,8 @@ N_SLICES = 5
 
 
 @dataclass(frozen=True)
-class Work:
-    """Something to be timed: a call, and how many units of work it does (evaluations, planes, landscapes)."""
+class Workload:
+    """A call to be timed, and the number of units of work that it does (evaluations, planes, landscapes)."""
 
     name: str
     call: Callable[[], object]
@@ -24,34 +24,34 @@ class Work:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and range of a few numbers."""
+    """Median and range of some numbers."""
 
     median: float
-    least: float
-    most: float
+    min: float
+    max: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """The spread of some values, one at least."""
+        """Return the spread of at least one value."""
         return cls(median(values), min(values), max(values))
 
     def __str__(self) -> str:
-        return f"{normalize_formula(self.median)} [{normalize_formula(self.least)}, {normalize_formula(self.most)}]"
+        return f"{format_number(self.median)} [{format_number(self.min)}, {format_number(self.max)}]"
 
 
 @dataclass
-class Pair:
-    """One rival beside loss_viz: seconds per unit of work in each repeat, one list for each of the two.
+class Comparison:
+    """loss_viz and one baseline: seconds per unit of work in each repeat, one list for each.
 
     Attributes:
-        rival: its name.
-        ours: seconds of loss_viz, measured right before or right after.
-        theirs: seconds of the rival.
-        note: what the numbers do not say, or why there are none.
-        difference: the largest relative difference of the losses, where both evaluate the same points.
+        baseline: its name.
+        ours: seconds of loss_viz, measured right before or right after the baseline.
+        theirs: seconds of the baseline; empty if it did not run.
+        note: what the numbers do not show, or why there are none.
+        difference: largest relative difference of the losses, if both evaluate the same points.
     """
 
-    rival: str
+    baseline: str
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
     note: str = ""
@@ -59,68 +59,68 @@ class Pair:
 
     @property
     def speedup(self) -> Spread:
-        """How many times as fast loss_viz is."""
+        """Time of the baseline divided by that of loss_viz."""
         return Spread.of([theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True)])
 
     @property
-    def share(self) -> Spread:
-        """The time of loss_viz over that of the rival."""
+    def time_ratio(self) -> Spread:
+        """Time of loss_viz divided by that of the baseline."""
         return Spread.of([ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)])
 
 
-class Clock:
-    """Times blocks of calls that are long enough to mean something.
+class Timer:
+    """Times blocks of calls, each block long enough to be measured reliably.
 
     Args:
-        device: where the work is done; a GPU is waited for before the clock is read.
-        repeats: how often each rival is put beside loss_viz.
-        least: seconds that a block takes at least.
+        device: device of the work; a GPU is synchronized before the time is read.
+        repeats: number of comparisons with each baseline.
+        min_seconds: minimum duration of a block.
     """
 
-    def __init__(self, device: torch.device, repeats: int, least: float = 0.15) -> None:
+    def __init__(self, device: torch.device, repeats: int, min_seconds: float = 0.15) -> None:
         self.device = device
         self.repeats = repeats
-        self.least = least
+        self.min_seconds = min_seconds
 
-    def time(self, work: Work, n_calls: int = 1) -> float:
-        """Seconds per unit of work, over a block of calls."""
-        self._wait()
+    def time(self, work: Workload, n_calls: int = 1) -> float:
+        """Return seconds per unit of work, averaged over a block of calls."""
+        self._synchronize()
         start = time.perf_counter()
         for _ in range(n_calls):
             work.call()
-        self._wait()
+        self._synchronize()
         return (time.perf_counter() - start) / (n_calls * work.units)
 
-    def count_calls(self, work: Work) -> int:
-        """Calls that fill a block, from calls that come after one that warms up; 1 where that one took far longer."""
-        if self.time(work) * work.units > 10 * self.least:
+    def count_calls(self, work: Workload) -> int:
+        """Return the number of calls that fill a block, after a warm-up call; 1 if that call took far longer."""
+        if self.time(work) * work.units > 10 * self.min_seconds:
             return 1
         n_calls = 1
-        while (taken := self.time(work, n_calls) * n_calls * work.units) < self.least:
-            n_calls = max(n_calls + 1, int(1.2 * n_calls * self.least / taken))
+        while (taken := self.time(work, n_calls) * n_calls * work.units) < self.min_seconds:
+            n_calls = max(n_calls + 1, int(1.2 * n_calls * self.min_seconds / taken))
         return n_calls
 
-    def compare(self, ours: Work, rivals: Sequence[Work], desc: str) -> list[Pair]:
-        """Each rival right before or right after loss_viz, which of the two changes from repeat to repeat."""
-        if not rivals:
+    def compare(self, ours: Workload, baselines: Sequence[Workload], desc: str) -> list[Comparison]:
+        """Time each baseline right before or right after loss_viz; the order alternates between repeats."""
+        if not baselines:
             return []
-        n_calls = {work.name: self.count_calls(work) for work in (ours, *rivals)}
-        pairs = {work.name: Pair(work.name) for work in rivals}
+        n_calls = {work.name: self.count_calls(work) for work in (ours, *baselines)}
+        comparisons = {work.name: Comparison(work.name) for work in baselines}
         for repeat in tqdm(range(self.repeats), desc=desc, leave=False):
             gc.collect()
-            for i in range(0, len(rivals), 2):
-                sampling = list(rivals[i : i + 2])
+            for i in range(0, len(baselines), 2):
+                others = list(baselines[i : i + 2])
                 if repeat % 2:
-                    sampling.reverse()
-                turns = [*sampling[:1], ours, *sampling[1:]] if len(sampling) == 2 or repeat % 2 else [ours, *sampling]
-                seconds = self.time_in_turn(turns, n_calls)
-                for work in sampling:
-                    pairs[work.name].ours.append(seconds[ours.name])
-                    pairs[work.name].theirs.append(seconds[work.name])
-        return list(pairs.values())
+                    others.reverse()
+                order = [*others[:1], ours, *others[1:]] if len(others) == 2 or repeat % 2 else [ours, *others]
+                seconds = self.time_alternately(order, n_calls)
+                for work in others:
+                    comparisons[work.name].ours.append(seconds[ours.name])
+                    comparisons[work.name].theirs.append(seconds[work.name])
+        return list(comparisons.values())
 
-    def time_in_turn(self, works: Sequence[Work], n_calls: dict[str, int]) -> dict[str, float]:
-        """Seconds per unit of each, their blocks cut into slices that alternate: what disturbs one disturbs all."""
+    def time_alternately(self, works: Sequence[Workload], n_calls: dict[str, int]) -> dict[str, float]:
+        """Return seconds per unit of each; their blocks are cut into alternating slices to share disturbances."""
         n_slices = min(N_SLICES, *(n_calls[work.name] for work in works))
         seconds = dict.fromkeys((work.name for work in works), 0.0)
         for _ in range(n_slices):
@@ -128,13 +128,13 @@ class Clock:
                 seconds[work.name] += self.time(work, ceil(n_calls[work.name] / n_slices)) / n_slices
         return seconds
 
-    def _wait(self) -> None:
+    def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
-def normalize_formula(number: float) -> str:
-    """Three digits, without an exponent where there need be none."""
+def format_number(number: float) -> str:
+    """Return three significant digits, without an exponent unless the number is very large or small."""
     if number == 0 or 1e-3 <= abs(number) < 1e3:
         return f"{number:.3g}"
     return f"{number:,.0f}" if 1e3 <= abs(number) < 1e9 else f"{number:.1e}"
