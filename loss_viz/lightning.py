@@ -30,11 +30,7 @@ class RecorderCallback(CallbackRecorder, Callback):
         loss_fn: any `loss_fn(module) -> scalar tensor`, on a fixed set of data on the module's device. It is called on
             a private copy of the module, in evaluation mode and without a trainer. `lambda m: m.training_step(batch,
             0)` works; Lightning warns that values logged there are ignored.
-        every: updates between snapshots; the last one is always in the run.
-        max_snapshots: maximum number of snapshots, see `Recorder`.
-        folder: new or empty folder for the snapshots, which `Run.from_checkpoints` opens.
-        device: device on which the losses are evaluated; the model's by default.
-        name: name in legends.
+        every, max_snapshots, folder, device, name: as for `Recorder`.
 
     Attributes:
         recorder: `Recorder` of the latest training; None before the first.

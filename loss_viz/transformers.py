@@ -31,11 +31,7 @@ class RecorderCallback(CallbackRecorder, TrainerCallback):
     Args:
         loss_fn: any `loss_fn(model) -> scalar tensor`, such as `lambda m: m(**batch).loss`, on a fixed set of data on
             the model's device. It is called on a private copy of the model in evaluation mode, without autocast.
-        every: updates between snapshots; the last one is always in the run.
-        max_snapshots: maximum number of snapshots, see `Recorder`.
-        folder: new or empty folder for the snapshots, which `Run.from_checkpoints` opens.
-        device: device on which the losses are evaluated; the model's by default.
-        name: name in legends.
+        every, max_snapshots, folder, device, name: as for `Recorder`.
 
     Attributes:
         recorder: `Recorder` of the latest training; None before the first.

@@ -1,4 +1,4 @@
-"""The callbacks, under the Trainers themselves."""
+"""The callbacks of Lightning and transformers, in real trainings."""
 
 import importlib
 import signal
@@ -12,15 +12,15 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from loss_viz.runs.run import Run
 
-# What others deprecate is theirs; a RuntimeWarning is ours: weights that are no longer finite, a model that vmap cannot
-# batch, updates that change nothing.
+# Deprecation warnings come from the frameworks. RuntimeWarnings come from loss_viz: weights that are not finite, models
+# that vmap cannot batch, updates that change nothing.
 pytestmark = pytest.mark.filterwarnings("ignore", "error::RuntimeWarning")
 
 UPDATES = 12
 
 
 class LightningHouse:
-    """A net with dropout, batch normalization and shuffled batches: whatever draws or changes would show."""
+    """A network with dropout, batch normalization and shuffled batches, so that any side effect changes the result."""
 
     def __init__(self, pl):
         class Net(pl.LightningModule):
@@ -158,7 +158,7 @@ def transformers():
 
 
 @pytest.fixture(params=["lightning", "transformers"])
-def house(request):
+def framework(request):
     return request.getfixturevalue(request.param)
 
 
@@ -166,9 +166,9 @@ def flatten(model):
     return parameters_to_vector(model.parameters()).detach().numpy().copy()
 
 
-def check_losses(house, run):
-    """Each row's loss is the user's function of a model that has these weights and buffers."""
-    model = house.build().eval()
+def check_losses(framework, run):
+    """Compare the loss of each row with `loss_fn` of a model with these weights and buffers."""
+    model = framework.build().eval()
     floats = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     expected = []
     for row in range(len(run)):
@@ -178,17 +178,17 @@ def check_losses(house, run):
             for buffer, value in zip(floats, values, strict=True):
                 buffer.copy_(value.reshape(buffer.shape))
         with torch.no_grad():
-            expected.append(house.loss_fn(model).item())
+            expected.append(framework.loss_fn(model).item())
     np.testing.assert_allclose(run.loss, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_records_each_update_and_leaves_the_training_as_it_is(house, accumulate, tmp_path):
-    plain, recorded = house.build(), house.build()
+def test_records_each_update_without_changing_the_training(framework, accumulate, tmp_path):
+    plain, recorded = framework.build(), framework.build()
     start = flatten(recorded)
-    callback = house.Callback(house.loss_fn, name="mine")
-    house.train(plain, tmp_path, accumulate=accumulate)
-    house.train(recorded, tmp_path, callback, accumulate=accumulate)
+    callback = framework.Callback(framework.loss_fn, name="mine")
+    framework.train(plain, tmp_path, accumulate=accumulate)
+    framework.train(recorded, tmp_path, callback, accumulate=accumulate)
     for name, value in plain.state_dict().items():
         assert torch.equal(value, recorded.state_dict()[name]), name
     assert recorded.training == plain.training
@@ -199,13 +199,13 @@ def test_records_each_update_and_leaves_the_training_as_it_is(house, accumulate,
     assert run.loss[-1] < run.loss[0]
     np.testing.assert_array_equal(run.weights[0], start)
     np.testing.assert_array_equal(run.weights[-1], flatten(recorded))
-    check_losses(house, run)
+    check_losses(framework, run)
 
 
-def test_some_of_the_updates_and_the_last(house, tmp_path):
-    every, some = house.Callback(house.loss_fn), house.Callback(house.loss_fn, every=5)
-    model = house.build()
-    house.train(model, tmp_path, every, some)
+def test_records_every_fifth_update_and_the_last(framework, tmp_path):
+    every, some = framework.Callback(framework.loss_fn), framework.Callback(framework.loss_fn, every=5)
+    model = framework.build()
+    framework.train(model, tmp_path, every, some)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)  # what becomes of the model later is no part of the run
@@ -214,60 +214,60 @@ def test_some_of_the_updates_and_the_last(house, tmp_path):
     np.testing.assert_array_equal(some.run(progress=False).weights, every.run(progress=False).weights[rows])
 
 
-def test_snapshots_on_disk_are_the_same_run(house, tmp_path):
-    callback = house.Callback(house.loss_fn, folder=tmp_path / "snapshots")
-    house.train(house.build(), tmp_path / "else", callback)
+def test_snapshots_on_disk_are_the_same_run(framework, tmp_path):
+    callback = framework.Callback(framework.loss_fn, folder=tmp_path / "snapshots")
+    framework.train(framework.build(), tmp_path / "else", callback)
     run = callback.run(progress=False)
-    again = Run.from_checkpoints(house.build(), house.loss_fn, tmp_path / "snapshots", progress=False)
+    again = Run.from_checkpoints(framework.build(), framework.loss_fn, tmp_path / "snapshots", progress=False)
     np.testing.assert_array_equal(again.step, np.arange(UPDATES + 1))
     np.testing.assert_array_equal(again.step, run.step)
     np.testing.assert_array_equal(again.weights[:], run.weights[:])
     np.testing.assert_allclose(again.loss, run.loss, rtol=1e-6)  # fused kernels round by where their tensors lie
-    check_losses(house, again)
+    check_losses(framework, again)
     with pytest.raises(ValueError, match=r"`folder` must be a new or empty folder.*13 snapshots of another run"):
-        house.train(house.build(), tmp_path / "else", callback)
+        framework.train(framework.build(), tmp_path / "else", callback)
 
 
-def test_what_the_trainer_itself_saves_is_a_run(house, tmp_path):
-    callback = house.Callback(house.loss_fn)
-    house.train(house.build(), tmp_path, callback, save_every=4)
+def test_checkpoints_of_the_trainer_open_as_a_run(framework, tmp_path):
+    callback = framework.Callback(framework.loss_fn)
+    framework.train(framework.build(), tmp_path, callback, save_every=4)
     run = callback.run(progress=False)
-    saved = Run.from_checkpoints(house.build(), house.loss_fn, tmp_path, progress=False)
+    saved = Run.from_checkpoints(framework.build(), framework.loss_fn, tmp_path, progress=False)
     assert saved.step.tolist() == [4, 8, UPDATES]
     np.testing.assert_array_equal(saved.weights[:], run.weights[saved.step])
     np.testing.assert_allclose(saved.loss, run.loss[saved.step], rtol=1e-5)
-    check_losses(house, saved)
+    check_losses(framework, saved)
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_a_training_that_breaks_off_is_a_run_until_then(house, every, tmp_path):
-    callback = house.Callback(house.loss_fn, every=every)
-    model = house.build()
-    with pytest.raises(RuntimeError, match="the power is gone"):
-        house.train(model, tmp_path, callback, house.Fuse(RuntimeError("the power is gone")))
+def test_an_exception_keeps_the_run_so_far(framework, every, tmp_path):
+    callback = framework.Callback(framework.loss_fn, every=every)
+    model = framework.build()
+    with pytest.raises(RuntimeError, match="power failure"):
+        framework.train(model, tmp_path, callback, framework.Fuse(RuntimeError("power failure")))
     run = callback.run(progress=False)
     assert run.step.tolist() == ([0, 1, 2, 3, 4, 5] if every == 1 else [0, 3, 5])
     np.testing.assert_array_equal(run.weights[-1], flatten(model))
-    check_losses(house, run)
+    check_losses(framework, run)
 
 
-def test_so_is_one_that_is_interrupted(house, tmp_path):
-    callback = house.Callback(house.loss_fn)
+def test_an_interrupt_keeps_the_run_so_far(framework, tmp_path):
+    callback = framework.Callback(framework.loss_fn)
     handler = signal.getsignal(signal.SIGINT)  # Lightning leaves another
     try:
-        with pytest.raises(house.interrupt):
-            house.train(house.build(), tmp_path, callback, house.Fuse(KeyboardInterrupt()))
+        with pytest.raises(framework.interrupt):
+            framework.train(framework.build(), tmp_path, callback, framework.Fuse(KeyboardInterrupt()))
     finally:
         signal.signal(signal.SIGINT, handler)
     assert callback.run(progress=False).step.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_each_training_is_a_recording_of_its_own(house, tmp_path):
-    callback = house.Callback(house.loss_fn)
-    first, second = house.build(), house.build()
-    house.train(first, tmp_path, callback)
+def test_each_training_is_recorded_separately(framework, tmp_path):
+    callback = framework.Callback(framework.loss_fn)
+    first, second = framework.build(), framework.build()
+    framework.train(first, tmp_path, callback)
     earlier = callback.recorder
-    house.train(second, tmp_path, callback)
+    framework.train(second, tmp_path, callback)
     assert earlier is not callback.recorder
     assert earlier.model is first
     assert callback.recorder.model is second
@@ -275,42 +275,42 @@ def test_each_training_is_a_recording_of_its_own(house, tmp_path):
     np.testing.assert_array_equal(earlier.run(progress=False).loss, callback.run(progress=False).loss)
 
 
-def test_a_training_that_diverges_says_so_and_goes_on(house, tmp_path):
-    callback = house.Callback(house.loss_fn)
+def test_divergence_warns_and_training_continues(framework, tmp_path):
+    callback = framework.Callback(framework.loss_fn)
     with pytest.warns(RuntimeWarning, match="The weights are no longer finite at step"):
-        model = house.diverge(tmp_path, callback)
+        model = framework.diverge(tmp_path, callback)
     assert not np.isfinite(flatten(model)).all()
     assert len(callback.recorder) < UPDATES
 
 
-def test_without_a_training_there_is_no_run(house):
+def test_run_before_a_training_raises(framework):
     with pytest.raises(
         ValueError, match=r"`run\(\)` needs a training that has .* call trainer\.(fit|train)\(\.*\) first"
     ):
-        house.Callback(house.loss_fn).run()
+        framework.Callback(framework.loss_fn).run()
 
 
-def test_a_loss_that_is_none_stops_the_training_before_it_starts(house, tmp_path):
-    model = house.build()
+def test_an_invalid_loss_stops_the_training_before_it_starts(framework, tmp_path):
+    model = framework.build()
     start = flatten(model)
     with pytest.raises(ValueError, match="must return one number"):
-        house.train(model, tmp_path, house.Callback(lambda m: house.loss_fn(m)[None]))
+        framework.train(model, tmp_path, framework.Callback(lambda m: framework.loss_fn(m)[None]))
     np.testing.assert_array_equal(flatten(model), start)
 
 
-def test_without_its_library_the_module_says_what_to_install(house, monkeypatch):
-    for package in house.packages:
+def test_a_missing_library_is_named_with_its_install_command(framework, monkeypatch):
+    for package in framework.packages:
         monkeypatch.setitem(sys.modules, package, None)
         for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
             monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, f"loss_viz.{house.name}")
+    monkeypatch.delitem(sys.modules, f"loss_viz.{framework.name}")
     with pytest.raises(ImportError) as caught:
-        importlib.import_module(f"loss_viz.{house.name}")
-    assert f"`{house.packages[-1]}`" in str(caught.value)
-    assert str(caught.value).endswith(house.install)
+        importlib.import_module(f"loss_viz.{framework.name}")
+    assert f"`{framework.packages[-1]}`" in str(caught.value)
+    assert str(caught.value).endswith(framework.install)
 
 
-def test_either_lightning_will_do(lightning, monkeypatch):
+def test_both_lightning_packages_work(lightning, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
     monkeypatch.setitem(sys.modules, "pytorch_lightning", lightning.pl)
     monkeypatch.delitem(sys.modules, "loss_viz.lightning")
@@ -319,8 +319,8 @@ def test_either_lightning_will_do(lightning, monkeypatch):
     assert issubclass(again, lightning.pl.Callback)
 
 
-def test_lightning_lets_go_of_the_optimizer(lightning, tmp_path):
-    """A step of the optimizer by hand, after the training, is no part of it."""
+def test_lightning_detaches_from_the_optimizer(lightning, tmp_path):
+    """Steps of the optimizer after the training are not recorded."""
     optimizers = []
 
     class Net(lightning.Net):
@@ -328,11 +328,11 @@ def test_lightning_lets_go_of_the_optimizer(lightning, tmp_path):
             optimizers.append(super().configure_optimizers())
             return optimizers[-1]
 
-    for fuse in ([], [lightning.Fuse(RuntimeError("the power is gone"))]):
+    for fuse in ([], [lightning.Fuse(RuntimeError("power failure"))]):
         callback = lightning.Callback(lightning.loss_fn)
         model = Net()
         if fuse:
-            with pytest.raises(RuntimeError, match="the power is gone"):
+            with pytest.raises(RuntimeError, match="power failure"):
                 lightning.train(model, tmp_path, callback, *fuse)
         else:
             lightning.train(model, tmp_path, callback)
@@ -383,7 +383,7 @@ def test_lightning_with_two_optimizers_follows_the_last(lightning, tmp_path):
     check_losses(lightning, run)
 
 
-def test_lightning_without_an_optimizer_has_nothing_to_follow(lightning, tmp_path):
+def test_lightning_without_an_optimizer_raises(lightning, tmp_path):
     class Net(lightning.Net):
         def __init__(self):
             super().__init__()
@@ -396,33 +396,33 @@ def test_lightning_without_an_optimizer_has_nothing_to_follow(lightning, tmp_pat
         lightning.train(Net(), tmp_path, lightning.Callback(lightning.loss_fn))
 
 
-def test_only_the_first_process_records(house, tmp_path, monkeypatch):
-    callback = house.Callback(house.loss_fn, folder=tmp_path / "snapshots")
-    if house.name == "lightning":
-        monkeypatch.setattr(house.pl.Trainer, "is_global_zero", False)
+def test_only_the_first_process_records(framework, tmp_path, monkeypatch):
+    callback = framework.Callback(framework.loss_fn, folder=tmp_path / "snapshots")
+    if framework.name == "lightning":
+        monkeypatch.setattr(framework.pl.Trainer, "is_global_zero", False)
     else:
-        monkeypatch.setattr(house.transformers.Trainer, "is_world_process_zero", lambda self: False)
-    house.train(house.build(), tmp_path, callback)
+        monkeypatch.setattr(framework.transformers.Trainer, "is_world_process_zero", lambda self: False)
+    framework.train(framework.build(), tmp_path, callback)
     assert callback.recorder is None
     assert not (tmp_path / "snapshots").exists()
 
 
-def test_mixed_precision_trains_in_it_and_evaluates_without(house, tmp_path):
-    """Halves have three digits: a loss that was evaluated in them would be off by far more than 1e-5."""
-    settings = {"precision": "bf16-mixed"} if house.name == "lightning" else {"bf16": True}
-    plain, model = house.build(), house.build()
-    callback = house.Callback(house.loss_fn)
-    house.train(plain, tmp_path, **settings)
-    house.train(model, tmp_path, callback, **settings)
+def test_mixed_precision_training_is_evaluated_in_full_precision(framework, tmp_path):
+    """Half precision has three digits: a loss evaluated in it would be off by far more than 1e-5."""
+    settings = {"precision": "bf16-mixed"} if framework.name == "lightning" else {"bf16": True}
+    plain, model = framework.build(), framework.build()
+    callback = framework.Callback(framework.loss_fn)
+    framework.train(plain, tmp_path, **settings)
+    framework.train(model, tmp_path, callback, **settings)
     np.testing.assert_array_equal(flatten(plain), flatten(model))
     assert vars(plain).keys() == vars(model).keys()
     run = callback.run(progress=False)
     assert run.step.tolist() == list(range(UPDATES + 1))
-    check_losses(house, run)
+    check_losses(framework, run)
 
 
 def test_lightning_does_not_count_updates_that_are_skipped(lightning, tmp_path):
-    """Gradients that overflow in half precision leave the weights alone, and the scale is halved."""
+    """Gradients that overflow in half precision are skipped, and the scale is halved."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
     plugin = lightning.pl.plugins.MixedPrecision("16-mixed", "cpu", scaler=scaler)
     callback = lightning.Callback(lightning.loss_fn)
@@ -437,7 +437,7 @@ def test_lightning_does_not_count_updates_that_are_skipped(lightning, tmp_path):
     check_losses(lightning, run)
 
 
-def test_transformers_gets_its_forward_pass_back_after_an_error(transformers, tmp_path):
+def test_transformers_forward_pass_is_restored_after_an_error(transformers, tmp_path):
     model = transformers.build()
     with pytest.raises(ValueError, match="must return one number"):
         transformers.train(model, tmp_path, transformers.Callback(lambda m: transformers.loss_fn(m)[None]), bf16=True)
@@ -459,7 +459,7 @@ def test_transformers_ends_before_the_best_model_is_loaded(transformers, tmp_pat
 
 
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
-def test_transformers_takes_the_wrapper_off(transformers, wrap, tmp_path):
+def test_transformers_unwraps_the_model(transformers, wrap, tmp_path):
     library = transformers.transformers
     args = library.TrainingArguments(output_dir=tmp_path, use_cpu=True, report_to="none")
     model, callback = transformers.build(), transformers.Callback(transformers.loss_fn)

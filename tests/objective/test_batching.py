@@ -1,4 +1,4 @@
-"""How many threads the numerics are given, by a clock that the test itself winds."""
+"""ThreadTuner on a simulated clock, and limits on BLAS threads."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ def is_limited(api, n):
 
 
 class Clock:
-    """A clock that stands still until some work is done."""
+    """A clock that only advances with simulated work."""
 
     def __init__(self):
         self.now = 100.0
@@ -39,14 +39,14 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def most(monkeypatch):
-    """The number of threads that PyTorch says there are."""
+    """The number of threads available to PyTorch."""
     most = SimpleNamespace(n=9)
     monkeypatch.setattr(torch, "get_num_threads", lambda: most.n)
     return most
 
 
 def work(tuner, clock, seconds, n=10):
-    """`n` losses, each of which takes `seconds[n_threads]`; and how many threads there were."""
+    """Simulate `n` losses of `seconds[n_threads]` each; return the number of threads."""
     with tuner.limit(n):
         n_threads = count_threads("openmp")[0]
         assert is_limited("openmp", n_threads)
@@ -55,13 +55,13 @@ def work(tuner, clock, seconds, n=10):
 
 
 def settle(tuner, clock, seconds):
-    """All the trials, and then the number that is kept to."""
+    """Return the threads in all trials, and the number chosen after them."""
     taken = [work(tuner, clock, seconds) for _ in range(len(seconds) * N_TRIALS)]
     return taken, work(tuner, clock, seconds)
 
 
 @pytest.mark.parametrize("quickest", [1, 3, 9])
-def test_each_count_is_tried_and_the_quickest_kept(clock, most, quickest):
+def test_each_number_is_tried_and_the_fastest_kept(clock, most, quickest):
     seconds = {count: 0.6 if count == quickest else 1.0 for count in (1, 3, 9)}
     tuner = ThreadTuner()
     taken, chosen = settle(tuner, clock, seconds)
@@ -83,7 +83,7 @@ def test_each_count_is_tried_and_the_quickest_kept(clock, most, quickest):
         ({1: 1.0, 3: 1.9, 9: 0.5}, 9),
     ],
 )
-def test_more_threads_are_taken_where_they_save_a_tenth(clock, most, seconds, chosen):
+def test_more_threads_must_save_a_tenth(clock, most, seconds, chosen):
     assert GAIN == 0.9
     assert settle(ThreadTuner(), clock, seconds)[1] == chosen
 
@@ -96,22 +96,24 @@ def test_more_threads_are_taken_where_they_save_a_tenth(clock, most, seconds, ch
         ({1: 1.0, 3: 30.0, 9: 90.0}, [1] * N_TRIALS + [3, 3, 9, 9] + [1] * 10),
     ],
 )
-def test_a_count_that_is_far_behind_twice_is_not_tried_again(clock, most, seconds, tried):
+def test_a_number_far_behind_in_two_trials_gets_no_third(clock, most, seconds, tried):
     tuner = ThreadTuner()
     assert [work(tuner, clock, seconds) for _ in tried] == tried
 
 
-def test_more_threads_that_fall_behind_are_put_to_the_test_anew(clock, most):
-    """Another program takes the cores after the trials, and gives them back."""
+def test_all_are_measured_again_when_the_chosen_number_falls_behind(clock, most):
+    """Another program occupies the cores after the trials, and later releases them."""
     tuner = ThreadTuner()
     free, busy = {1: 1.0, 3: 0.6, 9: 0.3}, {1: 1.0, 3: 5.0, 9: 50.0}
     assert settle(tuner, clock, free)[1] == 9
     assert [work(tuner, clock, busy) for _ in range(6 + N_TRIALS)] == [9] + [1] * N_TRIALS + [3, 3, 9, 9] + [1]
-    assert {work(tuner, clock, dict.fromkeys(free, 9.0)) for _ in range(20)} == {1}  # one waits for no other
+    assert {work(tuner, clock, dict.fromkeys(free, 9.0)) for _ in range(20)} == {
+        1
+    }  # measured on one thread, never far behind
 
 
-def test_the_best_of_the_trials_counts(clock, most):
-    """What takes the cores for a while, or the start of the threads, makes some of them slow."""
+def test_the_best_trial_counts(clock, most):
+    """Other programs and starting the threads slow down some trials."""
     for quick in range(N_TRIALS):
         tuner, n_done = ThreadTuner(), dict.fromkeys((1, 3, 9), 0)
         for _ in range(3 * N_TRIALS):
@@ -122,7 +124,7 @@ def test_the_best_of_the_trials_counts(clock, most):
         assert tuner.choose(9) == 9
 
 
-def test_the_start_of_the_threads_is_not_held_against_them(clock, most):
+def test_starting_the_threads_does_not_count(clock, most):
     tuner, started = ThreadTuner(), set()
     for _ in range(3 * N_TRIALS):
         n_threads = tuner.choose(9)
@@ -132,7 +134,7 @@ def test_the_start_of_the_threads_is_not_held_against_them(clock, most):
     assert tuner.choose(9) == 9
 
 
-def test_two_pieces_at_a_time_that_both_fall_behind_are_no_error(clock, most):
+def test_two_simultaneous_chunks_may_both_fall_behind(clock, most):
     tuner = ThreadTuner()
     settle(tuner, clock, {1: 1.0, 3: 0.6, 9: 0.3})
     with tuner.limit(10), tuner.limit(10):  # as two threads of joblib would
@@ -140,14 +142,14 @@ def test_two_pieces_at_a_time_that_both_fall_behind_are_no_error(clock, most):
     assert settle(tuner, clock, {1: 1.0, 3: 0.6, 9: 1.0})[1] == 3
 
 
-def test_what_counts_is_the_time_of_one_loss(clock, most):
+def test_the_time_per_loss_counts(clock, most):
     tuner = ThreadTuner()
     for trial in range(3 * N_TRIALS):
         work(tuner, clock, {1: 1.0, 3: 0.6, 9: 1.0}, n=1000 if tuner.choose(9) == 3 else 1 + trial)
     assert tuner.choose(9) == 3
 
 
-def test_pieces_that_are_no_measure_are_not_noted(clock, most):
+def test_incomplete_chunks_are_not_recorded(clock, most):
     tuner = ThreadTuner()
     taken = [work(tuner, clock, {1: 1.0, 3: 1.0, 9: 1.0}, n=0) for _ in range(20)]
     assert len(set(taken)) == 1
@@ -155,7 +157,7 @@ def test_pieces_that_are_no_measure_are_not_noted(clock, most):
     assert work(tuner, clock, {1: 1.0, 3: 0.5, 9: 1.0}, n=0) == chosen == 3
 
 
-def test_another_limit_from_without_is_tried_anew(clock, most):
+def test_a_new_number_of_available_threads_is_measured(clock, most):
     tuner = ThreadTuner()
     assert settle(tuner, clock, {1: 1.0, 3: 0.9, 9: 0.1})[1] == 9
     most.n = 2
@@ -177,7 +179,7 @@ def test_one_thread_is_left_alone(clock, most):
     assert settle(tuner, clock, {1: 1.0, 3: 0.6, 9: 1.0})[0].count(1) == N_TRIALS
 
 
-def test_the_limit_is_lifted_again_even_after_an_error(clock, most):
+def test_the_limit_ends_even_after_an_error(clock, most):
     before = count_threads("openmp")
     tuner = ThreadTuner()
     for _ in range(30):
@@ -188,7 +190,7 @@ def test_the_limit_is_lifted_again_even_after_an_error(clock, most):
         with pytest.raises(KeyboardInterrupt), tuner.limit(10):
             raise KeyboardInterrupt
         assert count_threads("openmp") == before
-        assert tuner.choose(9) == 1  # work that ended early says nothing about its tuner
+        assert tuner.choose(9) == 1  # interrupted work is not recorded
     assert settle(tuner, clock, {1: 1.0, 3: 0.6, 9: 1.0})[1] == 3
 
 
@@ -202,7 +204,7 @@ def test_losses_do_not_depend_on_the_number_of_threads(run, monkeypatch):
     assert run.objective._tuner.choose(3) in (1, 2, 3)
 
 
-def test_linear_algebra_is_kept_to_one_thread_and_given_back():
+def test_blas_is_limited_to_one_thread_within_the_context():
     with threadpool_limits(limits=3, user_api="blas"):
         before = count_threads("blas")
         assert is_limited("blas", 3)
@@ -221,7 +223,7 @@ def test_linear_algebra_is_kept_to_one_thread_and_given_back():
         assert count_threads("blas") == before
 
 
-def test_pytorch_keeps_its_threads_where_linear_algebra_is_limited():
+def test_limiting_blas_leaves_pytorch_alone():
     with threadpool_limits(limits=3, user_api="openmp"):
         before = count_threads("openmp")
         with limit_blas_threads():

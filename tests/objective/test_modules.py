@@ -1,4 +1,4 @@
-"""Any module: the batched loss against the model itself, one weight vector at a time, in float64."""
+"""Many kinds of modules: the batched loss against the model itself, in float64."""
 
 import copy
 import warnings
@@ -16,7 +16,7 @@ DTYPE = torch.float64
 
 
 class Attention(nn.Module):
-    """Causal self-attention as people write it today."""
+    """Causal self-attention with `scaled_dot_product_attention`."""
 
     def __init__(self):
         super().__init__()
@@ -28,7 +28,7 @@ class Attention(nn.Module):
 
 
 class Tied(nn.Module):
-    """One matrix that embeds and reads out, as language models have it."""
+    """Tied embedding and output weights, as in language models."""
 
     def __init__(self):
         super().__init__()
@@ -50,7 +50,7 @@ class Recurrent(nn.Module):
 
 
 class Square(torch.autograd.Function):
-    """A function of a user's own, without a rule for vmap."""
+    """A custom autograd function without a vmap rule."""
 
     @staticmethod
     def forward(ctx, x):
@@ -82,7 +82,7 @@ class Branching(nn.Module):
 
 
 class Counting(nn.Module):
-    """Writes to a buffer at each forward pass, and its answer depends on it."""
+    """A module that writes to a buffer in each forward pass, and depends on it."""
 
     def __init__(self):
         super().__init__()
@@ -154,12 +154,12 @@ def losses_one_by_one(model, loss_fn, weights, train=False):
     return losses
 
 
-def sampling(objective, n=5):
+def random_weights(objective, n=5):
     return objective.initial_weights + 0.1 * np.random.default_rng(0).normal(size=(n, objective.n_params))
 
 
 def require_equal(model, loss_fn, objective):
-    weights = sampling(objective)
+    weights = random_weights(objective)
     losses = objective(weights)
     np.testing.assert_allclose(losses, losses_one_by_one(model, loss_fn, weights), rtol=1e-10)
     assert np.ptp(losses) > 0
@@ -168,39 +168,39 @@ def require_equal(model, loss_fn, objective):
 @pytest.mark.parametrize("name", BATCHED)
 def test_batched(name):
     model, loss_fn = build(BATCHED[name])
-    objective = Objective(model, loss_fn)  # a warning would be an error here
+    objective = Objective(model, loss_fn)  # warnings are errors
     assert objective.chunk_size > 1
     require_equal(model, loss_fn, objective)
 
 
 def batches_attention():
-    """Whether vmap has a rule for plain attention; PyTorch 2.3 says it has none and goes one at a time."""
-    with warnings.catch_warnings(record=True) as said, unfused_attention():
+    """Return whether this version of PyTorch has a vmap rule for plain attention."""
+    with warnings.catch_warnings(record=True) as caught, unfused_attention():
         warnings.simplefilter("always")
         torch.func.vmap(lambda q: F.scaled_dot_product_attention(q, q, q, is_causal=True))(torch.ones(3, 1, 2, 5, 4))
-    return not said
+    return not caught
 
 
 @pytest.mark.parametrize("name", ATTENTION)
-def test_attention_is_batched_where_pytorch_lets_it(name):
+def test_attention_is_batched_where_vmap_can(name):
     model, loss_fn = build(ATTENTION[name])
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         objective = Objective(model, loss_fn)
-    assert bool(said) == (not batches_attention())
-    assert (objective.chunk_size == 1) == bool(said)
+    assert bool(caught) == (not batches_attention())
+    assert (objective.chunk_size == 1) == bool(caught)
     require_equal(model, loss_fn, objective)
 
 
 @pytest.mark.parametrize("name", ONE_AT_A_TIME)
-def test_one_at_a_time_where_vmap_cannot(name):
+def test_falls_back_to_one_at_a_time(name):
     model, loss_fn = build(ONE_AT_A_TIME[name])
     with pytest.warns(RuntimeWarning, match=r"vmap cannot batch this model \(.+\); .* one at a time"):
         objective = Objective(model, loss_fn)
     require_equal(model, loss_fn, objective)
 
 
-def test_a_loss_of_several_calls_is_the_same_whatever_the_model_writes():
+def test_buffers_written_by_the_model_have_no_effect_on_later_losses():
     model, loss_fn = build((Counting, sequences))
     objective = Objective(model, loss_fn)
     require_equal(model, loss_fn, objective)
@@ -208,7 +208,7 @@ def test_a_loss_of_several_calls_is_the_same_whatever_the_model_writes():
 
 
 @pytest.mark.parametrize("kind", ["batch norm", "dropout"])
-def test_training_mode_where_the_loss_asks_for_it(kind):
+def test_loss_fn_may_switch_to_training_mode(kind):
     model, inner = build(BATCHED[kind])
 
     def loss_fn(m):
@@ -216,7 +216,7 @@ def test_training_mode_where_the_loss_asks_for_it(kind):
         return inner(m.train())
 
     objective = Objective(model, loss_fn)
-    weights = sampling(objective)
+    weights = random_weights(objective)
     random = torch.get_rng_state()
     losses = objective(weights)
     assert torch.equal(torch.get_rng_state(), random)  # though the loss seeds it
@@ -224,7 +224,7 @@ def test_training_mode_where_the_loss_asks_for_it(kind):
     assert not np.allclose(losses, Objective(model, inner)(weights), rtol=1e-3)
 
 
-def test_randomness_is_refused_with_the_repair():
+def test_random_losses_raise():
     model, _ = build(BATCHED["dropout"])
     x = sequences()
     with pytest.raises(ValueError, match=r"same loss twice.*torch\.manual_seed\(0\) inside it"):
@@ -235,7 +235,7 @@ def test_buffers_go_with_their_rows():
     model, loss_fn = build(BATCHED["batch norm"])
     objective = Objective(model, loss_fn)
     assert [entry.name for entry in objective.buffer_layout.entries] == ["1.running_mean", "1.running_var"]
-    weights = sampling(objective, 3)
+    weights = random_weights(objective, 3)
     buffers = np.abs(np.random.default_rng(1).normal(size=(3, 8))) + 0.1
     expected = []
     for row, state in zip(weights, buffers, strict=True):
@@ -277,13 +277,13 @@ def test_autocast_around_the_call_changes_nothing():
         assert Objective(model, lambda m: m(x).square().mean())(objective.initial_weights[None]) == plain
 
 
-def test_a_loss_that_does_not_look_at_its_model_is_refused():
+def test_a_loss_that_ignores_its_model_raises():
     model, loss_fn = build(BATCHED["layer norm"])
     with pytest.raises(ValueError, match=r"must use the model that it receives.*lambda m: criterion\(m\(x\), y\)"):
         Objective(model, lambda _: loss_fn(model))
 
 
-def test_a_model_that_cannot_be_copied_is_refused():
+def test_a_model_that_cannot_be_copied_raises():
     model = nn.Linear(8, 3)
     x = sequences().float()
     model.last = model(x)  # not a leaf: deepcopy refuses it
@@ -291,7 +291,7 @@ def test_a_model_that_cannot_be_copied_is_refused():
         Objective(model, lambda m: m(x).mean())
 
 
-def test_data_on_another_device_are_named():
+def test_data_on_another_device_raise():
     model, loss_fn = build(BATCHED["layer norm"])
     with pytest.raises(
         ValueError, match=r"data of `loss_fn` must be on the device of the evaluation, meta.*x\.to\('meta'\)"
@@ -300,14 +300,14 @@ def test_data_on_another_device_are_named():
     assert next(model.parameters()).device.type == "cpu"
 
 
-def test_complex_parameters_are_refused():
+def test_complex_parameters_raise():
     model = nn.Linear(8, 3, dtype=torch.complex64)
     with pytest.raises(ValueError, match=r"'weight' is torch\.complex64"):
         Objective(model, lambda m: m.weight.abs().mean())
 
 
 @pytest.mark.parametrize("name", ["layer norm", "batch norm", "attention", "tied"])
-def test_hessian_products_are_those_of_the_dense_hessian(name):
+def test_hessian_vector_products_equal_the_dense_hessian(name):
     model, loss_fn = build((BATCHED | ATTENTION)[name])
     with warnings.catch_warnings():
         if not batches_attention():

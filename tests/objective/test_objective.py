@@ -29,7 +29,7 @@ def test_equals_the_model_itself_row_by_row():
     np.testing.assert_allclose(Objective(model, loss_fn)(weights), expected, rtol=1e-13)
 
 
-def test_predicts_what_the_model_would_answer():
+def test_predict_equals_the_model():
     model, loss_fn = build()
     model[0].bias.requires_grad_(False)
     objective = Objective(model, loss_fn)
@@ -43,7 +43,7 @@ def test_predicts_what_the_model_would_answer():
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 23, 1000])
-def test_does_not_depend_on_the_chunk(chunk_size):
+def test_losses_do_not_depend_on_the_chunk_size(chunk_size):
     model, loss_fn = build()
     weights = np.random.default_rng(2).normal(size=(23, 32))
     objective = Objective(model, loss_fn)
@@ -60,20 +60,20 @@ def test_chunks_fit_the_budget_of_the_largest_tensor():
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not platform.libc_ver()[0].startswith("glibc"), reason="glibc alone")
-def test_freed_memory_goes_back_when_told_to():
+def test_trim_heap_returns_freed_memory():
     def measure():
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
     reserve_heap()
     blocks = [torch.ones(2**20, dtype=torch.uint8) for _ in range(200)]
-    del blocks[:-1]  # the last one lies above all others
+    del blocks[:-1]  # the last one is at the top of the heap
     before = measure()
     trim_heap()
     assert before - measure() > 150
     assert blocks[0].sum() == 2**20
 
 
-def test_leaves_the_model_as_it_is():
+def test_the_model_is_not_changed():
     model, loss_fn = build()
     model.train()
     model[0].bias.requires_grad_(False)
@@ -90,7 +90,7 @@ def test_leaves_the_model_as_it_is():
     assert torch.equal(torch.get_rng_state(), rng)
 
 
-def test_frozen_parameters_stay_out_of_the_vector():
+def test_frozen_parameters_are_not_in_the_vector():
     model, loss_fn = build()
     model[0].weight.requires_grad_(False)
     objective = Objective(model, loss_fn)
@@ -99,9 +99,9 @@ def test_frozen_parameters_stay_out_of_the_vector():
     assert objective(trainable.numpy()[None])[0] == pytest.approx(loss_fn(model).item(), rel=1e-13)
 
 
-def test_the_model_may_go_on_training_afterwards():
+def test_later_training_of_the_model_has_no_effect():
     model, loss_fn = build()
-    model[2].bias.requires_grad_(False)  # not in the vector, and yet the loss must not follow it
+    model[2].bias.requires_grad_(False)  # not in the vector, but copied too
     objective = Objective(model, loss_fn)
     weights = np.random.default_rng(3).normal(size=(4, 30))
     before = objective(weights)
@@ -112,7 +112,7 @@ def test_the_model_may_go_on_training_afterwards():
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_running_statistics_of_the_model_stay_as_they_are(train):
+def test_running_statistics_are_not_changed(train):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     x = torch.linspace(-1, 1, 30).reshape(10, 3)
     before = copy.deepcopy(model.state_dict())
@@ -136,8 +136,8 @@ def test_a_model_that_cannot_be_batched_is_evaluated_one_at_a_time():
     assert objective(np.array([[1.0], [-1.0], [4.0]])).tolist() == [1.0, 3.0, 4.0]
 
 
-def test_the_warning_points_at_the_line_of_the_caller(tmp_path):
-    """In a process of its own: under pytest the shape checks stand between the caller and the class."""
+def test_the_warning_points_at_the_calling_line(tmp_path):
+    """In a separate process, because the shape checks under pytest add a frame."""
     script = tmp_path / "theirs.py"
     script.write_text(
         "import torch, loss_viz as lv\n"
@@ -156,14 +156,14 @@ def test_the_warning_points_at_the_line_of_the_caller(tmp_path):
         (lambda m: m(torch.rand(4, 3)).mean(), ValueError, "must give the same loss twice", "fixed set of data"),
     ],
 )
-def test_a_loss_that_is_none_is_refused(loss_fn, error, cause, repair):
+def test_an_invalid_loss_raises(loss_fn, error, cause, repair):
     with pytest.raises(error) as caught:
         Objective(build(torch.float32)[0], loss_fn)
     assert cause in str(caught.value)
     assert repair in str(caught.value)
 
 
-def test_a_frozen_model_is_refused():
+def test_a_frozen_model_raises():
     model, loss_fn = build()
     with pytest.raises(ValueError, match="at least one parameter with requires_grad=True"):
         Objective(model.requires_grad_(False), loss_fn)
@@ -188,8 +188,8 @@ def test_narrow_layers_give_the_loss_of_the_model(shape, bias, frozen):
         torch.nn.utils.vector_to_parameters(torch.tensor(row), trainable)
         expected.append(loss_fn(model).item())
     np.testing.assert_allclose(objective(weights), expected, rtol=1e-12)
-    slopes = objective.gradients(weights)
-    assert slopes.shape == weights.shape
+    gradients = objective.gradients(weights)
+    assert gradients.shape == weights.shape
     step = 1e-6 * np.eye(objective.n_params)[3]
     slope = (objective(weights + step) - objective(weights - step)) / 2e-6
-    np.testing.assert_allclose(slopes[:, 3], slope, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(gradients[:, 3], slope, rtol=1e-4, atol=1e-9)

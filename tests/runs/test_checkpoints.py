@@ -18,7 +18,7 @@ from loss_viz.runs.checkpoints import Checkpoints, find_checkpoints, has_tensor,
 
 
 class Net(nn.Module):
-    """Tensors of four axes, of one, of none, an empty one, and one under two names."""
+    """A model with tensors of four, one and zero axes, an empty one, and a tied one."""
 
     def __init__(self):
         super().__init__()
@@ -50,7 +50,7 @@ def untied(model, lost="head.weight"):
 
 
 def write_shards(folder, state, save, single):
-    """As transformers does it: two files and an index of what is where."""
+    """Write two shards and an index, as transformers does."""
     folder.mkdir()
     stem, suffix = single.split(".")
     names = sorted(state)
@@ -123,7 +123,7 @@ def test_every_kind_holds_the_weights_of_the_model(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["step_1.safetensors", "epoch=0-step=1.ckpt", "checkpoint-2"])
-def test_every_range_of_columns_is_that_of_the_vector(kind, tmp_path):
+def test_every_range_of_columns(kind, tmp_path):
     model = build()
     model.embed = model.head = model.norm = None
     expected = flatten(model)
@@ -163,13 +163,13 @@ def test_indexes_as_an_array_does(tmp_path):
 
 
 @pytest.mark.parametrize("columns", [slice(0, 9, 2), slice(None, None, -1), 3])
-def test_columns_that_are_not_one_range_are_refused(columns, tmp_path):
+def test_columns_must_be_one_range(columns, tmp_path):
     rows = Checkpoints([write("checkpoint-1", build(), tmp_path)], parameter_layout(build()))
     with pytest.raises(ValueError, match=r"Columns must be one slice without a step, got .* Index the array"):
         rows[0, columns]
 
 
-def test_a_copy_cannot_be_avoided(tmp_path):
+def test_arrays_are_always_copies(tmp_path):
     rows = Checkpoints([write("checkpoint-1", build(), tmp_path)], parameter_layout(build()))
     with pytest.raises(ValueError, match="always a copy"):
         rows.__array__(copy=False)
@@ -177,7 +177,7 @@ def test_a_copy_cannot_be_avoided(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_values_come_in_the_precision_of_the_layout(dtype, suffix, tmp_path):
+def test_values_have_the_dtype_of_the_layout(dtype, suffix, tmp_path):
     model = build().to(dtype)
     path = tmp_path / f"a.{suffix}"
     (save_file if suffix == "safetensors" else torch.save)(untied(model), path)
@@ -203,12 +203,12 @@ def test_buffers_and_frozen_parameters_are_rows_too(tmp_path):
     np.testing.assert_array_equal(Checkpoints([path], parameter_layout(model))[0, 1:43], flatten(model)[125:167])
 
 
-def test_a_layout_of_nothing_has_empty_rows(tmp_path):
+def test_an_empty_layout_has_empty_rows(tmp_path):
     rows = Checkpoints([write("checkpoint-1", build(), tmp_path)], buffer_layout(nn.Linear(1, 1)))
     assert rows[:].shape == (1, 0)
 
 
-def test_nothing_is_kept_and_no_file_stays_mapped(tmp_path):
+def test_no_file_stays_mapped(tmp_path):
     paths = [write(kind, build(), tmp_path) for kind in KINDS]
     rows = Checkpoints(paths, parameter_layout(build()))
     rows[:]
@@ -218,7 +218,7 @@ def test_nothing_is_kept_and_no_file_stays_mapped(tmp_path):
         assert not any(str(tmp_path) in str(Path(file).resolve()) for file in Path("/proc/self/fd").iterdir())
 
 
-def test_a_row_is_what_is_in_the_file_now(tmp_path):
+def test_rows_are_read_again_each_time(tmp_path):
     path = tmp_path / "a.safetensors"
     rows = Checkpoints([path], parameter_layout(build()))
     for seed in range(2):
@@ -226,7 +226,7 @@ def test_a_row_is_what_is_in_the_file_now(tmp_path):
         np.testing.assert_array_equal(rows[0], flatten(build(seed)))
 
 
-# Which files, in which order, at which steps.
+# Finding files, their order and their steps.
 
 
 def touch(folder, *names):
@@ -277,7 +277,7 @@ def test_a_list_is_sorted_if_every_name_has_a_number_and_kept_otherwise(tmp_path
     assert names_and_steps(os_path) == (["w2.pt"], [2])
 
 
-def test_what_lies_beside_checkpoints_is_left_out(tmp_path):
+def test_other_files_are_ignored(tmp_path):
     touch(
         tmp_path, "w1.pt", "w2.pt", ".w3.pt", ".w4.pt.17.tmp", "w5.pt.tmp", "optimizer.pt", "scheduler.pt", "notes.txt"
     )
@@ -286,7 +286,7 @@ def test_what_lies_beside_checkpoints_is_left_out(tmp_path):
     assert names_and_steps(tmp_path / "*") == (["w1.pt", "w2.pt"], [1, 2])
 
 
-def test_the_copy_that_lightning_calls_last_is_left_out_beside_others(tmp_path):
+def test_lightning_s_copy_of_the_last_checkpoint_is_ignored(tmp_path):
     touch(tmp_path, "epoch=0-step=10.ckpt", "epoch=1-step=20.ckpt", "last.ckpt", "last-v1.ckpt")
     assert names_and_steps(tmp_path) == (["epoch=0-step=10.ckpt", "epoch=1-step=20.ckpt"], [10, 20])
     touch(tmp_path / "alone", "last.ckpt")
@@ -332,7 +332,7 @@ def test_nothing_found(place, tmp_path, monkeypatch):
     ("name", "what"),
     [("gone.pt", "does not exist"), ("notes.txt", "is not one"), ("plots", "is not one")],
 )
-def test_what_is_no_checkpoint_is_refused(name, what, tmp_path):
+def test_other_paths_raise(name, what, tmp_path):
     touch(tmp_path, "notes.txt", "w1.pt", "plots/a.png")
     for paths in ([tmp_path / "w1.pt", tmp_path / name], tmp_path / name):
         if name != "plots" or isinstance(paths, list):
@@ -342,7 +342,7 @@ def test_what_is_no_checkpoint_is_refused(name, what, tmp_path):
                 find_checkpoints(paths)
 
 
-# Files that cannot serve.
+# Invalid files.
 
 
 def refuse(path, layout, *parts):
@@ -355,15 +355,15 @@ def refuse(path, layout, *parts):
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_a_model_of_other_names_or_shapes_is_refused(suffix, tmp_path):
+def test_a_model_with_other_names_or_shapes_raises(suffix, tmp_path):
     path = tmp_path / f"step_1.{suffix}"
     save = save_file if suffix == "safetensors" else torch.save
     save({f"net.{name}": t for name, t in nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).state_dict().items()}, path)
     repair = "; build `model` as it was when this checkpoint was written"
 
     deeper = nn.Sequential(*[nn.Linear(3, 4) for _ in range(2)], *[nn.Linear(4, 4, bias=False) for _ in range(7)])
-    told = refuse(path, parameter_layout(deeper), "must hold every tensor of `model`", "'2.weight', '3.weight'", repair)
-    assert "'6.weight' and 2 more, and holds 'net.0.bias'" in told.replace("'net.0.weight', ", "")
+    text = refuse(path, parameter_layout(deeper), "must hold every tensor of `model`", "'2.weight', '3.weight'", repair)
+    assert "'6.weight' and 2 more, and holds 'net.0.bias'" in text.replace("'net.0.weight', ", "")
     refuse(
         path,
         parameter_layout(nn.Linear(3, 4)),
@@ -372,19 +372,19 @@ def test_a_model_of_other_names_or_shapes_is_refused(suffix, tmp_path):
     refuse(path, parameter_layout(nn.RNNCell(1, 1, bias=False)), "lacks 'weight_ih', 'weight_hh', and holds 'net.")
 
     wider = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
-    told = refuse(path, parameter_layout(wider), "'1.weight' is (2, 4) in it, (5, 4) in `model`", repair)
-    assert "'1.bias' is (2,) in it, (5,) in `model`" in told
-    assert "0.weight" not in told
+    text = refuse(path, parameter_layout(wider), "'1.weight' is (2, 4) in it, (5, 4) in `model`", repair)
+    assert "'1.bias' is (2,) in it, (5,) in `model`" in text
+    assert "0.weight" not in text
 
 
-def test_a_layer_ahead_of_the_others_is_the_one_that_is_missing(tmp_path):
+def test_a_missing_first_layer_is_named(tmp_path):
     path = tmp_path / "a.pt"
     torch.save({"state_dict": {f"model.{i}.weight": torch.ones(2, 2) for i in (1, 2)}}, path)
     layout = parameter_layout(nn.Sequential(*[nn.Linear(2, 2, bias=False) for _ in range(3)]))
     assert "lacks '0.weight', and holds 'state_dict.model.1.weight', " in refuse(path, layout)
 
 
-def test_two_models_in_one_file_are_refused_unless_one_has_the_usual_name(tmp_path):
+def test_two_models_in_one_file_raise_unless_one_has_a_usual_name(tmp_path):
     model, other = build(1), build(2)
     path = tmp_path / "a.pt"
     torch.save({"generator": model.state_dict(), "discriminator": other.state_dict()}, path)
@@ -396,7 +396,7 @@ def test_two_models_in_one_file_are_refused_unless_one_has_the_usual_name(tmp_pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_truncated_file_is_refused(kind, tmp_path):
+def test_a_truncated_file_raises(kind, tmp_path):
     path = write(kind, build(), tmp_path)
     file = next(path.glob("*00002*"), None) or next(path.glob("*model*")) if path.is_dir() else path
     whole = file.read_bytes()
@@ -415,14 +415,14 @@ def test_a_truncated_file_is_refused(kind, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a.ckpt"])
-@pytest.mark.parametrize("text", ["Here lies no checkpoint.\n" * 40, "PK\x03\x04", "{}", "\x80\x02"])
-def test_a_text_is_no_checkpoint(name, text, tmp_path):
+@pytest.mark.parametrize("text", ["This is not a checkpoint.\n" * 40, "PK\x03\x04", "{}", "\x80\x02"])
+def test_a_text_file_raises(name, text, tmp_path):
     path = tmp_path / name
     path.write_text(text, encoding="latin-1")
     refuse(path, parameter_layout(build()), "cannot be read as a checkpoint (")
 
 
-def test_files_that_are_gone_or_incomplete_are_refused(tmp_path):
+def test_missing_files_raise(tmp_path):
     layout = parameter_layout(build())
     refuse(tmp_path / "gone.pt", layout, "FileNotFoundError")
     refuse(tmp_path / "gone.safetensors", layout, "FileNotFoundError")
@@ -436,7 +436,7 @@ def test_files_that_are_gone_or_incomplete_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/secret.safetensors"])
-def test_an_index_leads_nowhere_but_into_its_folder(name, tmp_path):
+def test_an_index_cannot_leave_its_folder(name, tmp_path):
     path = write("checkpoint-2", build(), tmp_path)
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"scale": name}}))
     refuse(path, parameter_layout(build()), f"{path / 'secret.safetensors'} cannot be read")
@@ -474,7 +474,7 @@ def test_code_in_a_checkpoint_is_not_run(kind, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
-def test_a_whole_module_and_torchscript_are_refused(tmp_path):
+def test_pickled_modules_and_torchscript_raise(tmp_path):
     model = nn.Linear(2, 2)
     torch.save(model, tmp_path / "a.pt")
     refuse(tmp_path / "a.pt", parameter_layout(model), "holds a torch.nn.modules.linear.Linear", "model.state_dict()")
@@ -482,7 +482,7 @@ def test_a_whole_module_and_torchscript_are_refused(tmp_path):
     refuse(tmp_path / "b.pt", parameter_layout(model), "TorchScript")
 
 
-# What is written.
+# Writing.
 
 
 def test_a_snapshot_is_a_plain_file_that_can_be_read_back(tmp_path):
@@ -502,7 +502,7 @@ def test_a_snapshot_is_a_plain_file_that_can_be_read_back(tmp_path):
 
 @pytest.mark.parametrize("place", ["os.fsync", "pathlib.Path.replace"])
 @pytest.mark.parametrize("before", [False, True])
-def test_an_error_leaves_what_was_there(place, before, tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(place, before, tmp_path, monkeypatch):
     path = tmp_path / "step-1.safetensors"
     if before:
         write_snapshot(path, {"w": torch.zeros(3)}, {})
@@ -522,6 +522,6 @@ def test_an_error_leaves_what_was_there(place, before, tmp_path, monkeypatch):
         assert load_file(path)["w"].tolist() == [0, 0, 0]
 
 
-def test_a_folder_that_is_gone_is_an_error(tmp_path):
+def test_a_missing_folder_raises(tmp_path):
     with pytest.raises(OSError, match="gone"):
         write_snapshot(tmp_path / "gone" / "a.safetensors", {"w": torch.ones(3)}, {})

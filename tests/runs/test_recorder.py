@@ -1,4 +1,4 @@
-"""The recorder against training without it, and what it keeps against a record by hand."""
+"""The recorder: against training without it, and against a manual record."""
 
 import copy
 import itertools
@@ -32,7 +32,7 @@ def build(*, batch_norm=False, dropout=False):
 
 
 def steps(model, optimizer, n, *, accumulate=1, seed=1):
-    """A training loop as anybody writes it: batches, shuffled, in training mode; yields after each update."""
+    """Train on random batches; yield after each update."""
     torch.manual_seed(seed)
     model.train()
     for _ in range(n):
@@ -86,7 +86,7 @@ def test_recording_changes_no_bit_of_the_training(way, tmp_path):
     assert same(*ends)
 
 
-def test_rows_and_losses_are_those_of_a_record_by_hand():
+def test_rows_and_losses_equal_a_manual_record():
     model = build(batch_norm=True, dropout=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     recorder = lv.Recorder(model, mse)
@@ -110,7 +110,7 @@ def test_rows_and_losses_are_those_of_a_record_by_hand():
     assert lv.fidelity(land).median < 1.02  # each plane has the statistics of its step
 
 
-def test_a_model_whose_buffers_rest_has_none_in_its_run():
+def test_constant_buffers_are_not_in_the_run():
     model = build(batch_norm=True).eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with lv.Recorder(model, mse).attach(optimizer) as recorder:
@@ -123,7 +123,7 @@ def test_a_model_whose_buffers_rest_has_none_in_its_run():
 
 @pytest.mark.parametrize("n_steps", [3, 9, 10, 11, 57, 200, 1001])
 @pytest.mark.parametrize("max_snapshots", [3, 10])
-def test_snapshots_are_spread_evenly_however_long_the_run(n_steps, max_snapshots):
+def test_snapshots_are_evenly_spaced(n_steps, max_snapshots):
     model = nn.Linear(1, 1)
     recorder = lv.Recorder(model, mse, max_snapshots=max_snapshots)
     for _ in range(n_steps):
@@ -141,7 +141,7 @@ def test_snapshots_are_spread_evenly_however_long_the_run(n_steps, max_snapshots
     np.testing.assert_allclose(np.diff(run.weights[:, 0]), 0.001 * gaps, rtol=1e-2)
 
 
-def test_a_run_may_be_asked_for_at_any_time(tmp_path):
+def test_run_can_be_called_at_any_time(tmp_path):
     for folder in (None, tmp_path):
         model = nn.Linear(1, 1)
         recorder = lv.Recorder(model, mse, every=10, folder=folder)
@@ -174,7 +174,7 @@ def test_accumulated_gradients_count_as_one_update():
         recorder.run()
 
 
-def test_an_update_that_a_gradient_scaler_leaves_out_is_no_step():
+def test_updates_skipped_by_a_gradient_scaler_do_not_count():
     model = build()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu") if hasattr(torch.amp, "GradScaler") else None
@@ -242,7 +242,7 @@ def test_lbfgs_and_a_loop_without_optimizer():
 @pytest.mark.parametrize(
     "wrap", [lambda m: torch.compile(m, backend="eager"), nn.DataParallel], ids=["compile", "parallel"]
 )
-def test_wrappers_of_pytorch_are_looked_through(wrap):
+def test_wrapped_models_are_unwrapped(wrap):
     model = build()
     wrapped = wrap(model)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
@@ -254,7 +254,7 @@ def test_wrappers_of_pytorch_are_looked_through(wrap):
     assert run.objective.layout.entries[0].name == "0.weight"
 
 
-def test_storage_is_a_folder_of_checkpoints_that_anyone_can_load(tmp_path):
+def test_the_folder_holds_plain_checkpoints(tmp_path):
     model = build(batch_norm=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     with lv.Recorder(model, mse, folder=tmp_path / "new" / "run").attach(optimizer) as recorder:
@@ -296,8 +296,8 @@ def test_landscapes_from_disk_and_from_memory_are_the_same(tmp_path, monkeypatch
         assert read.n_evaluations == held.n_evaluations
 
 
-def test_a_crash_leaves_all_but_the_snapshot_being_written(tmp_path):
-    """The process is killed in the midst of writing; what was complete is there, and opens."""
+def test_a_crash_loses_only_the_snapshot_being_written(tmp_path):
+    """The process dies while it writes a snapshot; the complete ones open."""
     script = tmp_path / "train.py"
     script.write_text(
         "import os, torch, loss_viz as lv\n"
@@ -323,7 +323,7 @@ def test_a_crash_leaves_all_but_the_snapshot_being_written(tmp_path):
     assert run.step.tolist() == list(range(7))
 
 
-def test_a_full_disk_ends_the_recording_and_not_the_training(tmp_path, monkeypatch):
+def test_a_full_disk_ends_only_the_recording(tmp_path, monkeypatch):
     model = build()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recorder = lv.Recorder(model, mse, folder=tmp_path).attach(optimizer)
@@ -345,7 +345,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_training(tmp_path, monkeypat
         lv.Recorder(model, mse, folder=tmp_path / "other")
 
 
-def test_weights_that_run_away_end_the_recording():
+def test_weights_that_are_not_finite_end_the_recording():
     model = nn.Linear(1, 1)
     recorder = lv.Recorder(model, mse)
     for value in (1.0, 2.0, float("nan"), 3.0):
@@ -359,7 +359,7 @@ def test_weights_that_run_away_end_the_recording():
     assert recorder.run().step.tolist() == [0, 1, 2]
 
 
-def test_a_loss_that_runs_away_ends_the_run():
+def test_a_loss_that_is_not_finite_ends_the_run():
     model = nn.Linear(1, 1)
     recorder = lv.Recorder(model, lambda m: 1 / (m.weight.sum() < 5).float() + m(X).square().mean())
     with torch.no_grad():
@@ -391,7 +391,7 @@ def test_an_interrupted_block_keeps_what_was_recorded():
         (lambda m: nn.functional.mse_loss(m(X[torch.randint(0, 40, (5,))]), Y[:5]), ValueError, "same loss twice"),
     ],
 )
-def test_a_loss_that_is_none_is_refused_before_the_training(loss_fn, error, cause):
+def test_an_invalid_loss_raises_before_the_training(loss_fn, error, cause):
     model = build()
     random = torch.get_rng_state()
     before = copy.deepcopy(model.state_dict())
@@ -423,7 +423,7 @@ def unfreeze(model):
     ],
 )
 @pytest.mark.parametrize("way", ["record", "attach"])
-def test_a_model_that_changes_ends_the_recording_and_not_the_training(change, words, way):
+def test_a_changed_model_ends_only_the_recording(change, words, way):
     model = build()
     model[0].requires_grad_(False)
     recorder = lv.Recorder(model, mse)
@@ -434,9 +434,9 @@ def test_a_model_that_changes_ends_the_recording_and_not_the_training(change, wo
     for _ in steps(model, optimizer, 3):
         follow()
     change(model)
-    said = rf"At step 4 the model has changed, {words}; the run is kept up to step 3\. Make a new Recorder"
+    text = rf"At step 4 the model has changed, {words}; the run is kept up to step 3\. Make a new Recorder"
     optimizer.zero_grad()
-    with pytest.warns(RuntimeWarning, match=said):
+    with pytest.warns(RuntimeWarning, match=text):
         optimizer.step() if way == "attach" else follow()
     optimizer.step()
     follow()
@@ -445,7 +445,7 @@ def test_a_model_that_changes_ends_the_recording_and_not_the_training(change, wo
     assert "the model has changed" in run.note
 
 
-def test_other_misuse_is_refused():
+def test_other_misuse_raises():
     model = build()
     with pytest.raises(ValueError, match=r"holds only the start\. Call recorder\.record\(\) after each"):
         lv.Recorder(model, mse).run()
@@ -460,8 +460,8 @@ def test_other_misuse_is_refused():
         lv.Recorder(model, mse, device="nowhere")
 
 
-def test_two_lines_suffice(tmp_path):
-    """A stranger's script, with two lines added for a landscape; warnings are errors in it."""
+def test_two_lines_in_a_script_are_enough(tmp_path):
+    """A training script with two added lines, in which warnings are errors."""
     script = tmp_path / "stranger.py"
     script.write_text(
         "import torch\n"

@@ -1,4 +1,4 @@
-"""Runs in files: saved and opened again, and folders of checkpoints from elsewhere."""
+"""Saved runs, and runs from folders of checkpoints."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def loss_fn(model):
 
 
 def train(model, each):
-    """A plain loop that leaves what it passes through to `each`."""
+    """Train in a plain loop that calls `each(step)`."""
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     each(0)
     for step in range(1, 9):
@@ -55,7 +55,7 @@ def require_same(one, two):
 
 @pytest.mark.parametrize("settings", [{}, {"depth": 2, "width": 5, "activation": "gelu", "dtype": torch.float64}])
 @pytest.mark.parametrize("target", ["x^3", lambda x: x.sin()], ids=["formula", "function"])
-def test_a_trained_run_needs_nothing_but_its_file(tmp_path, settings, target):
+def test_a_run_of_train_opens_from_its_file_alone(tmp_path, settings, target):
     run = lv.train(target, steps=30, progress=False, **settings)
     run.save(tmp_path / "run.safetensors")
     again = lv.load_run(tmp_path / "run.safetensors")
@@ -83,7 +83,7 @@ def test_the_file_describes_itself(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
 
 
-def test_a_run_of_your_own_needs_its_model_and_loss_once_more(tmp_path, recorded):
+def test_a_recorded_run_needs_its_model_and_loss(tmp_path, recorded):
     path = tmp_path / "own.safetensors"
     recorded.save(path)
     assert recorded.buffers is not None
@@ -100,7 +100,7 @@ def test_a_run_of_your_own_needs_its_model_and_loss_once_more(tmp_path, recorded
         lv.load_run(path, build(), lambda m: 2 * loss_fn(m))
 
 
-def test_a_run_of_own_units_needs_its_model(tmp_path):
+def test_a_run_with_a_custom_activation_needs_its_model(tmp_path):
     run = lv.train("x", steps=10, activation=nn.ELU, progress=False)
     run.save(tmp_path / "run.safetensors")
     with pytest.raises(ValueError, match="does not hold the model"):
@@ -108,7 +108,7 @@ def test_a_run_of_own_units_needs_its_model(tmp_path):
     require_same(run, lv.load_run(tmp_path / "run.safetensors", run.model))
 
 
-def test_truncated_and_foreign_files_are_refused(tmp_path):
+def test_truncated_and_other_files_raise(tmp_path):
     run = lv.train("x", steps=10, progress=False)
     path = tmp_path / "run.safetensors"
     run.save(path)
@@ -136,7 +136,7 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
         lv.load_run(path)
 
 
-def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     run = lv.train("x", steps=10, progress=False)
     path = tmp_path / "run.safetensors"
     run.save(path)
@@ -180,7 +180,7 @@ def test_checkpoints_of_a_plain_loop(tmp_path, kind):
         lv.Run.from_checkpoints(build(7), loss_fn, tmp_path)
 
 
-def test_frozen_parameters_must_be_those_of_the_checkpoints(tmp_path):
+def test_frozen_parameters_must_equal_the_checkpoints(tmp_path):
     model = build()
     train(model, lambda step: torch.save(model.state_dict(), tmp_path / f"step_{step}.pt"))
     other = build()
@@ -206,7 +206,7 @@ def test_a_checkpoint_that_is_not_finite_ends_the_run(tmp_path):
     assert run.note == "The loss is nan at step 5; the run is kept up to step 4."
 
 
-def test_one_checkpoint_is_no_run(tmp_path):
+def test_one_checkpoint_raises(tmp_path):
     torch.save(build().state_dict(), tmp_path / "final.pt")
     with pytest.raises(ValueError, match="at least 2"):
         lv.Run.from_checkpoints(build(), loss_fn, tmp_path)

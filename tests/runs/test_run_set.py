@@ -1,4 +1,4 @@
-"""Several runs on one plane: joint PCA, planes that stay on their own run, and every path in the picture."""
+"""Several runs: joint PCA, local planes of each run, and figures of all of them."""
 
 import copy
 import re
@@ -43,7 +43,7 @@ def test_comparison_takes_names_classes_and_functions():
         lv.compare("x", [])
 
 
-def test_the_plane_is_that_of_all_rows(runs, land):
+def test_the_plane_is_fitted_to_all_rows(runs, land):
     every = np.concatenate([run.weights for run in runs])
     mean, components, ratio = reference.principal_plane(every)
     np.testing.assert_allclose(land.projection.components, components, atol=1e-9)
@@ -89,7 +89,7 @@ def test_every_cell_is_the_full_sum_over_the_anchors_of_all_runs(runs, land):
     np.testing.assert_allclose(land.at(points), full, rtol=0.01)
 
 
-def test_the_picture_is_true_to_every_run(land):
+def test_fidelity_to_every_run(land):
     factor = lv.fidelity(land).factor
     for rows in land.run_set.rows:
         assert np.median(factor[rows]) < 1.02
@@ -113,7 +113,7 @@ def test_runs_of_any_lengths_and_dtypes(runs):
         lv.landscape([runs[0], short], k=5, progress=False)
 
 
-def test_statistics_of_a_norm_layer_go_with_their_run():
+def test_each_run_keeps_its_batch_norm_statistics():
     torch.manual_seed(0)
     start = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
     x = torch.linspace(-1, 1, 32)[:, None]
@@ -149,17 +149,17 @@ def test_statistics_of_a_norm_layer_go_with_their_run():
         (lambda run: [run, lv.train("x^2", steps=5, progress=False)], ValueError, "must have the same loss"),
     ],
 )
-def test_runs_that_do_not_belong_together_are_refused(runs, make, error, cause):
+def test_different_models_or_losses_raise(runs, make, error, cause):
     with pytest.raises(error, match=re.escape(cause)):
         lv.landscape(make(runs[0]), k=1, progress=False)
 
 
-def test_what_is_no_run_is_refused(runs):
+def test_other_types_raise(runs):
     with pytest.raises(TypeError, match="`runs` must be a run, or a list or dict of runs, got int"):
         stack_runs.__wrapped__([runs[0], 3])
 
 
-def test_names_tell_runs_apart():
+def test_unnamed_runs_get_distinct_names():
     a, b, c = (lv.train("x", steps=3, seed=seed, progress=False) for seed in (1, 2, 2))
     assert as_run_set([a, b]).names == ("seed = 1", "seed = 2")
     assert as_run_set([a, b, c]).names == ("seed = 1", "seed = 2 1", "seed = 2 2")
