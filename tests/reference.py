@@ -146,7 +146,7 @@ def dense_hessian(model, loss_fn, weights):
 def full_sum(objective, planes, kernel, points, *, least=0.0):
     """The sum over every plane at some points, one plane after the other; shares below `least` are none."""
     total = np.zeros(len(points))
-    shares = kernel.shares(points)
+    shares = kernel.weights(points)
     for plane in range(len(planes)):
         buffers = None if planes.buffers is None else np.repeat(planes.buffers[[plane]], len(points), axis=0)
         losses = objective(planes.lift(np.full(len(points), plane), points), buffers)

@@ -25,9 +25,9 @@ from loss_viz.planes.plane_set import Planes
 
 TOLERANCE = 0.005
 
-LEAST_SHARE = 0.01  # of the largest at a point: planes with more are always evaluated
+MIN_WEIGHT = 0.01  # of the largest at a point: planes with more are always evaluated
 
-LEAST_CHARTED = 1e-6  # likewise: planes with less are not looked for on the chart
+MIN_LATTICE_WEIGHT = 1e-6  # likewise: planes with less are not looked for on the lattice
 
 OVERHEAD = 1.5  # so many losses are evaluated in the end where one counts at first sight
 
@@ -44,7 +44,7 @@ class PlaneLosses:
         points: `(n, 2)` on the picture.
         planes: `n_planes` of them.
         objective: the loss.
-        chart: of the planes, over a box that holds the points; of their own by default.
+        lattice: of the planes, over a box that holds the points; of their own by default.
         axes: the coordinates `(n_x,)` and `(n_y,)`, where the points are a grid over that box, row by row.
         loss_table: of losses by the number of their point and plane.
 
@@ -65,20 +65,20 @@ class PlaneLosses:
         planes: Planes,
         objective: Objective,
         *,
-        chart: Lattice | None = None,
+        lattice: Lattice | None = None,
         axes: Axes | None = None,
         loss_table: LossTable | None = None,
     ) -> None:
         self.points = points
         self.planes = planes
         self.objective = objective
-        self.chart = chart or Lattice(planes, objective, points.min(axis=0), points.max(axis=0))
+        self.lattice = lattice or Lattice(planes, objective, points.min(axis=0), points.max(axis=0))
         self.axes = axes
         self.loss_table = LossTable() if loss_table is None else loss_table  # by point * n_planes + plane
         self._announced = 0
 
     def __len__(self) -> int:
-        """Number of losses evaluated so far, those of the chart left out."""
+        """Number of losses evaluated so far, those of the lattice left out."""
         return len(self.loss_table)
 
     def blend(
@@ -102,16 +102,16 @@ class PlaneLosses:
             Heights, one a point, in float64, within 1 % of the sum over all planes; and the number of evaluations,
             those that only bound the losses left out.
         """
-        with self.chart.lock, limit_blas_threads():
+        with self.lattice.lock, limit_blas_threads():
             estimate, n_evaluations = (None, 0) if rows is not None else self._estimate(kernel, bar)
             rows = np.arange(len(self.points)) if rows is None else rows
             heights = np.empty(len(rows))
             # The share of a single plane is 1 everywhere: there is nothing to leave out.
-            bounds = self.chart.bound(bar) if len(self.planes) > 1 else np.zeros(1)
+            bounds = self.lattice.bound(bar) if len(self.planes) > 1 else np.zeros(1)
             for part in self._blocks(len(rows)):
-                shares = kernel.shares(self.points[rows[part]], None if left_out is None else left_out[part])
+                weights = kernel.weights(self.points[rows[part]], None if left_out is None else left_out[part])
                 block = None if estimate is None else estimate.read(part)
-                heights[part], n_pairs = self._blend_block(rows[part], shares, block, bounds, bar)
+                heights[part], n_pairs = self._blend_block(rows[part], weights, block, bounds, bar)
                 n_evaluations += n_pairs
             if len(rows) == len(self.points):
                 self.set_remaining(0, bar)
@@ -122,7 +122,7 @@ class PlaneLosses:
         bar.total = (bar.total or 0) + n - self._announced
         self._announced = n
 
-    def uses_chart(self, kernel: Kernel) -> bool:
+    def uses_lattice(self, kernel: Kernel) -> bool:
         """Whether `blend` over all points interpolates the planes, or evaluates whatever counts."""
         return self.axes is not None and len(self.planes) > 1 and self._plan(self.axes, kernel)[0] is not None
 
@@ -132,10 +132,10 @@ class PlaneLosses:
         Weighted as blended; planes whose weight is below a hundredth of the largest one are left out. 1 is agreement;
         nan where one of the losses is not positive.
         """
-        with self.chart.lock:
+        with self.lattice.lock:
             return self._spread(kernel, lambda rows, planes: self._look_up(rows, planes, bar))
 
-    def weigh(self, kernel: Kernel, losses: Float[np.ndarray, " n_planes"]) -> Float[np.ndarray, " n"]:
+    def spread_of(self, kernel: Kernel, losses: Float[np.ndarray, " n_planes"]) -> Float[np.ndarray, " n"]:
         """The same over one given loss a plane, in place of those at the point; nothing is evaluated."""
         return self._spread(kernel, lambda _, planes: losses[planes])
 
@@ -147,12 +147,12 @@ class PlaneLosses:
         spread = np.empty(len(self.points))
         for part in self._blocks(len(self.points)):
             rows = np.arange(len(self.points))[part]
-            shares = kernel.shares(self.points[rows])
-            counts = shares >= LEAST_SHARE * shares.max(axis=1, keepdims=True)
+            weights = kernel.weights(self.points[rows])
+            counts = weights >= MIN_WEIGHT * weights.max(axis=1, keepdims=True)
             i, j = np.nonzero(counts)
-            losses = np.ones_like(shares)
+            losses = np.ones_like(weights)
             losses[i, j] = find(rows[i], j)
-            spread[part] = _spread_losses(losses, shares * counts)
+            spread[part] = _spread_losses(losses, weights * counts)
         return spread
 
     def _blocks(self, n: int) -> Iterator[slice]:
@@ -163,7 +163,7 @@ class PlaneLosses:
         return (slice(start, min(start + n_rows, n)) for start in range(0, n, n_rows))
 
     def _estimate(self, kernel: Kernel, bar: tqdm) -> tuple[GridEstimate | None, int]:
-        """What the chart says of a grid, and the losses on which that rests; None where it says nothing."""
+        """What the lattice says of a grid, and the losses on which that rests; None where it says nothing."""
         if self.axes is None or len(self.planes) < 2:
             return None, 0
         estimate, checks, planes, n_evaluations = self._plan(self.axes, kernel)
@@ -180,14 +180,14 @@ class PlaneLosses:
         self, axes: Axes, kernel: Kernel
     ) -> tuple[GridEstimate | None, Int[np.ndarray, " n"], Int[np.ndarray, " n"], int]:
         """The estimate to be filled, points and planes to check it by, and what both cost; None if that is too much."""
-        estimate = GridEstimate(self.chart, axes)
+        estimate = GridEstimate(self.lattice, axes)
         n_counting, leading = 0, np.empty(len(self.points), dtype=int)
         for part in self._blocks(len(self.points)):
-            shares = kernel.shares(self.points[part])
-            largest = shares.max(axis=1, keepdims=True)
-            n_counting += int((shares >= LEAST_SHARE * largest).sum())
-            leading[part] = shares.argmax(axis=1)
-            estimate.request(part, shares >= LEAST_CHARTED * largest)
+            weights = kernel.weights(self.points[part])
+            largest = weights.max(axis=1, keepdims=True)
+            n_counting += int((weights >= MIN_WEIGHT * largest).sum())
+            leading[part] = weights.argmax(axis=1)
+            estimate.request(part, weights >= MIN_LATTICE_WEIGHT * largest)
         checks = estimate.choose_checks()
         n_evaluations = estimate.count_nodes() + len(checks)
         if n_evaluations > n_counting:
@@ -197,15 +197,15 @@ class PlaneLosses:
     def _blend_block(
         self,
         rows: Int[np.ndarray, " n"],
-        shares: Float[np.ndarray, "n n_planes"],
+        weights: Float[np.ndarray, "n n_planes"],
         block: BlockEstimate | None,
         bounds: Float[np.ndarray, " n_planes"],
         bar: tqdm,
     ) -> tuple[Float[np.ndarray, " n"], int]:
-        done = np.zeros(shares.shape, dtype=bool)
+        done = np.zeros(weights.shape, dtype=bool)
         if block is None:
-            block = BlockEstimate(np.zeros_like(shares), np.zeros_like(shares), done.copy())
-            needed = shares >= LEAST_SHARE * shares.max(axis=1, keepdims=True)
+            block = BlockEstimate(np.zeros_like(weights), np.zeros_like(weights), done.copy())
+            needed = weights >= MIN_WEIGHT * weights.max(axis=1, keepdims=True)
         else:
             needed = done.copy()
         losses = block.losses
@@ -214,11 +214,11 @@ class PlaneLosses:
             losses[i, j] = self._look_up(rows[i], j, bar)
             done |= needed
             np.maximum.at(bounds, j, BOUND_FACTOR * magnitude(losses[i, j]))
-            total = np.einsum("nt,nt->n", shares, losses)  # what is not known counts as zero in it
-            heights = total / np.einsum("nt,nt->n", shares, done | block.known)
+            total = np.einsum("nt,nt->n", weights, losses)  # what is not known counts as zero in it
+            heights = total / np.einsum("nt,nt->n", weights, done | block.known)
             gaps = np.where(block.known, block.errors, np.maximum(bounds, magnitude(heights)[:, None]))
             gaps[done] = 0.0
-            needed = _matter(shares * gaps, np.abs(total))
+            needed = _select_terms(weights * gaps, np.abs(total))
             if not needed.any():
                 return heights, int(done.sum())
 
@@ -233,25 +233,27 @@ class PlaneLosses:
             place, plane = np.divmod(new, len(self.planes))
             parts = evaluate_planes(self.objective, self.planes, plane, self.points[place], bar)
             try:
-                self.loss_table.record(new, parts)
+                self.loss_table.add(new, parts)
             except BaseException:
                 self._announced = 0  # another bar is told of what is left
                 raise
-        return self.loss_table.read(keys)
+        return self.loss_table.get(keys)
 
 
 def _spread_losses(
-    losses: Float[np.ndarray, "n n_planes"], shares: Float[np.ndarray, "n n_planes"]
+    losses: Float[np.ndarray, "n n_planes"], weights: Float[np.ndarray, "n n_planes"]
 ) -> Float[np.ndarray, " n"]:
     """The factor exp(std(ln L)) of each row of losses, weighted; nan where one of them is not positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(losses)
-        weights = shares / shares.sum(axis=1, keepdims=True)
-        mean = (weights * logs).sum(axis=1, keepdims=True)
-        return np.exp(np.sqrt((weights * (logs - mean) ** 2).sum(axis=1)))
+        normalized = weights / weights.sum(axis=1, keepdims=True)
+        mean = (normalized * logs).sum(axis=1, keepdims=True)
+        return np.exp(np.sqrt((normalized * (logs - mean) ** 2).sum(axis=1)))
 
 
-def _matter(terms: Float[np.ndarray, "n n_planes"], total: Float[np.ndarray, " n"]) -> Bool[np.ndarray, "n n_planes"]:
+def _select_terms(
+    terms: Float[np.ndarray, "n n_planes"], total: Float[np.ndarray, " n"]
+) -> Bool[np.ndarray, "n n_planes"]:
     """All but the smallest terms of each point, which together stay below `TOLERANCE` of its total."""
     matter = np.zeros(terms.shape, dtype=bool)
     rows = np.flatnonzero(~(terms.sum(axis=1) <= TOLERANCE * total))  # not a number is not below, either

@@ -219,7 +219,7 @@ def landscape(
 
 def _count_losses(sampling: Sampling) -> int:
     """Return the number of losses known so far."""
-    return len(sampling.path) + len(sampling.path.chart.loss_table)
+    return len(sampling.path) + len(sampling.path.lattice.loss_table)
 
 
 def _estimate_cost(sampling: Sampling) -> int:
@@ -237,7 +237,7 @@ def _refine(pipeline: Pipeline, settings: LandscapeSettings, bar: tqdm) -> Lands
     coarser: Landscape | None = None
     try:
         # Interpolation gains little from a second coarse grid.
-        for stride in (4,) if sampling.grid.uses_chart(kernel) else (4, 2):
+        for stride in (4,) if sampling.grid.uses_lattice(kernel) else (4, 2):
             coarser = _blend_coarsely(sampling, kernel, stride, path, bar)
         return pipeline.landscape(settings, bar)
     except KeyboardInterrupt:

@@ -33,7 +33,7 @@ LIFT_BYTES = 2**24
 
 CHUNKS_PER_UPDATE = 8  # the bar hears of so many chunks at a time: a few hundredths of a second
 
-LEAST_SECONDS = 1.0  # that other workers must save, until it is known how long they take to begin
+MIN_SECONDS = 1.0  # that other workers must save, until it is known how long they take to begin
 
 TASK_SECONDS = 0.25  # long beside what it takes to hand it out, short enough to be waited for
 
@@ -41,7 +41,7 @@ MADE_SECONDS = 60.0  # where each task has to make its planes first: two seconds
 
 STUCK_SECONDS = 300.0  # and ten times as long as a task should take: then it is taken for lost
 
-MOST_FAILURES = 2  # without a loss in between: the rest is done here
+MAX_FAILURES = 2  # without a loss in between: the rest is done here
 
 Losses = Float[np.ndarray, " n_part"]
 
@@ -111,7 +111,7 @@ def _evaluate_anywhere(objective: Objective, asked: _Query, n_workers: int) -> U
     backend, n_done, n_failures, failed = get_active_backend()[0], 0, 0, False
     while n_done < len(asked):
         rest = asked.part(n_done)
-        if failed or n_failures == MOST_FAILURES or _seconds_saved(objective, len(rest), backend, n_workers) <= 0:
+        if failed or n_failures == MAX_FAILURES or _seconds_saved(objective, len(rest), backend, n_workers) <= 0:
             losses = _time_part(objective, rest)  # after a failure, too: what the loss itself raises comes from here
             n_done, failed = n_done + len(losses), False
             yield losses
@@ -125,7 +125,7 @@ def _evaluate_anywhere(objective: Objective, asked: _Query, n_workers: int) -> U
             n_failures, failed = n_failures + 1, True
             warnings.warn(
                 f"Workers failed ({type(error).__name__}: {str(error).strip()[-1000:]}); {len(asked) - n_done} losses "
-                f"{'are evaluated here' if n_failures == MOST_FAILURES else 'are asked for again'}.",
+                f"{'are evaluated here' if n_failures == MAX_FAILURES else 'are asked for again'}.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -136,7 +136,7 @@ def _seconds_saved(objective: Objective, n: int, backend: Any, n_workers: int) -
     here = _SECONDS.get(objective, 0.0)
     afar = _AFAR[backend].get(objective, here) if backend in _AFAR else here
     n_busy = min(n_workers, -(-n // objective.chunk_size))
-    return n * (here - afar / n_busy) - _DELAY.get(backend, LEAST_SECONDS)
+    return n * (here - afar / n_busy) - _DELAY.get(backend, MIN_SECONDS)
 
 
 def _time_part(objective: Objective, asked: _Query) -> Losses:
@@ -168,7 +168,7 @@ def _dispatch(objective: Objective, asked: _Query, backend: Any, n_workers: int)
         for losses, taken, trace in answers:
             if first:  # the very first time says only how long workers take to start
                 delay, first = time.perf_counter() - begun - taken, False
-                _DELAY[backend] = delay if backend in _DELAY else LEAST_SECONDS
+                _DELAY[backend] = delay if backend in _DELAY else MIN_SECONDS
             if len(losses):
                 seconds = taken / len(losses)
                 known[objective] = min(seconds, known.get(objective, seconds))

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from scipy.spatial import KDTree
 from tqdm import tqdm
 
-from loss_viz._validation import check_choice
+from loss_viz._validation import argument_error, check_choice
 from loss_viz.landscapes.blending import PlaneLosses
 from loss_viz.landscapes.interpolation import Lattice
 from loss_viz.landscapes.loss_cache import LossCache
@@ -80,9 +80,9 @@ class Sampling:
         """The losses over the picture, row by row."""
         points = np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
         axes = self.x, self.y
-        loss_table = None if self.cache is None else self.cache.open("grid", *map(len, axes))
+        loss_table = None if self.cache is None else self.cache.open_table("grid", *map(len, axes))
         return PlaneLosses(
-            points, self.planes, self.run_set.objective, chart=self.path.chart, axes=axes, loss_table=loss_table
+            points, self.planes, self.run_set.objective, lattice=self.path.lattice, axes=axes, loss_table=loss_table
         )
 
     @cached_property
@@ -159,9 +159,9 @@ def build_sampling(
         planes = replace(planes, buffers=run_set.buffers[at])
     x, y = _lay_grid(projection, settings.resolution, settings.plane)
     corners = np.array([x[0], y[0]]), np.array([x[-1], y[-1]])
-    nodes, steps = (None if cache is None else cache.open(points) for points in ("chart", "path"))
-    chart = Lattice(planes, run_set.objective, *corners, nodes)
-    path = PlaneLosses(projection.path, planes, run_set.objective, chart=chart, loss_table=steps)
+    nodes, steps = (None if cache is None else cache.open_table(points) for points in ("chart", "path"))
+    lattice = Lattice(planes, run_set.objective, *corners, nodes)
+    path = PlaneLosses(projection.path, planes, run_set.objective, lattice=lattice, loss_table=steps)
     chosen = {name: getattr(settings, name) for name in ("plane", "k", "n_anchors", "seed")}
     return Sampling(run_set, projection, planes, anchors, path=path, cache=cache, x=x, y=y, **chosen)
 
@@ -209,9 +209,10 @@ def _place_planes(
 def _require_room(n_anchors: int, n_params: int) -> None:
     n_most = HELD_BYTES // (16 * n_params)
     if n_anchors > n_most:
-        raise ValueError(
+        raise argument_error(
+            "plane",
             f"`plane`='valley' keeps two axes for each of {n_anchors} anchors in memory, which is too much for "
-            f"{n_params:,} weights. Use `n_anchors` of at most {n_most}, or 'local'."
+            f"{n_params:,} weights. Use `n_anchors` of at most {n_most}, or 'local'.",
         )
 
 
@@ -233,8 +234,9 @@ def _read_resolution(resolution: int | tuple[int, int]) -> Int[np.ndarray, " 2"]
     pair = list(resolution) if isinstance(resolution, tuple | list) else [resolution] * 2
     whole = all(isinstance(size, Integral) and not isinstance(size, bool) for size in pair)
     if not whole or len(pair) != 2 or min(pair) < 2 or math.prod(map(int, pair)) > MAX_POINTS:
-        raise ValueError(
+        raise argument_error(
+            "resolution",
             "`resolution` must be a whole number of at least 2, or a pair (n_x, n_y) of them, of at most "
-            f"{MAX_POINTS:,} points together; got {reprlib.repr(resolution)}. Use 61."
+            f"{MAX_POINTS:,} points together; got {reprlib.repr(resolution)}. Use 61.",
         )
     return np.array(pair, dtype=int)

@@ -9,31 +9,31 @@ from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.kernels import Kernel, fit_kernel
 from loss_viz.settings import LOCAL_PLANES
 
-BLOCK = 0.03  # of the diagonal, to each side: as far as `support` says that the run vouches for the surface
+BLOCK_RADIUS = 0.03  # of the diagonal, to each side: as far as `support` says that the run vouches for the surface
 
 
 def held_out_heights(
-    sampling: Sampling, kernel: Kernel, reach: float, bar: tqdm
+    sampling: Sampling, kernel: Kernel, block_radius: float, bar: tqdm
 ) -> tuple[Int[np.ndarray, " n_held"], Float[np.ndarray, " n_held"]]:
     """Heights at the anchors, blended without their own planes and those near them along the run.
 
     Args:
         sampling: the planes, and what was evaluated on them under the run, which is used and added to.
         kernel: their weights.
-        reach: planes within this share of the diagonal are left out, measured along the run on the picture; 0 for the
-            anchor's own alone.
+        block_radius: planes within this fraction of the diagonal, measured along the path, are left out; 0 leaves out
+            the anchor's own plane only.
         bar: told of the evaluations.
 
     Returns:
         The rows that were held out, those for which no plane is left apart; and the heights there.
 
     Raises:
-        TypeError, ValueError: a reach that is no number of 0 or more.
+        TypeError, ValueError: a block_radius that is no number of 0 or more.
     """
     what = "a share of the path's diagonal, 0 or more"
-    if not 0 <= check_float("reach", reach, what, advice=f"Use {BLOCK}.") < np.inf:
-        raise ValueError(f"`reach` must be {what}; got {reach}. Use {BLOCK}.")
-    left_out = _choose_left_out(sampling, reach)
+    if not 0 <= check_float("block_radius", block_radius, what, advice=f"Use {BLOCK_RADIUS}.") < np.inf:
+        raise ValueError(f"`block_radius` must be {what}; got {block_radius}. Use {BLOCK_RADIUS}.")
+    left_out = _choose_left_out(sampling, block_radius)
     held = ~left_out.all(axis=1)
     rows = sampling.anchors[held]
     heights, _ = sampling.path.blend(kernel, bar, rows=rows, left_out=left_out[held])
@@ -54,7 +54,7 @@ def select_kernel(sampling: Sampling, sigma: float | str, bar: tqdm) -> Kernel:
         return shaped
     planes = sampling.planes
     rounded = fit_kernel(planes.position, sigma, diagonal=sampling.projection.diagonal, path=planes.path)
-    return min(shaped, rounded, key=lambda kernel: held_out_error(sampling, kernel, BLOCK, bar))
+    return min(shaped, rounded, key=lambda kernel: held_out_error(sampling, kernel, BLOCK_RADIUS, bar))
 
 
 def fit_shaped_kernel(sampling: Sampling, sigma: float | str) -> Kernel:
@@ -64,19 +64,19 @@ def fit_shaped_kernel(sampling: Sampling, sigma: float | str) -> Kernel:
     return fit_kernel(planes.position, sigma, diagonal=sampling.projection.diagonal, path=planes.path, overlap=overlap)
 
 
-def held_out_error(sampling: Sampling, kernel: Kernel, reach: float, bar: tqdm) -> float:
+def held_out_error(sampling: Sampling, kernel: Kernel, block_radius: float, bar: tqdm) -> float:
     """Root mean square of log10(height / loss) over the held-out anchors, in decades; nan where there are none.
 
     Steps at which height and loss differ in sign, or one of them is zero, are left out.
     """
-    rows, heights = held_out_heights(sampling, kernel, reach, bar)
+    rows, heights = held_out_heights(sampling, kernel, block_radius, bar)
     with np.errstate(divide="ignore", invalid="ignore"):
         decades = np.log10(heights / sampling.run_set.loss[rows])
     decades = decades[np.isfinite(decades)]
     return float(np.sqrt(np.mean(decades**2))) if len(decades) else np.nan
 
 
-def _choose_left_out(sampling: Sampling, reach: float) -> Bool[np.ndarray, "n_anchors n_anchors"]:
+def _choose_left_out(sampling: Sampling, block_radius: float) -> Bool[np.ndarray, "n_anchors n_anchors"]:
     arc, path = sampling.arc[sampling.anchors], sampling.planes.path
-    near = np.abs(arc[:, None] - arc) <= reach * sampling.projection.diagonal
+    near = np.abs(arc[:, None] - arc) <= block_radius * sampling.projection.diagonal
     return (near & (path[:, None] == path)) | np.eye(len(arc), dtype=bool)

@@ -92,23 +92,23 @@ class Lattice:
         index, j, i = np.unravel_index(new, nodes.shape)
         points = np.stack([self.axes[0][i], self.axes[1][j]], axis=1)
         bar.total = (bar.total or 0) + len(new)
-        self.loss_table.record(new, evaluate_planes(self.objective, self.planes, index, points, bar))
-        return self.loss_table.read(keys)
+        self.loss_table.add(new, evaluate_planes(self.objective, self.planes, index, points, bar))
+        return self.loss_table.get(keys)
 
 
 class LatticeInterpolant:
-    """What a chart says of all points of its box, once the nodes that it needs are known.
+    """What a lattice says of all points of its box, once the nodes that it needs are known.
 
     Args:
-        chart: the lattice.
+        lattice: the lattice.
         losses: `(n_planes, n, n)`, at its nodes; zero at those that are not known.
 
     Attributes:
         errors: `(n_planes, m, m)`, by how much each plane's losses may be off in each cell of the lattice.
     """
 
-    def __init__(self, chart: Lattice, losses: Float[np.ndarray, "n_planes n n"]) -> None:
-        self.chart = chart
+    def __init__(self, lattice: Lattice, losses: Float[np.ndarray, "n_planes n n"]) -> None:
+        self.lattice = lattice
         fit = np.abs(losses) <= LARGEST  # false for nan, too
         self._losses = np.where(fit, losses, 0.0)
         differences = np.abs(
@@ -137,12 +137,12 @@ class LatticeInterpolant:
         Only the plane that counts most was looked at there; many that count less may be off alike.
         """
         seen = np.zeros_like(self.errors)
-        x, y = (self.chart.locate(points[:, axis], axis) for axis in range(2))
+        x, y = (self.lattice.locate(points[:, axis], axis) for axis in range(2))
         np.maximum.at(seen, (index, y, x), magnitude(gaps))
         np.maximum(self.errors, maximum_filter(seen.max(axis=0), REACH), out=self.errors)
 
     def _weigh(self, points: Float[np.ndarray, " n"], axis: int) -> Float[np.ndarray, "n n_nodes"]:
-        nodes, cells = self.chart.axes[axis], self.chart.locate(points, axis)
+        nodes, cells = self.lattice.axes[axis], self.lattice.locate(points, axis)
         if nodes[0] == nodes[-1]:  # all of them are one place
             return _weigh(np.zeros(len(points)), np.zeros_like(cells), ORDER)
         return _weigh((points - nodes[0]) / (nodes[1] - nodes[0]), cells, ORDER)
@@ -176,7 +176,7 @@ _DIFFERENCES = tuple(
 
 _STENCILS = (_weigh(_CELLS + 0.5, _CELLS, ORDER) != 0).astype(np.float32)  # which nodes each cell needs
 Axes = tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]
-N_CHECKS = 61  # along each axis: where the chart is held against a loss
+N_CHECKS = 61  # along each axis: where the lattice is held against a loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,18 +195,18 @@ class BlockEstimate:
 
 
 class GridEstimate:
-    """The losses on the planes over a grid: first which of them are wanted where, then what the chart says of them.
+    """The losses on the planes over a grid: first which of them are wanted where, then what the lattice says of them.
 
     Args:
-        chart: of the planes.
-        axes: the coordinates `(n_x,)` and `(n_y,)` of the grid, over the box of the chart.
+        lattice: of the planes.
+        axes: the coordinates `(n_x,)` and `(n_y,)` of the grid, over the box of the lattice.
     """
 
-    def __init__(self, chart: Lattice, axes: Axes) -> None:
-        self.chart = chart
+    def __init__(self, lattice: Lattice, axes: Axes) -> None:
+        self.lattice = lattice
         self.axes = axes
-        self._at = [chart.locate(axis, i) for i, axis in enumerate(axes)]
-        self._cells = np.zeros((len(chart.planes), *chart.n_cells), dtype=bool)
+        self._at = [lattice.locate(axis, i) for i, axis in enumerate(axes)]
+        self._cells = np.zeros((len(lattice.planes), *lattice.n_cells), dtype=bool)
 
     def request(self, part: slice, planes: Bool[np.ndarray, "n n_planes"]) -> None:
         """Which planes are wanted at the points of some whole rows of the grid."""
@@ -216,17 +216,17 @@ class GridEstimate:
         self._cells[:, rows[:, None], columns] |= blocks.transpose(2, 0, 1)
 
     def choose_checks(self) -> Int[np.ndarray, " n_checks"]:
-        """Points at which the chart is held against a loss: all of a small grid, evenly spread ones of a large."""
+        """Points at which the lattice is held against a loss: all of a small grid, evenly spread ones of a large."""
         n_x, n_y = map(len, self.axes)
         return (np.arange(n_y)[:: -(-n_y // N_CHECKS), None] * n_x + np.arange(n_x)[:: -(-n_x // N_CHECKS)]).ravel()
 
     def count_nodes(self) -> int:
-        """How many nodes of the chart it takes."""
-        return int(self.chart.find_nodes(self._cells).sum())
+        """How many nodes of the lattice it takes."""
+        return int(self.lattice.find_nodes(self._cells).sum())
 
     def fill(self, bar: tqdm) -> LatticeInterpolant:
         """Evaluate them."""
-        self._filled = self.chart.fill(self.chart.find_nodes(self._cells), bar)
+        self._filled = self.lattice.fill(self.lattice.find_nodes(self._cells), bar)
         return self._filled
 
     def read(self, part: slice) -> BlockEstimate:

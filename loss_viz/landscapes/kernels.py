@@ -46,7 +46,7 @@ class Kernel:
     sigma: float | str
     shape: Float[np.ndarray, "n_planes 2 2"] | None = None
 
-    def shares(
+    def weights(
         self, points: Float[np.ndarray, "n 2"], left_out: Bool[np.ndarray, "n n_planes"] | None = None
     ) -> Float[np.ndarray, "n n_planes"]:
         """The weights at each point, scaled to sum 1; in log space, for far away every raw one underflows.
@@ -98,7 +98,7 @@ def fit_kernel(
         array([0.12])
     """
     check_sigma(sigma)
-    if sigma == "auto":
+    if isinstance(sigma, str):
         widths = SPACING_SHARE * neighbour_distances(centers, np.zeros(len(centers), int) if path is None else path)
         shape = None if overlap is None else _shape(overlap)
         return Kernel(centers, widths.clip(MIN_WIDTH * diagonal, MAX_WIDTH * diagonal), GROWTH, sigma, shape)

@@ -31,8 +31,8 @@ class LossTable:
 
     Example:
         >>> loss_table = LossTable()
-        >>> loss_table.record(np.array([7, 3]), [np.array([0.7, 0.3])])
-        >>> loss_table.missing(np.array([3, 4])).tolist(), loss_table.read(np.array([7, 3])).tolist(), len(loss_table)
+        >>> loss_table.add(np.array([7, 3]), [np.array([0.7, 0.3])])
+        >>> loss_table.missing(np.array([3, 4])).tolist(), loss_table.get(np.array([7, 3])).tolist(), len(loss_table)
         ([4], [0.7, 0.3], 2)
     """
 
@@ -46,21 +46,21 @@ class LossTable:
     def __len__(self) -> int:
         return len(self._table[0])
 
-    def known(self, keys: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    def contains(self, keys: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Which of them are there."""
         here = self._table[0]
         return np.append(here, -1)[np.searchsorted(here, keys)] == keys
 
     def missing(self, keys: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n_missing"]:
         """Those that are not there, in the order given."""
-        return keys[~self.known(keys)]
+        return keys[~self.contains(keys)]
 
-    def read(self, keys: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    def get(self, keys: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """The losses of numbers that are there."""
         here, losses = self._table
         return losses[np.searchsorted(here, keys)]
 
-    def record(self, keys: Int[np.ndarray, " n"], parts: Iterable[Float[np.ndarray, " _"]]) -> None:
+    def add(self, keys: Int[np.ndarray, " n"], parts: Iterable[Float[np.ndarray, " _"]]) -> None:
         """Add losses of numbers that are not there yet, part by part; an error among them keeps what came before."""
         done: list[Float[np.ndarray, " _"]] = []
         n_done = n_written = 0
@@ -146,7 +146,7 @@ class LossCache:
         >>> from loss_viz.runs.run_set import as_run_set
         >>> run = lv.train("x", steps=20, progress=False)
         >>> cache = LossCache(tempfile.mkdtemp(), as_run_set(run), k=5, plane="local")
-        >>> len(cache.open("grid", 61))
+        >>> len(cache.open_table("grid", 61))
         0
     """
 
@@ -167,8 +167,8 @@ class LossCache:
         digest.update(" ".join(f"{loss:.{PROBE_DIGITS}g}" for loss in losses).encode())
         self._digest = digest.hexdigest()[:24]
 
-    def open(self, *points: object) -> LossTable:
-        """The ledger of some points, of which these words and numbers say which they are."""
+    def open_table(self, *points: object) -> LossTable:
+        """The table of some points, of which these words and numbers say which they are."""
         name = "-".join(str(part) for part in np.hstack([np.asarray(part, dtype=object) for part in points]))
         return LossTable(self.folder / f"{self._digest}-{name}.losses")
 

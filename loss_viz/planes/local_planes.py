@@ -14,18 +14,15 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from tqdm import tqdm
 
-from loss_viz._validation import check_int
+from loss_viz._validation import argument_error, check_int
 from loss_viz.planes.plane_set import PlaneBases, Planes
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.weights import WeightRows, column_blocks, row_blocks, step_lengths
 
 # Below these a velocity or acceleration holds no direction of its own: the plane is a line, or a point.
 MIN_SINE = 1e-6
-
 MIN_LENGTH = 1e-12
-
 MOST_ANCHORS = 2**20
-
 CLOSE = 1e-6  # sine² below which |a|² - (v·a)² / |v|² is not to be trusted
 
 
@@ -70,9 +67,10 @@ def check_stride(k: int, n_steps: int) -> None:
     if 2 * k + 1 > n_steps:
         longest = (n_steps - 1) // 2
         other = f"use `k` of at most {longest}" if longest else "look at it on another plane, such as 'parallel'"
-        raise ValueError(
+        raise argument_error(
+            "k",
             f"`k`={k} needs at least 2k + 1 = {2 * k + 1} recorded steps, the run has {n_steps}. "
-            f"Record a longer run or {other}."
+            f"Record a longer run or {other}.",
         )
 
 

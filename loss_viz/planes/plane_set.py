@@ -11,9 +11,7 @@ from loss_viz.planes.projection import Projection
 from loss_viz.runs.weights import WeightRows, take_rows
 
 HELD_BYTES = 2**28  # frames that together need more are made one at a time
-
 Basis = tuple[Float[np.ndarray, " n_params"], Float[np.ndarray, "2 n_params"]]
-
 Span = Callable[[int, Float[np.ndarray, "n_rows n_params"]], Float[np.ndarray, "2 n_params"]]
 
 

@@ -193,7 +193,7 @@ def require_end_when_stopped(folder):
 
 
 def test_a_landscape_is_the_same_on_other_workers(backend, tmp_path, monkeypatch):
-    monkeypatch.setattr(lifting, "LEAST_SECONDS", 0.0)  # even if that does not pay
+    monkeypatch.setattr(lifting, "MIN_SECONDS", 0.0)  # even if that does not pay
     with joblib.parallel_config(backend="sequential"):
         expected = lv.landscape(record(), resolution=(9, 7), n_anchors=20, progress=False)
     land = lv.landscape(record(tmp_path, seconds=0.01), resolution=(9, 7), n_anchors=20, progress=False)
@@ -240,13 +240,13 @@ def test_an_error_of_the_loss_is_raised_as_it_is(backend, tmp_path):
 
 @pytest.mark.parametrize("backend", ["loky"], indirect=True)
 def test_a_loss_that_kills_every_worker_is_evaluated_here(backend, monkeypatch):
-    monkeypatch.setattr(lifting, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(lifting, "MIN_SECONDS", 0.0)
     require_evaluated_here("TerminatedWorkerError")
 
 
 def test_workers_that_do_not_answer_are_given_up(monkeypatch):
     """Where a task has killed too many of Dask's workers joblib does not hear of it."""
-    for name, seconds in {"LEAST_SECONDS": 0.0, "TASK_SECONDS": 0.05, "STUCK_SECONDS": 1.0}.items():
+    for name, seconds in {"MIN_SECONDS": 0.0, "TASK_SECONDS": 0.05, "STUCK_SECONDS": 1.0}.items():
         monkeypatch.setattr(lifting, name, seconds)
     dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
     with (
@@ -280,7 +280,7 @@ def test_only_work_that_pays_is_handed_out(backend, tmp_path, seconds):
 @pytest.mark.parametrize("backend", ["dask"], indirect=True)
 def test_the_loss_is_not_sent_with_each_task(backend, tmp_path, monkeypatch):
     sent, delayed = [], lifting.delayed
-    monkeypatch.setattr(lifting, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(lifting, "MIN_SECONDS", 0.0)
     monkeypatch.setattr(
         lifting, "delayed", lambda call: lambda *task: (sent.append(pickle.dumps(task)), delayed(call)(*task))[1]
     )

@@ -27,17 +27,19 @@ def round_kernel(sampling):
     return fit_kernel(planes.position, "auto", diagonal=sampling.projection.diagonal, path=planes.path)
 
 
-@pytest.mark.parametrize("reach", [0.0, 0.03, 0.2])
+@pytest.mark.parametrize("block_radius", [0.0, 0.03, 0.2])
 @pytest.mark.parametrize("shaped", [True, False])
-def test_held_out_heights_are_those_of_the_other_planes_alone(run, sampling, reach, shaped):
+def test_held_out_heights_are_those_of_the_other_planes_alone(run, sampling, block_radius, shaped):
     kernel = fit_shaped_kernel(sampling, "auto") if shaped else round_kernel(sampling)
-    rows, heights = held_out_heights(sampling, kernel, reach, SILENT)
+    rows, heights = held_out_heights(sampling, kernel, block_radius, SILENT)
     anchors = sampling.anchors.tolist()
-    expected = reference.held_out_heights(run, anchors, reach, k=3, sigma="auto", plane="local", shaped=shaped)
+    expected = reference.held_out_heights(run, anchors, block_radius, k=3, sigma="auto", plane="local", shaped=shaped)
     assert rows.tolist() == expected[0]
     np.testing.assert_allclose(heights, expected[1], rtol=0.01)
     decades = np.log10(expected[1] / run.loss[rows])
-    assert held_out_error(sampling, kernel, reach, SILENT) == pytest.approx(np.sqrt(np.mean(decades**2)), abs=0.01)
+    assert held_out_error(sampling, kernel, block_radius, SILENT) == pytest.approx(
+        np.sqrt(np.mean(decades**2)), abs=0.01
+    )
 
 
 def test_what_is_left_out_does_not_matter(run, sampling):
@@ -45,11 +47,11 @@ def test_what_is_left_out_does_not_matter(run, sampling):
     kernel = fit_shaped_kernel(sampling, 0.1)
     left_out = np.zeros((1, len(sampling.planes)), dtype=bool)
     left_out[0, 3:7] = True
-    shares = kernel.shares(sampling.projection.path[[20]], left_out)
+    shares = kernel.weights(sampling.projection.path[[20]], left_out)
     assert (shares[0, 3:7] == 0).all()
     assert shares.sum() == pytest.approx(1.0)
     rest = fit_kernel(np.delete(kernel.centers, range(3, 7), axis=0), 0.1, diagonal=sampling.projection.diagonal)
-    np.testing.assert_allclose(np.delete(shares[0], range(3, 7)), rest.shares(sampling.projection.path[[20]])[0])
+    np.testing.assert_allclose(np.delete(shares[0], range(3, 7)), rest.weights(sampling.projection.path[[20]])[0])
 
 
 def test_auto_takes_the_shape_that_predicts_the_run_better(sampling):
@@ -131,7 +133,7 @@ def test_maps_against_the_definition(run):
     _, components, _ = reference.principal_plane(weights)
     for row, column in ((0, 0), (2, 1), (1, 4)):
         point = np.array([land.x[column], land.y[row]])
-        shares = land.kernel.shares(point[None])[0]
+        shares = land.kernel.weights(point[None])[0]
         counted = np.flatnonzero(shares >= shares.max() / 100)
         share = shares[counted] / shares[counted].sum()
         for found, losses in (

@@ -39,7 +39,7 @@ class Vector(nn.Module):
 
 
 class Traced:
-    """A chart of `n_planes` planes whose loss is any function of x, y and the number of the plane; and what it asks."""
+    """A lattice of planes whose loss is any function of x, y and the number of the plane; records its requests."""
 
     def __init__(self, loss, n_planes=1, low=LOW, high=HIGH):
         weights = np.column_stack([np.zeros((n_planes, 2)), np.arange(n_planes)])
@@ -50,10 +50,10 @@ class Traced:
         self.asked = []
         evaluate = self.objective._evaluate
         self.objective._evaluate = lambda w, b: self.asked.extend(map(tuple, w.numpy())) or evaluate(w, b)
-        self.chart = Lattice(self.planes, self.objective, low, high)
+        self.lattice = Lattice(self.planes, self.objective, low, high)
 
     def fill(self, nodes=None):
-        return self.chart.fill(np.repeat(EVERY, len(self.planes), axis=0) if nodes is None else nodes, SILENT)
+        return self.lattice.fill(np.repeat(EVERY, len(self.planes), axis=0) if nodes is None else nodes, SILENT)
 
     def losses(self, x, y, plane=0):
         grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
@@ -73,7 +73,7 @@ def dense(axis, n=11):
 
 def gaps_in_cells(traced, filled, n=11):
     """The largest error of the interpolation in each cell of the first plane, found by asking."""
-    x, y = (dense(axis, n).ravel() for axis in traced.chart.axes)
+    x, y = (dense(axis, n).ravel() for axis in traced.lattice.axes)
     gaps = np.abs(filled.interpolate(x, y)[:, :, 0] - traced.losses(x, y))
     return gaps.reshape(N_NODES - 1, n, N_NODES - 1, n).max(axis=(1, 3))
 
@@ -83,23 +83,23 @@ def test_the_losses_at_the_nodes_are_those_of_the_planes_there(run, plane):
     run_set = as_run_set(run)
     settings = LandscapeSettings(k=4, plane=plane, resolution=(9, 5), n_anchors=12)
     sampling = build_sampling(run_set, fit_picture_plane(run_set, plane), settings)
-    chart = sampling.path.chart
-    np.testing.assert_allclose(chart.axes[0][[0, -1]], sampling.x[[0, -1]])
-    np.testing.assert_allclose(chart.axes[1][[0, -1]], sampling.y[[0, -1]])
-    assert np.ptp(chart.axes[0]) > 1.2 * np.ptp(chart.axes[1])
-    filled = chart.fill(np.repeat(EVERY, len(sampling.planes), axis=0), SILENT)
-    losses = filled.interpolate(*chart.axes)
+    lattice = sampling.path.lattice
+    np.testing.assert_allclose(lattice.axes[0][[0, -1]], sampling.x[[0, -1]])
+    np.testing.assert_allclose(lattice.axes[1][[0, -1]], sampling.y[[0, -1]])
+    assert np.ptp(lattice.axes[0]) > 1.2 * np.ptp(lattice.axes[1])
+    filled = lattice.fill(np.repeat(EVERY, len(sampling.planes), axis=0), SILENT)
+    losses = filled.interpolate(*lattice.axes)
     weights = np.array(run.weights)
     mean, components, _ = reference.principal_plane(weights)
     path = (weights - mean) @ components.T
     for place in np.random.default_rng(0).choice(losses.size, 150, replace=False):
         j, i, t = np.unravel_index(place, losses.shape)
-        point = np.array([chart.axes[0][i], chart.axes[1][j]])
+        point = np.array([lattice.axes[0][i], lattice.axes[1][j]])
         theta = reference.lift(weights, components, path, sampling.anchors[t], 4, point, plane)
         expected = reference.loss_at(run.model, run.objective.loss_fn, theta)
         assert losses[j, i, t] == pytest.approx(expected, rel=1e-9)
         number = np.ravel_multi_index((t, j, i), (len(sampling.planes), N_NODES, N_NODES))
-        assert chart.loss_table.read(np.array([number]))[0] == pytest.approx(expected, rel=1e-9)
+        assert lattice.loss_table.get(np.array([number]))[0] == pytest.approx(expected, rel=1e-9)
 
 
 def polynomial(degree, n_planes=1, seed=0):
@@ -165,7 +165,7 @@ def test_errors_are_no_less_than_those_of_smooth_losses(turn, scale, most):
     traced = Traced(loss, low=np.array([-1.0, -1.5]), high=np.array([2.0, 1.0]))
     filled = traced.fill()
     gaps = gaps_in_cells(traced, filled)
-    size = np.abs(filled.interpolate(*traced.chart.axes)).max()
+    size = np.abs(filled.interpolate(*traced.lattice.axes)).max()
     assert gaps.max() > 1e-7 * size
     assert (gaps <= most * filled.errors[0] + 1e-13 * size).all()
     assert filled.errors.max() < 100 * gaps.max()  # a bound that says something
@@ -192,7 +192,7 @@ def test_a_loss_that_is_not_finite_spoils_the_cells_that_need_it_and_no_others(b
 
     whole = Traced(loss, n_planes=3)
     i, j = node
-    at = torch.tensor([whole.chart.axes[0][i], whole.chart.axes[1][j], 1.0])
+    at = torch.tensor([whole.lattice.axes[0][i], whole.lattice.axes[1][j], 1.0])
 
     def spoilt(*w):
         here = (torch.stack(w) - at).abs().max() < 1e-9
@@ -205,7 +205,7 @@ def test_a_loss_that_is_not_finite_spoils_the_cells_that_need_it_and_no_others(b
     spoilt_cells[1] = [[i in find_stencil(column) and j in find_stencil(row) for column in cells] for row in cells]
     np.testing.assert_array_equal(filled.errors == MAX_LOSS, spoilt_cells)
     np.testing.assert_allclose(filled.errors[~spoilt_cells], expected.errors[~spoilt_cells], atol=1e-14)
-    x, y = (dense(axis)[:, 1:-1].ravel() for axis in hurt.chart.axes)
+    x, y = (dense(axis)[:, 1:-1].ravel() for axis in hurt.lattice.axes)
     heights, sound = (one.interpolate(x, y).transpose(2, 0, 1) for one in (filled, expected))
     assert np.isfinite(heights).all()
     fine = ~np.repeat(np.repeat(spoilt_cells, 9, axis=1), 9, axis=2)
@@ -214,28 +214,28 @@ def test_a_loss_that_is_not_finite_spoils_the_cells_that_need_it_and_no_others(b
 
 def test_only_the_nodes_that_are_needed_are_evaluated_and_none_twice():
     traced = Traced(lambda x, y, plane: 2 + torch.sin(x + 2 * y + plane), n_planes=4)
-    chart, planes = traced.chart, range(4)
+    lattice, planes = traced.lattice, range(4)
     rng = np.random.default_rng(2)
     needed = {(t, j, i) for t in planes for j in COARSE for i in COARSE}
     traced.asked.clear()
-    chart.bound(SILENT)
+    lattice.bound(SILENT)
     assert len(traced.asked) == len(needed)
     for density in (0.01, 0.05, 0.03):
-        cells = rng.random((4, *chart.n_cells)) < density
+        cells = rng.random((4, *lattice.n_cells)) < density
         cells[2] = False
         nodes = {(t, j, i) for t in planes for j in COARSE for i in COARSE}
         for t, row, column in np.argwhere(cells).tolist():
             nodes |= set(itertools.product([t], find_stencil(row), find_stencil(column)))
-        found = chart.find_nodes(cells)
+        found = lattice.find_nodes(cells)
         assert set(map(tuple, np.argwhere(found).tolist())) == nodes
         assert len(nodes) < 0.9 * found.size
         traced.fill(found)
         traced.fill(found)
         needed |= nodes
-        expected = {(chart.axes[0][i], chart.axes[1][j], float(t)) for t, j, i in needed}
-        assert len(traced.asked) == len(chart.loss_table) == len(needed)
+        expected = {(lattice.axes[0][i], lattice.axes[1][j], float(t)) for t, j, i in needed}
+        assert len(traced.asked) == len(lattice.loss_table) == len(needed)
         assert set(traced.asked) == expected
-    chart.bound(SILENT)
+    lattice.bound(SILENT)
     assert len(traced.asked) == len(needed)
 
 
@@ -244,26 +244,26 @@ def test_interpolation_rests_on_the_nodes_that_were_asked_for():
     loss = polynomial(5)
     for cell in (0, 1, 2, 5, 9, 10, 11):
         traced = Traced(loss)
-        cells = np.zeros((1, *traced.chart.n_cells), dtype=bool)
+        cells = np.zeros((1, *traced.lattice.n_cells), dtype=bool)
         cells[0, 11 - cell, cell] = True
-        filled = traced.fill(traced.chart.find_nodes(cells))
-        x, y = (dense(axis)[c, 1:-1] for axis, c in zip(traced.chart.axes, (cell, 11 - cell), strict=True))
+        filled = traced.fill(traced.lattice.find_nodes(cells))
+        x, y = (dense(axis)[c, 1:-1] for axis, c in zip(traced.lattice.axes, (cell, 11 - cell), strict=True))
         np.testing.assert_allclose(filled.interpolate(x, y)[:, :, 0], traced.losses(x, y), rtol=1e-9, atol=1e-12)
 
 
 def test_the_bound_is_twice_the_largest_size_on_the_coarse_lattice():
     traced = Traced(lambda x, y, plane: torch.where(plane > 1, -50 * x, x * y), n_planes=3)
-    x, y = (axis[:: COARSE.step] for axis in traced.chart.axes)
+    x, y = (axis[:: COARSE.step] for axis in traced.lattice.axes)
     expected = [2 * np.abs(traced.losses(x, y, plane)).max() for plane in range(3)]
-    np.testing.assert_allclose(traced.chart.bound(SILENT), expected)
+    np.testing.assert_allclose(traced.lattice.bound(SILENT), expected)
     for bad in (np.nan, np.inf, -np.inf):
         hurt = Traced(lambda x, y, _, bad=bad: torch.where(x + y > 3.9, torch.full_like(x, bad), x))
-        assert hurt.chart.bound(SILENT)[0] == 2 * MAX_LOSS
+        assert hurt.lattice.bound(SILENT)[0] == 2 * MAX_LOSS
 
 
 def test_the_bound_on_the_largest_numbers_there_are_is_a_number():
     traced = Traced(lambda x, *_: torch.full_like(x, 1.2e308))
-    assert np.isfinite(traced.chart.bound(SILENT)).all()
+    assert np.isfinite(traced.lattice.bound(SILENT)).all()
 
 
 @pytest.mark.parametrize(("extent", "n_nodes"), [((2.0, 0.0), N_COARSE), ((0.0, 3.0), N_COARSE), ((0.0, 0.0), 1)])
@@ -272,12 +272,12 @@ def test_a_box_without_extent_has_a_bound_from_fewer_nodes(extent, n_nodes):
     traced = Traced(lambda x, y, plane: x + y + plane, n_planes=2, low=low, high=low + extent)
     traced.asked.clear()
     with np.errstate(all="raise"):
-        bound = traced.chart.bound(SILENT)
+        bound = traced.lattice.bound(SILENT)
     corners = [low + np.array(extent) * corner for corner in ((0, 0), (0, 1), (1, 0), (1, 1))]
     np.testing.assert_allclose(bound, [2 * max(abs(sum(c) + plane) for c in corners) for plane in range(2)])
     assert len(traced.asked) == 2 * n_nodes
     for axis in range(2):
-        cells = traced.chart.locate(np.array([low[axis], low[axis] + extent[axis]]), axis)
+        cells = traced.lattice.locate(np.array([low[axis], low[axis] + extent[axis]]), axis)
         assert cells.min() >= 0
         assert cells.max() < N_NODES - 1
 
@@ -294,17 +294,17 @@ def test_a_box_without_extent_can_be_interpolated(extent):
 @pytest.mark.parametrize("box", [(-0.7, 1.1), (0.1, 0.73), (-3.3, 0.21), (1e6, 1e6 + 1), (-1e-12, 2e-12)])
 def test_every_point_lies_in_a_cell_of_the_lattice(box):
     low, high = np.array([box[0], 0.0]), np.array([box[1], 1.0])
-    chart = Traced(lambda x, *_: x, low=low, high=high).chart
-    nodes = chart.axes[0]
+    lattice = Traced(lambda x, *_: x, low=low, high=high).lattice
+    nodes = lattice.axes[0]
     rng = np.random.default_rng(0)
     for points in (nodes, np.linspace(*box, 61), np.linspace(*box, 24), np.sort(rng.uniform(*box, 200))):
-        cells = chart.locate(points, 0)
+        cells = lattice.locate(points, 0)
         assert cells.min() == 0
         assert cells.max() == N_NODES - 2
         assert (nodes[cells] <= points).all()
         assert (points <= nodes[cells + 1]).all()
-    np.testing.assert_array_equal(chart.locate(nodes, 0), [*range(N_NODES - 1), N_NODES - 2])
-    rest = chart.locate(np.linspace(0, 1, 30), 1)
+    np.testing.assert_array_equal(lattice.locate(nodes, 0), [*range(N_NODES - 1), N_NODES - 2])
+    rest = lattice.locate(np.linspace(0, 1, 30), 1)
     assert rest.tolist() == sorted(rest.tolist())
     assert set(rest) == set(range(N_NODES - 1))
 
@@ -313,7 +313,7 @@ def test_what_a_cell_does_not_need_has_no_part_in_it():
     """A loss of 1e40 at the first column of nodes: from the fourth cell on it is out of reach."""
     traced = Traced(lambda x, *_: torch.where(x < -0.69, torch.full_like(x, 1e40), torch.ones_like(x)))
     x = np.linspace(LOW[0], HIGH[0], 61)
-    far = traced.chart.locate(x, 0) >= 3
+    far = traced.lattice.locate(x, 0) >= 3
     filled = traced.fill()
     assert filled.errors[0, :, 3:].max() < 1e-12
     np.testing.assert_allclose(filled.interpolate(x[far], np.array([2.5])), 1.0)
@@ -324,7 +324,7 @@ def test_an_error_that_was_seen_counts_in_the_cells_and_planes_around(gap):
     traced = Traced(lambda x, y, plane: 2 + torch.sin(x + y + plane), n_planes=7)
     filled = traced.fill()
     before = filled.errors.copy()
-    points = np.array([[dense(traced.chart.axes[0])[4, 5], dense(traced.chart.axes[1])[11, 5]]])
+    points = np.array([[dense(traced.lattice.axes[0])[4, 5], dense(traced.lattice.axes[1])[11, 5]]])
     filled.add_observed_errors(np.array([3]), points, np.array([gap]))
     sampling = filled.errors[2:5, 10:12, 3:6]
     assert (sampling == (0.5 if np.isfinite(gap) else MAX_LOSS)).all()
@@ -385,8 +385,8 @@ def look_again(sampling, resolution):
     return build_sampling(sampling.run_set, sampling.projection, LandscapeSettings(**settings))
 
 
-def uses_chart(sampling):
-    return len(sampling.path.chart.loss_table) > N_COARSE**2 * len(sampling.planes)
+def uses_lattice(sampling):
+    return len(sampling.path.lattice.loss_table) > N_COARSE**2 * len(sampling.planes)
 
 
 class Full:
@@ -398,7 +398,7 @@ class Full:
         self.losses = [objective(planes.lift(np.full(len(self.points), t), self.points)) for t in every]
 
     def sum(self, kernel):
-        shares = kernel.shares(self.points)
+        shares = kernel.weights(self.points)
         return sum(shares[:, t] * losses for t, losses in enumerate(self.losses))
 
 
@@ -419,16 +419,16 @@ def test_every_cell_is_within_one_percent_of_the_sum_over_every_plane(name, dtyp
             surface = blend_surface(sampling, kernel, SILENT)
             np.testing.assert_allclose(surface.loss.ravel(), full.sum(kernel), rtol=0.01)
             if resolution == ROUGH or sigma == 0.01:
-                assert not uses_chart(sampling)
+                assert not uses_lattice(sampling)
             elif sigma == 0.06:
-                assert uses_chart(sampling)
+                assert uses_lattice(sampling)
 
 
 def test_the_whole_picture_at_the_defaults_is_within_one_percent(long_run):
     sampling = look(long_run, resolution=(61, 61), n_anchors=200)
     kernel = fit_shaped_kernel(sampling, "auto")
     surface = blend_surface(sampling, kernel, SILENT)
-    assert uses_chart(sampling)
+    assert uses_lattice(sampling)
     full = reference.full_sum(long_run.objective, sampling.planes, kernel, sampling.grid.points)
     np.testing.assert_allclose(surface.loss.ravel(), full, rtol=0.01)
     assert surface.n_evaluations < 0.05 * len(sampling.planes) * len(full)
@@ -479,7 +479,7 @@ def test_losses_that_are_not_finite_appear_where_they_do_in_the_full_sum(curve, 
     sampling = look(run, plane, n_anchors=None)
     kernel = fit_shaped_kernel(sampling, sigma)
     heights = blend_surface(sampling, kernel, SILENT).loss.ravel()
-    assert uses_chart(sampling)
+    assert uses_lattice(sampling)
     with np.errstate(invalid="ignore"):
         full = reference.full_sum(objective, sampling.planes, kernel, sampling.grid.points, least=SMALLEST)
     finite = np.isfinite(full)
@@ -495,7 +495,7 @@ def explode(curve, scale, shift, sigma):
     sampling = look(run, "parallel", n_anchors=None)
     kernel = fit_shaped_kernel(sampling, sigma)
     heights = blend_surface(sampling, kernel, SILENT).loss.ravel()
-    assert uses_chart(sampling)
+    assert uses_lattice(sampling)
     return heights, reference.full_sum(objective, sampling.planes, kernel, sampling.grid.points, least=SMALLEST)
 
 
@@ -521,7 +521,7 @@ def test_a_grid_costs_no_more_than_in_proportion_to_its_cells(long_run, sigma):
     for side in sides:
         sampling = look(long_run, resolution=side, n_anchors=60)
         costs.append(blend_surface(sampling, fit_shaped_kernel(sampling, sigma), SILENT).n_evaluations)
-    assert uses_chart(sampling)
+    assert uses_lattice(sampling)
     exponents = np.diff(np.log(costs)) / np.diff(np.log(np.square(sides)))
     assert (exponents <= 1.05).all()
     assert costs[2] < 2.5 * costs[1]  # by then the planes are known: only the seams between them grow
@@ -556,7 +556,7 @@ def counts(long_run, monkeypatch):
 
 
 def count_kept(loss_table, n):
-    kept = int(loss_table.known(np.arange(n)).sum())
+    kept = int(loss_table.contains(np.arange(n)).sum())
     assert kept == len(loss_table)
     return kept
 
@@ -564,7 +564,7 @@ def count_kept(loss_table, n):
 def test_what_a_surface_is_said_to_rest_on_was_evaluated(long_run, counts):
     sampling = look(long_run)
     surface = blend_surface(sampling, fit_shaped_kernel(sampling, 0.06), SILENT)
-    assert uses_chart(sampling)
+    assert uses_lattice(sampling)
     n_checks = 61 * 47
     assert sum(counts) <= surface.n_evaluations <= sum(counts) + n_checks
 
@@ -589,8 +589,8 @@ def test_a_finer_grid_evaluates_no_node_again(long_run, counts):
     n_planes = len(sampling.planes)
     kernel = fit_shaped_kernel(sampling, 0.06)
     blend_surface(sampling, kernel, SILENT)
-    assert uses_chart(sampling)
-    nodes = sampling.path.chart.loss_table
+    assert uses_lattice(sampling)
+    nodes = sampling.path.lattice.loss_table
     n_nodes = count_kept(nodes, n_planes * N_NODES**2)
     counts.clear()
     finer = with_resolution(sampling, (121, 93))
@@ -602,15 +602,15 @@ def test_a_finer_grid_evaluates_no_node_again(long_run, counts):
 
 def test_a_plane_is_known_in_the_cells_where_a_point_wants_it():
     traced = Traced(lambda x, y, plane: 2 + torch.sin(x + 2 * y + plane), n_planes=5)
-    chart, rng = traced.chart, np.random.default_rng(4)
+    lattice, rng = traced.lattice, np.random.default_rng(4)
     x, y = (np.linspace(LOW[i], HIGH[i], n) for i, n in enumerate((40, 31)))
     wanted = rng.random((31 * 40, 5)) < 0.02
     wanted[:, 3] = False
     parts = [slice(40 * first, 40 * last) for first, last in itertools.pairwise((0, 1, 7, 16, 17, 31))]
-    estimate = GridEstimate(chart, (x, y))
+    estimate = GridEstimate(lattice, (x, y))
     for part in parts:
         estimate.request(part, wanted[part])
-    rows, columns = chart.locate(y, 1), chart.locate(x, 0)
+    rows, columns = lattice.locate(y, 1), lattice.locate(x, 0)
     cells = {(t, rows[point // 40], columns[point % 40]) for point, t in np.argwhere(wanted).tolist()}
     traced.asked.clear()
     assert estimate.count_nodes() < 5 * N_NODES**2
@@ -635,8 +635,8 @@ def test_blocks_of_points_do_not_change_what_is_looked_up(long_run, monkeypatch)
     monkeypatch.setattr("loss_viz.landscapes.blending.PAIRS_PER_BLOCK", 5 * 61 * len(whole.planes))
     parts = look(long_run)
     surface = blend_surface(parts, kernel, SILENT)
-    assert uses_chart(whole)
-    assert len(parts.path.chart.loss_table) == len(whole.path.chart.loss_table)
+    assert uses_lattice(whole)
+    assert len(parts.path.lattice.loss_table) == len(whole.path.lattice.loss_table)
     np.testing.assert_allclose(surface.loss, expected.loss, rtol=0.01)
     np.testing.assert_allclose(surface.loss.ravel(), Full(parts).sum(kernel), rtol=0.01)
 
@@ -653,7 +653,7 @@ def test_a_plane_far_away_counts_where_its_loss_is_large():
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     centers = np.array([[0.2, 2.45], [3.2, 2.45]])
     kernel = Kernel(centers, np.full(2, 0.5), 0.0, 0.5)
-    least = kernel.shares(centers[:1])[0, 1]
+    least = kernel.weights(centers[:1])[0, 1]
     assert 1e-9 < least < 1e-6
     heights, _ = PlaneLosses(points, traced.planes, traced.objective, axes=(x, y)).blend(kernel, SILENT)
     full = reference.full_sum(traced.objective, traced.planes, kernel, points)
@@ -671,7 +671,7 @@ def test_a_step_that_the_nodes_cannot_tell_is_found_by_the_losses_on_the_grid():
     kernel = Kernel(centers, np.full(12, 0.04), 0.0, 0.04)
     sweep = PlaneLosses(points, traced.planes, traced.objective, axes=(x, y))
     heights, n_evaluations = sweep.blend(kernel, SILENT)
-    assert len(sweep.chart.loss_table) > 12 * N_COARSE**2
+    assert len(sweep.lattice.loss_table) > 12 * N_COARSE**2
     assert n_evaluations < 0.5 * 12 * len(points)
     full = reference.full_sum(traced.objective, traced.planes, kernel, points)
     np.testing.assert_allclose(heights, full, rtol=0.01)
@@ -680,7 +680,7 @@ def test_a_step_that_the_nodes_cannot_tell_is_found_by_the_losses_on_the_grid():
 @pytest.mark.parametrize("resolution", [(61, 47), (62, 40), (200, 130)])
 def test_the_chart_is_held_against_losses_all_over_the_grid(long_run, resolution):
     sampling = look(long_run, resolution=resolution)
-    checks = GridEstimate(sampling.path.chart, (sampling.x, sampling.y)).choose_checks()
+    checks = GridEstimate(sampling.path.lattice, (sampling.x, sampling.y)).choose_checks()
     rows, columns = np.divmod(np.unique(checks), resolution[0])
     for chosen, n in ((columns, resolution[0]), (rows, resolution[1])):
         kept = np.unique(chosen)

@@ -73,7 +73,7 @@ def test_skipped_terms_stay_within_one_percent_where_losses_span_decades(sigma):
     n_planes = len(land.planes)
     index = np.tile(np.arange(n_planes), len(grid))
     losses = run.objective(land.planes.lift(index, np.repeat(grid, n_planes, axis=0))).reshape(-1, n_planes)
-    full = (land.kernel.shares(grid) * losses).sum(axis=1).reshape(17, 23)
+    full = (land.kernel.weights(grid) * losses).sum(axis=1).reshape(17, 23)
     np.testing.assert_allclose(land.loss, full, rtol=0.01)
     assert land.n_evaluations < 0.5 * n_planes * (len(grid) + len(run))
 
@@ -85,7 +85,7 @@ def test_a_threshold_on_the_weights_alone_would_not_do(post_landscapes):
     n_planes = len(land.planes)
     index = np.tile(np.arange(n_planes), len(grid))
     losses = land.run.objective(land.planes.lift(index, np.repeat(grid, n_planes, axis=0)))
-    shares = land.kernel.shares(grid)
+    shares = land.kernel.weights(grid)
     full = (shares * losses.reshape(shares.shape)).sum(axis=1)
     kept = shares * (shares > 1e-3)
     cut = (kept * losses.reshape(shares.shape)).sum(axis=1) / kept.sum(axis=1)
@@ -173,13 +173,13 @@ def test_kernels_are_normalized_gaussians_of_the_stated_widths():
     kernel = fit_kernel(centers, "auto", diagonal=2.0)
     np.testing.assert_allclose(kernel.width, [0.006, 0.006, 2e-5, 2e-5, 0.006])
     points = np.array([[0.3, 0.2], [0.1, 0.05], [50.0, -3.0]])
-    for point, shares in zip(points, kernel.shares(points), strict=True):
+    for point, shares in zip(points, kernel.weights(points), strict=True):
         distance = np.linalg.norm(centers - point, axis=1)
         width = np.sqrt(kernel.width**2 + (0.14 * distance.min()) ** 2)
         logs = -2 * np.log(width) - distance**2 / (2 * width**2)
         raw = np.exp(logs - logs.max())
         np.testing.assert_allclose(shares, raw / raw.sum(), rtol=1e-9, atol=1e-300)
-    assert np.isfinite(fit_kernel(centers, 1e-6, diagonal=2.0).shares(points)).all()
+    assert np.isfinite(fit_kernel(centers, 1e-6, diagonal=2.0).weights(points)).all()
 
 
 @pytest.mark.parametrize("chunk_size", [1, 13])

@@ -34,12 +34,12 @@ def require_same(loss_table, kept, rng):
     asked = rng.permutation(420)
     expected = np.array([key in kept for key in asked.tolist()])
     assert len(loss_table) == len(kept)
-    np.testing.assert_array_equal(loss_table.known(asked), expected)
+    np.testing.assert_array_equal(loss_table.contains(asked), expected)
     np.testing.assert_array_equal(loss_table.missing(asked), asked[~expected])
     there = asked[expected]
-    np.testing.assert_array_equal(loss_table.read(there), [kept[key] for key in there.tolist()])
+    np.testing.assert_array_equal(loss_table.get(there), [kept[key] for key in there.tolist()])
     twice = np.repeat(there[:3], 2)
-    np.testing.assert_array_equal(loss_table.read(twice), [kept[key] for key in twice.tolist()])
+    np.testing.assert_array_equal(loss_table.get(twice), [kept[key] for key in twice.tolist()])
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -53,7 +53,7 @@ def test_a_ledger_is_a_dictionary(path):
     require_same(loss_table, kept, rng)
     for _ in range(30):
         keys, losses = draw_new(kept, rng)
-        loss_table.record(keys, cut(losses, rng))
+        loss_table.add(keys, cut(losses, rng))
         kept.update(zip(keys.tolist(), losses.tolist(), strict=True))
         require_same(loss_table, kept, rng)
     assert len(kept) > 200
@@ -74,13 +74,13 @@ def test_what_came_before_an_error_is_kept(path):
             raise error
 
         with pytest.raises(error):
-            loss_table.record(keys, parts())
+            loss_table.add(keys, parts())
         assert done > 0
         kept.update(zip(keys[:done].tolist(), losses[:done].tolist(), strict=True))
         require_same(loss_table, kept, rng)
         rest = loss_table.missing(keys)
         np.testing.assert_array_equal(rest, keys[done:])
-        loss_table.record(rest, [losses[done:]])
+        loss_table.add(rest, [losses[done:]])
         kept.update(zip(keys.tolist(), losses.tolist(), strict=True))
         require_same(loss_table, kept, rng)
     if path is not None:
@@ -89,8 +89,8 @@ def test_what_came_before_an_error_is_kept(path):
 
 def test_nothing_recorded_leaves_nothing_behind(tmp_path):
     path = tmp_path / "some.losses"
-    LossTable(path).record(np.empty(0, dtype=np.int64), [])
-    LossTable(path).record(np.empty(0, dtype=np.int64), [np.empty(0)])
+    LossTable(path).add(np.empty(0, dtype=np.int64), [])
+    LossTable(path).add(np.empty(0, dtype=np.int64), [np.empty(0)])
     assert not path.exists()
     path.touch()
     assert len(LossTable(path)) == 0
@@ -99,7 +99,7 @@ def test_nothing_recorded_leaves_nothing_behind(tmp_path):
 def fill_file(path, n, seed=2):
     rng = np.random.default_rng(seed)
     keys, losses = rng.permutation(400)[:n], rng.normal(size=n)
-    LossTable(path).record(keys, [losses])
+    LossTable(path).add(keys, [losses])
     return keys, losses
 
 
@@ -107,11 +107,11 @@ def test_another_ledger_reads_the_same_file(tmp_path):
     path = tmp_path / "some.losses"
     keys, losses = fill_file(path, 50)
     second = LossTable(path)
-    np.testing.assert_array_equal(second.read(keys), losses)
-    second.record(np.array([500, 401]), [np.array([5.0]), np.array([4.0])])
+    np.testing.assert_array_equal(second.get(keys), losses)
+    second.add(np.array([500, 401]), [np.array([5.0]), np.array([4.0])])
     third = LossTable(path)
     assert len(third) == 52
-    np.testing.assert_array_equal(third.read(np.append(keys, [401, 500])), np.append(losses, [4.0, 5.0]))
+    np.testing.assert_array_equal(third.get(np.append(keys, [401, 500])), np.append(losses, [4.0, 5.0]))
 
 
 @pytest.mark.parametrize("n_bytes", range(RECORD.itemsize))
@@ -123,10 +123,10 @@ def test_a_torn_record_is_cut_off_and_written_again(tmp_path, n_bytes):
     loss_table = LossTable(path)
     assert path.read_bytes() == whole[: 8 * RECORD.itemsize]
     np.testing.assert_array_equal(loss_table.missing(keys), keys[8:])
-    np.testing.assert_array_equal(loss_table.read(keys[:8]), losses[:8])
-    loss_table.record(keys[8:], [losses[8:]])
+    np.testing.assert_array_equal(loss_table.get(keys[:8]), losses[:8])
+    loss_table.add(keys[8:], [losses[8:]])
     assert path.read_bytes() == whole
-    np.testing.assert_array_equal(LossTable(path).read(keys), losses)
+    np.testing.assert_array_equal(LossTable(path).get(keys), losses)
 
 
 @pytest.mark.parametrize("n_zeros", [1, RECORD.itemsize, 4096])
@@ -149,22 +149,22 @@ def test_a_record_with_a_flipped_bit_is_none(tmp_path, bit):
     path.write_bytes(whole)
     loss_table = LossTable(path)
     np.testing.assert_array_equal(loss_table.missing(keys), keys[6:])
-    loss_table.record(keys[6:], [losses[6:]])
-    np.testing.assert_array_equal(LossTable(path).read(keys), losses)
+    loss_table.add(keys[6:], [losses[6:]])
+    np.testing.assert_array_equal(LossTable(path).get(keys), losses)
 
 
 def test_numbers_that_two_ledgers_wrote_to_one_file_are_harmless(tmp_path):
     path = tmp_path / "some.losses"
     first, second = LossTable(path), LossTable(path)
-    first.record(np.array([3, 1, 7]), [np.array([0.3, 0.1, 0.7])])
-    second.record(np.array([7, 1, 5]), [np.array([0.7, 0.1, 0.5])])
-    first.record(np.array([5, 2]), [np.array([0.5, 0.2])])
+    first.add(np.array([3, 1, 7]), [np.array([0.3, 0.1, 0.7])])
+    second.add(np.array([7, 1, 5]), [np.array([0.7, 0.1, 0.5])])
+    first.add(np.array([5, 2]), [np.array([0.5, 0.2])])
     assert path.stat().st_size == 8 * RECORD.itemsize
     both = LossTable(path)
     assert len(both) == 5
-    np.testing.assert_array_equal(both.read(np.array([1, 2, 3, 5, 7])), [0.1, 0.2, 0.3, 0.5, 0.7])
-    both.record(np.array([4]), [np.array([0.4])])
-    np.testing.assert_array_equal(LossTable(path).read(np.array([3, 4, 5])), [0.3, 0.4, 0.5])
+    np.testing.assert_array_equal(both.get(np.array([1, 2, 3, 5, 7])), [0.1, 0.2, 0.3, 0.5, 0.7])
+    both.add(np.array([4]), [np.array([0.4])])
+    np.testing.assert_array_equal(LossTable(path).get(np.array([3, 4, 5])), [0.3, 0.4, 0.5])
 
 
 def test_the_file_grows_while_the_work_goes_on(tmp_path, monkeypatch):
@@ -181,11 +181,11 @@ def test_the_file_grows_while_the_work_goes_on(tmp_path, monkeypatch):
             now += 0.2
             yield np.array([0.1 * i, 0.1 * i + 0.05])
 
-    loss_table.record(np.arange(40), parts())
+    loss_table.add(np.arange(40), parts())
     assert max(2 * i - n for i, n in enumerate(seen)) == 2 * 2
     assert len(set(seen)) == 1 + 19 // 3
     assert path.stat().st_size == 40 * RECORD.itemsize
-    np.testing.assert_allclose(LossTable(path).read(np.arange(40)), np.arange(40) * 0.05)
+    np.testing.assert_allclose(LossTable(path).get(np.arange(40)), np.arange(40) * 0.05)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of this kind")
@@ -199,17 +199,17 @@ def test_a_disk_that_is_full_ends_no_work(tmp_path):
 
         path, limit = Path(sys.argv[1]), 100 * RECORD.itemsize + 7
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        ledger = LossTable(path)
-        ledger.record(np.arange(60), [np.arange(60) / 2])
+        table = LossTable(path)
+        table.add(np.arange(60), [np.arange(60) / 2])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            ledger.record(np.arange(60, 120), [np.arange(60, 120) / 2])
-            ledger.record(np.arange(120, 150), [np.arange(120, 150) / 2])
+            table.add(np.arange(60, 120), [np.arange(60, 120) / 2])
+            table.add(np.arange(120, 150), [np.arange(120, 150) / 2])
         print(len(caught), caught[0].category.__name__, caught[0].message)
-        print(ledger.read(np.arange(150)).tolist() == (np.arange(150) / 2).tolist())
+        print(table.get(np.arange(150)).tolist() == (np.arange(150) / 2).tolist())
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         again = LossTable(path)
-        print(len(again), again.read(np.arange(100)).tolist() == (np.arange(100) / 2).tolist())
+        print(len(again), again.get(np.arange(100)).tolist() == (np.arange(100) / 2).tolist())
     """
     arguments = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "some.losses")]
     out = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()

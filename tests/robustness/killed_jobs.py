@@ -134,8 +134,8 @@ class Sweeping:
         for path in sorted((folder / "cache").glob("*.losses")):
             mine, reference = LossTable(path), LossTable(folder / "reference" / path.name)
             keys = mine._table[0]
-            assert np.allclose(mine.read(keys), reference.read(keys), rtol=1e-5)
-            assert reference.known(keys).all()
+            assert np.allclose(mine.get(keys), reference.get(keys), rtol=1e-5)
+            assert reference.contains(keys).all()
 
 
 class Exporting:
