@@ -1,4 +1,4 @@
-"""A notebook in a real JupyterLab, in a real browser: Debian's Chromium, driven by Playwright."""
+"""A notebook in JupyterLab and in Chromium, driven by Playwright."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 
-import nbformat
+import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -24,8 +24,27 @@ FLAGS = [
     "--ignore-gpu-blocklist",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",  # a page that needs the network fails
 ]
-# Chromium's advice on its own canvas, and software WebGL's on itself.
-HARMLESS = re.compile("willReadFrequently|GPU stall|WebGL|GroupMarkerNotSet|Automatic fallback")
+# Hints of Chromium about canvases and software WebGL, and of JupyterLab about a slow machine.
+HARMLESS = re.compile("willReadFrequently|GPU stall|WebGL|GroupMarkerNotSet|Automatic fallback|too long to activate")
+
+try:
+    import nbformat
+    from playwright.sync_api import sync_playwright
+
+    MISSING = "" if CHROMIUM else "no Chromium on the PATH; on Debian: apt-get install chromium"
+except ImportError as error:
+    MISSING = f"{error.name} is not installed"
+if MISSING and "LOSS_VIZ_BROWSER" in os.environ:
+    raise RuntimeError(MISSING)
+in_browser = pytest.mark.skipif(bool(MISSING), reason=MISSING or "-")
+
+
+@contextlib.contextmanager
+def open_chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 def write_notebook(path, *cells):
@@ -35,7 +54,7 @@ def write_notebook(path, *cells):
 
 
 class Lab:
-    """A JupyterLab server of its own, on a port of its own, in a folder."""
+    """A JupyterLab server on a free port, with its settings and notebooks in a folder."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -58,7 +77,9 @@ class Lab:
         }
         self.log = (folder / "lab.log").open("wb")
         self._set("apputils-extension/notification", fetchNews="false", checkForUpdates=False, doNotDisturbMode=True)
-        self._set("notebook-extension/tracker", windowingMode="none")  # cells out of sight are in the page too
+        self._set(
+            "notebook-extension/tracker", windowingMode="none"
+        )  # keeps cells in the page that are scrolled out of sight
         options = [
             f"--ServerApp.root_dir={folder}",
             f"--port={port}",
@@ -106,25 +127,25 @@ class Lab:
 
 
 class Notebook:
-    """One notebook in one page. What the browser's console and the kernel complain of is collected in `errors`."""
+    """One notebook in one page; `errors` collects those of the browser's console and the kernel."""
 
     def __init__(self, page, lab, name):
         self.page = page
         self.errors = []
-        page.on("console", self._hear_console)
+        page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.errors.append(f"{error} {error.stack}"))
-        page.on("websocket", lambda socket: socket.on("framereceived", self._hear_kernel))
+        page.on("websocket", lambda socket: socket.on("framereceived", self._on_kernel_message))
         page.goto(f"{lab.url}/lab/tree/{name}?reset", timeout=90_000)
         page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget?.content?.widgets")
         page.evaluate("async () => { await window.jupyterapp.restored; }")
         page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
         self.wait_idle()
 
-    def _hear_console(self, message):
+    def _on_console(self, message):
         if message.type in ("error", "warning") and not HARMLESS.search(message.text):
             self.errors.append(message.text)
 
-    def _hear_kernel(self, payload):
+    def _on_kernel_message(self, payload):
         data = payload if isinstance(payload, bytes) else payload.encode()
         if b'"msg_type": "error"' in data or b'"msg_type":"error"' in data:
             self.errors.append(data.decode(errors="replace")[-3000:])
@@ -139,12 +160,12 @@ class Notebook:
         )
 
     def run_all(self):
-        """Run every cell, to its end."""
+        """Run all cells."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
         self.wait_idle()
 
     def run_cell(self, index):
-        """Run one cell, and give back what it printed."""
+        """Run one cell and return what it printed."""
         return self.page.evaluate(
             """async index => {
                 const notebook = window.jupyterapp.shell.currentWidget.content;
@@ -157,7 +178,7 @@ class Notebook:
 
 
 class Panel:
-    """A panel in a notebook, as a person sees and moves it."""
+    """A panel in a notebook, read from the page and moved by mouse and keyboard."""
 
     def __init__(self, notebook, index=0):
         self.notebook = notebook
@@ -166,7 +187,7 @@ class Panel:
         self.index = index
 
     def wait_drawn(self, timeout=60):
-        """Until nothing is under way, and it has stayed so for a moment."""
+        """Wait until the figures have been up to date for a moment."""
         busy = f"() => document.querySelectorAll('.lossviz-picture')[{self.index}]?.getAttribute('aria-busy')"
         end, calm = time.monotonic() + timeout, 0
         while calm < 4:
@@ -180,7 +201,7 @@ class Panel:
         while not condition():
             self.page.wait_for_timeout(50)
             if time.monotonic() > end:
-                raise TimeoutError(f"never true; the panel says {self.status!r}")
+                raise TimeoutError(f"condition not met after {timeout} s; the panel says {self.status!r}")
 
     @property
     def status(self):
@@ -191,7 +212,7 @@ class Panel:
         return self.root.locator(".lossviz-badge").inner_text()
 
     def look(self):
-        """A number for the data of each view that is drawn, its title and its axes."""
+        """Return a digest of each visible pane: its data, title and axes."""
         return self.page.evaluate(
             """index => {
                 const panes = document.querySelectorAll('.lossviz-picture')[index].querySelectorAll('.lossviz-pane');
@@ -214,7 +235,7 @@ class Panel:
         return self._surface("pane => pane._fullLayout.scene._scene.getCamera().eye")
 
     def trace(self, pane, name, key):
-        """The values of a trace that is drawn, as numbers; None for what is not finite."""
+        """Return the values of a drawn trace as numbers; None where they are not finite."""
         return self.page.evaluate(
             """([index, pane, name, key]) => {
                 const root = document.querySelectorAll('.lossviz-picture')[index];
@@ -232,7 +253,7 @@ class Panel:
         )
 
     def control(self, label):
-        """The widget with this description."""
+        """Return the widget with this description."""
         return self.root.locator(".jupyter-widgets:has(> .widget-label), .jupyter-widgets:has(> label)").filter(
             has=self.page.locator(f"xpath=./*[contains(@class, 'widget-label')][normalize-space()='{label}']")
         )
@@ -255,7 +276,7 @@ class Panel:
 
 
 def list_moves(panel, rng):
-    """All that a restless person does to a panel; each entry, called, does it once, some way or other."""
+    """Return functions that each make one random move in a panel."""
     keys = ("ArrowLeft", "ArrowRight", "PageUp", "PageDown", "Home")
     options = {
         "target": ("x", "x^2", "x^3", "sin(3x)"),

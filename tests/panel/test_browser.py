@@ -1,25 +1,16 @@
-"""The panel as a person meets it: in JupyterLab, in Chromium, by mouse and keyboard."""
+"""The panel in JupyterLab and Chromium, used by mouse and keyboard."""
 
-import os
+import contextlib
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lab import Lab, Notebook, Panel, in_browser, list_moves, open_chromium, write_notebook
 
 EXPLORE = Path(__file__).parents[2] / "notebooks/02_explore.ipynb"
-REQUIRED = "LOSS_VIZ_BROWSER" in os.environ
 
-try:
-    from lab import CHROMIUM, FLAGS, Lab, Notebook, Panel, list_moves, write_notebook
-    from playwright.sync_api import sync_playwright
-
-    missing = "" if CHROMIUM else "no Chromium on the PATH; on Debian: apt-get install chromium"
-except ImportError as error:
-    missing = f"{error.name} is not installed"
-if missing and REQUIRED:
-    raise RuntimeError(missing)
-pytestmark = pytest.mark.skipif(bool(missing), reason=missing or "-")
+pytestmark = in_browser
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +48,19 @@ def lab(tmp_path_factory):
         "assert explorer.wait(60)\n"
         "print(explorer.step, *(round(float(run.loss[explorer.step]), 6) for run in explorer.runs))",
     )
-    lab = Lab(folder)
-    yield lab
-    lab.close()
+    with contextlib.closing(Lab(folder)) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with open_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def explored(lab, browser):
-    """Notebook 02, run to its end."""
+    """Notebook 02 after all its cells have run."""
     page = browser.new_page(viewport={"width": 1280, "height": 1100})
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     notebook = Notebook(page, lab, "explore.ipynb")
@@ -90,12 +78,11 @@ def panel(explored):
     assert explored.errors == []
 
 
-def test_the_notebook_opens_and_draws(panel):
+def test_the_notebook_draws_what_the_library_computes(panel):
     assert panel.root.count() == 1
     assert len(panel.trace("surface", "surface", "z")) == 61 * 61
     assert len(panel.trace("curve", "loss", "y")) == 2001
     assert "local planes</b>, k = 5, σ = auto" in panel.title
-    # What is on screen is what the library computes.
     import loss_viz as lv
 
     land = lv.landscape(lv.train("x^3", progress=False), progress=False)
@@ -128,7 +115,7 @@ MOVES = {
 
 
 @pytest.mark.parametrize("move", MOVES)
-def test_every_control_changes_the_picture_and_leaves_the_camera(panel, move):
+def test_every_control_changes_the_figures_and_keeps_the_camera(panel, move):
     before, camera = panel.look(), panel.camera
     MOVES[move](panel)
     panel.wait_until(lambda: panel.look() != before)
@@ -137,38 +124,38 @@ def test_every_control_changes_the_picture_and_leaves_the_camera(panel, move):
     assert panel.look() != before
 
 
-def test_a_wrong_formula_is_said_beside_its_box_and_kept(panel):
+def test_the_error_of_a_wrong_formula_appears_at_its_box(panel):
     before = panel.look()
     panel.type("f(x)", "sin(3y)")
-    complaint = panel.root.locator(".lossviz-error:visible")
-    complaint.wait_for()
-    assert "the name 'y' is not known" in complaint.inner_text()
+    message = panel.root.locator(".lossviz-error:visible")
+    message.wait_for()
+    assert "the name 'y' is not known" in message.inner_text()
     assert panel.control("f(x)").locator("input").input_value() == "sin(3y)"
     assert panel.look() == before
     panel.type("f(x)", "x^3")
     panel.wait_until(lambda: "x^3" in panel.title)
     panel.wait_drawn()
-    assert complaint.count() == 0
+    assert message.count() == 0
 
 
-def test_a_stride_that_is_too_long_is_said_beside_k_and_the_picture_stays(panel):
+def test_the_error_of_a_stride_that_is_too_long_appears_at_k_and_the_figures_stay(panel):
     panel.type("steps", "60")
     panel.wait_until(lambda: len(panel.trace("curve", "loss", "x")) == 61)
     panel.wait_drawn()
     before = panel.look()
     panel.press("k", "End")
-    complaint = panel.root.locator(".lossviz-error:visible")
-    complaint.wait_for()
-    assert "`k`=50 needs at least 2k + 1 = 101 recorded steps" in complaint.inner_text()
+    message = panel.root.locator(".lossviz-error:visible")
+    message.wait_for()
+    assert "`k`=50 needs at least 2k + 1 = 101 recorded steps" in message.inner_text()
     assert panel.state == "not these settings"
     assert panel.look() == before
     panel.press("k", "Home")
     panel.wait_drawn()
-    assert complaint.count() == 0
+    assert message.count() == 0
     assert "k = 1," in panel.title
 
 
-def test_training_draws_its_curve_and_stops(panel):
+def test_training_draws_its_curve_and_can_be_stopped(panel):
     panel.type("steps", "20000")
     panel.wait_until(lambda: panel.state == "training")
     lengths = set()
@@ -193,7 +180,7 @@ def test_training_draws_its_curve_and_stops(panel):
     assert len(panel.trace("curve", "loss", "x")) == 401
 
 
-def test_fifty_moves_in_five_seconds_end_at_the_last_one(panel):
+def test_of_fifty_moves_in_five_seconds_the_last_one_is_drawn(panel):
     panel.button("auto σ").click() if "auto" not in panel.title else None
     panel.wait_drawn()
     panel.press("k", "Home")
@@ -213,7 +200,7 @@ def test_fifty_moves_in_five_seconds_end_at_the_last_one(panel):
     assert panel.look() == drawn
 
 
-def test_a_click_on_the_curve_moves_the_ball_everywhere(panel):
+def test_a_click_on_the_curve_moves_the_ball_in_every_pane(panel):
     box = panel.root.locator(".lossviz-pane-curve .nsewdrag[data-subplot=xy]").bounding_box()
     before = panel.look()
     panel.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
@@ -230,7 +217,7 @@ def test_a_click_on_the_curve_moves_the_ball_everywhere(panel):
     assert sum(ball) / len(ball) == pytest.approx(panel.trace("surface", "trajectory", "x")[row], abs=1e-3)
 
 
-def test_a_click_on_the_trajectory_moves_the_ball_and_a_turn_does_not(panel):
+def test_a_click_on_the_trajectory_moves_the_ball_and_a_rotation_does_not(panel):
     canvas = panel.root.locator(".lossviz-pane-surface canvas").first.bounding_box()
     step = panel.trace("curve", "step", "x")
     mouse = panel.page.mouse
@@ -241,7 +228,7 @@ def test_a_click_on_the_trajectory_moves_the_ball_and_a_turn_does_not(panel):
     mouse.down()
     for i in range(12):
         mouse.move(x - 30 * i, y + 3 * i)
-    mouse.up()  # outside the canvas: Plotly itself forgets such a turn at the next redraw
+    mouse.up()  # outside the canvas: Plotly itself loses such a rotation at the next redraw
     panel.page.wait_for_timeout(500)
     turned = panel.camera
     assert turned != camera
@@ -265,7 +252,7 @@ def test_a_click_on_the_trajectory_moves_the_ball_and_a_turn_does_not(panel):
 
 
 def find_on_screen(panel, row):
-    """Where the camera shows a row of the trajectory, in pixels of the page."""
+    """Return the position of a row of the trajectory on the page, in pixels."""
     return panel.page.evaluate(
         """row => {
             const pane = document.querySelector('.lossviz-pane-surface'), scene = pane._fullLayout.scene._scene;
@@ -299,7 +286,7 @@ def test_hidden_traces_and_zoom_survive_redraws(panel):
     }"""
     panel.page.wait_for_timeout(800)
     hidden, zoom = panel.page.evaluate(look)
-    assert hidden == ["trajectory", "trajectory"]  # the line, and what stands for it in the legend
+    assert hidden == ["trajectory", "trajectory"]  # the line and its legend entry
     assert zoom[1] - zoom[0] < 300
     panel.press("k", "ArrowRight")
     panel.press("step", "ArrowRight")
@@ -310,7 +297,7 @@ def test_hidden_traces_and_zoom_survive_redraws(panel):
     panel.page.wait_for_timeout(800)
 
 
-def test_play_lets_the_ball_roll(panel):
+def test_play_moves_the_ball(panel):
     panel.press("step", "Home")
     panel.wait_until(lambda: panel.trace("curve", "step", "x") == [0])
     panel.root.locator(".widget-play button, .jupyter-widgets.widget-play button").first.click()
@@ -318,7 +305,7 @@ def test_play_lets_the_ball_roll(panel):
     panel.root.locator(".widget-play button, .jupyter-widgets.widget-play button").first.click()
 
 
-def test_the_code_is_copied_and_draws_the_same(panel):
+def test_the_copied_code_draws_the_same_surface(panel):
     panel.button("Copy code").click()
     box = panel.root.locator(".lossviz-code textarea")
     box.wait_for(state="visible")
@@ -332,7 +319,7 @@ def test_the_code_is_copied_and_draws_the_same(panel):
     box.wait_for(state="hidden")
 
 
-def test_nothing_leaves_the_page(panel):
+def test_no_button_sends_data_away(panel):
     buttons = panel.page.evaluate(
         "() => Array.from(document.querySelectorAll('.modebar-btn'), b => b.getAttribute('data-title') || '').join()"
     )
@@ -341,7 +328,7 @@ def test_nothing_leaves_the_page(panel):
     assert "share" not in buttons.lower()
 
 
-def test_the_theme_is_followed(panel):
+def test_the_figures_follow_the_theme(panel):
     colors = "() => [getComputedStyle(document.body).backgroundColor,"
     colors += " document.querySelector('.lossviz-pane-curve')._fullLayout.font.color]"
     light = panel.page.evaluate(colors)
@@ -351,7 +338,7 @@ def test_the_theme_is_followed(panel):
     panel.wait_until(lambda: panel.page.evaluate(colors)[1] == light[1])
 
 
-def test_two_panels_do_not_disturb_each_other_and_leave_nothing_behind(lab, browser):
+def test_two_panels_are_independent_and_closing_them_leaves_nothing(lab, browser):
     page = browser.new_page(viewport={"width": 1000, "height": 1400})
     notebook = Notebook(page, lab, "two.ipynb")
     notebook.run_cell(0)
@@ -368,7 +355,7 @@ def test_two_panels_do_not_disturb_each_other_and_leave_nothing_behind(lab, brow
     n_widgets, n_threads, *strides = notebook.run_cell(2).split()
     assert n_threads == "0"
     assert strides == ["7", "5"]
-    for _ in range(3):  # a cell that is run again closes the panel that it showed before
+    for _ in range(3):  # rerunning a cell closes its previous panel
         notebook.run_cell(0)
         notebook.wait_idle()
     assert notebook.run_cell(2).split() == [n_widgets, "0", "5", "5"]
@@ -380,7 +367,7 @@ def test_two_panels_do_not_disturb_each_other_and_leave_nothing_behind(lab, brow
     page.close()
 
 
-def test_runs_race_on_one_plane(lab, browser):
+def test_several_runs_share_one_plane(lab, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     notebook = Notebook(page, lab, "race.ipynb")
     notebook.run_cell(0)
@@ -417,8 +404,8 @@ def test_runs_race_on_one_plane(lab, browser):
     page.close()
 
 
-def test_random_moves_leave_no_error_and_the_right_picture(lab, browser):
-    """A short walk; `test_soak.py` is the long one."""
+def test_random_moves_cause_no_error_and_end_with_the_right_figures(lab, browser):
+    """A short version of `test_soak.py`."""
     rng = np.random.default_rng(0)
     page = browser.new_page(viewport={"width": 1280, "height": 1100})
     notebook = Notebook(page, lab, "random.ipynb")

@@ -1,4 +1,4 @@
-"""The panel without a page: settings in, arrays out, and what was computed on the way."""
+"""The panel without a browser: settings in, arrays out, and what is computed on the way."""
 
 import gc
 import re
@@ -25,21 +25,27 @@ SMALL = {"steps": 80, "resolution": 9}
 @pytest.fixture
 def explorer():
     explorer = Explorer("x^2", **SMALL)
-    assert explorer.wait(60.0)
+    assert explorer.wait(60.0), status(explorer)
     yield explorer
     explorer.close()
 
 
-def decode(picture, part, key):
-    spec = getattr(picture, part)[key]
+def decode(figures, update, key):
+    spec = getattr(figures, update)[key]
     return np.frombuffer(spec["data"], dtype=spec["dtype"]).reshape(spec["shape"])
 
 
-def complaints(explorer):
+def change(explorer, **settings):
+    for name, value in settings.items():
+        setattr(explorer, name, value)
+    return explorer.wait(60.0)
+
+
+def messages(explorer):
     found = {}
-    for name, notice in explorer.control_panel._errors.items():
-        if notice.layout.display != "none":
-            found[name] = re.sub("<.*?>", "", notice.value)
+    for name, message in explorer.control_panel._errors.items():
+        if message.layout.display != "none":
+            found[name] = re.sub("<.*?>", "", message.value)
     return found
 
 
@@ -55,26 +61,23 @@ def expected(explorer):
 
 
 def assert_drawn(explorer, land):
-    picture = explorer.figures
+    figures = explorer.figures
     x, y = np.meshgrid(land.x, land.y)
-    np.testing.assert_allclose(decode(picture, "surface_surface", "x"), x.ravel(), rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(decode(picture, "surface_surface", "y"), y.ravel(), rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(decode(picture, "surface_surface", "z"), land.loss.ravel(), rtol=1e-5)
-    np.testing.assert_allclose(decode(picture, "curve_loss", "y"), land.path_loss, rtol=1e-5)
+    np.testing.assert_allclose(decode(figures, "surface_surface", "x"), x.ravel(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(decode(figures, "surface_surface", "y"), y.ravel(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(decode(figures, "surface_surface", "z"), land.loss.ravel(), rtol=1e-5)
+    np.testing.assert_allclose(decode(figures, "curve_loss", "y"), land.path_loss, rtol=1e-5)
     row = int(np.flatnonzero(land.run.step == explorer.step)[0])
     stem = [land.path_loss[row], land.path_height[row]]
-    np.testing.assert_allclose(decode(picture, "surface_error", "z"), stem, rtol=1e-5)
-    np.testing.assert_allclose(decode(picture, "curve_step", "x"), [explorer.step])
-    np.testing.assert_allclose(decode(picture, "fit_network", "y"), land.run.predict(row), rtol=1e-4, atol=1e-5)
-    assert picture.state == ""
+    np.testing.assert_allclose(decode(figures, "surface_error", "z"), stem, rtol=1e-5)
+    np.testing.assert_allclose(decode(figures, "curve_step", "x"), [explorer.step])
+    np.testing.assert_allclose(decode(figures, "fit_network", "y"), land.run.predict(row), rtol=1e-4, atol=1e-5)
+    assert figures.state == ""
 
 
-def test_what_is_drawn_is_what_the_library_computes(explorer):
+def test_the_panel_draws_what_the_library_computes(explorer):
     assert_drawn(explorer, expected(explorer))
-    explorer.step = 7
-    explorer.sigma = 0.05
-    explorer.k = 3
-    assert explorer.wait(60.0)
+    assert change(explorer, step=7, sigma=0.05, k=3)
     assert_drawn(explorer, expected(explorer))
     assert explorer.landscape.k == 3
     assert explorer.run is explorer.landscape.run
@@ -97,14 +100,14 @@ def test_what_is_drawn_is_what_the_library_computes(explorer):
         ("seed", 5),
     ],
 )
-def test_every_setting_reaches_the_picture(explorer, name, value):
+def test_every_setting_changes_the_figures(explorer, name, value):
     setattr(explorer, name, value)
     assert explorer.wait(60.0)
     assert_drawn(explorer, expected(explorer))
     assert explorer.settings[name] == value
 
 
-def test_settings_make_the_same_panel(explorer):
+def test_settings_recreate_the_panel(explorer):
     explorer.k, explorer.sigma, explorer.step, explorer.loss_axis = 4, 0.03, 11, "log"
     explorer.wait(60.0)
     settings = explorer.settings
@@ -143,31 +146,26 @@ def count(monkeypatch, name, module=compute):
     return calls
 
 
-def test_only_what_changed_is_computed(explorer, monkeypatch):
+def test_only_changed_stages_are_computed(explorer, monkeypatch):
     steps = [count(monkeypatch, name) for name in ("fit_picture_plane", "build_sampling", "blend_surface")]
     steps.insert(0, count(monkeypatch, "run_training", controller))
 
-    def n_calls():
-        assert explorer.wait(60.0)
+    def n_calls(**settings):
+        assert change(explorer, **settings)
         counts = tuple(map(len, steps))
         for calls in steps:
             calls.clear()
         return counts
 
-    def change(**settings):
-        for name, value in settings.items():
-            setattr(explorer, name, value)
-        return n_calls()
-
-    assert change(step=5) == (0, 0, 0, 0)
-    assert change(loss_axis="log") == (0, 0, 0, 0)
-    assert change(sigma=0.05) == (0, 0, 0, 2)  # a preview and the surface
-    assert change(resolution=8) == (0, 0, 0, 2)  # the same planes, another grid
-    assert change(k=4) == (0, 0, 2, 2)
-    assert change(k=5) == (0, 0, 0, 0)  # cached
-    assert change(plane="parallel") == (0, 0, 2, 2)
-    assert change(seed=3) == (1, 1, 2, 2)
-    assert change(seed=56) == (0, 1, 2, 2)  # the run is cached
+    assert n_calls(step=5) == (0, 0, 0, 0)
+    assert n_calls(loss_axis="log") == (0, 0, 0, 0)
+    assert n_calls(sigma=0.05) == (0, 0, 0, 2)  # a preview and the surface
+    assert n_calls(resolution=8) == (0, 0, 0, 2)  # the same planes, another grid
+    assert n_calls(k=4) == (0, 0, 2, 2)
+    assert n_calls(k=5) == (0, 0, 0, 0)  # cached
+    assert n_calls(plane="parallel") == (0, 0, 2, 2)
+    assert n_calls(seed=3) == (1, 1, 2, 2)
+    assert n_calls(seed=56) == (0, 1, 2, 2)  # the run is cached
     explorer._on_press("train")
     assert n_calls() == (1, 1, 2, 2)
 
@@ -181,51 +179,46 @@ def test_memory_is_bounded(explorer, monkeypatch):
         return sum(reference() is not None for reference in references)
 
     for seed in range(5):
-        explorer.seed = seed
-        explorer.k = 2 + seed
-        assert explorer.wait(60.0)
+        assert change(explorer, seed=seed, k=2 + seed)
         runs.append(weakref.ref(explorer.run))
         landscapes.append(weakref.ref(explorer.landscape))
     assert n_alive(runs) == 3
     assert n_alive(landscapes) == 1  # of the latest run only
     for k in range(1, 12):
-        explorer.k = k
-        assert explorer.wait(60.0)
+        assert change(explorer, k=k)
         landscapes.append(weakref.ref(explorer.landscape))
     assert n_alive(landscapes) == 4
     assert runs[0]() is None
 
 
-def test_a_sketch_comes_first_and_looks_like_what_follows():
+def test_a_preview_comes_first_and_resembles_the_surface():
     panel = Explorer("x^3", steps=300, resolution=41)
     seen, titles = [], []
     panel.figures.observe(lambda change: seen.append(decode(panel.figures, "surface_surface", "z")), "surface_surface")
     panel.figures.observe(lambda change: titles.append(change["new"].get("title.text")), "surface_layout")
     panel.wait(60.0)
     assert panel.wait(60.0)
-    sketch, surface = seen[0].reshape(21, 21), seen[-1].reshape(41, 41)
+    preview, surface = seen[0].reshape(21, 21), seen[-1].reshape(41, 41)
     assert [len(z) for z in seen] == [441, 1681]
     assert [title.split("<br>")[0] for title in titles] == ["<b>x^3, local planes</b>, k = 5, σ = auto"] * 2
     assert "error under the path" not in titles[0]
     assert "error under the path" in titles[1]
-    assert np.median(np.abs(sketch / surface[::2, ::2] - 1)) < 0.02
-    assert np.quantile(np.abs(sketch / surface[::2, ::2] - 1), 0.9) < 0.5
+    assert np.median(np.abs(preview / surface[::2, ::2] - 1)) < 0.02
+    assert np.quantile(np.abs(preview / surface[::2, ::2] - 1), 0.9) < 0.5
     panel.close()
 
 
-def test_a_narrower_kernel_evaluates_nothing_anew(explorer, monkeypatch):
-    explorer.sigma = 0.1
-    explorer.wait(60.0)
+def test_a_narrower_kernel_reuses_the_losses(explorer, monkeypatch):
+    assert change(explorer, sigma=0.1)
     counts = []
     objective = explorer.run.objective
     evaluate = objective._evaluate
     monkeypatch.setattr(objective, "_evaluate", lambda chunk: counts.append(len(chunk)) or evaluate(chunk))
-    explorer.sigma = 0.09
-    explorer.wait(60.0)
+    assert change(explorer, sigma=0.09)
     assert sum(counts) < explorer.landscape.n_evaluations / 20
 
 
-def test_controls_and_settings_are_one(explorer):
+def test_controls_and_settings_stay_equal(explorer):
     controls = explorer.control_panel.controls
     controls["k"].value = 9
     controls["plane"].value = "parallel"
@@ -243,13 +236,13 @@ def test_controls_and_settings_are_one(explorer):
 def test_sigma_has_three_controls_and_one_value(explorer):
     controls = explorer.control_panel.controls
     assert controls["auto"].value
-    controls["sigma"].value = 0.0603  # where the page puts a slider that was set to 0.06
+    controls["sigma"].value = 0.0603  # the browser rounds a slider that was set to 0.06
     assert explorer.sigma == "auto"
     controls["sigma"].value = 0.0832
     assert explorer.sigma == 0.0832
     assert not controls["auto"].value
     explorer.sigma = 0.05
-    controls["sigma"].value = 0.0501  # the page again
+    controls["sigma"].value = 0.0501  # rounded by the browser
     assert explorer.sigma == 0.05
     controls["auto"].value = True
     assert explorer.sigma == "auto"
@@ -264,7 +257,7 @@ def test_sigma_has_three_controls_and_one_value(explorer):
     assert "in units of weights" in explorer.control_panel._note.value
 
 
-def test_steps_and_seed_follow_the_target_until_they_are_ones_own():
+def test_steps_and_seed_follow_the_target_until_they_are_set():
     explorer = Explorer("x^3", resolution=5)
     explorer.target = "x"
     assert (explorer.steps, explorer.seed) == (200, 52)
@@ -302,84 +295,75 @@ def test_steps_and_seed_follow_the_target_until_they_are_ones_own():
         ("seed", -1, "`seed` must be a whole number from 0"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_in_code_and_said_beside_its_control(explorer, name, value, cause):
+def test_a_wrong_value_raises_in_code_and_shows_a_message_at_its_control(explorer, name, value, cause):
     before, part = explorer.settings, explorer.figures.surface_surface
     with pytest.raises(TraitError, match=re.escape(cause)):
         setattr(explorer, name, value)
     with pytest.raises(TraitError, match=re.escape(cause)):
         Explorer(**{"target": "x", name: value})
     explorer._on_control(name, value)
-    assert cause in complaints(explorer)[name].replace("&#x27;", "'")
+    assert cause in messages(explorer)[name].replace("&#x27;", "'")
     assert explorer.settings == before
     assert explorer.figures.surface_surface is part
     good = {"target": "x^2 - 1", "k": 3, "steps": 70, "sigma": 0.1, "step": 4, "lr": 0.02, "seed": 7}.get(name, 7)
     good = {"plane": "final", "loss_axis": "log", "activation": "relu", "optimizer": "adamw"}.get(name, good)
     setattr(explorer, name, good)
     assert explorer.wait(60.0)
-    assert complaints(explorer) == {}
+    assert messages(explorer) == {}
 
 
-def test_what_only_the_run_can_tell_is_said_beside_its_control(explorer):
+def test_an_error_that_depends_on_the_run_appears_at_its_control(explorer):
     part = explorer.figures.surface_surface
-    explorer.k = 41
-    assert not explorer.wait(60.0)
-    assert "`k`=41 needs at least 2k + 1 = 83 recorded steps, the run has 81" in complaints(explorer)["k"]
+    assert not change(explorer, k=41)
+    assert "`k`=41 needs at least 2k + 1 = 83 recorded steps, the run has 81" in messages(explorer)["k"]
     assert explorer.figures.state == "not these settings"
     assert explorer.figures.surface_surface is part
     assert explorer.landscape.k == 5
-    explorer.sigma = 0.05  # k is still too long
-    assert not explorer.wait(60.0)
-    assert list(complaints(explorer)) == ["k"]
-    explorer.steps = 90  # long enough for it
-    assert explorer.wait(60.0)
-    assert complaints(explorer) == {}
-    explorer.k = 46
-    assert not explorer.wait(60.0)
-    assert list(complaints(explorer)) == ["k"]
-    explorer.k = 40
-    assert explorer.wait(60.0)
-    assert complaints(explorer) == {}
+    assert not change(explorer, sigma=0.05)  # k is still too long
+    assert list(messages(explorer)) == ["k"]
+    assert change(explorer, steps=90)  # long enough for it
+    assert messages(explorer) == {}
+    assert not change(explorer, k=46)
+    assert list(messages(explorer)) == ["k"]
+    assert change(explorer, k=40)
+    assert messages(explorer) == {}
 
 
-def test_a_run_is_shown_even_where_its_landscape_cannot_be(explorer):
-    explorer.steps = 9
-    assert not explorer.wait(60.0)
-    assert list(complaints(explorer)) == ["k"]
+def test_a_run_is_drawn_even_without_a_landscape(explorer):
+    assert not change(explorer, steps=9)
+    assert list(messages(explorer)) == ["k"]
     assert len(decode(explorer.figures, "curve_loss", "x")) == 10
     assert len(decode(explorer.figures, "surface_trajectory", "x")) == 81
     assert "k = 5" in explorer.figures.surface_layout["title.text"]
     explorer.step = 4
     assert decode(explorer.figures, "curve_step", "x") == [4]
     np.testing.assert_allclose(decode(explorer.figures, "fit_network", "y"), explorer.run.predict(4), atol=1e-5)
-    explorer.k = 4
-    assert explorer.wait(60.0)
+    assert change(explorer, k=4)
     assert_drawn(explorer, expected(explorer))
 
 
-def test_too_much_memory_is_refused_before_it_is_taken(explorer):
+def test_a_training_that_needs_too_much_memory_is_refused(explorer):
     explorer.width, explorer.depth, explorer.steps = 1024, 3, 100_000
     assert not explorer.wait(60.0)
-    assert "`steps` times the number of weights must stay below" in complaints(explorer)["steps"]
+    assert "`steps` times the number of weights must stay below" in messages(explorer)["steps"]
     explorer.width, explorer.depth, explorer.steps = 8, 1, 80
     assert explorer.wait(60.0)
 
 
-def test_a_loss_without_a_logarithm_is_said_beside_the_axis(explorer):
+def test_a_loss_without_a_logarithm_shows_a_message_at_the_axis(explorer):
     run = explorer.run
     shifted = lv.Run(
         run.weights, run.loss - 1, run.step, lv.Objective(run.model, lambda m: run.task.loss(m) - 1), run.task
     )
     panel = Explorer(shifted, resolution=5)
     assert panel.wait(60.0)
-    panel.loss_axis = "log"
-    assert not panel.wait(60.0)
-    assert "`log`=True needs losses above 0" in complaints(panel)["loss_axis"]
-    panel.loss_axis = "linear"
-    assert panel.wait(60.0)
+    assert not change(panel, loss_axis="log")
+    assert "`log`=True needs losses above 0" in messages(panel)["loss_axis"]
+    assert change(panel, loss_axis="linear")
     panel.close()
 
 
-def test_a_training_that_diverges_is_drawn_as_far_as_it_went(explorer):
+def test_a_training_that_diverges_is_drawn_up_to_its_end(explorer):
     explorer.optimizer, explorer.lr, explorer.steps = "sgd", 8.0, 400
     assert explorer.wait(60.0)
     assert "The loss became" in status(explorer)
@@ -387,15 +371,13 @@ def test_a_training_that_diverges_is_drawn_as_far_as_it_went(explorer):
     assert_drawn(explorer, expected(explorer))
 
 
-def test_an_error_that_nobody_expected_is_shown_with_its_traceback(explorer, monkeypatch):
+def test_an_unexpected_error_is_shown_with_its_traceback(explorer, monkeypatch):
     monkeypatch.setattr("loss_viz.landscapes.compute.blend_surface", lambda *args, **kwargs: 1 / 0)
-    explorer.k = 3
-    assert not explorer.wait(60.0)
+    assert not change(explorer, k=3)
     assert "ZeroDivisionError" in status(explorer)
     assert "Traceback" in status(explorer)
     monkeypatch.undo()
-    explorer.k = 4
-    assert explorer.wait(60.0)
+    assert change(explorer, k=4)
     assert "losses, drawn in" in status(explorer)
 
 
@@ -413,12 +395,11 @@ def test_stop_keeps_the_run_so_far(explorer):
     assert f"kept up to step {last} of 20000" in status(explorer)
     assert explorer.steps == 20_000
     assert explorer.settings["steps"] == last
-    explorer.k = 3  # a stopped run is not trained again because something else changes
-    assert explorer.wait(60.0)
+    assert change(explorer, k=3)  # changing k does not train a stopped run again
     assert explorer.run.step[-1] == last
 
 
-def test_stop_in_the_midst_of_a_landscape_leaves_the_picture(explorer, monkeypatch):
+def test_stopping_a_landscape_keeps_the_last_figures(explorer, monkeypatch):
     objective = explorer.run.objective
     evaluate = objective._evaluate
 
@@ -428,17 +409,15 @@ def test_stop_in_the_midst_of_a_landscape_leaves_the_picture(explorer, monkeypat
 
     monkeypatch.setattr(objective, "_evaluate", stop_and_evaluate)
     part = explorer.figures.surface_surface
-    explorer.k = 3
-    assert not explorer.wait(60.0)
+    assert not change(explorer, k=3)
     assert explorer.figures.state == "stopped"
     assert "the surface is not that of these settings" in status(explorer)
     assert explorer.figures.surface_surface is part
     monkeypatch.undo()
-    explorer.k = 4
-    assert explorer.wait(60.0)
+    assert change(explorer, k=4)
 
 
-def test_the_latest_wish_wins_and_nothing_else_is_finished(explorer, monkeypatch):
+def test_the_latest_request_wins_and_others_are_dropped(explorer, monkeypatch):
     finished = count(monkeypatch, "blend_path")
     for k in range(1, 31):
         explorer.k = k
@@ -448,17 +427,13 @@ def test_the_latest_wish_wins_and_nothing_else_is_finished(explorer, monkeypatch
     assert_drawn(explorer, expected(explorer))
 
 
-def test_the_ball_stays_where_it_was_or_at_the_end(explorer):
+def test_the_ball_stays_at_its_step_or_at_the_end(explorer):
     assert explorer.step == 80
-    explorer.steps = 120
-    explorer.wait(60.0)
+    assert change(explorer, steps=120)
     assert explorer.step == 120
-    explorer.step = 50
-    explorer.seed = 1
-    explorer.wait(60.0)
+    assert change(explorer, step=50, seed=1)
     assert explorer.step == 50
-    explorer.steps = 30
-    explorer.wait(60.0)
+    assert change(explorer, steps=30)
     assert explorer.step == 30
     assert explorer.control_panel.controls["step"].max == 30
 
@@ -478,7 +453,7 @@ def test_clicks_move_the_ball(explorer):
     assert explorer.step == 66
 
 
-def test_the_figures_say_what_is_true(explorer):
+def test_the_readout_shows_the_measured_numbers(explorer):
     explorer.step = 40
     text = re.sub("<.*?>", " ", explorer.control_panel._readout.value)
     land = explorer.landscape
@@ -490,7 +465,7 @@ def test_the_figures_say_what_is_true(explorer):
     assert f"{land.explained_variance_ratio.sum():.1%}" in text
 
 
-def test_several_runs_race_on_one_plane():
+def test_several_runs_share_one_plane():
     runs = lv.compare("x^2", ["adam", "sgd"], steps=40, progress=False)
     short = lv.train("x^2", steps=15, optimizer="rmsprop", progress=False)
     panel = Explorer({"a": runs[0], "b": runs[1], "short": short}, resolution=7, k=3)
@@ -498,21 +473,21 @@ def test_several_runs_race_on_one_plane():
     assert panel.runs == (*runs, short)
     assert panel.run is runs[0]
     land = lv.landscape([*runs, short], resolution=7, k=3, progress=False)
-    picture = panel.figures
-    np.testing.assert_allclose(decode(picture, "surface_surface", "z"), land.loss.ravel(), rtol=1e-5)
-    drawn = {trace.get("uid", trace["name"]) for trace in picture.panes["surface"]["data"]}
+    figures = panel.figures
+    np.testing.assert_allclose(decode(figures, "surface_surface", "z"), land.loss.ravel(), rtol=1e-5)
+    drawn = {trace.get("uid", trace["name"]) for trace in figures.panes["surface"]["data"]}
     assert {"trajectory", "trajectory-1", "trajectory-2", "ball-2", "error-1", "surface"} <= drawn
     for step, rows in ((20, (20, 20, 15)), (3, (3, 3, 3))):
         panel.step = step
         for i, (run, row, part) in enumerate(zip(panel.runs, rows, land.run_set.rows, strict=True)):
             end = f"-{i}" if i else ""
-            path = decode(picture, f"surface_trajectory{end}", "x")
+            path = decode(figures, f"surface_trajectory{end}", "x")
             np.testing.assert_allclose(path, land.path[part, 0], rtol=1e-5, atol=1e-6)
-            ball = decode(picture, f"surface_ball{end}", "x")
+            ball = decode(figures, f"surface_ball{end}", "x")
             assert ball.mean() == pytest.approx(land.path[part][row, 0], abs=1e-4)
-            np.testing.assert_allclose(decode(picture, f"curve_loss{end}", "y"), run.loss, rtol=1e-5)
-            np.testing.assert_allclose(decode(picture, f"curve_step{end}", "y"), run.loss[[row]], rtol=1e-5)
-            answer = decode(picture, f"fit_network{end}", "y")
+            np.testing.assert_allclose(decode(figures, f"curve_loss{end}", "y"), run.loss, rtol=1e-5)
+            np.testing.assert_allclose(decode(figures, f"curve_step{end}", "y"), run.loss[[row]], rtol=1e-5)
+            answer = decode(figures, f"fit_network{end}", "y")
             np.testing.assert_allclose(answer, run.predict(row), rtol=1e-4, atol=1e-5)
     panel._on_click({"pane": "surface", "trace": "trajectory-1", "index": 12, "x": 0, "y": 0})
     assert panel.step == 12
@@ -523,17 +498,16 @@ def test_several_runs_race_on_one_plane():
     exec(panel.code.replace("lv.surface_figure", "figure = lv.surface_figure"), names)
     assert [trace.name for trace in names["figure"].data if trace.showlegend] == list(land.run_set.names)
     for plane in ("random", "hessian", "saddle", "final"):
-        panel.plane = plane
-        assert panel.wait(60.0)
+        assert change(panel, plane=plane)
         other = lv.landscape([*runs, short], resolution=7, k=3, plane=plane, progress=False)
-        np.testing.assert_allclose(decode(picture, "surface_surface", "z"), other.loss.ravel(), rtol=1e-4)
-        assert picture.surface_layout["scene.xaxis.title.text"].startswith(other.projection.axes[0])
+        np.testing.assert_allclose(decode(figures, "surface_surface", "z"), other.loss.ravel(), rtol=1e-4)
+        assert figures.surface_layout["scene.xaxis.title.text"].startswith(other.projection.axes[0])
     panel.close()
     with pytest.raises(ValueError, match="must have the same loss"):
         Explorer([runs[0], lv.train("x", steps=20, progress=False)])
 
 
-def test_a_model_without_such_a_plane_says_so_beside_the_control():
+def test_a_model_without_random_directions_shows_a_message_at_the_plane():
     model = torch.nn.BatchNorm1d(3)
     x = torch.linspace(-1, 1, 30).reshape(10, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -544,16 +518,14 @@ def test_a_model_without_such_a_plane_says_so_beside_the_control():
             optimizer.step()
     panel = Explorer(recorder.run(), resolution=7, k=3)
     assert panel.wait(60.0)
-    panel.plane = "random"
-    assert not panel.wait(60.0)
-    assert "needs a weight matrix or filter" in complaints(panel)["plane"]
-    panel.plane = "hessian"
-    assert panel.wait(60.0)
-    assert complaints(panel) == {}
+    assert not change(panel, plane="random")
+    assert "needs a weight matrix or filter" in messages(panel)["plane"]
+    assert change(panel, plane="hessian")
+    assert messages(panel) == {}
     panel.close()
 
 
-def test_a_run_of_ones_own(run):
+def test_a_run_of_your_own(run):
     own = lv.Run(run.weights, run.loss, run.step * 10, run.objective)
     panel = Explorer(own, resolution=7, k=3)
     assert panel.wait(60.0)
@@ -574,7 +546,7 @@ def test_a_run_of_ones_own(run):
     twin.close()
 
 
-def test_a_preset_fills_in_what_is_not_said():
+def test_a_preset_sets_what_is_not_given():
     panel = Explorer("x^2", preset="robust", steps=20, resolution=5)
     assert (panel.width, panel.lr, panel.seed, panel.steps) == (64, 0.001, 0, 20)
     panel.close()
@@ -582,7 +554,7 @@ def test_a_preset_fills_in_what_is_not_said():
         Explorer("x", preset="best")
 
 
-def test_what_is_no_target_or_setting_is_refused():
+def test_an_unknown_setting_is_an_error():
     with pytest.raises(TypeError, match=r"`Explorer` has no setting colour, sgima\. It takes target"):
         Explorer("x", sgima=3, colour="red")
 
@@ -606,7 +578,7 @@ def all_widgets():
 def test_closing_leaves_no_thread_no_widget_and_no_memory():
     widgets_before = all_widgets()
     panel = Explorer("x^3", resolution=61)
-    panel.close()  # in the midst of its work
+    panel.close()  # during its work
     assert panel._controller.worker.wait(30.0)
     assert not [thread for thread in threading.enumerate() if thread.name == "loss_viz"]
     assert all_widgets() == widgets_before
@@ -622,57 +594,56 @@ def test_an_idle_panel_has_no_thread(explorer):
     assert not [thread for thread in threading.enumerate() if thread.name == "loss_viz"]
 
 
-def test_the_panel_has_a_stable_name(explorer):
+def test_repr_shows_the_settings(explorer):
     assert repr(explorer) == "Explorer(target='x^2', k=5, sigma='auto', resolution=9, plane='local', step=80)"
 
 
-def test_threads_of_torch_are_left_as_they_were(explorer):
+def test_torch_threads_are_unchanged(explorer):
     before = torch.get_num_threads()
-    explorer.k = 3
-    explorer.wait(60.0)
+    assert change(explorer, k=3)
     assert torch.get_num_threads() == before
 
 
-def test_every_control_says_what_it_does(explorer):
+def test_every_control_has_a_hint(explorer):
     for name, control in explorer.control_panel.controls.items():
         words = getattr(control, "tooltip", None) or control.description_tooltip
         assert words.endswith("."), name
         assert len(words) > 20
 
 
-def test_the_picture_sends_only_what_changed():
+def test_figures_send_only_changed_values():
     figure = lv.loss_curve_figure(lv.train("x", steps=20, progress=False))
-    picture = LiveFigures(curve=figure)
+    figures = LiveFigures(curve=figure)
     changed = []
-    picture.observe(lambda change: changed.append(change["name"]))
+    figures.observe(lambda change: changed.append(change["name"]))
     values = {"x": np.arange(3.0), "y": np.arange(3.0)}
-    picture.push({"curve_x": values})
-    picture.push({"curve_x": {"y": np.arange(3.0)}})
-    picture.push({"curve_x": {"y": np.ones(3)}}, state="updating")
+    figures.push({"curve_x": values})
+    figures.push({"curve_x": {"y": np.arange(3.0)}})
+    figures.push({"curve_x": {"y": np.ones(3)}}, state="updating")
     assert changed == ["curve_x", "serial", "serial", "curve_x", "state", "serial"]
-    assert decode(picture, "curve_x", "x").tolist() == [0, 1, 2]
-    assert decode(picture, "curve_x", "y").tolist() == [1, 1, 1]
+    assert decode(figures, "curve_x", "x").tolist() == [0, 1, 2]
+    assert decode(figures, "curve_x", "y").tolist() == [1, 1, 1]
 
 
-def test_the_picture_waits_for_a_page_that_answers_and_for_no_other():
-    picture = LiveFigures(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
-    picture.push({})
-    assert not picture.wait_drawn(60.0)  # nobody has ever answered: at once
-    picture._on_message(None, {"kind": "shown", "serial": 1}, [])
-    assert picture.wait_drawn(60.0)
-    picture.push({})
-    threading.Timer(0.1, picture._on_message, (None, {"kind": "shown", "serial": 2}, [])).start()
-    assert picture.wait_drawn(60.0)
-    picture.push({})
-    assert not picture.wait_drawn(0.01)
-    assert not picture.wait_drawn(60.0)  # it did not answer the last time
+def test_figures_wait_only_for_a_browser_that_answers():
+    figures = LiveFigures(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
+    figures.push({})
+    assert not figures.wait_drawn(60.0)  # no browser has ever answered: return at once
+    figures._on_message(None, {"kind": "shown", "serial": 1}, [])
+    assert figures.wait_drawn(60.0)
+    figures.push({})
+    threading.Timer(0.1, figures._on_message, (None, {"kind": "shown", "serial": 2}, [])).start()
+    assert figures.wait_drawn(60.0)
+    figures.push({})
+    assert not figures.wait_drawn(0.01)
+    assert not figures.wait_drawn(60.0)  # it did not answer the last time
 
 
-def test_the_desk_knows_no_settings():
+def test_showing_values_does_not_report_user_input():
     heard = []
-    picture = LiveFigures(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
+    figures = LiveFigures(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
     control_panel = ControlPanel(
-        picture, trains=True, on_change=lambda *change: heard.append(change), on_press=heard.append
+        figures, trains=True, on_change=lambda *change: heard.append(change), on_press=heard.append
     )
     control_panel.show_value("k", 7)
     control_panel.show_value("target", "x^2")
@@ -684,76 +655,71 @@ def test_the_desk_knows_no_settings():
     control_panel.close()
 
 
-def test_a_second_surface_stands_beside_the_first_on_one_scale(explorer):
-    picture = explorer.figures
-    assert picture.hidden == ["beside"]
+def test_a_second_surface_shares_scale_and_code(explorer):
+    figures = explorer.figures
+    assert figures.hidden == ["beside"]
     try:
-        explorer.beside = "global"
-        assert explorer.wait(60.0)
-        assert picture.hidden == []
+        assert change(explorer, beside="global")
+        assert figures.hidden == []
         flat = lv.landscape(explorer.run, plane="global", resolution=explorer.resolution, progress=False)
-        np.testing.assert_allclose(decode(picture, "beside_surface", "z"), flat.loss.ravel(), rtol=1e-4)
+        np.testing.assert_allclose(decode(figures, "beside_surface", "z"), flat.loss.ravel(), rtol=1e-4)
         land = explorer.landscape
-        for pane in (picture.surface_layout, picture.beside_layout):
+        for pane in (figures.surface_layout, figures.beside_layout):
             low, high = pane["scene.zaxis.range"]
             assert low < min(flat.loss.min(), land.loss.min())
             assert high > max(flat.loss.max(), land.loss.max())
-        assert picture.surface_layout["scene.zaxis.range"] == picture.beside_layout["scene.zaxis.range"]
-        assert "global plane" in picture.beside_layout["title.text"]
-        shade = decode(picture, "beside_trajectory", "line.color")
+        assert figures.surface_layout["scene.zaxis.range"] == figures.beside_layout["scene.zaxis.range"]
+        assert "global plane" in figures.beside_layout["title.text"]
+        shade = decode(figures, "beside_trajectory", "line.color")
         np.testing.assert_allclose(shade, np.log2(lv.fidelity(flat).factor).clip(0, 1), atol=1e-3)
         explorer.step = 7
-        assert decode(picture, "beside_ball", "x").mean() == pytest.approx(flat.path[7, 0], abs=1e-4)
+        assert decode(figures, "beside_ball", "x").mean() == pytest.approx(flat.path[7, 0], abs=1e-4)
         names: dict = {}
         exec(explorer.code.replace("lv.surface_figure", "figure = lv.surface_figure"), names)
         meshes = [trace for trace in names["figure"].data if trace.name == "surface"]
         assert len(meshes) == 2
         assert len([trace for trace in explorer.figure.data if trace.name == "surface"]) == 2
     finally:
-        explorer.beside = "none"
-        explorer.step = 60
-        assert explorer.wait(60.0)
-    assert picture.hidden == ["beside"]
+        assert change(explorer, beside="none", step=60)
+    assert figures.hidden == ["beside"]
 
 
-def test_support_hides_what_no_step_vouches_for(explorer):
+def test_min_support_hides_the_surface_far_from_the_run(explorer):
     count = lambda: len(decode(explorer.figures, "surface_surface", "i"))  # noqa: E731
     every = count()
     try:
-        explorer.min_support = 0.5
-        assert explorer.wait(60.0)
+        assert change(explorer, min_support=0.5)
         assert 0 < count() < every
         assert "min_support=0.5" in explorer.code
         with pytest.raises(TraitError, match=r"`min_support` must be a number from 0 to 1, got 1\.5"):
             explorer.min_support = 1.5
     finally:
-        explorer.min_support = 0.0
-        assert explorer.wait(60.0)
+        assert change(explorer, min_support=0.0)
     assert count() == every
 
 
-def test_the_panel_says_how_true_it_is_and_what_the_net_is_stuck_on():
+def test_the_panel_shows_fidelity_and_the_fit_of_the_plateau():
     panel = Explorer("x^3", resolution=9, step=500)
     assert panel.wait(60.0)
-    picture, html = panel.figures, panel.control_panel._readout.value
+    figures, html = panel.figures, panel.control_panel._readout.value
     fit, without = lv.fidelity(panel.landscape), lv.fidelity(panel.landscape, held_out=True)
-    np.testing.assert_allclose(decode(picture, "curve_factor", "y"), fit.factor, rtol=1e-5)
+    np.testing.assert_allclose(decode(figures, "curve_factor", "y"), fit.factor, rtol=1e-5)
     assert f"×{without.median:.2f}" in html
     assert "now, the best straight line (0.0242)" in html
     assert "no measure of fidelity" in html
     [plateau] = lv.find_plateaus(panel.run)
-    [band] = picture.curve_layout["shapes"]
+    [band] = figures.curve_layout["shapes"]
     assert (band["x0"], band["x1"]) == (plateau.start, plateau.end)
-    assert picture.fit_level["name"] == "the best straight line"
-    np.testing.assert_allclose(decode(picture, "fit_level", "y"), plateau.fit.values, rtol=1e-5)
-    marked = decode(picture, "surface_plateau", "x")[:-1]
+    assert figures.fit_level["name"] == "the best straight line"
+    np.testing.assert_allclose(decode(figures, "fit_level", "y"), plateau.fit.values, rtol=1e-5)
+    marked = decode(figures, "surface_plateau", "x")[:-1]
     np.testing.assert_allclose(marked, panel.landscape.path[plateau.start : plateau.end + 1, 0], rtol=1e-5, atol=1e-6)
     curve = lv.sigma_curve(panel.landscape)
     assert f"auto ×{10**curve.auto:.2f}" in panel.control_panel._width_errors.value
     panel.close()
 
 
-def test_folds_are_said_and_marked():
+def test_folds_are_reported_and_marked():
     panel = Explorer("sin(3x)", resolution=9)
     assert panel.wait(60.0)
     folds = lv.find_folds(panel.landscape)
@@ -763,14 +729,13 @@ def test_folds_are_said_and_marked():
     panel.close()
 
 
-def test_costs_that_take_too_long_are_left_for_later(monkeypatch):
+def test_width_errors_that_take_too_long_are_left_for_later(monkeypatch):
     monkeypatch.setattr("loss_viz.panel.controller.WIDTH_ERROR_SECONDS", -1.0)
     panel = Explorer("x^2", **SMALL)
     assert panel.wait(60.0)
     assert panel.figures.state == ""
     assert panel.control_panel._width_errors.value == ""
     monkeypatch.setattr("loss_viz.panel.controller.WIDTH_ERROR_SECONDS", 60.0)
-    panel.sigma = 0.06
-    assert panel.wait(60.0)
+    assert change(panel, sigma=0.06)
     assert "here ×" in panel.control_panel._width_errors.value
     panel.close()

@@ -1,26 +1,16 @@
-"""The picture by itself: panes that are hidden and shown, and one camera for all that are in 3D."""
+"""LiveFigures: hidden panes, the shared camera, and updates in the browser."""
 
-import os
+import contextlib
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 import traitlets
+from lab import Lab, Notebook, in_browser, open_chromium, write_notebook
 
 from loss_viz.panel.figure_widget import LiveFigures
 
-try:
-    from lab import CHROMIUM, FLAGS, Lab, Notebook, write_notebook
-    from playwright.sync_api import sync_playwright
-
-    missing = "" if CHROMIUM else "no Chromium on the PATH; on Debian: apt-get install chromium"
-except ImportError as error:
-    missing = f"{error.name} is not installed"
-if missing and "LOSS_VIZ_BROWSER" in os.environ:
-    raise RuntimeError(missing)
-in_browser = pytest.mark.skipif(bool(missing), reason=missing or "-")
-
-# What the tests of both kinds show: two hills and two lines.
+# Two surfaces and two lines, for the tests with and without a browser.
 CELL = """
 import ipywidgets
 import numpy as np
@@ -48,13 +38,13 @@ def parts(slope):
     return {"surface_hill": land, "beside_hill": land} | layouts | lines
 
 
-picture = LiveFigures(hidden=["beside"], surface=hill(), beside=hill(), curve=line(), fit=line())
-picture.push(parts(1))
-box = ipywidgets.VBox([picture])
+figures = LiveFigures(hidden=["beside"], surface=hill(), beside=hill(), curve=line(), fit=line())
+figures.push(parts(1))
+box = ipywidgets.VBox([figures])
 box.add_class("lossviz")
 box
 """
-# WebGL contexts, counted as they are made.
+# Counts the WebGL contexts that the page creates.
 COUNT = """
 const open = HTMLCanvasElement.prototype.getContext;
 window.contexts = new Set();
@@ -67,60 +57,60 @@ HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
 
 
 @pytest.fixture
-def picture():
+def figures():
     scope = {}
     exec(CELL, scope)
-    yield scope["picture"]
-    scope["picture"].close()
+    yield scope["figures"]
+    scope["figures"].close()
 
 
-def test_hidden_panes_are_named_at_the_start_or_later(picture):
+def test_panes_can_be_hidden_at_construction_and_later(figures):
     assert LiveFigures(curve=go.Figure()).hidden == []
-    assert picture.hidden == ["beside"]
-    picture.hidden = []
-    assert picture.hidden == []
-    assert list(picture.panes) == ["surface", "beside", "curve", "fit"]
+    assert figures.hidden == ["beside"]
+    figures.hidden = []
+    assert figures.hidden == []
+    assert list(figures.panes) == ["surface", "beside", "curve", "fit"]
 
 
-def test_parts_and_hidden_panes_change_in_one_message(picture):
+def test_updates_and_hidden_panes_travel_in_one_message(figures):
     sent = []
-    picture.send_state = lambda key=None: sent.append({*key})
-    picture.push({"beside_hill": {"z": np.ones((2, 2))}}, hidden=[], state="updating")
+    figures.send_state = lambda key=None: sent.append({*key})
+    figures.push({"beside_hill": {"z": np.ones((2, 2))}}, hidden=[], state="updating")
     assert sent == [{"beside_hill", "hidden", "state", "serial"}]
-    assert picture.hidden == []
+    assert figures.hidden == []
 
 
-def test_a_pane_that_does_not_exist_cannot_be_hidden(picture):
+def test_hiding_an_unknown_pane_is_an_error(figures):
     words = r"`hidden` must be a list of pane names \(surface, beside, curve, fit\), got besides"
     with pytest.raises(traitlets.TraitError, match=words):
-        picture.hidden = ["curve", "besides"]
-    assert picture.hidden == ["beside"]
+        figures.hidden = ["curve", "besides"]
+    assert figures.hidden == ["beside"]
     with pytest.raises(traitlets.TraitError, match=r"\(curve\), got surface"):
         LiveFigures(hidden=["surface"], curve=go.Figure())
 
 
 class Page:
-    """A notebook with the picture, and a cell for whatever is asked of it."""
+    """A notebook with the figures, and a cell to run code in."""
 
     def __init__(self, notebook):
         self.notebook = notebook
         self.page = notebook.page
 
     def run(self, code):
-        """Run a line beneath the picture, and give back what it printed."""
+        """Run code in the second cell and return what it printed."""
         cell = "index => window.jupyterapp.shell.currentWidget.content.widgets[index].model.sharedModel"
         self.page.evaluate(f"code => ({cell})(1).setSource(code)", code)
         return self.notebook.run_cell(1)
 
     def wait_drawn(self):
         for _ in range(200):
-            if self.run("print(picture.wait_drawn(0))").strip() == "True":
+            if self.run("print(figures.wait_drawn(0))").strip() == "True":
                 return
             self.page.wait_for_timeout(50)
-        raise TimeoutError("the page has not said that it shows what was pushed")
+        raise TimeoutError("the page has not reported the last update as drawn")
 
     def wait_for(self, *names):
-        """Until just these panes are in the page, drawn and as large as their places."""
+        """Wait until exactly these panes are visible, drawn, and of the size of their elements."""
         self.page.wait_for_function(
             """names => {
                 const panes = Array.from(document.querySelectorAll('.lossviz-pane'));
@@ -133,16 +123,16 @@ class Page:
         )
         self.page.wait_for_timeout(300)
 
-    def ask(self, name, code):
-        """Something about the figure of a pane: `pane` in JavaScript."""
+    def evaluate(self, name, code):
+        """Evaluate JavaScript about the figure of a pane, called `pane`."""
         return self.page.evaluate(f"name => (pane => {code})(document.querySelector('.lossviz-pane-' + name))", name)
 
     def camera(self, name):
-        camera = self.ask(name, "pane._fullLayout.scene._scene.getCamera()")
+        camera = self.evaluate(name, "pane._fullLayout.scene._scene.getCamera()")
         return [camera[vector][axis] for vector in ("eye", "center", "up") for axis in "xyz"]
 
     def title(self, name):
-        return self.ask(name, "pane._fullLayout.title.text")
+        return self.evaluate(name, "pane._fullLayout.title.text")
 
     def place(self, name):
         box = self.page.locator(f".lossviz-pane-{name}").bounding_box()
@@ -152,8 +142,8 @@ class Page:
     def n_contexts(self):
         return self.page.evaluate("() => window.contexts.size")
 
-    def grasp(self, name, dx, dy):
-        """Press the button in the middle of a pane and move; it stays down."""
+    def hold(self, name, dx, dy):
+        """Press the mouse button in the middle of a pane and move, without releasing it."""
         x, y, width, height = self.place(name)
         x, y = x + width / 2, y + height / 2
         self.page.mouse.move(x, y)
@@ -163,7 +153,7 @@ class Page:
         self.page.wait_for_timeout(600)
 
     def turn(self, name, dx, dy):
-        self.grasp(name, dx, dy)
+        self.hold(name, dx, dy)
         self.page.mouse.up()
         self.page.wait_for_timeout(600)
 
@@ -180,53 +170,47 @@ class Page:
 
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("picture")
-    write_notebook(folder / "picture.ipynb", CELL, "")
-    lab = Lab(folder)
-    try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-            page = browser.new_page(viewport={"width": 1280, "height": 1300})
-            page.add_init_script(COUNT)
-            yield Notebook(page, lab, "picture.ipynb")
-            browser.close()
-    finally:
-        lab.close()
+    folder = tmp_path_factory.mktemp("figures")
+    write_notebook(folder / "figures.ipynb", CELL, "")
+    with contextlib.closing(Lab(folder)) as lab, open_chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 1300})
+        page.add_init_script(COUNT)
+        yield Notebook(page, lab, "figures.ipynb")
 
 
 @pytest.fixture
 def page(notebook):
-    """A new picture whose second hill is hidden."""
+    """New figures whose second surface is hidden."""
     notebook.page.evaluate("() => window.contexts.clear()")
     notebook.run_cell(0)
     page = Page(notebook)
     page.wait_drawn()
     page.wait_for("surface", "curve", "fit")
     yield page
-    page.run("picture.close()")
+    page.run("figures.close()")
     assert notebook.errors == []
 
 
 @pytest.fixture
 def both(page):
-    """A new picture, all of it shown."""
-    page.run("picture.hidden = []")
+    """New figures with all panes visible."""
+    page.run("figures.hidden = []")
     page.wait_for("surface", "beside", "curve", "fit")
     return page
 
 
 @in_browser
-def test_a_pane_is_made_when_it_is_first_shown(page):
+def test_a_pane_is_created_when_it_is_first_shown(page):
     assert page.n_contexts == 1
     wide = page.place("surface")
-    page.run("picture.hidden = []")
+    page.run("figures.hidden = []")
     page.wait_for("surface", "beside", "curve", "fit")
     assert page.n_contexts == 2
     assert page.title("beside") == "slope 1"
-    page.run("picture.hidden = ['beside']")
+    page.run("figures.hidden = ['beside']")
     page.wait_for("surface", "curve", "fit")
     assert page.place("surface")[2:] == wide[2:]
-    page.run("picture.hidden = []")
+    page.run("figures.hidden = []")
     page.wait_for("surface", "beside", "curve", "fit")
     assert page.n_contexts == 2
 
@@ -235,12 +219,12 @@ def test_a_pane_is_made_when_it_is_first_shown(page):
 def test_a_hidden_pane_is_not_drawn_and_catches_up(both):
     both.page.evaluate("() => { window.beside = document.querySelector('.lossviz-pane-beside'); }")
     look = "() => [window.beside.layout.title.text, window.beside.data[0].z[0][14]]"
-    both.run("picture.push(parts(2), hidden=['beside'])")
-    both.wait_drawn()  # although a pane that has news is not drawn
+    both.run("figures.push(parts(2), hidden=['beside'])")
+    both.wait_drawn()  # although a hidden pane has updates
     both.wait_for("surface", "curve", "fit")
     assert both.title("surface") == "slope 2"
     assert both.page.evaluate(look) == ["slope 1", 2]
-    both.run("picture.push(parts(-1), hidden=[])")
+    both.run("figures.push(parts(-1), hidden=[])")
     both.wait_drawn()
     both.wait_for("surface", "beside", "curve", "fit")
     assert both.page.evaluate(look) == ["slope -1", -2]
@@ -249,7 +233,7 @@ def test_a_hidden_pane_is_not_drawn_and_catches_up(both):
 
 @in_browser
 @pytest.mark.parametrize("width", [700, 1280, 1800])
-def test_two_hills_are_of_one_size_and_nothing_overlaps(both, width):
+def test_two_surfaces_have_one_size_and_no_panes_overlap(both, width):
     normal = both.page.viewport_size
     both.page.set_viewport_size({"width": width, "height": 1700})
     names = ("surface", "beside", "curve", "fit")
@@ -269,7 +253,7 @@ def test_two_hills_are_of_one_size_and_nothing_overlaps(both, width):
 
 
 @in_browser
-def test_hills_turn_together(both):
+def test_surfaces_share_one_camera(both):
     assert both.camera("beside") == pytest.approx(both.camera("surface"), abs=1e-6)
     for name, other in (("surface", "beside"), ("beside", "surface")):
         moves = (
@@ -310,15 +294,15 @@ FLICK = """() => {
 
 
 @in_browser
-def test_a_hill_that_was_just_redrawn_can_be_turned_at_once(page):
+def test_a_surface_can_be_rotated_right_after_a_redraw(page):
     page.page.evaluate(FLICK)
-    page.run("picture.push(parts(2))")
+    page.run("figures.push(parts(2))")
     before, after = page.page.evaluate("() => window.flicked")
     assert np.hypot(after["x"] - before["x"], after["y"] - before["y"]) > 0.2
 
 
 @in_browser
-def test_the_ways_to_drag_are_those_of_the_mode_bar(page):
+def test_the_mode_bar_sets_the_drag_mode(page):
     modes = "(({mode, keyBindingMode}) => [mode, keyBindingMode])(pane._fullLayout.scene._scene.camera)"
     bar = page.page.locator(".lossviz-pane-surface .modebar")
     page.page.locator(".lossviz-pane-surface").hover()
@@ -329,9 +313,9 @@ def test_the_ways_to_drag_are_those_of_the_mode_bar(page):
         (5, "Turntable rotation", ["turntable", "rotate"]),
     ):
         bar.locator(f"[data-title='{title}']").click()
-        page.run(f"picture.push(parts({slope}))")
+        page.run(f"figures.push(parts({slope}))")
         page.wait_drawn()
-        assert page.ask("surface", modes) == expected
+        assert page.evaluate("surface", modes) == expected
         if expected == ["orbit", "rotate"]:
             page.turn("surface", 40, -60)
             assert page.camera("surface")[6:] != pytest.approx([0, 0, 1], abs=0.05)
@@ -340,13 +324,13 @@ def test_the_ways_to_drag_are_those_of_the_mode_bar(page):
 
 
 @in_browser
-def test_while_one_hill_is_held_the_other_turns_and_is_drawn(both):
+def test_while_one_surface_is_dragged_the_other_follows_and_is_redrawn(both):
     before = both.camera("surface")
-    both.grasp("surface", 30, -20)
+    both.hold("surface", 30, -20)
     held = both.camera("surface")
     assert held != pytest.approx(before, abs=1e-2)
     assert both.camera("beside") == pytest.approx(held, abs=1e-6)
-    both.run("picture.push(parts(2))")
+    both.run("figures.push(parts(2))")
     both.page.wait_for_timeout(600)
     assert (both.title("surface"), both.title("beside")) == ("slope 1", "slope 2")
     assert both.camera("beside") == pytest.approx(held, abs=1e-6)
@@ -362,22 +346,22 @@ def test_while_one_hill_is_held_the_other_turns_and_is_drawn(both):
 
 
 @in_browser
-def test_a_hill_that_appears_takes_the_camera_and_no_push_moves_it(page):
+def test_a_surface_that_appears_takes_the_camera_and_updates_keep_it(page):
     page.turn("surface", 20, -15)
     turned = page.camera("surface")
-    page.run("picture.push(parts(2), hidden=[])")
+    page.run("figures.push(parts(2), hidden=[])")
     page.wait_drawn()
     page.wait_for("surface", "beside", "curve", "fit")
     assert page.camera("surface") == pytest.approx(turned, abs=1e-6)
     assert page.camera("beside") == pytest.approx(turned, abs=1e-6)
-    page.run("picture.hidden = ['beside']")
+    page.run("figures.hidden = ['beside']")
     page.wait_for("surface", "curve", "fit")
     page.turn("surface", 20, -15)
     turned = page.camera("surface")
-    page.run("picture.push(parts(3), hidden=[])")
+    page.run("figures.push(parts(3), hidden=[])")
     page.wait_drawn()
     page.wait_for("surface", "beside", "curve", "fit")
-    page.run("picture.push(parts(1))")
+    page.run("figures.push(parts(1))")
     page.wait_drawn()
     for name in ("surface", "beside"):
         assert page.title(name) == "slope 1"

@@ -1,37 +1,31 @@
-"""Two thousand random actions in the real browser: nothing wears out.
+"""Two thousand random actions in the browser: speed and memory stay constant.
 
     LOSS_VIZ_SOAK=2000 pytest -s tests/panel/test_soak.py
 
-It takes up to a quarter of an hour and is left out otherwise. The first and the last hundred actions are the same ones,
-from the same settings, each waited for; between them nobody waits for anything.
+Takes up to a quarter of an hour and is skipped by default. The first and the last hundred actions are the same, from
+the same settings, and each is waited for; the actions between them are not.
 """
 
+import contextlib
 import json
 import os
 import time
 
 import numpy as np
 import pytest
-
-try:
-    from lab import CHROMIUM, FLAGS, Lab, Notebook, Panel, list_moves, write_notebook
-    from playwright.sync_api import sync_playwright
-
-    missing = "" if CHROMIUM else "no Chromium on the PATH; on Debian: apt-get install chromium"
-except ImportError as error:
-    missing = f"{error.name} is not installed"
+from lab import Lab, Notebook, Panel, in_browser, list_moves, open_chromium, write_notebook
 
 N_ACTIONS = int(os.environ.get("LOSS_VIZ_SOAK", "0"))
 MINUTES = 15
 N_TIMED = 100
 
 pytestmark = [
-    pytest.mark.skipif(bool(missing), reason=missing or "-"),
+    in_browser,
     pytest.mark.skipif(not N_ACTIONS, reason="long; LOSS_VIZ_SOAK=2000 runs it"),
 ]
 
 SETTINGS = {"target": "x^3", "steps": 300, "resolution": 21}
-# From now on the page notes when the picture was last said to be drawn.
+# Records in the page when the figures were last up to date.
 WATCH = """() => {
     const picture = document.querySelector('.lossviz-picture');
     if (!window.watcher) {
@@ -45,7 +39,7 @@ WATCH = """() => {
 }"""
 CELLS = (
     f"import loss_viz as lv\nexplorer = lv.Explorer(**{SETTINGS})\nstart = dict(explorer.settings)\nexplorer",
-    # All that a kernel holds: the panel is the only thing that was made in it.
+    # Everything that the kernel holds; it contains nothing but the panel.
     "import gc, json, pathlib, threading, ipywidgets\n"
     "gc.collect()\n"
     "table = ipywidgets.widgets.widget._instances\n"
@@ -69,7 +63,7 @@ CELLS = (
 
 
 def time_actions(panel, notebook, n):
-    """The same actions from the same settings: seconds for each until it is drawn, where it changes anything."""
+    """Return the seconds until each of the same actions is drawn, without those that change nothing."""
     assert notebook.run_cell(2).strip() == "back"
     panel.wait_drawn(timeout=120)
     rng = np.random.default_rng(1)
@@ -86,7 +80,7 @@ def time_actions(panel, notebook, n):
 
 
 def measure_page(page):
-    """What the page holds, after it has cleaned up."""
+    """Return heap bytes, listeners and nodes of the page after garbage collection."""
     client = page.context.new_cdp_session(page)
     client.send("HeapProfiler.collectGarbage")
     client.send("Performance.enable")
@@ -95,19 +89,10 @@ def measure_page(page):
     return np.array([metrics[name] for name in ("JSHeapUsedSize", "JSEventListeners", "Nodes")])
 
 
-@pytest.fixture
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-def test_two_thousand_actions_wear_nothing_out(tmp_path, browser):
+def test_speed_and_memory_stay_constant_over_two_thousand_actions(tmp_path):
     began = time.monotonic()
     write_notebook(tmp_path / "soak.ipynb", *CELLS)
-    lab = Lab(tmp_path)
-    try:
+    with contextlib.closing(Lab(tmp_path)) as lab, open_chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 1100})
         notebook = Notebook(page, lab, "soak.ipynb")
         notebook.run_cell(0)
@@ -124,22 +109,21 @@ def test_two_thousand_actions_wear_nothing_out(tmp_path, browser):
         for i in range(n_between):
             moves[rng.integers(len(moves))]()
             page.wait_for_timeout(int(rng.choice([0, 20, 300], p=[0.7, 0.25, 0.05])))
-            if i % (n_between // 8) == 0:  # JupyterLab itself holds on to something whenever a cell is run or left
+            if i % (n_between // 8) == 0:  # JupyterLab itself keeps some memory for every executed cell
                 panel.wait_drawn(timeout=120)
                 held.append(measure_page(page) - (before - held[-1] if held else 0))
                 kernel.append(json.loads(notebook.run_cell(1)))
                 panel.press("step", "ArrowLeft")
                 panel.wait_drawn()
                 before = measure_page(page)
-            if time.monotonic() - began > 60 * MINUTES - 1.1 * spent - 20:  # for the last ones, and a fresh panel
+            # Leave time for the last actions and for a new panel.
+            if time.monotonic() - began > 60 * MINUTES - 1.1 * spent - 20:
                 break
         n_between = i + 1
         last = time_actions(panel, notebook, n_timed)
         same = notebook.run_cell(3).split()
         errors = notebook.errors
         page.close()
-    finally:
-        lab.close()
 
     ratio = float(np.median(last) / np.median(first))
     print(f"\n{n_between + 2 * n_timed} actions in {(time.monotonic() - began) / 60:.1f} minutes")
@@ -159,4 +143,4 @@ def test_two_thousand_actions_wear_nothing_out(tmp_path, browser):
     assert (held[-1] < [1.25, 1.02, 1.02] * held[warm]).all()
     assert kernel[-1] == kernel[warm]
     assert ratio < 1.2
-    assert n_between + 2 * n_timed >= 0.9 * N_ACTIONS, "the time was up"
+    assert n_between + 2 * n_timed >= 0.9 * N_ACTIONS, "out of time"

@@ -1,4 +1,4 @@
-"""The worker: the latest request wins, and nothing else is left behind."""
+"""The worker: the latest request wins, and no thread is left behind."""
 
 import threading
 import time
@@ -9,68 +9,68 @@ from loss_viz._progress import ProgressMeter
 from loss_viz.panel.worker import Superseded, Worker
 
 
-class Recorder:
-    """Work that can be held up, and that notes how each request ended."""
+class BlockingWork:
+    """Work that waits for `go`, and records how each request ended."""
 
     def __init__(self):
-        self.begun, self.go = threading.Event(), threading.Event()
+        self.started, self.go = threading.Event(), threading.Event()
         self.ended = []
 
     def work(self, request, check):
         if request == "bad":
             raise LookupError(request)
-        self.begun.set()
+        self.started.set()
         assert self.go.wait(10)
         try:
             check()
         except Superseded:
-            self.ended.append((request, "stale"))
+            self.ended.append((request, "superseded"))
             raise
         self.ended.append((request, "done"))
 
 
-def test_what_was_overtaken_is_stale_and_what_lies_between_never_begins():
-    recorder, failed = Recorder(), []
-    worker = Worker(recorder.work, failed.append)
+def test_a_newer_request_supersedes_the_running_and_the_pending_one():
+    blocking, failed = BlockingWork(), []
+    worker = Worker(blocking.work, failed.append)
     worker.submit(1)
-    assert recorder.begun.wait(10)
+    assert blocking.started.wait(10)
     for request in (2, 3, 4):
         worker.submit(request)
     assert not worker.wait(0.05)
-    recorder.go.set()
+    blocking.go.set()
     assert worker.wait(10.0)
-    assert recorder.ended == [(1, "stale"), (4, "done")]
+    assert blocking.ended == [(1, "superseded"), (4, "done")]
     assert failed == []
 
 
-def test_a_failure_is_told_and_the_worker_goes_on():
-    recorder, failed = Recorder(), []
-    recorder.go.set()
-    worker = Worker(recorder.work, failed.append)
+def test_the_worker_reports_an_error_and_continues():
+    blocking, failed = BlockingWork(), []
+    blocking.go.set()
+    worker = Worker(blocking.work, failed.append)
     worker.submit("bad")
     assert worker.wait(10.0)
     assert [type(error) for error in failed] == [LookupError]
     worker.submit(1)
     assert worker.wait(10.0)
-    assert recorder.ended == [(1, "done")]
+    assert blocking.ended == [(1, "done")]
 
 
-def test_cancelled_work_is_stale_and_a_closed_worker_takes_none():
-    recorder, failed = Recorder(), []
-    worker = Worker(recorder.work, failed.append)
+def test_cancelled_work_is_superseded_and_a_closed_worker_accepts_none():
+    blocking, failed = BlockingWork(), []
+    worker = Worker(blocking.work, failed.append)
     worker.submit(1)
-    assert recorder.begun.wait(10)
+    assert blocking.started.wait(10)
     worker.cancel()
-    recorder.go.set()
+    blocking.go.set()
     assert worker.wait(10.0)
     worker.close()
     worker.submit(2)
     assert worker.wait(10.0)
-    assert recorder.ended == [(1, "stale")]
+    assert blocking.ended == [(1, "superseded")]
     assert not [thread for thread in threading.enumerate() if thread.name == "loss_viz"]
 
 
-def test_the_meter_reports_now_and_then_and_checks_always():
+def test_the_meter_checks_at_every_update_and_reports_some():
     checks, reports = [], []
     meter = ProgressMeter(lambda: checks.append(1), reports.append)
     meter.total = 300
