@@ -44,7 +44,9 @@ def run_script(script, *arguments, command=()):
 
 BEGIN = """
     import sys, warnings
-        import numpy as np, torch
+    from pathlib import Path
+
+    import numpy as np, torch
     import loss_viz as lv
 
     folder = Path(sys.argv[1])
