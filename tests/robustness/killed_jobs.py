@@ -305,9 +305,9 @@ def end(job, folder, moment, how):
 
 
 def main(name, folder, seed):
-    for room in ("page", "film", "scene", "palettes"):
+    for module in ("html", "images", "scene"):
         with suppress(ImportError):  # of matplotlib
-            import_module(f"loss_viz.{room}")
+            import_module(f"loss_viz.export.{module}")
     import_module("torch._dynamo")  # which torch imports when first needed, and whose own C++ aborts on a Ctrl-C then
     job, folder, rng = JOBS[name](), Path(folder), random.Random(int(seed))
     child, _ = start(lambda folder, _: job.prepare(folder), folder)
