@@ -137,7 +137,8 @@ class Notebook:
         page.on("websocket", lambda socket: socket.on("framereceived", self._on_kernel_message))
         page.goto(f"{lab.url}/lab/tree/{name}?reset", timeout=90_000)
         page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget?.content?.widgets")
-        page.evaluate("async () => { await window.jupyterapp.restored; }")
+        # A widget created before the widget manager has started gets no updates.
+        page.evaluate("async () => { await window.jupyterapp.restored; await window.jupyterapp.allPluginsActivated; }")
         page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
         self.wait_idle()
 
