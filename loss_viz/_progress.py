@@ -1,4 +1,4 @@
-"""A progress bar that reports a share instead of drawing itself."""
+"""A progress bar that reports a fraction instead of drawing itself."""
 
 import time
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from tqdm import tqdm
 
 
 class ProgressMeter(tqdm):
-    """A progress bar without a bar: it reports the share that is done, at most ten times a second.
+    """A progress bar that calls `report` with the fraction done, at most ten times a second.
 
     Args:
-        check: called at every update; what it raises ends the work.
+        check: called at every update; exceptions it raises stop the work.
         report: called with a number from 0 to 1.
     """
 
@@ -21,7 +21,7 @@ class ProgressMeter(tqdm):
         self._reported = time.monotonic()
 
     def update(self, n: int | None = 1) -> None:
-        """Count `n` more as done."""
+        """Count `n` more items as done."""
         self._check()
         self.n += n or 0
         now = time.monotonic()

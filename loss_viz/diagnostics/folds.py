@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import cdist
 
 from loss_viz.diagnostics.fidelity import compare_heights
-from loss_viz.landscapes.kernels import neighbour_distances
+from loss_viz.landscapes.kernels import neighbor_distances
 from loss_viz.landscapes.landscape import Landscape, check_landscape
 
 MIN_FACTOR = 1.5
@@ -97,7 +97,7 @@ def _find_partners(landscape: Landscape) -> tuple[Float[np.ndarray, " n_steps"],
 def _match_radius(landscape: Landscape) -> Float[np.ndarray, " n_steps"]:
     """Return, for each row, the width of the nearest kernel, or half the distance to the nearer neighbor if larger."""
     path, runs = landscape.path, landscape.run_set.runs
-    steps = neighbour_distances(path, np.repeat(np.arange(len(runs)), [len(run) for run in runs])) / 2
+    steps = neighbor_distances(path, np.repeat(np.arange(len(runs)), [len(run) for run in runs])) / 2
     if not len(landscape.anchors):
         return steps
     nearest = cdist(path, landscape.planes.position).argmin(axis=1)

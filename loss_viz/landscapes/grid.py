@@ -1,4 +1,4 @@
-"""What is settled before a kernel is chosen: the planes placed along the runs, and the picture laid out before them."""
+"""Everything that is independent of the kernel: the planes along the runs, the plane of the picture, and the grid."""
 
 import math
 import reprlib
@@ -23,34 +23,34 @@ from loss_viz.runs.run_set import RunSet
 from loss_viz.runs.weights import take_rows
 from loss_viz.settings import LOCAL_PLANES, OWN_AXES, PLANES, LandscapeSettings
 
-SUPPORT_WIDTH = 0.03  # of the diagonal: how near the run vouches for the surface
+SUPPORT_WIDTH = 0.03  # of the diagonal
 
-MARGIN = 0.3
+MARGIN = 0.3  # on each side, of the extent of the path
 
-MIN_AXIS = 0.1  # of the diagonal: a straight run still gets a picture with two sides
+MIN_AXIS = 0.1  # of the diagonal, for a path that is a straight line
 
-MAX_POINTS = 2**24  # of the picture: a few arrays of so many fit in memory
+MAX_POINTS = 2**24  # of the grid; a few arrays of that size fit in memory
 
-RANDOM_REACH = 1.0  # in filter norms to each side, as Li et al. draw it
+RANDOM_EXTENT = 1.0  # in filter norms to each side, as Li et al. draw it
 
 
 @dataclass(frozen=True, eq=False)
 class Sampling:
-    """The planes along some runs and the points of their picture; what is evaluated there is kept for every kernel.
+    """The planes along some runs and the points at which they are blended, with every loss evaluated there.
 
     Attributes:
-        run_set: the runs that are surveyed.
-        projection: the picture's plane.
-        planes: the planes to be blended.
-        anchors: `(n_anchors,)`, rows of the runs at which they stand.
-        plane: which planes.
+        run_set: the runs.
+        projection: the plane of the picture.
+        planes: the planes to blend.
+        anchors: `(n_anchors,)`, rows of the runs through which the planes pass.
+        plane: kind of planes.
         k: stride of velocity and acceleration, in recorded steps.
-        path: the losses under the runs, one point a row.
-        cache: where losses are kept on disk, if anywhere.
-        x: `(n_x,)`, coordinates along the first axis, in units of weights where it is of length 1.
-        y: `(n_y,)`, coordinates along the second.
-        n_anchors: how many were asked for; None for every step.
-        seed: of random directions.
+        path: losses at the projected runs, one point per row.
+        cache: losses on disk; None for memory only.
+        x: `(n_x,)`, coordinates along the first axis, in units of weights if the axis has length 1.
+        y: `(n_y,)`, coordinates along the second axis.
+        n_anchors: maximum number of anchors; None for every step.
+        seed: seed of the random directions.
     """
 
     run_set: RunSet
@@ -68,7 +68,7 @@ class Sampling:
 
     @cached_property
     def arc(self) -> Float[np.ndarray, " n_steps"]:
-        """Length of the way that each run has gone on the picture."""
+        """Arc length of the projected path from the start of its run."""
         starts = self.run_set.starts
         lengths = np.linalg.norm(np.diff(self.projection.path, axis=0, prepend=self.projection.path[:1]), axis=1)
         lengths[starts] = 0.0
@@ -77,7 +77,7 @@ class Sampling:
 
     @cached_property
     def grid(self) -> PlaneLosses:
-        """The losses over the picture, row by row."""
+        """Losses over the grid, row by row."""
         points = np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
         axes = self.x, self.y
         loss_table = None if self.cache is None else self.cache.open_table("grid", *map(len, axes))
@@ -87,7 +87,7 @@ class Sampling:
 
     @cached_property
     def support(self) -> Float[np.ndarray, "n_y n_x"]:
-        """exp(-d² / (2 (0.03 diag)²)) for the distance d of each grid point to the path."""
+        """exp(-d² / (2 (0.03 diagonal)²)) for the distance d from each grid point to the path."""
         distance, _ = KDTree(self.projection.path).query(self.grid.points)
         support = np.exp(-0.5 * (distance / (SUPPORT_WIDTH * self.projection.diagonal)) ** 2)
         return support.reshape(len(self.y), len(self.x))
@@ -107,16 +107,16 @@ def check_view(run_set: RunSet, settings: LandscapeSettings) -> None:
 
 
 def fit_picture_plane(run_set: RunSet, plane: str, *, seed: int = 0, bar: tqdm | None = None) -> Projection:
-    """The plane of the picture: of the PCs of all runs, or through the last weights of the first run.
+    """Fit the plane of the picture: principal components of all runs, or axes through the last weights of the first.
 
     Args:
         run_set: the runs.
-        plane: as for `loss_viz.landscape`.
-        seed: of random directions.
-        bar: told of every block of parameters that is read and of every Hessian-vector product.
+        plane: kind of planes, as for `loss_viz.landscape`.
+        seed: seed of the random directions.
+        bar: progress bar, advanced once per block of parameters and per Hessian-vector product.
 
     Raises:
-        ValueError: a plane that this model does not have.
+        ValueError: if the directions of the plane cannot be computed for this model.
     """
     if plane not in OWN_AXES:
         return fit_projection(run_set.weights, bar)
@@ -157,7 +157,7 @@ def build_sampling(
     if run_set.buffers is not None:
         at = anchors if len(anchors) else np.array([len(run_set.runs[0]) - 1])
         planes = replace(planes, buffers=run_set.buffers[at])
-    x, y = _lay_grid(projection, settings.resolution, settings.plane)
+    x, y = _build_grid(projection, settings.resolution, settings.plane)
     corners = np.array([x[0], y[0]]), np.array([x[-1], y[-1]])
     nodes, steps = (None if cache is None else cache.open_table(points) for points in ("chart", "path"))
     lattice = Lattice(planes, run_set.objective, *corners, nodes)
@@ -167,20 +167,20 @@ def build_sampling(
 
 
 def with_resolution(sampling: Sampling, resolution: int | tuple[int, int]) -> Sampling:
-    """The same planes before another grid; what was evaluated under the runs is kept.
+    """Return the same planes with another grid; the losses at the path are kept.
 
     Raises:
-        ValueError: a resolution out of its range.
+        ValueError: if `resolution` is out of its range.
     """
-    x, y = _lay_grid(sampling.projection, resolution, sampling.plane)
+    x, y = _build_grid(sampling.projection, resolution, sampling.plane)
     return replace(sampling, x=x, y=y)
 
 
 def is_whole_grid(
     projection: Projection, x: Float[np.ndarray, " n_x"], y: Float[np.ndarray, " n_y"], plane: str
 ) -> bool:
-    """Return whether a grid is the evenly spaced one; that of an interrupted landscape may not be."""
-    whole = _lay_grid(projection, (len(x), len(y)), plane)
+    """Return whether a grid has the spacing that `landscape` gives it; after an interrupt it may not."""
+    whole = _build_grid(projection, (len(x), len(y)), plane)
     return np.array_equal(whole[0], x) and np.array_equal(whole[1], y)
 
 
@@ -200,13 +200,13 @@ def _place_planes(
     if plane == "parallel":
         return anchors, parallel_planes(weights, projection, anchors, starts=starts)
     if plane == "valley":
-        _require_room(len(anchors), weights.shape[1])
+        _check_memory(len(anchors), weights.shape[1])
         _, walls = hessian_eigenvalues_along(run_set.objective, weights, anchors, run_set.buffers, bar=bar)
         return anchors, valley_planes(weights, projection, anchors, walls, k=k, starts=starts)
     return anchors, local_planes(weights, projection, anchors, k=k, starts=starts, bar=bar)
 
 
-def _require_room(n_anchors: int, n_params: int) -> None:
+def _check_memory(n_anchors: int, n_params: int) -> None:
     n_most = HELD_BYTES // (16 * n_params)
     if n_anchors > n_most:
         raise argument_error(
@@ -216,16 +216,16 @@ def _require_room(n_anchors: int, n_params: int) -> None:
         )
 
 
-def _lay_grid(
+def _build_grid(
     projection: Projection, resolution: int | tuple[int, int], plane: str
 ) -> tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]:
     sizes = _read_resolution(resolution)
     low, high = projection.bounds
-    centre = (low + high) / 2
-    reach = np.maximum(high - low, MIN_AXIS * projection.diagonal) * (0.5 + MARGIN)
-    low, high = centre - reach, centre + reach
+    center = (low + high) / 2
+    extent = np.maximum(high - low, MIN_AXIS * projection.diagonal) * (0.5 + MARGIN)
+    low, high = center - extent, center + extent
     if plane == "random":
-        low, high = np.minimum(low, -RANDOM_REACH), np.maximum(high, RANDOM_REACH)
+        low, high = np.minimum(low, -RANDOM_EXTENT), np.maximum(high, RANDOM_EXTENT)
     x, y = (np.linspace(low[i], high[i], sizes[i]) for i in range(2))
     return x, y
 

@@ -1,4 +1,4 @@
-"""The surface at a step when the planes near it are not asked: the error off the path, as far as it is known."""
+"""Heights at the anchors without the planes near them: an estimate of the error beside the path."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -9,26 +9,26 @@ from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.kernels import Kernel, fit_kernel
 from loss_viz.settings import LOCAL_PLANES
 
-BLOCK_RADIUS = 0.03  # of the diagonal, to each side: as far as `support` says that the run vouches for the surface
+BLOCK_RADIUS = 0.03  # of the diagonal, to each side: the width of `support`
 
 
 def held_out_heights(
     sampling: Sampling, kernel: Kernel, block_radius: float, bar: tqdm
 ) -> tuple[Int[np.ndarray, " n_held"], Float[np.ndarray, " n_held"]]:
-    """Heights at the anchors, blended without their own planes and those near them along the run.
+    """Blend the losses at the anchors without their own planes and those near them along the run.
 
     Args:
-        sampling: the planes, and what was evaluated on them under the run, which is used and added to.
-        kernel: their weights.
+        sampling: the planes; losses evaluated at the path are used and added to.
+        kernel: weights of the planes.
         block_radius: planes within this fraction of the diagonal, measured along the path, are left out; 0 leaves out
             the anchor's own plane only.
-        bar: told of the evaluations.
+        bar: progress bar, advanced with the evaluations.
 
     Returns:
-        The rows that were held out, those for which no plane is left apart; and the heights there.
+        The rows of the anchors for which some plane is left, and the heights there.
 
     Raises:
-        TypeError, ValueError: a block_radius that is no number of 0 or more.
+        TypeError, ValueError: if `block_radius` is not a number of at least 0.
     """
     what = "a share of the path's diagonal, 0 or more"
     if not 0 <= check_float("block_radius", block_radius, what, advice=f"Use {BLOCK_RADIUS}.") < np.inf:
@@ -41,13 +41,13 @@ def held_out_heights(
 
 
 def select_kernel(sampling: Sampling, sigma: float | str, bar: tqdm) -> Kernel:
-    """The kernels for a bandwidth; for `"auto"` with the shape of their planes, or round, as the run itself tells.
+    """Select the kernels for a bandwidth. For `"auto"`, kernels shaped by their planes or round ones.
 
-    Of the two the one is taken that predicts the losses at the anchors better, every plane within 0.03 of the
-    diagonal left out: the root mean square of log10(height / loss) is compared.
+    Of these two, the one with the smaller held-out error at the anchors is chosen, with planes within 0.03 of the
+    diagonal left out.
 
     Raises:
-        ValueError: a `sigma` out of its range.
+        ValueError: if `sigma` is out of its range.
     """
     shaped = fit_shaped_kernel(sampling, sigma)
     if shaped.shape is None:
@@ -58,16 +58,16 @@ def select_kernel(sampling: Sampling, sigma: float | str, bar: tqdm) -> Kernel:
 
 
 def fit_shaped_kernel(sampling: Sampling, sigma: float | str) -> Kernel:
-    """The kernels for a bandwidth, with the shape of their planes where that is `"auto"` and they are local ones."""
+    """Fit the kernels for a bandwidth; those of `"auto"` on local planes are shaped by their planes."""
     planes = sampling.planes
     overlap = planes.overlap if sampling.plane in LOCAL_PLANES else None
     return fit_kernel(planes.position, sigma, diagonal=sampling.projection.diagonal, path=planes.path, overlap=overlap)
 
 
 def held_out_error(sampling: Sampling, kernel: Kernel, block_radius: float, bar: tqdm) -> float:
-    """Root mean square of log10(height / loss) over the held-out anchors, in decades; nan where there are none.
+    """Measure the root mean square of log10(height / loss) over held-out anchors, in decades; nan if there are none.
 
-    Steps at which height and loss differ in sign, or one of them is zero, are left out.
+    Steps at which height and loss differ in sign or one of them is zero are skipped.
     """
     rows, heights = held_out_heights(sampling, kernel, block_radius, bar)
     with np.errstate(divide="ignore", invalid="ignore"):

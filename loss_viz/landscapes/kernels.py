@@ -1,4 +1,4 @@
-"""How much each plane counts at a point of the picture."""
+"""Kernels: the weight of each plane at a point of the picture."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from scipy.spatial.distance import cdist
 from loss_viz.settings import check_sigma
 
 # sigma="auto": kernels of 0.35 anchor spacings on the path, never wider than 0.3 % of the diagonal, that widen by 0.14
-# of the distance to the nearest anchor and, where their plane cannot follow, reach half as far (1 + 3 = 2²) if that
-# predicts the run better. Measured on forty runs with every anchor near the one in question left out
-# (benchmarks/sigma.py): the error is no more than that of the best of eight fixed widths, chosen afterwards, in 34, and
-# at most 1.23 times as much. Round kernels alone: 22, and 1.55 times.
+# of the distance to the nearest anchor. If that reduces the held-out error, they are half as wide (1 + 3 = 2²) in
+# directions that their plane does not contain. Held-out errors on forty runs (benchmarks/sigma.py): no larger than that
+# of the best of eight fixed widths, chosen afterwards, on 34 runs, and at most 1.23 times as large. For round kernels
+# alone: 22 runs, and 1.55 times.
 SPACING_SHARE = 0.35
 
 GROWTH = 0.14
@@ -29,15 +29,15 @@ class Kernel:
     """Normalized Gaussian kernels around the anchors.
 
     w_t(q) ∝ s⁻² exp(-r² / (2 s²)) with s² = width[t]² + (growth m(q))², where r = |shape[t] (q - p[t])| is the distance
-    from q to the anchor, in the measure of its kernel, and m(q) that to the nearest one. With equal widths, no growth
-    and no shape this is the post's exp(-dist²/(2σ²)).
+    from q to the anchor in the metric of its kernel, and m(q) the smallest of these distances. With equal widths, no
+    growth and no shape these are the post's kernels exp(-dist²/(2σ²)).
 
     Attributes:
-        centers: `(n_planes, 2)`, the anchors on the picture.
+        centers: `(n_planes, 2)`, the anchors in the picture.
         width: `(n_planes,)`, in units of weights, positive.
-        growth: how much a kernel widens with the distance to the evidence.
-        sigma: the bandwidth as it was asked for.
-        shape: `(n_planes, 2, 2)`, the map after which a kernel is round; None where all of them are.
+        growth: rate at which kernels widen with the distance to the nearest anchor.
+        sigma: bandwidth as passed to `landscape`.
+        shape: `(n_planes, 2, 2)`, linear maps under which the kernels become round; None if all are round.
     """
 
     centers: Float[np.ndarray, "n_planes 2"]
@@ -49,22 +49,23 @@ class Kernel:
     def weights(
         self, points: Float[np.ndarray, "n 2"], left_out: Bool[np.ndarray, "n n_planes"] | None = None
     ) -> Float[np.ndarray, "n n_planes"]:
-        """The weights at each point, scaled to sum 1; in log space, for far away every raw one underflows.
+        """Compute the weights of the planes at each point; they sum to 1.
 
         Args:
-            points: where.
-            left_out: planes that do not count at a point, as if they were not there; each point needs one that does.
+            points: points of the picture.
+            left_out: planes to ignore at each point, not all of them.
         """
         squared = self._measure(points)
         if left_out is not None:
             squared[left_out] = np.inf
         variance = self.width**2 + self.growth**2 * squared.min(axis=1, keepdims=True)
+        # In log space: far from the path every weight underflows.
         exponent = -np.log(variance) - squared / (2 * variance)
         weights = np.exp(exponent - exponent.max(axis=1, keepdims=True))
         return weights / weights.sum(axis=1, keepdims=True)
 
     def _measure(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_planes"]:
-        """Squared distances from each point to each anchor."""
+        """Return the squared distance from each point to each anchor."""
         if self.shape is None:
             return cdist(points, self.centers, "sqeuclidean")
         origins = np.einsum("tij,tj->ti", self.shape, self.centers)
@@ -79,19 +80,18 @@ def fit_kernel(
     path: Int[np.ndarray, " n_planes"] | None = None,
     overlap: Float[np.ndarray, "n_planes 2 2"] | None = None,
 ) -> Kernel:
-    """The kernels for a bandwidth.
+    """Fit the kernels for a bandwidth.
 
     Args:
-        centers: `(n_planes, 2)`, the anchors on the picture, in the order of the run.
+        centers: `(n_planes, 2)`, the anchors in the picture, in the order of the run.
         sigma: `"auto"`, or a fraction of `diagonal`: the post's formula, the same width everywhere.
-        diagonal: of the path's bounding box.
-        path: `(n_planes,)`, which of several runs each anchor stands on; all on one by default.
-        overlap: `(n_planes, 2, 2)`, E Cᵀ of each plane, for kernels of `"auto"` that follow the shape of their plane;
-            they are round by default.
+        diagonal: length of the diagonal of the path's bounding box.
+        path: `(n_planes,)`, index of the run to which each anchor belongs; one run by default.
+        overlap: `(n_planes, 2, 2)`, E Cᵀ of each plane, which shapes the kernels of `"auto"`; None for round kernels.
 
     Raises:
-        TypeError: neither a text nor a number.
-        ValueError: another text, or a number outside 1e-6 ... 1e3 (nan included).
+        TypeError: if `sigma` is neither a string nor a number.
+        ValueError: if it is another string, or outside 1e-6 ... 1e3.
 
     Example:
         >>> fit_kernel(np.zeros((1, 2)), 0.06, diagonal=2.0).width
@@ -99,24 +99,24 @@ def fit_kernel(
     """
     check_sigma(sigma)
     if isinstance(sigma, str):
-        widths = SPACING_SHARE * neighbour_distances(centers, np.zeros(len(centers), int) if path is None else path)
+        widths = SPACING_SHARE * neighbor_distances(centers, np.zeros(len(centers), int) if path is None else path)
         shape = None if overlap is None else _shape(overlap)
         return Kernel(centers, widths.clip(MIN_WIDTH * diagonal, MAX_WIDTH * diagonal), GROWTH, sigma, shape)
     return Kernel(centers, np.full(len(centers), sigma * diagonal), 0.0, float(sigma))
 
 
 def _shape(overlap: Float[np.ndarray, "n_planes 2 2"]) -> Float[np.ndarray, "n_planes 2 2"]:
-    """A plane answers for d with the net at M d of the picture, M = C Eᵀ E Cᵀ: what it misses counts as distance.
+    """Return the maps with r² = |d|² + 3 |d - M d|² for M = C Eᵀ E Cᵀ.
 
-    r² = |d|² + 3 |d - M d|². A plane that stands steeply on the picture answers with the loss of its own anchor
-    wherever it is asked, and is no evidence there.
+    For a displacement d, a plane is evaluated at weights whose projection onto the picture is M d, so d - M d counts as
+    additional distance. A plane steep to the picture has about the loss of its anchor at every point.
     """
     miss = np.eye(2) - overlap.transpose(0, 2, 1) @ overlap
     return np.linalg.cholesky(np.eye(2) + STRETCH * miss @ miss).transpose(0, 2, 1)
 
 
-def neighbour_distances(centers: Float[np.ndarray, "n 2"], path: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Distance from each point to the nearer of its two neighbours along its run; zero where it is alone."""
+def neighbor_distances(centers: Float[np.ndarray, "n 2"], path: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Return the distance from each point to the nearer of its neighbors along its run; zero if it has none."""
     gaps = np.where(np.diff(path) == 0, np.linalg.norm(np.diff(centers, axis=0), axis=1), np.inf)
     nearer = np.minimum(np.append(np.inf, gaps), np.append(gaps, np.inf))
     return np.where(np.isfinite(nearer), nearer, 0.0)

@@ -1,1 +1,1 @@
-"""Planes in weight space: the picture's plane, its directions, and the local planes along a run."""
+"""Planes in weight space: the plane of the picture, its directions, and the local planes along a run."""

@@ -1,8 +1,8 @@
-"""Directions that know nothing of the run: random ones, filter by filter, and the Hessian's own.
+"""Directions that do not depend on the run: random filter-normalized ones, and eigenvectors of the Hessian.
 
-Li, Xu, Taylor, Studer & Goldstein, "Visualizing the Loss Landscape of Neural Nets" (2018), section 4, for the random
-ones: a Gaussian direction in which each filter is scaled to the norm of the same filter of the weights, so that two
-networks that compute the same with weights of another scale get the same picture.
+Filter normalization is from Li, Xu, Taylor, Studer & Goldstein, "Visualizing the Loss Landscape of Neural Nets" (2018),
+section 4: each filter of a Gaussian direction is scaled to the norm of the same filter of the weights, so that networks
+that differ only in the scale of their weights have the same landscape.
 """
 
 import numpy as np
@@ -15,31 +15,32 @@ from loss_viz.objective.layout import ParameterLayout
 from loss_viz.objective.objective import Objective
 from loss_viz.runs.weights import WeightRows, take_rows
 
-ENDS = {"hessian": "LA", "valley": "LA", "saddle": "BE"}  # the largest eigenvalues, or the largest and the smallest
+# As `eigsh` names them: the largest eigenvalues, or the largest and the smallest.
+ENDS = {"hessian": "LA", "valley": "LA", "saddle": "BE"}
 
-EIGEN_TOLERANCE = 1e-6  # of an eigenvalue: what float32 losses allow
+EIGEN_TOLERANCE = 1e-6  # relative; float32 losses allow no less
 
-N_KEPT = 12  # vectors that Lanczos keeps along a run: 200 anchors of a small net take a second or two
+N_KEPT = 12  # Lanczos vectors along a run: 200 anchors of a small network take a second or two
 
-EPSILON = 1e-10  # keeps a filter of zeros from dividing by zero, as in the authors' code
+EPSILON = 1e-10  # avoids division by zero for a filter of zeros, as in the authors' code
 
 
 def random_directions(
     layout: ParameterLayout, weights: Float[np.ndarray, " n_params"], *, seed: int = 0
 ) -> Float[np.ndarray, "2 n_params"]:
-    """Two filter-normalized Gaussian directions.
+    """Draw two filter-normalized Gaussian directions.
 
     d_ij <- d_ij / |d_ij| · |w_ij| for filter j of layer i: one output unit of a linear layer, one output channel of a
-    convolution, one row of an embedding. Biases and the parameters of normalization layers, which have one axis or
-    none, stay as they are: their directions are zero.
+    convolution, one row of an embedding. The directions are zero for biases and the parameters of normalization
+    layers, which have at most one axis.
 
     Args:
         layout: names and shapes of the parameters.
-        weights: the point at which the filters are measured.
-        seed: of the directions.
+        weights: the point at which the norms of the filters are taken.
+        seed: seed of the directions.
 
     Raises:
-        ValueError: no parameter has two axes or more.
+        ValueError: if no parameter has two or more axes.
 
     Example:
         >>> import torch
@@ -79,24 +80,25 @@ def hessian_directions(
     plane: str = "hessian",
     bar: tqdm | None = None,
 ) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, "2 n_params"]]:
-    """Two eigenvectors of the Hessian of the loss, from Hessian-vector products only.
+    """Compute two eigenvectors of the Hessian of the loss from Hessian-vector products.
 
-    SciPy's `eigsh` (Lanczos), started from a fixed vector, so that the same weights give the same picture.
+    Uses SciPy's `eigsh` (Lanczos), started from a fixed vector, so that the same weights give the same result.
 
     Args:
         objective: the loss.
-        weights: the point at which it is differentiated twice.
-        buffers: of the model there.
-        plane: `"hessian"`, the two largest eigenvalues; or `"saddle"`, the largest and the smallest: a saddle shows
-            only with both.
-        bar: told of every product; what it raises ends the work.
+        weights: the point at which the Hessian is taken.
+        buffers: buffers of the model at this point.
+        plane: `"hessian"`, the two largest eigenvalues; or `"saddle"`, the largest and the smallest, both of which are
+            needed to see a saddle.
+        bar: progress bar, advanced once per product; exceptions it raises stop the iteration.
 
     Returns:
         Eigenvalues `(2,)`, the larger first, and orthonormal eigenvectors `(2, n_params)`, the largest entry of each
         positive.
 
     Raises:
-        ValueError: the loss cannot be differentiated twice, the iteration does not settle, or there is one weight.
+        ValueError: if the loss cannot be differentiated twice, the iteration does not converge, or the model has fewer
+            than two weights.
     """
     start = np.random.default_rng(0).standard_normal(objective.n_params)
     values, vectors = _solve(objective, weights, buffers, which=ENDS[plane], k=2, start=start, plane=plane, bar=bar)
@@ -114,20 +116,20 @@ def hessian_eigenvalues_along(
     plane: str = "valley",
     bar: tqdm | None = None,
 ) -> tuple[Float[np.ndarray, "n n_values"], Float[np.ndarray, "n n_params"]]:
-    """Eigenvalues of the Hessian at rows of a run, and the eigenvector of the largest.
+    """Compute eigenvalues of the Hessian at rows of a run, and the eigenvector of the largest.
 
-    Each search starts from the eigenvector of the row before, which is why it settles after a few products.
+    Each iteration starts from the eigenvectors of the previous row and therefore converges after a few products.
 
     Args:
         objective: the loss.
         weights: the recorded weights.
-        rows: which of them, in the order of the run.
-        buffers: of the model at all rows.
-        plane: `"valley"`, the largest eigenvalue alone; or `"saddle"`, the largest and the smallest.
-        bar: told of every row; what it raises ends the work.
+        rows: indices of rows, in the order of the run.
+        buffers: buffers of the model at all recorded steps; None if they are those of the model.
+        plane: `"valley"`, the largest eigenvalue only; or `"saddle"`, the largest and the smallest.
+        bar: progress bar, advanced once per row; exceptions it raises stop the iteration.
 
     Returns:
-        Eigenvalues, the largest first; and one unit vector a row.
+        Eigenvalues, the largest first, and one unit vector per row.
 
     Raises:
         ValueError: as for `hessian_directions`.
@@ -163,7 +165,7 @@ def _solve(
     bar: tqdm | None,
     n_kept: int | None = None,
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k n_params"]]:
-    """`k` eigenvalues at the ends of the spectrum, and their eigenvectors."""
+    """Compute `k` eigenvalues at the ends of the spectrum, and their eigenvectors as rows."""
     n_params = objective.n_params
     if n_params < 2:
         raise argument_error(
@@ -182,18 +184,18 @@ def _solve(
     hessian = LinearOperator((n_params, n_params), matvec=multiply, dtype=np.float64)
     n_kept = None if n_kept is None else min(n_params, n_kept)
     try:
-        if n_params <= max(2, k + 1):  # fewer than Lanczos can work with
+        if n_params <= max(2, k + 1):  # too few for Lanczos
             values, vectors = _solve_densely(np.stack([multiply(axis) for axis in np.eye(n_params)]), which, k)
         else:
             values, vectors = eigsh(hessian, k=k, which=which, v0=start, ncv=n_kept, tol=EIGEN_TOLERANCE)
-        if not np.isfinite(values).all():  # which older versions of SciPy hand over without a word
+        if not np.isfinite(values).all():  # which older versions of SciPy return without an error
             raise FloatingPointError("an eigenvalue is not finite")
     except (ArpackError, FloatingPointError) as error:
         raise argument_error(
             "plane",
-            f"The eigenvectors of `plane`={plane!r} could not be found ({first_line(error)}): the "
-            "Hessian's ends lie too close together there, as where the loss is flat, or its numbers are too large. Use "
-            "another `plane`, or other steps.",
+            f"The eigenvectors of `plane`={plane!r} could not be found ({first_line(error)}): the extreme "
+            "eigenvalues of the Hessian are too close together, as where the loss is flat, or too large. Use another "
+            "`plane`, or other steps.",
         ) from error
     return values, vectors.T
 

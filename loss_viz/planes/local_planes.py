@@ -1,10 +1,10 @@
-"""Local planes: where along the run they stand, how they are spanned, and how the picture reaches them.
+"""Local planes: their anchors along the run, their axes, and the map from the picture to each of them.
 
-Liu, "Loss landscape visualization 1 - Seeing sticky plateau" (2026): the run does not lie on the PC plane, so
-the loss is taken from planes through true points of the run, each spanned by velocity and acceleration there.
-The post leaves open how a point of the picture becomes a point of such a plane. Here it is the point of the local
-plane closest to the same displacement carried to W[t]: theta_t(q) = W[t] + Eᵀ E Cᵀ (q - p[t]). No inverse is taken,
-so nothing blows up where a local plane stands steeply on the picture. (E and C hold their axes as rows.)
+Liu, "Loss landscape visualization 1 - Seeing sticky plateau" (2026): the run does not lie on the PC plane, so the loss
+is evaluated on planes through points of the run, each spanned by velocity and acceleration there. The post leaves open
+how a point q of the picture maps to such a plane. Here the displacement from the anchor's projection p[t] is moved to
+W[t] and projected onto the local plane: theta_t(q) = W[t] + Eᵀ E Cᵀ (q - p[t]), where the rows of E and C are the axes
+of the local plane and of the picture. No matrix is inverted, so nothing diverges for planes steep to the picture.
 """
 
 from collections.abc import Sequence
@@ -19,23 +19,28 @@ from loss_viz.planes.plane_set import PlaneBases, Planes
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.weights import WeightRows, column_blocks, row_blocks, step_lengths
 
-# Below these a velocity or acceleration holds no direction of its own: the plane is a line, or a point.
+# Below these a velocity or acceleration adds no direction: the plane is a line or a point.
 MIN_SINE = 1e-6
 MIN_LENGTH = 1e-12
 MOST_ANCHORS = 2**20
-CLOSE = 1e-6  # sine² below which |a|² - (v·a)² / |v|² is not to be trusted
+CLOSE = 1e-6  # sine² below which |a|² - (v·a)² / |v|² loses its digits
 
 
 def choose_anchors(
     weights: WeightRows, n_anchors: int | None, bar: tqdm | None = None
 ) -> Int[np.ndarray, " n_anchors"]:
-    """Rows evenly spaced in half arc length in weight space plus half time, first and last included.
+    """Choose rows evenly spaced in the mean of relative arc length and relative time, including first and last.
 
-    Time alone drowns the escape from a plateau among the steps spent on it; arc length alone leaves one or two
-    anchors for a tail in which the loss still falls by decades. `None` takes every row.
+    Arc length is measured in weight space. Spaced by time alone, few anchors would fall on the escape from a plateau;
+    by arc length alone, one or two would be left for a tail in which the loss still falls by decades.
+
+    Args:
+        weights: the recorded weights of one run.
+        n_anchors: maximum number of anchors; None takes every row.
+        bar: progress bar, advanced once per block of weights.
 
     Raises:
-        ValueError: fewer than two anchors.
+        ValueError: if `n_anchors` is below two.
     """
     n_steps = len(weights)
     if n_anchors is None or n_steps < 3:
@@ -48,21 +53,13 @@ def choose_anchors(
 
 
 def check_anchors(n_anchors: int | None) -> None:
-    """Refuse fewer anchors than the two ends of a run.
-
-    Raises:
-        TypeError, ValueError: no whole number, or fewer than two anchors.
-    """
+    """Raise an error unless `n_anchors` is None or a whole number of at least 2."""
     if n_anchors is not None:
         check_int("n_anchors", n_anchors, 2, MOST_ANCHORS, advice="Use 200, or None for every step.")
 
 
 def check_stride(k: int, n_steps: int) -> None:
-    """Refuse a stride for which a run is too short.
-
-    Raises:
-        TypeError, ValueError: `k` is no whole number, below 1, or 2k + 1 more than the steps that were recorded.
-    """
+    """Raise an error unless `k` is a positive whole number and the run has at least 2k + 1 recorded steps."""
     k = check_int("k", k, 1, advice="Use 5, or more for a jittery run.")
     if 2 * k + 1 > n_steps:
         longest = (n_steps - 1) // 2
@@ -83,23 +80,22 @@ def local_planes(
     starts: Sequence[int] = (0,),
     bar: tqdm | None = None,
 ) -> Planes:
-    """The osculating plane of the run at each anchor, spanned by its k-step velocity and acceleration.
+    """Build the osculating plane of the run at each anchor, spanned by its k-step velocity and acceleration.
 
-    v = W[t] - W[t-k] and a = W[t] - 2 W[t-k] + W[t-2k]; where t < 2k there is no past and the same stencil looks
-    forward, from the last step that has 2k steps after it where the run is shorter than 4k. This is the plane
-    through three points of the run. It holds almost nothing of the steepest direction of the loss: it maps the bed
-    of the river, and the valley's walls are not in it.
+    v = W[t] - W[t-k] and a = W[t] - 2 W[t-k] + W[t-2k]: the plane through three points of the run. Where t < 2k the
+    same stencil looks forward, from the last step with 2k steps after it if the run is shorter than 4k. These planes
+    contain almost nothing of the steepest direction of the loss: the walls of the valley are missing.
 
     Args:
-        weights: the recorded weights of one run, or of several, one after the other.
+        weights: the recorded weights of one run, or of several runs one after another.
         projection: the plane of the picture.
-        anchors: rows at which the planes stand.
+        anchors: rows through which the planes pass.
         k: stride, in recorded steps.
-        starts: the first row of each run.
-        bar: told of every block of parameters where there are several.
+        starts: first row of each run.
+        bar: progress bar, advanced once per block of parameters; exceptions it raises stop the work.
 
     Raises:
-        ValueError: `k` below 1, or more than a run is long enough for.
+        ValueError: if `k` is below 1, or a run has fewer than 2k + 1 steps.
     """
     path, stencil, side = lay_stencil(anchors, len(weights), k, starts)
     mix, overlap = _measure(weights, stencil, side, projection, bar)
@@ -120,21 +116,21 @@ def valley_planes(
     k: int,
     starts: Sequence[int] = (0,),
 ) -> Planes:
-    """The plane of river and wall at each anchor: its k-step velocity, and the steepest direction of the loss there.
+    """Build the plane of k-step velocity and steepest direction of the loss at each anchor: river and valley wall.
 
     After Wen et al., "Understanding warmup-stable-decay learning rates: a river valley loss landscape perspective"
-    (2024). Unlike the osculating plane it holds the walls of the valley, and not the way that the run will turn.
+    (2024). Unlike osculating planes these contain the walls of the valley, but not the direction of the run's turns.
 
     Args:
         weights: the recorded weights, as for `local_planes`.
         projection: the plane of the picture.
-        anchors: rows at which the planes stand.
-        walls: the eigenvector of the largest eigenvalue of the Hessian at each, of length 1.
+        anchors: rows through which the planes pass.
+        walls: unit eigenvector of the largest eigenvalue of the Hessian at each anchor.
         k: stride, in recorded steps.
-        starts: the first row of each run.
+        starts: first row of each run.
 
     Raises:
-        ValueError: `k` below 1, or more than a run is long enough for.
+        ValueError: if `k` is below 1, or a run has fewer than 2k + 1 steps.
     """
     path, stencil, side = lay_stencil(anchors, len(weights), k, starts)
     axes = np.zeros((len(anchors), 2, weights.shape[1]))
@@ -148,10 +144,10 @@ def valley_planes(
 def lay_stencil(
     anchors: Int[np.ndarray, " n"], n_rows: int, k: int, starts: Sequence[int]
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 3"], Int[np.ndarray, " n"]]:
-    """The run of each anchor, its three rows, and whether they look back (-1) or forward (1).
+    """Return the run of each anchor, its three rows, and whether they look back (-1) or forward (1).
 
     Raises:
-        ValueError: `k` below 1, or more than a run is long enough for.
+        ValueError: if `k` is below 1, or a run has fewer than 2k + 1 steps.
     """
     lengths = np.diff([*starts, n_rows])
     check_stride(k, int(lengths.min()))
@@ -166,7 +162,7 @@ def lay_stencil(
 def span_local_planes(
     points: Float[np.ndarray, "n 3 n_params"], side: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "n n_params"], Float[np.ndarray, "n n_params"], Float[np.ndarray, "n 2 n_params"]]:
-    """Velocity, acceleration, and the axes of the plane of both, from the weights at three rows each."""
+    """Compute velocity, acceleration and the orthonormal axes of both from the weights at three rows each."""
     velocity, acceleration = _differentiate(points.transpose(1, 0, 2), side[:, None])
     axes = [_orthonormalize(v, a, 0.0) for v, a in zip(velocity, acceleration, strict=True)]
     return velocity, acceleration, np.stack(axes)
@@ -175,19 +171,19 @@ def span_local_planes(
 def _orthonormalize(
     first: Float[np.ndarray, " n_params"], second: Float[np.ndarray, " n_params"], min_length: float
 ) -> Float[np.ndarray, "2 n_params"]:
-    """Gram-Schmidt; a vector that is too short, or parallel to the first, leaves a row of zeros."""
+    """Orthonormalize (Gram-Schmidt); a vector that is too short, or parallel to the first, gives a row of zeros."""
     axes = np.zeros((2, len(first)))
     if (length := np.linalg.norm(first)) > min_length:
         axes[0] = first / length
     rest = second - (axes[0] @ second) * axes[0]
-    rest -= (axes[0] @ rest) * axes[0]  # once more: of a small rest the first time leaves rounding
+    rest -= (axes[0] @ rest) * axes[0]  # again, to remove the rounding errors of a small remainder
     if (length := np.linalg.norm(rest)) > MIN_SINE * np.linalg.norm(second):
         axes[1] = rest / length
     return axes
 
 
 def _differentiate(rows: Shaped[np.ndarray, "3 ..."], side: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Velocity and acceleration from the rows at t and k and 2k steps to one side of it."""
+    """Return velocity and acceleration from the rows at t, and k and 2k steps to one side of it."""
     return (rows[1] - rows[0]) * side, rows[2] - 2 * rows[1] + rows[0]
 
 
@@ -198,19 +194,19 @@ def _measure(
     projection: Projection,
     bar: tqdm | None,
 ) -> tuple[Float[np.ndarray, "n 2 2"], Float[np.ndarray, "n 2 2"]]:
-    """Gram-Schmidt, velocity first: how to mix velocity and acceleration into axes E, and the overlaps E Cᵀ.
+    """Orthonormalize velocity and acceleration; return their coefficients in the axes E, and the overlaps E Cᵀ.
 
-    A vector that is too short, or parallel to the first, leaves a row of zeros.
+    A vector that is too short, or parallel to the first, gives a row of zeros.
     """
     n, axes = len(stencil), projection.components
-    # Of velocity v, acceleration a and what of a is not along v: |v|², v·a, |a|², |rest|², and both along C.
+    # |v|², v·a, |a|² and the products of v and a with C, for velocity v and acceleration a.
     speed2, along, size2, inside = _sum_products(weights, stencil, side, np.zeros(n), axes, bar)
     min_length = MIN_LENGTH * projection.diagonal
     speed, size = np.sqrt(speed2), np.sqrt(size2)
     shares = np.divide(along, speed2, out=np.zeros(n), where=speed > min_length)
     height2 = size2 - shares * along
     inside[:, 1] -= shares[:, None] * inside[:, 0]
-    close = height2 < CLOSE * size2  # the difference has lost its digits: subtract the vectors themselves
+    close = height2 < CLOSE * size2  # digits are lost: subtract the vectors instead of the squares
     if close.any():
         again = _sum_products(weights, stencil[close], side[close], shares[close], axes, bar)
         height2[close], inside[close] = again[2:]
@@ -231,7 +227,7 @@ def _sum_products(
     axes: Float[np.ndarray, "2 n_params"],
     bar: tqdm | None,
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, "n 2 2"]]:
-    """v·v, v·b, b·b and the products of v and b with the axes C, where b = a - share v; block by block."""
+    """Sum v·v, v·b, b·b and the products of v and b with the axes C over blocks, where b = a - share v."""
     rows, place = np.unique(stencil, return_inverse=True)
     place = place.reshape(stencil.shape)
     n = len(stencil)

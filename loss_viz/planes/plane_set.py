@@ -10,25 +10,25 @@ from jaxtyping import Float, Int
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.weights import WeightRows, take_rows
 
-HELD_BYTES = 2**28  # frames that together need more are made one at a time
+HELD_BYTES = 2**28  # bases that need more together are built one at a time
 Basis = tuple[Float[np.ndarray, " n_params"], Float[np.ndarray, "2 n_params"]]
 Span = Callable[[int, Float[np.ndarray, "n_rows n_params"]], Float[np.ndarray, "2 n_params"]]
 
 
 class PlaneBases:
-    """An origin and two axes for each of several planes; axes of zeros where a plane is a line or a point.
+    """An origin and two axes for each of several planes; axes are zero where a plane is a line or a point.
 
-    Every one of them is made of a few recorded rows. A model of millions of weights has no room for all at once:
-    then each is made when it is used, and only the last one is kept.
+    Each basis is built from a few recorded rows. If not all fit in memory, each is built when used, and only the last
+    one is kept.
 
     Args:
         rows: the recorded weights.
-        index: `(n_planes, n_rows)`, which of them belong to each plane; the first is its origin.
-        span: from the number of a plane and its rows to its two axes.
+        index: `(n_planes, n_rows)`, rows from which each plane is built; the first is its origin.
+        span: function of the number of a plane and its rows that returns its two axes.
 
     Attributes:
-        row_bytes: of one weight vector.
-        in_memory: whether all of them are held at once.
+        row_bytes: size of one weight vector.
+        in_memory: whether all bases are held at once.
 
     Example:
         >>> bases = PlaneBases(np.eye(3), np.array([[2]]), lambda i, rows: np.eye(3)[:2])
@@ -50,8 +50,8 @@ class PlaneBases:
         return last[1]
 
     def lift(self, index: Int[np.ndarray, " n"], coords: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_params"]:
-        """The points at `coords[i]` along the axes of plane `index[i]`; quickest where like planes are together."""
-        with np.errstate(over="ignore"):  # far beyond what the weights can be there is inf, and so is the loss
+        """Return the points at `coords[i]` along the axes of plane `index[i]`; fastest if equal ones are adjacent."""
+        with np.errstate(over="ignore"):  # beyond the range of the weights' dtype: inf, and the loss follows
             coords = coords.astype(self._rows.dtype)
         if self.in_memory:
             origin, basis = self._held
@@ -59,12 +59,12 @@ class PlaneBases:
         weights = np.empty((len(index), self._rows.shape[1]), self._rows.dtype)
         for plane in np.unique(index):
             origin, basis = self[int(plane)]
-            mine = index == plane
-            weights[mine] = origin + coords[mine] @ basis
+            here = index == plane
+            weights[here] = origin + coords[here] @ basis
         return weights
 
     def take(self, planes: Int[np.ndarray, " n"]) -> "PlaneBases":
-        """Those of some of the planes, with no more of the recorded rows than they need; rows on disk stay there."""
+        """Return the bases of some planes with only the recorded rows they need; rows on disk stay there."""
         if self.in_memory:
             origin, basis = (part[planes] for part in self._held)
             return PlaneBases(origin, np.arange(len(planes))[:, None], lambda plane, _: basis[plane])
@@ -72,7 +72,7 @@ class PlaneBases:
         if isinstance(rows, np.ndarray):
             used, place = np.unique(index, return_inverse=True)
             rows, index = rows[used], place.reshape(index.shape)
-        return PlaneBases(rows, index, lambda plane, its: span(int(planes[plane]), its))
+        return PlaneBases(rows, index, lambda plane, its_rows: span(int(planes[plane]), its_rows))
 
     @cached_property
     def _held(self) -> tuple[Float[np.ndarray, "n_planes n_params"], Float[np.ndarray, "n_planes 2 n_params"]]:
@@ -82,14 +82,14 @@ class PlaneBases:
 
 @dataclass(frozen=True, eq=False)
 class Planes:
-    """Planes in weight space, each attached to one point of the picture.
+    """Planes in weight space, each through one anchor.
 
     Attributes:
-        bases: the weights where each plane is attached, and the axes that span it.
-        position: `(n_planes, 2)`, where those weights appear in the picture.
-        overlap: `(n_planes, 2, 2)`, E Cᵀ: the picture's axes as each plane sees them.
-        path: `(n_planes,)`, which of several runs each stands on.
-        buffers: `(n_planes, n_buffers)`, the model's buffers there; None where they never changed.
+        bases: origin of each plane, its anchor in weight space, and the axes that span it.
+        position: `(n_planes, 2)`, the anchors in the picture.
+        overlap: `(n_planes, 2, 2)`, E Cᵀ: scalar products of the axes of each plane and of the picture.
+        path: `(n_planes,)`, index of the run to which each anchor belongs.
+        buffers: `(n_planes, n_buffers)`, buffers of the model at the anchors; None if they never changed.
     """
 
     bases: PlaneBases
@@ -102,15 +102,13 @@ class Planes:
         return len(self.position)
 
     def take(self, index: Int[np.ndarray, " n"]) -> tuple["Planes", Int[np.ndarray, " n"]]:
-        """The planes that occur in `index`, and the same index into them: what another process needs."""
+        """Return the planes that occur in `index`, and the same index into them."""
         used, place = np.unique(index, return_inverse=True)
-        bases = self.bases.take(used)
-        return Planes(
-            bases, self.position[used], self.overlap[used], self.path[used], take_rows(self.buffers, used)
-        ), place
+        buffers = take_rows(self.buffers, used)
+        return Planes(self.bases.take(used), self.position[used], self.overlap[used], self.path[used], buffers), place
 
     def lift(self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_params"]:
-        """The weights at which plane `index[i]` is evaluated for the point `points[i]` of the picture."""
+        """Return the weights at which plane `index[i]` is evaluated for point `points[i]` of the picture."""
         displacement = points - self.position[index]
         return self.bases.lift(index, np.einsum("nij,nj->ni", self.overlap[index], displacement))
 
@@ -118,13 +116,13 @@ class Planes:
 def parallel_planes(
     weights: WeightRows, projection: Projection, anchors: Int[np.ndarray, " n_anchors"], *, starts: Sequence[int] = (0,)
 ) -> Planes:
-    """The PC plane carried to each anchor: theta_t(q) = W[t] + Cᵀ (q - p[t])."""
+    """Move the PC plane to each anchor: theta_t(q) = W[t] + Cᵀ (q - p[t])."""
     bases = PlaneBases(weights, anchors[:, None], lambda *_: projection.components)
     path = np.searchsorted(starts, anchors, side="right") - 1
     return Planes(bases, projection.path[anchors], np.tile(np.eye(2), (len(anchors), 1, 1)), path)
 
 
 def single_plane(projection: Projection) -> Planes:
-    """The plane of the picture itself: theta(q) = origin + Cᵀ q. The run does not lie on it."""
+    """Return the plane of the picture itself: theta(q) = origin + Cᵀ q. The run does not lie on it."""
     bases = PlaneBases(projection.origin[None], np.zeros((1, 1), dtype=int), lambda *_: projection.components)
     return Planes(bases, np.zeros((1, 2)), np.eye(2)[None], np.zeros(1, dtype=int))

@@ -1,4 +1,4 @@
-"""The picture's plane: principal components of the recorded weights, or any two directions, and the run seen on it."""
+"""The plane of the picture, from principal components or any two directions, and the projection of the run onto it."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,30 +15,30 @@ from tqdm import tqdm
 from loss_viz.objective.batching import limit_blas_threads
 from loss_viz.runs.weights import WeightRows, column_blocks
 
-LARGEST = 1e140  # numbers of which products of two can be formed, and so can those of one part in this
+LARGEST = 1e140  # products of two such numbers, and of their inverses, are finite and not zero
 
-SMALL = 1e8  # products: a few hundredths of a second
+SMALL = 1e8  # multiplications: a few hundredths of a second on one thread
 
-MANY_STEPS = 300  # Lanczos' method is then quicker than the whole spectrum
+MANY_STEPS = 300  # Lanczos is faster than a full eigendecomposition above this
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """A plane through weight space and the run's shadow on it.
+    """A plane in weight space and the projection of the run onto it.
 
-    The explained variance does not measure fidelity: on sin(3x), 97 % explained goes with a loss under the path that
-    is wrong by a factor of 4 in the median. `off_plane` tells how far the run really is.
+    The explained variance does not measure fidelity: for sin(3x) it is 97 %, while the loss on the plane at the path is
+    wrong by a factor of 4 in the median. `off_plane` is the actual distance of the run.
 
     Attributes:
-        origin: `(n_params,)`, the weights at (0, 0): the mean of the recorded ones where the axes are principal.
-        components: `(2, n_params)`, the axes; orthonormal rows PC1 and PC2 where they are principal, and a row of
-            zeros where the run has no such direction at all (fewer than two parameters).
-        path: `(n_steps, 2)`, coordinates of the points of the plane closest to the run: p[t] = C (W[t] - origin)
-            where the axes are orthonormal.
+        origin: `(n_params,)`, the weights at (0, 0); for principal axes the mean of the recorded weights.
+        components: `(2, n_params)`, the axes. Principal axes are the orthonormal rows PC1 and PC2; a row is zero if the
+            model has fewer than two parameters.
+        path: `(n_steps, 2)`, coordinates of the points of the plane closest to the run; p[t] = C (W[t] - origin) for
+            orthonormal axes.
         off_plane: `(n_steps,)`, Euclidean distance from W[t] to the plane, in units of weights.
-        explained_variance_ratio: `(2,)`, shares of the total variance, of the second axis that which it adds to the
-            first; zeros if the run never moved.
-        axes: what the two axes are called.
+        explained_variance_ratio: `(2,)`, fractions of the total variance; of the second axis what it adds to the first.
+            Zeros if the run never moved.
+        axes: names of the two axes.
     """
 
     origin: Float[np.ndarray, " n_params"]
@@ -50,34 +50,34 @@ class Projection:
 
     @cached_property
     def bounds(self) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
-        """Lower left and upper right corner of the path's bounding box."""
+        """Lower left and upper right corner of the bounding box of the path."""
         return self.path.min(axis=0), self.path.max(axis=0)
 
     @cached_property
     def diagonal(self) -> float:
-        """Length of the bounding box's diagonal, the unit of `sigma`; 1 if the path does not move at all."""
+        """Length of the diagonal of the bounding box, the unit of `sigma`; 1 if the path does not move."""
         low, high = self.bounds
         return float(np.linalg.norm(high - low)) or 1.0
 
     def lift(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_params"]:
-        """Weights on the plane at coordinates `points`."""
+        """Return the weights on the plane at coordinates `points`."""
         return self.origin + points @ self.components
 
 
 def fit_projection(weights: WeightRows, bar: tqdm | None = None) -> Projection:
-    """Fit the PC plane of the rows of `weights`: mean-centred, exact, in float64.
+    """Fit the plane of the first two principal components of the rows of `weights`: centered, exact, in float64.
 
-    scikit-learn's full SVD where there are no more parameters than steps, else the eigenvectors of the
-    `(n_steps, n_steps)` Gram matrix, summed over blocks of parameters; never a matrix of `n_params²`, nor a second
-    copy of `weights`. Signs follow scikit-learn's rule: the largest loading of each component is positive, so that
-    the picture never flips between two fits.
+    Uses scikit-learn's full SVD if there are no more parameters than steps, else the eigenvectors of the
+    `(n_steps, n_steps)` Gram matrix, summed over blocks of parameters. Neither a matrix of `n_params²` entries nor a
+    copy of `weights` is made. The largest loading of each component is positive, as in scikit-learn, so that the
+    picture does not flip between fits.
 
     Args:
-        weights: the recorded weights, one row a step.
-        bar: told of every block where there are several.
+        weights: the recorded weights, one row per step.
+        bar: progress bar, advanced once per block; exceptions it raises stop the work.
 
     Raises:
-        ValueError: weights beyond 1e140, or a run that moves by less than 1e-140: their squares are no numbers.
+        ValueError: if weights exceed 1e140, or the run moves by less than 1e-140, so that squares overflow or vanish.
 
     Example:
         >>> line = np.outer(np.arange(5.0), [3.0, 4.0, 0.0])
@@ -94,13 +94,13 @@ def _fit(weights: WeightRows, bar: tqdm | None) -> Projection:
     n_steps, n_params = weights.shape
     gram = np.zeros((n_steps, n_steps)) if n_params > n_steps else None
     mean, total = _center(weights, bar, gram)
-    if not total:  # it never moved: any two axes serve
+    if not total:  # the run never moved; any two axes will do
         components, variance = np.eye(2, n_params), np.zeros(2)
     elif gram is None:
         components, variance = _principal_axes(weights[:].astype(np.float64))
     else:
         components, variance = _gram_axes(weights, mean, gram, bar)
-    return Projection(mean, components, *_cast_shadow(weights, mean, components, bar), variance / (total or 1.0))
+    return Projection(mean, components, *_project(weights, mean, components, bar), variance / (total or 1.0))
 
 
 def project_onto(
@@ -111,10 +111,10 @@ def project_onto(
     axes: tuple[str, str],
     bar: tqdm | None = None,
 ) -> Projection:
-    """The plane through `origin` along two given directions, of any lengths and any angle but none.
+    """Project a run onto the plane through `origin` along two directions, of any lengths and any angle.
 
     Raises:
-        ValueError: the directions span no plane; weights beyond 1e140, or a run that moves by less than 1e-140.
+        ValueError: if the directions are parallel or zero, weights exceed 1e140, or the run moves by less than 1e-140.
 
     Example:
         >>> walk = np.array([[1.0, 5.0, 0.0], [3.0, 5.0, 0.0]])
@@ -123,23 +123,23 @@ def project_onto(
         [[0.0, 0.0], [1.0, 0.0]]
     """
     directions = directions.astype(np.float64)
-    total = _center(weights, bar)[1] or 1.0  # refuses weights that have no squares
+    total = _center(weights, bar)[1] or 1.0  # raises an error for weights without finite squares
     if np.linalg.matrix_rank(directions @ directions.T) < 2:
         raise ValueError(
             "The two directions must span a plane, these are parallel or zero. A plane needs a model of two weights "
             "or more, and the random one a weight matrix or filter."
         )
-    path, off_plane = _cast_shadow(weights, origin, directions, bar)
-    # The second axis is given what it adds to the first: of two that are not at right angles the shares still add up.
-    upright = path @ np.linalg.qr(directions.T)[1].T
-    variance = upright.var(axis=0) * len(weights)
+    path, off_plane = _project(weights, origin, directions, bar)
+    # The second axis counts for what it adds to the first, so that fractions of axes that are not orthogonal add up.
+    orthogonal = path @ np.linalg.qr(directions.T)[1].T
+    variance = orthogonal.var(axis=0) * len(weights)
     return Projection(origin, directions, path, off_plane, variance / total, axes)
 
 
 def _center(
     weights: WeightRows, bar: tqdm | None, gram: Float[np.ndarray, "n_steps n_steps"] | None = None
 ) -> tuple[Float[np.ndarray, " n_params"], float]:
-    """The mean row, and the sum of all squared distances from it; adds up the Gram matrix of what is left, if asked."""
+    """Return the mean row and the sum of squared distances from it; add the Gram matrix of the rest to `gram`."""
     mean, total, extent = np.empty(weights.shape[1]), 0.0, 0.0
     for columns, block in _widen(weights, bar):
         _require_squares(np.abs(block).max(initial=1.0))
@@ -156,7 +156,7 @@ def _center(
 
 
 def _require_squares(size: float) -> None:
-    """Refuse a size of weights, or of their moves, of which the square is no number."""
+    """Raise `ValueError` if the square of a magnitude of weights, or of their moves, overflows or vanishes."""
     if size and not 1 / LARGEST <= size <= LARGEST:
         raise ValueError(
             f"The weights of a run must lie within {LARGEST:g} and move by {1 / LARGEST:g} or more, or not at all; got "
@@ -164,12 +164,12 @@ def _require_squares(size: float) -> None:
         )
 
 
-def _cast_shadow(
+def _project(
     weights: WeightRows, origin: Float[np.ndarray, " n_params"], axes: Float[np.ndarray, "2 n_params"], bar: tqdm | None
 ) -> tuple[Float[np.ndarray, "n_steps 2"], Float[np.ndarray, " n_steps"]]:
-    """Coordinates of the points of a plane closest to each row, and the distances to them.
+    """Compute the coordinates of the points of a plane closest to each row, and the distances to them.
 
-    Of several blocks none is read twice: the distances then come from Pythagoras, right to 1e-7 of the run's extent.
+    No block is read twice; with several blocks the distances come from Pythagoras, exact to 1e-7 of the run's extent.
     """
     along, squared, block = np.zeros((len(weights), 2)), np.zeros(len(weights)), np.empty((0, 0))
     for columns, block in _widen(weights, bar):
@@ -213,10 +213,10 @@ def _gram_axes(
 def _top_eigenvectors(
     gram: Float[np.ndarray, "n_steps n_steps"],
 ) -> tuple[Float[np.ndarray, " n_axes"], Float[np.ndarray, "n_steps n_axes"]]:
-    """The two largest eigenvalues, in increasing order, and their vectors, to the last digit."""
+    """Return the two largest eigenvalues, in increasing order, and their vectors, to machine precision."""
     n_steps = len(gram)
     if n_steps > MANY_STEPS:
-        start = np.random.default_rng(0).standard_normal(n_steps)  # the same picture for the same run
+        start = np.random.default_rng(0).standard_normal(n_steps)  # fixed: the same run gives the same picture
         with suppress(ArpackNoConvergence):
             values, vectors = eigsh(gram, k=2, which="LA", v0=start)
             order = np.argsort(values)
@@ -225,12 +225,12 @@ def _top_eigenvectors(
 
 
 def _widen(weights: WeightRows, bar: tqdm | None) -> Iterator[tuple[slice, Float[np.ndarray, "n_steps n_columns"]]]:
-    """Blocks of columns in float64, all in the same memory: to fault new pages in takes as long as the products."""
-    room = np.empty(0)
+    """Yield blocks of columns in float64, all in the same memory, as allocating pages takes as long as the products."""
+    buffer = np.empty(0)
     for columns in column_blocks(weights.shape, bar):
         block = weights[:, columns]
-        room = np.empty(block.size) if block.size > room.size else room
-        wide = room[: block.size].reshape(block.shape)
+        buffer = np.empty(block.size) if block.size > buffer.size else buffer
+        wide = buffer[: block.size].reshape(block.shape)
         wide[:] = block
         yield columns, wide
 
