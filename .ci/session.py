@@ -1,8 +1,8 @@
-"""The memory of a session on Binder: JupyterLab's server, and a kernel in which the panel is moved about.
+"""Measure the memory of a session on Binder: JupyterLab's server, and a kernel in which the panel is used.
 
     python session.py MEGABYTES
 
-It fails where the two take more than that together, at their most.
+Fails if the peaks of the two exceed that limit together.
 """
 
 import os
@@ -29,12 +29,12 @@ os.getpid()
 
 
 def peak(pid: int) -> int:
-    """The most memory that a process has held, in megabytes."""
+    """Return the peak resident memory of a process in megabytes."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) // 1000
 
 
 def measure_kernel() -> int:
-    """Of a kernel that runs the notebook of the panel and then moves its controls."""
+    """Return the peak of a kernel that runs the notebook of the panel and then moves its controls."""
     book = nbformat.read(EXPLORER, as_version=4)
     book.cells.append(nbformat.v4.new_code_cell(MOVES))
     client = NotebookClient(book, timeout=600, kernel_name="python3")
@@ -46,17 +46,17 @@ def measure_kernel() -> int:
 
 
 def measure_server() -> int:
-    """Of JupyterLab's server, once it answers."""
+    """Return the peak of JupyterLab's server when it first responds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with TemporaryDirectory() as home:
         options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token="]
-        places = {f"JUPYTER_{name}_DIR": home for name in ("CONFIG", "DATA", "RUNTIME")}
+        folders = {f"JUPYTER_{name}_DIR": home for name in ("CONFIG", "DATA", "RUNTIME")}
         command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={home}"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        server = subprocess.Popen(command, env=os.environ | places, **quiet)
+        server = subprocess.Popen(command, env=os.environ | folders, **quiet)
         try:
             for _ in range(120):
                 time.sleep(0.5)
@@ -65,7 +65,7 @@ def measure_server() -> int:
                     return peak(server.pid)
                 except OSError:
                     continue
-            raise TimeoutError("JupyterLab did not answer within a minute")
+            raise TimeoutError("JupyterLab did not respond within a minute")
         finally:
             server.terminate()
             server.wait(30)

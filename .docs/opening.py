@@ -1,4 +1,4 @@
-"""A cell that runs before each notebook of the site, and is not shown: there is no front end here."""
+"""A hidden cell that runs before each notebook of the site, where no front end can show widgets."""
 
 from itertools import count
 from pathlib import Path
@@ -13,30 +13,30 @@ from plotly.io.json import to_json_plotly
 
 import loss_viz as lv
 
-NAME = "NOTEBOOK"  # pages.py puts in which
-FOLDER = Path("panels")  # conf.py has it copied into _static
+NAME = "NOTEBOOK"  # pages.py inserts the name, and a digest of loss_viz, so that outputs are cached per version: DIGEST
+FOLDER = Path("../_build/panels")  # conf.py copies it to _static
 numbers = count(1)
 
 
 def show_panel(explorer: lv.Explorer) -> None:
-    """What stands here for the panel: the page of `export_html`, with a few k and σ to choose from."""
+    """Show the page of `export_html`, with a few k and σ to choose from, in place of the panel."""
     explorer.wait()
     path = FOLDER / f"{NAME}_{next(numbers)}.html"
-    strides = {1, 5, 20} if explorer.run.task else set()  # networks of another kind take long
+    strides = {1, 5, 20} if explorer.run.task else set()  # other networks take long
     settings = {"k": sorted(strides | {explorer.k}), "sigma": ["auto", 0.02, 0.06], "step": explorer.step}
     lv.export_html(explorer.landscape, path, **settings, progress=False)
-    words = "The panel needs a running kernel. This page in its place has been computed beforehand."
-    place = f"../_static/{path.name}"
-    frame = f'<iframe src="{place}" title="{words}" loading="lazy"></iframe>'
-    link = f'<a href="{place}">On its own.</a>'
-    display(HTML(f"<figure>{frame}<figcaption>{words} {link}</figcaption></figure>"))
+    caption = "The panel needs a running kernel. This precomputed page replaces it."
+    url = f"../_static/{path.name}"
+    frame = f'<iframe src="{url}" title="{caption}" loading="lazy"></iframe>'
+    link = f'<a href="{url}">Open it on its own.</a>'
+    display(HTML(f"<figure>{frame}<figcaption>{caption} {link}</figcaption></figure>"))
 
 
 class FigureInPage(MimetypeRenderer):
-    """A figure as data, which _static/figures.js draws when it comes into view."""
+    """A renderer that writes a figure as data, which _static/figures.js draws when it is scrolled into view."""
 
     def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, str]:
-        """A box of the figure's height, with the figure in it."""
+        """Return an element of the figure's height that contains the figure."""
         layout = fig_dict["layout"]
         height = layout.get("height", 450)
         width = "min-width: 960px; " if layout.keys() & {"scene2", "xaxis2"} else ""  # two side by side
@@ -48,5 +48,5 @@ class FigureInPage(MimetypeRenderer):
 pio.renderers["page"] = FigureInPage()
 pio.renderers.default = "page"
 comm.create_comm = comm.DummyComm
-ipywidgets.Widget._ipython_display_ = lambda _: None  # progress bars
+ipywidgets.Widget._ipython_display_ = lambda _: None  # hides progress bars
 lv.Explorer._ipython_display_ = show_panel

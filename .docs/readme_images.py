@@ -1,4 +1,4 @@
-"""Pictures of the notebooks for the README, from the built site: `python .docs/thumbnails.py` (needs kaleido)."""
+"""Images of the README, after the site was built: `python .docs/readme_images.py` (needs kaleido and Chrome)."""
 
 import io
 import json
@@ -8,15 +8,25 @@ from pathlib import Path
 import plotly.graph_objects as go
 from PIL import Image
 
+import loss_viz as lv
+
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / ".github" / "images"
 PAGES = HERE / "_build" / "html" / "notebooks"
-FIGURES = {"01": 6, "03": 3, "04": 0, "05": 5}  # which figure of each page
+FIGURES = {"01": 6, "03": 3, "04": 0, "05": 5}  # index of the figure on each page
 SIZE = (420, 280)
 
 
+def write_comparison() -> None:
+    """Draw x^3 on the PCA plane and on local planes, side by side at the same scale."""
+    run = lv.train("x^3")
+    lands = [lv.landscape(run, plane=plane) for plane in ("global", "local")]
+    figure = lv.surface_figure(*lands, step=500, log=True, height=480)
+    figure.write_image(IMAGES / "sticky_plateau.png", width=1150, scale=1.5)
+
+
 def find_figure(name: str) -> go.Figure:
-    """The chosen figure of a notebook, without what is too small to read here."""
+    """Return the chosen figure of a notebook, without the text that is too small to read in a thumbnail."""
     [page] = PAGES.glob(f"{name}_*.html")
     found = re.findall(r'<script type="application/json">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
     figure = go.Figure(**{part: json.loads(found[FIGURES[name]])[part] for part in ("data", "layout")})
@@ -27,14 +37,15 @@ def find_figure(name: str) -> go.Figure:
     return figure.update_xaxes(title="", showticklabels=False).update_yaxes(title="", showticklabels=False)
 
 
-def main() -> None:
-    """Write one picture for each notebook, of 420 x 280 pixels."""
-    pictures = {name: Image.open(io.BytesIO(find_figure(name).to_image("png", *SIZE, scale=1))) for name in FIGURES}
+def write_thumbnails() -> None:
+    """Write an image of 420 x 280 pixels for each notebook."""
+    images = {name: Image.open(io.BytesIO(find_figure(name).to_image("png", *SIZE, scale=1))) for name in FIGURES}
     panel = Image.open(IMAGES / "explorer.png").convert("RGB")
-    pictures["02"] = panel.crop((420, 70, 1650, 890)).resize(SIZE, Image.Resampling.LANCZOS)
-    for name, picture in pictures.items():
-        picture.convert("RGB").save(IMAGES / f"notebook_{name}.png", optimize=True)
+    images["02"] = panel.crop((420, 70, 1650, 890)).resize(SIZE, Image.Resampling.LANCZOS)
+    for name, image in images.items():
+        image.convert("RGB").save(IMAGES / f"notebook_{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
-    main()
+    write_comparison()
+    write_thumbnails()

@@ -1,4 +1,4 @@
-"""Runs that many tests share. loss_viz is imported late: jaxtyping must hook its import first."""
+"""Shared fixtures. loss_viz is imported inside them, because jaxtyping must hook its import first."""
 
 import pytest
 import torch
@@ -6,12 +6,12 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    torch.set_num_threads(1)  # small nets run slower on two
+    torch.set_num_threads(1)  # small networks are slower on two
 
 
 @pytest.fixture(scope="session")
 def run():
-    """A short run in float64 that falls onto the plateau of x^3 and stays there."""
+    """Return a short run in float64 that reaches the plateau of x^3 and stays there."""
     import loss_viz as lv
 
     return lv.train("x^3", steps=60, dtype=torch.float64, progress=False)
@@ -19,7 +19,7 @@ def run():
 
 @pytest.fixture(scope="session")
 def post_runs():
-    """The four runs of the post, at the defaults."""
+    """Return the four runs of the post, with the defaults."""
     import loss_viz as lv
 
     return {target: lv.train(target, progress=False) for target in ("x", "x^2", "x^3", "sin(3x)")}

@@ -1,4 +1,4 @@
-"""The site: all that is public is in its reference, what it says runs, its links lead somewhere, and it builds."""
+"""The site: its reference is complete, its examples run, its links point to something, and it builds."""
 
 import doctest
 import importlib
@@ -6,8 +6,10 @@ import re
 import runpy
 import subprocess
 import sys
+import typing
 from html.parser import HTMLParser
 from importlib.util import find_spec
+from inspect import isfunction
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -18,6 +20,7 @@ import loss_viz
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / ".docs"
 PAGES = sorted(DOCS.glob("*.md"))
+REFERENCE = sorted((DOCS / "reference").glob("*.rst"))
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES]
 CALLBACKS = ["lightning.RecorderCallback", "transformers.RecorderCallback"]
 
@@ -33,7 +36,7 @@ def read_blocks(page):
 
 
 def list_anchors(text):
-    """Anchors of the headings of a page, as GitHub makes them."""
+    """Return the anchors of the headings of a page, as GitHub creates them."""
     text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -43,29 +46,46 @@ def list_links(text):
     return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
 
 
-def test_the_reference_holds_all_that_is_public_and_nothing_else():
-    pages = sorted((DOCS / "reference").glob("*.rst"))
-    entries = [name for page in pages for name in re.findall(r"^\.\. auto\w+:: (\S+)$", read(page), re.MULTILINE)]
-    assert sorted(name.removeprefix("loss_viz.") for name in entries) == sorted([*loss_viz.__all__, *CALLBACKS])
+def list_entries(indent):
+    """Return the names in the reference, without `loss_viz.`, of the entries with this indentation."""
+    found = (re.findall(rf"^{indent}\.\. auto\w+:: (\S+)$", read(page), re.MULTILINE) for page in REFERENCE)
+    return sorted(name.removeprefix("loss_viz.") for names in found for name in names)
+
+
+def test_the_reference_lists_exactly_the_public_names():
+    assert list_entries(indent="") == sorted([*loss_viz.__all__, *CALLBACKS])
     listed = re.findall(r"^reference/\w+$", read(DOCS / "index.md"), re.MULTILINE)
-    assert sorted(listed) == [f"reference/{page.stem}" for page in pages]
+    assert sorted(listed) == [f"reference/{page.stem}" for page in REFERENCE]
+
+
+def test_the_reference_lists_every_record_that_a_public_function_returns():
+    functions = [value for value in (getattr(loss_viz, name) for name in loss_viz.__all__) if isfunction(value)]
+    hints = [typing.get_type_hints(function)["return"] for function in functions]
+    classes = {one for hint in hints for one in (hint, *typing.get_args(hint)) if hasattr(one, "__qualname__")}
+    records = {f"{one.__module__}.{one.__qualname__}".removeprefix("loss_viz.") for one in classes if is_own(one)}
+    assert records
+    assert records <= set(list_entries(indent=" +"))
+
+
+def is_own(value):
+    return value.__module__.startswith("loss_viz.") and value.__qualname__ not in loss_viz.__all__
 
 
 @pytest.mark.parametrize("name", [*loss_viz.__all__, *CALLBACKS])
 def test_every_public_name_has_an_example_that_the_tests_run(name):
-    room, _, callback = name.partition(".")
-    if callback and find_spec(room) is None:
-        pytest.skip(f"{room} is not installed")
-    value = getattr(importlib.import_module(f"loss_viz.{room}"), callback) if callback else getattr(loss_viz, name)
+    framework, _, callback = name.partition(".")
+    if callback and find_spec(framework) is None:
+        pytest.skip(f"{framework} is not installed")
+    value = getattr(importlib.import_module(f"loss_viz.{framework}"), callback) if callback else getattr(loss_viz, name)
     module = importlib.import_module(value.__module__)
-    assert Path(module.__file__).parent == ROOT / "loss_viz"
+    assert Path(module.__file__).is_relative_to(ROOT / "loss_viz")  # whose doctests are collected
     collected = {test.name: test for test in doctest.DocTestFinder().find(module)}  # as pytest does
     examples = collected[f"{module.__name__}.{value.__name__}"].examples
     assert any(example.want for example in examples)
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(path):
+def test_links_point_to_files_and_headings_that_exist(path):
     for link in list_links(read(path)):
         target, _, anchor = link.partition("#")
         if target.startswith("https://"):
@@ -76,13 +96,13 @@ def test_links_lead_somewhere(path):
         assert not anchor or anchor in list_anchors(read(file)), link
 
 
-def test_links_and_anchors_are_found_where_they_are():
-    text = "## How *true* is it?\n[a](x.md#how-true-is-it) ![b](c.png)\n```sh\n# no heading [d](e)\n```\n"
+def test_links_and_anchors_are_found_in_markdown():
+    text = "## How *true* is it?\n[a](x.md#how-true-is-it) ![b](c.png)\n```sh\n# a comment [d](e)\n```\n"
     assert list_links(text) == ["x.md#how-true-is-it", "c.png"]
     assert list_anchors(text) == {"how-true-is-it"}
 
 
-def test_the_panel_opens_as_its_page_says():
+def test_the_example_of_the_panel_page_opens_a_panel():
     [code] = read_blocks("panel")
     names: dict = {}
     exec(compile(code, "panel.md", "exec"), names)
@@ -93,7 +113,7 @@ def test_the_panel_opens_as_its_page_says():
 
 
 @pytest.mark.parametrize("page", ["your_model", "several_runs", "speed"])
-def test_the_code_of_a_page_runs_and_ends_in_a_figure(page):
+def test_the_example_of_a_page_runs_and_ends_with_a_figure(page):
     [code] = read_blocks(page)
     *lines, last = code.strip().splitlines()
     names: dict = {}
@@ -101,7 +121,7 @@ def test_the_code_of_a_page_runs_and_ends_in_a_figure(page):
     assert isinstance(eval(last, names), go.Figure)
 
 
-def test_the_page_to_share_is_written_as_its_page_says(tmp_path, monkeypatch):
+def test_the_example_of_the_page_on_sharing_writes_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     [code] = read_blocks("share")
     exec(compile(code, "share.md", "exec"), {})
@@ -109,7 +129,7 @@ def test_the_page_to_share_is_written_as_its_page_says(tmp_path, monkeypatch):
 
 
 @needs_sphinx
-def test_the_configuration_names_files_that_are_there(monkeypatch):
+def test_the_configuration_names_files_and_modules_that_exist(monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     config = runpy.run_path(str(DOCS / "conf.py"))
     assert config["version"] == loss_viz.__version__
@@ -119,8 +139,8 @@ def test_the_configuration_names_files_that_are_there(monkeypatch):
             assert find_spec(module), module
 
 
-class Fetched(HTMLParser):
-    """Addresses that a browser asks for when it opens a page."""
+class Requests(HTMLParser):
+    """Addresses that a browser requests when it opens a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -133,8 +153,8 @@ class Fetched(HTMLParser):
 
 
 @needs_sphinx
-def test_the_site_builds_without_a_warning_and_asks_no_other_site(tmp_path):
-    """All but the notebooks' outputs: those are made, and tested, with the notebooks themselves."""
+def test_the_site_builds_without_warnings_and_makes_no_requests_to_other_sites(tmp_path):
+    """The notebooks are not executed here; their own tests do that."""
     command = [sys.executable, "-m", "sphinx", "-M", "html", DOCS, tmp_path, "-q", "-W", "-D", "nb_execution_mode=off"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -142,7 +162,7 @@ def test_the_site_builds_without_a_warning_and_asks_no_other_site(tmp_path):
     pages = sorted(site.rglob("*.html"))
     assert {page.stem for page in pages} >= {path.stem for path in [*PAGES, *(ROOT / "notebooks").glob("*.ipynb")]}
     for page in pages:
-        for address in Fetched(read(page)).addresses:
+        for address in Requests(read(page)).addresses:
             assert not re.match(r"(\w+:)?//", address), (page.name, address)
             file = re.split("[?#]", address)[0]
             assert not file or (page.parent / file).is_file(), (page.name, address)
@@ -156,13 +176,13 @@ def test_the_site_builds_without_a_warning_and_asks_no_other_site(tmp_path):
 
 
 @needs_sphinx
-def test_pictures_of_other_sites_become_words(monkeypatch):
+def test_images_on_other_sites_are_replaced_by_their_text(monkeypatch):
     from docutils.core import publish_doctree
 
     monkeypatch.syspath_prepend(str(DOCS))
     pages = importlib.import_module("pages")
     badge, own = ".. image:: https://a.example/badge.svg\n   :alt: Launch\n\n", ".. image:: own.png\n"
     page = publish_doctree(badge + own)
-    pages.spell_badges(None, page)
+    pages.replace_badges(None, page)
     assert "Launch" in page.astext()
     assert [image["uri"] for image in page.findall(pages.nodes.image)] == ["own.png"]

@@ -1,4 +1,4 @@
-"""The ways in from elsewhere: badges and links, the cell for Colab, and Binder's environment."""
+"""Colab and Binder: badges and links, the first cell of the notebooks, and Binder's environment."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib  # pytest brings it
+    import tomli as tomllib  # a dependency of pytest
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -37,7 +37,7 @@ if "google.colab" in sys.modules:
     %pip install -q "loss_viz @ git+https://github.com/{SLUG}"
     output.enable_custom_widget_manager()"""
 
-# The cell in IPython, with a stand-in for Colab or without; what it calls is printed.
+# Runs the cell in IPython, with or without a fake of Colab's module, and prints the calls and the new names.
 RUN_CELL = """
 import sys, types
 from IPython.core.interactiveshell import InteractiveShell
@@ -46,7 +46,7 @@ shell = InteractiveShell()
 shell.history_manager.enabled = False
 shell.register_magic_function(lambda line: print("pip", line), "line", "pip")
 if sys.argv[2] == "colab":
-    output = types.SimpleNamespace(enable_custom_widget_manager=lambda: print("widgets allowed"))
+    output = types.SimpleNamespace(enable_custom_widget_manager=lambda: print("widgets enabled"))
     sys.modules["google.colab"] = types.SimpleNamespace(output=output)
     sys.modules["google"] = types.SimpleNamespace(colab=sys.modules["google.colab"])
 own = set(shell.user_ns)
@@ -55,38 +55,38 @@ print("new:", *(name for name in shell.user_ns if name not in own and not name.s
 """
 
 
-def run_cell(where):
-    command = [sys.executable, "-W", "ignore", "-c", RUN_CELL, CELL, where]
+def run_cell(host):
+    command = [sys.executable, "-W", "ignore", "-c", RUN_CELL, CELL, host]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_the_repository_is_named_once():
+def test_every_link_names_the_repository_of_pyproject():
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", SLUG)
     for path in (*NOTEBOOKS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
         for found in LINK.findall(path.read_text(encoding="utf-8")):
             assert found == SLUG, f"to rewrite the links: sed -i 's#{found}#{SLUG}#g' README.md notebooks/*.ipynb"
 
 
-def test_the_readme_opens_the_panel_in_colab_and_on_binder():
+def test_the_badges_of_the_readme_open_the_panel_on_colab_and_binder():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for link in (COLAB, BINDER):
         assert re.search(rf"\[!\[[^]]+\]\(https://\S+\.svg\)\]\({re.escape(link.format('02_explore.ipynb'))}\)", readme)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_each_notebook_begins_with_the_cell_for_colab_and_links_to_itself(path):
+def test_each_notebook_starts_with_the_colab_cell_and_links_to_itself(path):
     first, title, *_ = nbformat.read(path, as_version=4).cells
     assert first.source == CELL
-    assert first.metadata == {"cellView": "form", "jupyter": {"source_hidden": True}}  # quiet: its code is folded
+    assert first.metadata == {"cellView": "form", "jupyter": {"source_hidden": True}}  # its code is folded
     assert title.cell_type == "markdown"
     assert title.source.startswith("# ")
     for link in (COLAB, BINDER):
         assert f"]({link.format(path.name)})" in title.source
 
 
-def test_the_cell_installs_and_then_allows_widgets_on_colab():
-    wanted = f'pip install -q "loss_viz @ git+https://github.com/{SLUG}"'
-    assert run_cell("colab") == [wanted, "widgets allowed", "new: sys output"]
+def test_the_cell_installs_the_package_and_enables_widgets_on_colab():
+    command = f'pip install -q "loss_viz @ git+https://github.com/{SLUG}"'
+    assert run_cell("colab") == [command, "widgets enabled", "new: sys output"]
 
 
 def test_the_cell_does_nothing_elsewhere():
@@ -98,11 +98,11 @@ def read_pins():
     return [Requirement(line) for line in lines if line and not line.startswith(("#", "--"))]
 
 
-def test_binder_pins_all_that_a_session_needs_within_our_bounds():
-    needed = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["lab"]]
+def test_binder_pins_every_dependency_within_the_bounds_of_pyproject():
+    required = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["lab"]]
     bounds: dict[str, SpecifierSet] = {}
-    for one in map(Requirement, needed):
-        bounds[one.name] = bounds.get(one.name, SpecifierSet()) & one.specifier
+    for requirement in map(Requirement, required):
+        bounds[requirement.name] = bounds.get(requirement.name, SpecifierSet()) & requirement.specifier
     pins = {pin.name: re.fullmatch(r"==([\d.]+(?:\+cpu)?)", str(pin.specifier)) for pin in read_pins()}
     assert set(pins) == set(bounds)
     for name, pin in pins.items():
@@ -110,9 +110,9 @@ def test_binder_pins_all_that_a_session_needs_within_our_bounds():
         assert bounds[name].contains(pin[1])
 
 
-def test_binder_takes_torch_for_the_cpu():
+def test_binder_installs_pytorch_for_the_cpu():
     [torch] = [pin for pin in read_pins() if pin.name == "torch"]
-    assert str(torch.specifier).endswith("+cpu")  # CUDA's would be five gigabytes
+    assert str(torch.specifier).endswith("+cpu")  # with CUDA it takes five gigabytes
     assert "\n--extra-index-url https://" in (ROOT / "binder/requirements.txt").read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What the README says is what happens."""
+"""The README: its code runs as stated, and its links and notebooks are in order."""
 
 import json
 import re
@@ -14,7 +14,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("code", BLOCKS, ids=["five_lines", "own_model"])
-def test_its_code_runs_and_ends_in_a_figure(code, capsys):
+def test_its_code_runs_and_ends_with_a_figure(code, capsys):
     lines = code.strip().splitlines()
     names: dict = {}
     exec(compile("\n".join(lines[:-1]), "README.md", "exec"), names)
@@ -22,7 +22,7 @@ def test_its_code_runs_and_ends_in_a_figure(code, capsys):
     assert all(text in code for text in re.findall(r"Fidelity\(median=\d\.\d\d", capsys.readouterr().out))
 
 
-def test_its_links_lead_somewhere():
+def test_its_links_point_to_files_that_exist():
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
