@@ -1,4 +1,4 @@
-"""The method once more, slow and obvious: one point, one step, one loss at a time, in float64."""
+"""A slow and obvious implementation of the method in float64: one point, one step and one loss at a time."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 
 def loss_at(model, loss_fn, weights):
-    """The loss of the model itself, with its weights replaced for the moment."""
+    """Return the loss of the model itself with other weights, which are restored afterwards."""
     kept = parameters_to_vector(model.parameters()).detach().clone()
     vector_to_parameters(torch.as_tensor(np.array(weights), dtype=kept.dtype), model.parameters())
     with torch.no_grad():
@@ -16,7 +16,7 @@ def loss_at(model, loss_fn, weights):
 
 
 def principal_plane(weights):
-    """Mean, the two leading right singular vectors, and the shares of the variance, from a dense SVD."""
+    """Return mean, the two leading right singular vectors, and explained variance ratios, from a dense SVD."""
     mean = weights.mean(axis=0)
     _, values, vectors = np.linalg.svd(weights - mean, full_matrices=False)
     components = vectors[:2].copy()
@@ -27,7 +27,7 @@ def principal_plane(weights):
 
 
 def local_basis(weights, t, k):
-    """Velocity and acceleration at step t, made orthonormal by hand; a missing direction is left out."""
+    """Return velocity and acceleration at step t, orthonormalized; a vanishing direction is left out."""
     if t >= 2 * k:
         velocity = weights[t] - weights[t - k]
         acceleration = weights[t] - 2 * weights[t - k] + weights[t - 2 * k]
@@ -46,7 +46,7 @@ def local_basis(weights, t, k):
 
 
 def lift(weights, components, path, t, k, point, plane):
-    """Where the step's plane is evaluated for a point of the picture."""
+    """Return the weights at which the step's plane is evaluated for a point of the picture."""
     carried = components.T @ (point - path[t])
     if plane == "parallel":
         return weights[t] + carried
@@ -57,7 +57,7 @@ def lift(weights, components, path, t, k, point, plane):
 
 
 def picture_distance(point, center, basis, components):
-    """Distance to an anchor, where what its plane cannot follow counts four times; `basis` None for a round kernel."""
+    """Return the distance to an anchor; what its plane cannot reach counts fourfold in the square if `basis` is given."""
     step = point - center
     if basis is None:
         return np.linalg.norm(step)
@@ -67,7 +67,7 @@ def picture_distance(point, center, basis, components):
 
 
 def kernel_weights(point, path, anchors, sigma, bases=None, components=None, left_out=()):
-    """The weight of each anchor at one point, summing to 1; logarithms, so that nothing underflows."""
+    """Return the weight of each anchor at one point, with sum 1, computed from logarithms to avoid underflow."""
     diagonal = np.linalg.norm(path.max(axis=0) - path.min(axis=0))
     bases = bases or [None] * len(anchors)
     distance = [picture_distance(point, path[t], basis, components) for t, basis in zip(anchors, bases, strict=True)]
@@ -75,8 +75,8 @@ def kernel_weights(point, path, anchors, sigma, bases=None, components=None, lef
     logs = []
     for j, t in enumerate(anchors):
         if sigma == "auto":
-            neighbours = [anchors[i] for i in (j - 1, j + 1) if 0 <= i < len(anchors)]
-            spacing = min(np.linalg.norm(path[t] - path[other]) for other in neighbours)
+            neighbors = [anchors[i] for i in (j - 1, j + 1) if 0 <= i < len(anchors)]
+            spacing = min(np.linalg.norm(path[t] - path[other]) for other in neighbors)
             narrow = min(max(0.35 * spacing, 1e-5 * diagonal), 0.003 * diagonal)
             width = np.sqrt(narrow**2 + (0.14 * nearest) ** 2)
             logs.append(-2 * np.log(width) - distance[j] ** 2 / (2 * width**2))
@@ -88,7 +88,7 @@ def kernel_weights(point, path, anchors, sigma, bases=None, components=None, lef
 
 
 def blended_height(run, point, anchors, *, k, sigma, plane, shaped, left_out=()):
-    """The full sum over all anchors at one point of the picture, or over those that are not left out."""
+    """Return the sum over the anchors at one point of the picture, except those left out."""
     weights = np.array(run.weights, dtype=float)
     mean, components, _ = principal_plane(weights)
     path = np.array([components @ (row - mean) for row in weights])
@@ -100,8 +100,8 @@ def blended_height(run, point, anchors, *, k, sigma, plane, shaped, left_out=())
     return float(shares @ losses)
 
 
-def held_out_heights(run, anchors, reach, **settings):
-    """At each anchor the blend of all that lie farther along the path than `reach` of its diagonal."""
+def held_out_heights(run, anchors, block_radius, **settings):
+    """Return at each anchor the blend without planes within `block_radius` diagonals along the path."""
     weights = np.array(run.weights, dtype=float)
     mean, components, _ = principal_plane(weights)
     path = np.array([components @ (row - mean) for row in weights])
@@ -109,7 +109,7 @@ def held_out_heights(run, anchors, reach, **settings):
     arc = [sum(np.linalg.norm(path[i] - path[i - 1]) for i in range(1, t + 1)) for t in range(len(path))]
     rows, heights = [], []
     for t in anchors:
-        left_out = [other for other in anchors if other == t or abs(arc[other] - arc[t]) <= reach * diagonal]
+        left_out = [other for other in anchors if other == t or abs(arc[other] - arc[t]) <= block_radius * diagonal]
         if len(left_out) < len(anchors):
             rows.append(t)
             heights.append(blended_height(run, path[t], anchors, left_out=left_out, **settings))
@@ -117,7 +117,7 @@ def held_out_heights(run, anchors, reach, **settings):
 
 
 def filter_norms(model, vector):
-    """For each filter of each weight matrix the norm of its part of a flat vector; and all the rest of the vector."""
+    """Return the norm of each filter's part of a flat vector, and the part of all other parameters."""
     norms, rest, start = [], [], 0
     for p in model.parameters():
         part = vector[start : start + p.numel()].reshape(tuple(p.shape))
@@ -130,7 +130,7 @@ def filter_norms(model, vector):
 
 
 def dense_hessian(model, loss_fn, weights):
-    """Second derivatives, one parameter after the other, in the precision of the model."""
+    """Return the Hessian, one row after another, in the precision of the model."""
     kept = parameters_to_vector(model.parameters()).detach().clone()
     vector_to_parameters(torch.as_tensor(np.array(weights), dtype=kept.dtype), model.parameters())
     parameters = list(model.parameters())
@@ -144,7 +144,7 @@ def dense_hessian(model, loss_fn, weights):
 
 
 def full_sum(objective, planes, kernel, points, *, least=0.0):
-    """The sum over every plane at some points, one plane after the other; shares below `least` are none."""
+    """Return the sum over all planes at some points, one plane after another, without weights up to `least`."""
     total = np.zeros(len(points))
     shares = kernel.weights(points)
     for plane in range(len(planes)):
