@@ -1,12 +1,12 @@
-"""One height for each point of the picture: the losses on the local planes, averaged by the kernels.
+"""Blending: the losses on the planes, averaged by the kernels, at each point of the picture.
 
-S(q) = sum_t w_t(q) L(theta_t(q)), with the weights of `kernels` and the points of `planes`.
+S(q) = sum_t w_t(q) L(theta_t(q)), with w from `kernels` and theta from `planes`.
 
-Most terms are not evaluated. Those that are not may together move the height of their point by half a percent at
-most. Over a grid each plane's losses are interpolated between the nodes of a lattice, where that takes fewer of them,
-and by how much they may be off is known (`charts`). A plane of which nothing is known at a point counts as zero there,
-and its loss may be twice the largest that was seen on it. A threshold on the weights alone is not enough: losses differ
-by a factor of 1e5 within one picture, and dropping weights below 1e-3 was measured to be wrong by up to 38 %.
+Most terms are not evaluated. Together, those left out change the height at their point by at most half a percent. Over
+a grid, the losses of each plane are interpolated between the nodes of a lattice if that takes fewer evaluations; the
+error of the interpolation is bounded (`interpolation`). A plane that is unknown at a point counts as zero there, and
+its loss is assumed to be at most twice the largest loss seen on it. A threshold on the weights alone would not do:
+losses differ by a factor of 1e5 within one picture, and dropping weights below 1e-3 gave errors of up to 38 %.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,37 +25,36 @@ from loss_viz.planes.plane_set import Planes
 
 TOLERANCE = 0.005
 
-MIN_WEIGHT = 0.01  # of the largest at a point: planes with more are always evaluated
+MIN_WEIGHT = 0.01  # of the largest weight at a point; planes above it are always evaluated
 
-MIN_LATTICE_WEIGHT = 1e-6  # likewise: planes with less are not looked for on the lattice
+MIN_LATTICE_WEIGHT = 1e-6  # of the largest weight at a point; planes below it are not interpolated
 
-OVERHEAD = 1.5  # so many losses are evaluated in the end where one counts at first sight
+OVERHEAD = 1.5  # losses evaluated in the end per plane above `MIN_WEIGHT`
 
-PAIRS_PER_BLOCK = 2**18  # 2 MiB for each array over points and planes: as fast as more, and the heap stays whole
+PAIRS_PER_BLOCK = 2**18  # 2 MiB for each array over points and planes; larger blocks are no faster
 
 
 class PlaneLosses:
-    """Losses of planes at points of the picture: evaluated when a kernel first needs them, and kept for the next.
+    """Losses of planes at points of the picture, evaluated when a kernel first needs them and kept for the next one.
 
-    What is kept changes how long a blend takes and never what it gives: every call asks for the same pairs of point
-    and plane as the first one with that kernel would.
+    Kept losses change the duration of a blend, never its result: every call requests the same pairs of point and plane.
 
     Args:
-        points: `(n, 2)` on the picture.
-        planes: `n_planes` of them.
+        points: `(n, 2)`, points of the picture.
+        planes: the planes.
         objective: the loss.
-        lattice: of the planes, over a box that holds the points; of their own by default.
-        axes: the coordinates `(n_x,)` and `(n_y,)`, where the points are a grid over that box, row by row.
-        loss_table: of losses by the number of their point and plane.
+        lattice: lattice of the planes over a box that contains the points; a new one by default.
+        axes: coordinates `(n_x,)` and `(n_y,)` if the points are a grid over that box, row by row.
+        loss_table: losses by the key `point * n_planes + plane`; a new table by default.
 
     Example:
         >>> import loss_viz as lv
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=5, progress=False)
-        >>> sweep = PlaneLosses(land.path, land.planes, land.run.objective)
-        >>> heights, _ = sweep.blend(land.kernel, tqdm(disable=True))
-        >>> n_evaluated = len(sweep)
-        >>> again, _ = sweep.blend(land.kernel, tqdm(disable=True))
-        >>> len(sweep) == n_evaluated, bool((again == heights).all())
+        >>> losses = PlaneLosses(land.path, land.planes, land.run.objective)
+        >>> heights, _ = losses.blend(land.kernel, tqdm(disable=True))
+        >>> n_evaluated = len(losses)
+        >>> again, _ = losses.blend(land.kernel, tqdm(disable=True))
+        >>> len(losses) == n_evaluated, bool((again == heights).all())
         (True, True)
     """
 
@@ -74,11 +73,11 @@ class PlaneLosses:
         self.objective = objective
         self.lattice = lattice or Lattice(planes, objective, points.min(axis=0), points.max(axis=0))
         self.axes = axes
-        self.loss_table = LossTable() if loss_table is None else loss_table  # by point * n_planes + plane
-        self._announced = 0
+        self.loss_table = LossTable() if loss_table is None else loss_table
+        self._n_expected = 0
 
     def __len__(self) -> int:
-        """Number of losses evaluated so far, those of the lattice left out."""
+        """Number of losses evaluated so far, without those of the lattice."""
         return len(self.loss_table)
 
     def blend(
@@ -89,24 +88,24 @@ class PlaneLosses:
         rows: Int[np.ndarray, " n_rows"] | None = None,
         left_out: Bool[np.ndarray, "n_rows n_planes"] | None = None,
     ) -> tuple[Float[np.ndarray, " _"], int]:
-        """Blended heights, and how many losses they rest on.
+        """Blend the losses of the planes at the points.
 
         Args:
-            kernel: the weights of the planes.
-            bar: told of every evaluation that is asked for (`total`) and done (`update`); what it raises ends the
-                work, and what was evaluated until then is kept.
-            rows: which of the points; all by default.
-            left_out: for each of them the planes that are to be blended as if they were not there.
+            kernel: weights of the planes.
+            bar: progress bar, advanced with the evaluations; exceptions it raises stop the work, and the losses
+                evaluated until then are kept.
+            rows: indices of points; all by default.
+            left_out: for each of these points, planes to ignore.
 
         Returns:
-            Heights, one a point, in float64, within 1 % of the sum over all planes; and the number of evaluations,
-            those that only bound the losses left out.
+            Heights `(n_rows,)` in float64, within 1 % of the sum over all planes; and the number of evaluations they
+            use, without those that only bound the losses.
         """
         with self.lattice.lock, limit_blas_threads():
             estimate, n_evaluations = (None, 0) if rows is not None else self._estimate(kernel, bar)
             rows = np.arange(len(self.points)) if rows is None else rows
             heights = np.empty(len(rows))
-            # The share of a single plane is 1 everywhere: there is nothing to leave out.
+            # A single plane has weight 1 everywhere, so no bound is needed.
             bounds = self.lattice.bound(bar) if len(self.planes) > 1 else np.zeros(1)
             for part in self._blocks(len(rows)):
                 weights = kernel.weights(self.points[rows[part]], None if left_out is None else left_out[part])
@@ -118,25 +117,25 @@ class PlaneLosses:
         return heights, n_evaluations
 
     def set_remaining(self, n: int, bar: tqdm) -> None:
-        """Say that about so many losses are still to come, in place of what was said before."""
-        bar.total = (bar.total or 0) + n - self._announced
-        self._announced = n
+        """Replace the estimated number of remaining evaluations in the progress bar by `n`."""
+        bar.total = (bar.total or 0) + n - self._n_expected
+        self._n_expected = n
 
     def uses_lattice(self, kernel: Kernel) -> bool:
-        """Whether `blend` over all points interpolates the planes, or evaluates whatever counts."""
+        """Return whether `blend` over all points interpolates the planes on the lattice."""
         return self.axes is not None and len(self.planes) > 1 and self._plan(self.axes, kernel)[0] is not None
 
     def spread(self, kernel: Kernel, bar: tqdm) -> Float[np.ndarray, " n"]:
-        """How far the planes are from one another at each point: the factor exp(std(ln L)) over their losses there.
+        """Measure how much the planes disagree at each point: the factor exp(std(ln L)) over their losses there.
 
-        Weighted as blended; planes whose weight is below a hundredth of the largest one are left out. 1 is agreement;
-        nan where one of the losses is not positive.
+        Losses are weighted as in `blend`; weights below a hundredth of the largest are ignored. 1 is agreement; nan
+        where a loss is not positive.
         """
         with self.lattice.lock:
             return self._spread(kernel, lambda rows, planes: self._look_up(rows, planes, bar))
 
     def spread_of(self, kernel: Kernel, losses: Float[np.ndarray, " n_planes"]) -> Float[np.ndarray, " n"]:
-        """The same over one given loss a plane, in place of those at the point; nothing is evaluated."""
+        """Measure the same factor over one given loss per plane; nothing is evaluated."""
         return self._spread(kernel, lambda _, planes: losses[planes])
 
     def _spread(
@@ -156,14 +155,14 @@ class PlaneLosses:
         return spread
 
     def _blocks(self, n: int) -> Iterator[slice]:
-        """Parts of the points; of a grid whole rows."""
+        """Return slices of points; of a grid, whole rows."""
         n_rows = max(1, PAIRS_PER_BLOCK // len(self.planes))
         if self.axes is not None:
             n_rows = max(1, n_rows // len(self.axes[0])) * len(self.axes[0])
         return (slice(start, min(start + n_rows, n)) for start in range(0, n, n_rows))
 
     def _estimate(self, kernel: Kernel, bar: tqdm) -> tuple[GridEstimate | None, int]:
-        """What the lattice says of a grid, and the losses on which that rests; None where it says nothing."""
+        """Interpolate a grid on the lattice; return None if it is not used, and the number of evaluations."""
         if self.axes is None or len(self.planes) < 2:
             return None, 0
         estimate, checks, planes, n_evaluations = self._plan(self.axes, kernel)
@@ -179,7 +178,7 @@ class PlaneLosses:
     def _plan(
         self, axes: Axes, kernel: Kernel
     ) -> tuple[GridEstimate | None, Int[np.ndarray, " n"], Int[np.ndarray, " n"], int]:
-        """The estimate to be filled, points and planes to check it by, and what both cost; None if that is too much."""
+        """Return the estimate to fill, points and planes to check it, and the cost of both; None if it does not pay."""
         estimate = GridEstimate(self.lattice, axes)
         n_counting, leading = 0, np.empty(len(self.points), dtype=int)
         for part in self._blocks(len(self.points)):
@@ -214,7 +213,7 @@ class PlaneLosses:
             losses[i, j] = self._look_up(rows[i], j, bar)
             done |= needed
             np.maximum.at(bounds, j, BOUND_FACTOR * magnitude(losses[i, j]))
-            total = np.einsum("nt,nt->n", weights, losses)  # what is not known counts as zero in it
+            total = np.einsum("nt,nt->n", weights, losses)  # unknown losses count as zero
             heights = total / np.einsum("nt,nt->n", weights, done | block.known)
             gaps = np.where(block.known, block.errors, np.maximum(bounds, magnitude(heights)[:, None]))
             gaps[done] = 0.0
@@ -223,19 +222,19 @@ class PlaneLosses:
                 return heights, int(done.sum())
 
     def _look_up(self, rows: Int[np.ndarray, " n"], index: Int[np.ndarray, " n"], bar: tqdm) -> Float[np.ndarray, " n"]:
-        """Losses of plane `index[i]` at point `rows[i]`; those that were not kept are evaluated first."""
+        """Return the losses of plane `index[i]` at point `rows[i]`, evaluating those that are missing."""
         keys = rows * len(self.planes) + index
         new = self.loss_table.missing(keys)
         if len(new):
-            new = new[np.argsort(new % len(self.planes), kind="stable")]  # each plane is read once for all its points
-            self.set_remaining(max(len(new), self._announced), bar)  # what comes unannounced is announced now
-            self._announced -= len(new)
+            new = new[np.argsort(new % len(self.planes), kind="stable")]  # by plane, so that each basis is built once
+            self.set_remaining(max(len(new), self._n_expected), bar)  # if there are more than estimated
+            self._n_expected -= len(new)
             place, plane = np.divmod(new, len(self.planes))
             parts = evaluate_planes(self.objective, self.planes, plane, self.points[place], bar)
             try:
                 self.loss_table.add(new, parts)
             except BaseException:
-                self._announced = 0  # another bar is told of what is left
+                self._n_expected = 0  # the next call has another bar
                 raise
         return self.loss_table.get(keys)
 
@@ -243,7 +242,7 @@ class PlaneLosses:
 def _spread_losses(
     losses: Float[np.ndarray, "n n_planes"], weights: Float[np.ndarray, "n n_planes"]
 ) -> Float[np.ndarray, " n"]:
-    """The factor exp(std(ln L)) of each row of losses, weighted; nan where one of them is not positive."""
+    """Return the weighted factor exp(std(ln L)) of each row of losses; nan where a loss is not positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(losses)
         normalized = weights / weights.sum(axis=1, keepdims=True)
@@ -254,12 +253,12 @@ def _spread_losses(
 def _select_terms(
     terms: Float[np.ndarray, "n n_planes"], total: Float[np.ndarray, " n"]
 ) -> Bool[np.ndarray, "n n_planes"]:
-    """All but the smallest terms of each point, which together stay below `TOLERANCE` of its total."""
-    matter = np.zeros(terms.shape, dtype=bool)
-    rows = np.flatnonzero(~(terms.sum(axis=1) <= TOLERANCE * total))  # not a number is not below, either
+    """Select all but the smallest terms of each point whose sum stays below `TOLERANCE` of the total."""
+    selected = np.zeros(terms.shape, dtype=bool)
+    rows = np.flatnonzero(~(terms.sum(axis=1) <= TOLERANCE * total))  # written so that nan counts as above
     part = terms[rows]
     ranked = np.sort(part, axis=1)
     n_dropped = (np.cumsum(ranked, axis=1) <= TOLERANCE * total[rows, None]).sum(axis=1, keepdims=True)
     smallest_kept = np.take_along_axis(ranked, np.minimum(n_dropped, terms.shape[1] - 1), axis=1)
-    matter[rows] = (part >= smallest_kept) & (n_dropped < terms.shape[1]) & (part > 0)
-    return matter
+    selected[rows] = (part >= smallest_kept) & (n_dropped < terms.shape[1]) & (part > 0)
+    return selected

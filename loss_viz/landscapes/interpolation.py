@@ -1,4 +1,4 @@
-"""Losses of each plane at the nodes of a lattice over the picture, interpolated between them."""
+"""Losses of each plane at the nodes of a lattice over the picture, and their interpolation with error bounds."""
 
 import threading
 from dataclasses import dataclass
@@ -15,25 +15,25 @@ from loss_viz.landscapes.loss_cache import LossTable
 from loss_viz.objective.objective import Objective
 from loss_viz.planes.plane_set import Planes
 
-N_NODES = 13  # along each axis: with 9 or 11 as much is evaluated in the end, and with 9 it is off by up to 2 %
-N_COARSE = 5  # of them: where every plane is looked at
-ORDER, LOWER_ORDER = 6, 4  # nodes to a polynomial
-N_LOOKS = 4  # places along a cell where the two are compared: in the middle alone they agree on what is odd about it
-REACH = 3  # cells: how far an error that was seen counts
+N_NODES = 13  # along each axis; 9 or 11 save no evaluations in the end, and with 9 errors reach 2 %
+N_COARSE = 5  # of the nodes along each axis, at which every plane is evaluated
+ORDER, LOWER_ORDER = 6, 4  # nodes per polynomial; their difference estimates the error
+N_LOOKS = 4  # points along a cell where the two are compared; in its middle they agree on odd terms
+REACH = 3  # cells to which an observed error applies
 BOUND_FACTOR = 2.0
-MAX_LOSS = 1e300  # stands for inf where terms are bounded, so that a weight of zero times it is zero
-LARGEST = 1e100  # losses of which differences can still be formed
+MAX_LOSS = 1e300  # in place of inf in bounds, so that its product with a weight of zero is zero
+LARGEST = 1e100  # losses up to here are interpolated
 
 
 class Lattice:
-    """The losses of planes at the nodes of a lattice over a box of the picture, evaluated when they are needed.
+    """The losses of planes at the nodes of a lattice over a box of the picture, evaluated on demand.
 
     Args:
-        planes: `n_planes` of them.
+        planes: the planes.
         objective: the loss.
         low: `(2,)`, lower left corner of the box.
-        high: `(2,)`, upper right corner.
-        loss_table: of losses by the number of their plane and node.
+        high: `(2,)`, upper right corner of the box.
+        loss_table: losses by the key of their plane and node; a new table by default.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class Lattice:
         self.objective = objective
         self.axes = [np.linspace(low[i], high[i], N_NODES) for i in range(2)]
         self.loss_table = LossTable() if loss_table is None else loss_table
-        self.lock = threading.RLock()  # a panel draws in a thread of its own what others ask about
+        self.lock = threading.RLock()  # the panel computes in a thread of its own
 
     def bound(self, bar: tqdm) -> Float[np.ndarray, " n_planes"]:
-        """A bound on the size of each plane's losses within the box: twice the largest on its coarse lattice."""
+        """Bound the magnitude of the losses of each plane in the box by twice the largest on the coarse lattice."""
         losses = self._look_up(self._coarse, bar)
         return BOUND_FACTOR * magnitude(losses.reshape(len(self.planes), -1)).max(axis=1)
 
     def locate(self, points: Float[np.ndarray, " n"], axis: int) -> Int[np.ndarray, " n"]:
-        """The cell of the lattice in which each coordinate lies."""
+        """Return the cell of the lattice in which each coordinate lies."""
         return np.searchsorted(self.axes[axis][1:-1], points, side="right")
 
     @property
@@ -65,22 +65,22 @@ class Lattice:
         return N_NODES - 1, N_NODES - 1
 
     def find_nodes(self, cells: Bool[np.ndarray, "n_planes n n"]) -> Bool[np.ndarray, "n_planes m m"]:
-        """The nodes that interpolation in these cells of the planes needs; rows along the second axis of the picture.
+        """Return the nodes needed to interpolate in these cells, always including the coarse nodes.
 
-        The coarse ones are always among them.
+        Rows run along the second axis of the picture.
         """
         needed = np.einsum("ca,tcd,db->tab", _STENCILS, cells.astype(np.float32), _STENCILS, optimize=True) > 0
         return needed | self._coarse
 
     def fill(self, nodes: Bool[np.ndarray, "n_planes m m"], bar: tqdm) -> "LatticeInterpolant":
-        """The losses at these nodes."""
+        """Evaluate the losses at these nodes."""
         losses = np.zeros(nodes.shape)
         losses[nodes] = self._look_up(nodes, bar)
         return LatticeInterpolant(self, losses)
 
     @cached_property
     def _coarse(self) -> Bool[np.ndarray, "n_planes m m"]:
-        """The coarse nodes; one along an axis along which the box has no extent."""
+        """The coarse nodes; a single one along an axis along which the box has no extent."""
         along = [np.zeros(N_NODES, dtype=bool) for _ in range(2)]
         for nodes, axis in zip(along, self.axes, strict=True):
             nodes[:: (N_NODES - 1) // (N_COARSE - 1) if axis[0] < axis[-1] else N_NODES] = True
@@ -97,14 +97,14 @@ class Lattice:
 
 
 class LatticeInterpolant:
-    """What a lattice says of all points of its box, once the nodes that it needs are known.
+    """Interpolation of the losses at the nodes of a lattice.
 
     Args:
         lattice: the lattice.
-        losses: `(n_planes, n, n)`, at its nodes; zero at those that are not known.
+        losses: `(n_planes, n, n)`, losses at its nodes; zero at unknown ones.
 
     Attributes:
-        errors: `(n_planes, m, m)`, by how much each plane's losses may be off in each cell of the lattice.
+        errors: `(n_planes, m, m)`, estimated error of each plane in each cell of the lattice.
     """
 
     def __init__(self, lattice: Lattice, losses: Float[np.ndarray, "n_planes n n"]) -> None:
@@ -119,22 +119,22 @@ class LatticeInterpolant:
         self.errors[spoilt] = MAX_LOSS
 
     def interpolate(self, x: Float[np.ndarray, " n_x"], y: Float[np.ndarray, " n_y"]) -> Float[np.ndarray, "n_y n_x _"]:
-        """The losses of all planes at the points of a grid."""
+        """Interpolate the losses of all planes at the points of a grid."""
         along_x, along_y = (self._weigh(at, axis) for axis, at in enumerate((x, y)))
         rows = np.einsum("tab,ib->ait", self._losses, along_x, optimize=True)
         return np.tensordot(along_y, rows, axes=1)
 
     def at(self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
-        """The losses of planes `index[i]` at `points[i]`."""
+        """Interpolate the losses of planes `index[i]` at `points[i]`."""
         x, y = (self._weigh(points[:, axis], axis) for axis in range(2))
         return np.einsum("na,nab,nb->n", y, self._losses[index], x, optimize=True)
 
     def add_observed_errors(
         self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"], gaps: Float[np.ndarray, " n"]
     ) -> None:
-        """Take in what was seen: planes `index[i]` are off by `gaps[i]` at `points[i]`, and so perhaps all nearby.
+        """Raise the estimated errors to observed ones: `gaps[i]` of plane `index[i]` at `points[i]`.
 
-        Only the plane that counts most was looked at there; many that count less may be off alike.
+        They apply to all planes in nearby cells, since only the plane with the largest weight was checked.
         """
         seen = np.zeros_like(self.errors)
         x, y = (self.lattice.locate(points[:, axis], axis) for axis in range(2))
@@ -143,13 +143,13 @@ class LatticeInterpolant:
 
     def _weigh(self, points: Float[np.ndarray, " n"], axis: int) -> Float[np.ndarray, "n n_nodes"]:
         nodes, cells = self.lattice.axes[axis], self.lattice.locate(points, axis)
-        if nodes[0] == nodes[-1]:  # all of them are one place
+        if nodes[0] == nodes[-1]:  # the box has no extent along this axis
             return _weigh(np.zeros(len(points)), np.zeros_like(cells), ORDER)
         return _weigh((points - nodes[0]) / (nodes[1] - nodes[0]), cells, ORDER)
 
 
 def magnitude(losses: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """Their size; that of what is not finite is as large as a bound can be."""
+    """Return absolute values, with `MAX_LOSS` for values that are not finite."""
     return np.fmin(np.nan_to_num(np.abs(losses), nan=MAX_LOSS, posinf=MAX_LOSS), MAX_LOSS)
 
 
@@ -158,7 +158,7 @@ def _apply_weights(weights: Float[np.ndarray, "n m"], losses: Float[np.ndarray, 
 
 
 def _weigh(at: Float[np.ndarray, " n"], cells: Int[np.ndarray, " n"], order: int) -> Float[np.ndarray, "n n_nodes"]:
-    """Lagrange's weights of all nodes at each place, in cells from the first: zero but for the `order` around it."""
+    """Return the Lagrange weights of all nodes at each point, given in cells; nonzero for the `order` nearest."""
     first = np.clip(cells - (order // 2 - 1), 0, N_NODES - order)
     nodes = first[:, None] + np.arange(order)
     weights = np.zeros((len(at), N_NODES))
@@ -176,17 +176,17 @@ _DIFFERENCES = tuple(
 
 _STENCILS = (_weigh(_CELLS + 0.5, _CELLS, ORDER) != 0).astype(np.float32)  # which nodes each cell needs
 Axes = tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]
-N_CHECKS = 61  # along each axis: where the lattice is held against a loss
+N_CHECKS = 61  # points along each axis at which interpolated and true losses are compared
 
 
 @dataclass(frozen=True, eq=False)
 class BlockEstimate:
-    """Losses of planes at some points, as far as they are known.
+    """Interpolated losses of planes at some points.
 
     Attributes:
-        losses: `(n, n_planes)`, zero where nothing is known.
-        errors: `(n, n_planes)`, by how much those may be off that are known.
-        known: `(n, n_planes)`, which are.
+        losses: `(n, n_planes)`, zero where unknown.
+        errors: `(n, n_planes)`, estimated errors.
+        known: `(n, n_planes)`, True where a loss was interpolated.
     """
 
     losses: Float[np.ndarray, "n n_planes"]
@@ -195,11 +195,11 @@ class BlockEstimate:
 
 
 class GridEstimate:
-    """The losses on the planes over a grid: first which of them are wanted where, then what the lattice says of them.
+    """Interpolated losses of the planes over a grid, of those planes that were requested at a point.
 
     Args:
-        lattice: of the planes.
-        axes: the coordinates `(n_x,)` and `(n_y,)` of the grid, over the box of the lattice.
+        lattice: lattice of the planes.
+        axes: coordinates `(n_x,)` and `(n_y,)` of the grid, over the box of the lattice.
     """
 
     def __init__(self, lattice: Lattice, axes: Axes) -> None:
@@ -209,28 +209,28 @@ class GridEstimate:
         self._cells = np.zeros((len(lattice.planes), *lattice.n_cells), dtype=bool)
 
     def request(self, part: slice, planes: Bool[np.ndarray, "n n_planes"]) -> None:
-        """Which planes are wanted at the points of some whole rows of the grid."""
+        """Request planes at the points of some whole rows of the grid."""
         (columns, first), (rows, start) = (np.unique(at, return_index=True) for at in (self._at[0], self._rows(part)))
         blocks = np.logical_or.reduceat(planes.reshape(-1, len(self.axes[0]), planes.shape[1]), first, axis=1)
         blocks = np.logical_or.reduceat(blocks, start, axis=0)
         self._cells[:, rows[:, None], columns] |= blocks.transpose(2, 0, 1)
 
     def choose_checks(self) -> Int[np.ndarray, " n_checks"]:
-        """Points at which the lattice is held against a loss: all of a small grid, evenly spread ones of a large."""
+        """Return points at which to compare with true losses: all of a small grid, a regular subset of a large one."""
         n_x, n_y = map(len, self.axes)
         return (np.arange(n_y)[:: -(-n_y // N_CHECKS), None] * n_x + np.arange(n_x)[:: -(-n_x // N_CHECKS)]).ravel()
 
     def count_nodes(self) -> int:
-        """How many nodes of the lattice it takes."""
+        """Return the number of nodes needed."""
         return int(self.lattice.find_nodes(self._cells).sum())
 
     def fill(self, bar: tqdm) -> LatticeInterpolant:
-        """Evaluate them."""
+        """Evaluate the losses at the nodes needed."""
         self._filled = self.lattice.fill(self.lattice.find_nodes(self._cells), bar)
         return self._filled
 
     def read(self, part: slice) -> BlockEstimate:
-        """What is known at the points of some whole rows of the grid."""
+        """Return the interpolated losses at the points of some whole rows of the grid."""
         n_x = len(self.axes[0])
         rows = np.ix_(self._rows(part), self._at[0])
         known, errors = (array.transpose(1, 2, 0)[rows] for array in (self._cells, self._filled.errors))

@@ -22,7 +22,7 @@ from loss_viz.planes.plane_set import Planes
 from loss_viz.planes.projection import LARGEST, Projection
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import RunSet
-from loss_viz.settings import to_json
+from loss_viz.settings import LandscapeSettings, to_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,16 +136,16 @@ class Landscape:
         `"landscape"` holds the arguments of `loss_viz.landscape`; `"train"` of each of the `"runs"` those of
         `loss_viz.train`, or None for a run of your own.
         """
-        return describe_settings(
-            self.run_set,
+        settings = LandscapeSettings(
             k=self.k,
             sigma=self.sigma,
             resolution=(len(self.x), len(self.y)),
             plane=self.plane,
             n_anchors=self.sampling.n_anchors,
             seed=self.sampling.seed,
-            complete=is_whole_grid(self.projection, self.x, self.y, self.plane),
         )
+        complete = is_whole_grid(self.projection, self.x, self.y, self.plane)
+        return describe_settings(self.run_set, settings, complete=complete)
 
     def at(self, points: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, " n"]:
         """Blend the losses `(n,)` at any `points` `(n, 2)` of the plane.

@@ -1,4 +1,4 @@
-"""Losses that were evaluated once: a table in memory, and a cache of such tables on disk."""
+"""Losses that have been evaluated: a table in memory, and a cache of such tables on disk."""
 
 import hashlib
 import os
@@ -16,18 +16,18 @@ from loss_viz.runs.run_set import RunSet
 from loss_viz.runs.weights import StackedRows, WeightRows, take_rows
 
 RECORD = np.dtype([("key", "<i8"), ("loss", "<f8"), ("check", "<i8")])
-SALT = 0x6C6F73735F76697A  # so that a block of zeros, which a crash may leave behind, is no record
+SALT = 0x6C6F73735F76697A  # so that a block of zeros, which a crash may leave behind, is not a valid record
 SECONDS_PER_WRITE = 0.5
 
 
 class LossTable:
-    """Losses by number.
+    """Losses by integer key, in memory and optionally in a file.
 
-    The file is a plain array of (int64 number, float64 loss, int64 check), appended to about twice a second and never
-    rewritten. What a crash leaves after the last whole record is cut off when it is opened again.
+    The file is an array of (int64 key, float64 loss, int64 check), appended to about twice a second and never
+    rewritten. An incomplete record at its end, left by a crash, is cut off when the file is opened again.
 
     Args:
-        path: of the file; what it holds is read. In memory alone by default.
+        path: file to read and append to; None for memory only.
 
     Example:
         >>> loss_table = LossTable()
@@ -37,7 +37,7 @@ class LossTable:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        # Numbers in increasing order, and their losses: one assignment, so that an interrupt finds both or neither.
+        # Sorted keys and their losses; assigned together, so that an interrupt leaves both or neither.
         self._table = np.empty(0, dtype=np.int64), np.empty(0)
         self._path = path
         if path is not None and path.exists():
@@ -47,21 +47,21 @@ class LossTable:
         return len(self._table[0])
 
     def contains(self, keys: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Which of them are there."""
+        """Return which keys are in the table."""
         here = self._table[0]
         return np.append(here, -1)[np.searchsorted(here, keys)] == keys
 
     def missing(self, keys: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n_missing"]:
-        """Those that are not there, in the order given."""
+        """Return the keys that are not in the table, in the order given."""
         return keys[~self.contains(keys)]
 
     def get(self, keys: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """The losses of numbers that are there."""
+        """Return the losses of keys that are in the table."""
         here, losses = self._table
         return losses[np.searchsorted(here, keys)]
 
     def add(self, keys: Int[np.ndarray, " n"], parts: Iterable[Float[np.ndarray, " _"]]) -> None:
-        """Add losses of numbers that are not there yet, part by part; an error among them keeps what came before."""
+        """Add losses of new keys, part by part; an error raised by `parts` keeps the losses before it."""
         done: list[Float[np.ndarray, " _"]] = []
         n_done = n_written = 0
         written = time.monotonic()
@@ -88,10 +88,10 @@ class LossTable:
                 file.write(records.tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:  # hours of work do not end because a disk is full
+        except OSError as error:  # a full disk must not end hours of work
             warnings.warn(
                 f"Losses are no longer written to {self._path} ({error.strerror or error}). They are kept in memory, "
-                "and the work goes on; what was written before is whole. Make room before it is resumed.",
+                "and the work goes on; the file is valid up to here. Make room before you resume.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -117,28 +117,28 @@ def _check(records: np.ndarray) -> Int[np.ndarray, " n"]:
     return records["key"] ^ records["loss"].view("<i8") ^ SALT
 
 
-FORMAT = 1  # of the files, and of what the losses in them mean
-PROBE_DIGITS = 5  # two evaluations of one loss agree in so many, two losses hardly ever
+FORMAT = 1  # of the files and of the meaning of their losses
+PROBE_DIGITS = 5  # two evaluations of one loss agree to these digits, different losses hardly ever
 
 
 class LossCache:
-    """A folder of ledgers, one for each run, view and set of points.
+    """A folder of loss tables, one for each set of runs, planes and points.
 
-    The name of a file is a digest of all that its losses depend on: the recorded weights and buffers, the loss at
-    three places (which tells other data, or another `loss_fn`), the planes, and the points. Bandwidth and everything
-    drawn are not in it: another `sigma` takes from the same file.
+    The name of a file is a digest of everything on which its losses depend: the recorded weights and buffers, the loss
+    at three points (which differs for other data or another `loss_fn`), the planes, and the points. The bandwidth is
+    not included: another `sigma` uses the same files.
 
     Args:
-        folder: made where it is not there.
+        folder: the folder, created if missing.
         run_set: the runs.
         view: everything else on which the planes depend.
 
     Attributes:
-        seconds: what one loss took.
+        seconds: time of one loss evaluation.
 
     Raises:
-        TypeError: no path.
-        ValueError: the folder cannot be made, or written to.
+        TypeError: if `folder` is not a path.
+        ValueError: if it cannot be created or written to.
 
     Example:
         >>> import tempfile
@@ -151,9 +151,9 @@ class LossCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], run_set: RunSet, **view: object) -> None:
-        self.folder = check_path("cache", folder, advice="Name a folder to keep losses in.")
-        _require_folder(self.folder)
-        layout = run_set.objective.layout  # spelled out as version 0.1 wrote it, so that its files are still found
+        self.folder = check_path("cache", folder, advice="Pass a folder to keep losses in.")
+        _create_folder(self.folder)
+        layout = run_set.objective.layout  # as version 0.1 wrote it, so that its files are still found
         specs = ", ".join(f"Entry(names={spec.names}, shape={spec.shape})" for spec in layout.entries)
         about = f"({FORMAT}, {sorted(view.items())}, Layout(entries=({specs}), dtype={layout.dtype}))"
         digest = hashlib.sha256(about.encode())
@@ -168,12 +168,12 @@ class LossCache:
         self._digest = digest.hexdigest()[:24]
 
     def open_table(self, *points: object) -> LossTable:
-        """The table of some points, of which these words and numbers say which they are."""
+        """Open the table of the points that these words and numbers identify."""
         name = "-".join(str(part) for part in np.hstack([np.asarray(part, dtype=object) for part in points]))
         return LossTable(self.folder / f"{self._digest}-{name}.losses")
 
 
-def _require_folder(folder: Path) -> None:
+def _create_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK | os.X_OK)
@@ -185,7 +185,7 @@ def _require_folder(folder: Path) -> None:
 
 
 def _digest_rows(rows: WeightRows, feed: Callable[[bytes], object]) -> None:
-    """Numbers in memory count by their values; files by name, size and time, for to read them takes minutes."""
+    """Digest values in memory, but files by name, size and time, because reading them takes minutes."""
     feed(repr((rows.shape, str(rows.dtype))).encode())
     if isinstance(rows, Checkpoints):
         for path in rows.paths:
@@ -200,7 +200,7 @@ def _digest_rows(rows: WeightRows, feed: Callable[[bytes], object]) -> None:
 
 
 def _probe(run_set: RunSet) -> Float[np.ndarray, " n"]:
-    """The losses at both ends of the first run and halfway between them."""
+    """Evaluate the losses at both ends of the first run and halfway between them."""
     run = run_set.runs[0]
     ends, buffers = run.state([0, len(run) - 1])
     buffers = take_rows(buffers, [0, 1, 1])

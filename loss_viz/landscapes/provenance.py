@@ -1,9 +1,9 @@
-"""What a landscape was made with, in plain values, and how it is read back from an exported file."""
+"""The settings of a landscape in plain values, and reading them back from an exported file."""
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,28 +21,13 @@ FORMAT, VERSION = "loss_viz settings", 1
 TRAINED_WITH = tuple(name for name in TRAINING if name != "steps")
 
 
-def describe_settings(
-    run_set: RunSet,
-    *,
-    k: int,
-    sigma: float | str,
-    resolution: tuple[int, int],
-    plane: str,
-    n_anchors: int | None,
-    seed: int,
-    complete: bool,
-) -> dict[str, Any]:
+def describe_settings(run_set: RunSet, settings: LandscapeSettings, *, complete: bool) -> dict[str, Any]:
     """Describe everything a landscape depends on, ready for JSON: the value of `Landscape.settings`.
 
     Args:
         run_set: the runs.
-        k: as for `loss_viz.landscape`, like the next five.
-        sigma: bandwidth.
-        resolution: `(n_x, n_y)`.
-        plane: kind of planes.
-        n_anchors: number of anchors asked for.
-        seed: of the random directions.
-        complete: False if the landscape was interrupted, so that its grid is coarser than the one asked for.
+        settings: arguments of `loss_viz.landscape`, with the resolution as `(n_x, n_y)`.
+        complete: False if the landscape was interrupted, so that its grid is coarser than the one requested.
 
     Returns:
         `"landscape"` holds the arguments of `loss_viz.landscape`, and `"train"` of each of the `"runs"` those of
@@ -57,14 +42,7 @@ def describe_settings(
             "torch": torch.__version__,
             "numpy": np.__version__,
             "runs": [_describe_run(run, name) for run, name in zip(run_set.runs, run_set.names, strict=True)],
-            "landscape": {
-                "k": k,
-                "sigma": sigma,
-                "resolution": resolution,
-                "plane": plane,
-                "n_anchors": n_anchors,
-                "seed": seed,
-            },
+            "landscape": asdict(settings),
             "complete": complete,
         }
     )
@@ -74,7 +52,7 @@ def _describe_run(run: Run, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "task": run.task.name if run.task else None,
-        "train": _trace_training(run),
+        "train": _infer_training(run),
         "settings": run.settings,
         "n_params": run.objective.n_params,
         "n_rows": len(run),
@@ -84,8 +62,8 @@ def _describe_run(run: Run, name: str) -> dict[str, Any]:
     }
 
 
-def _trace_training(run: Run) -> dict[str, Any] | None:
-    """The arguments with which `train` makes the same run; None where there are none."""
+def _infer_training(run: Run) -> dict[str, Any] | None:
+    """Return the arguments with which `train` makes the same run; None if there are none."""
     given, task = run.settings, run.task
     if task is None or len(run) < 2 or not all(name in given for name in TRAINED_WITH):
         return None
@@ -94,7 +72,7 @@ def _trace_training(run: Run) -> dict[str, Any] | None:
     n_points, every, last = len(task.x), int(run.step[1] - run.step[0]), int(run.step[-1])
     try:
         again = build_task(given["target"], n_points=n_points, dtype=task.x.dtype)
-    except (TypeError, ValueError):  # a function has a name too, but it is no formula
+    except (TypeError, ValueError):  # the name of a Python function is not a formula
         return None
     recorded = np.union1d(np.arange(0, last, every), last)
     if not (torch.equal(again.y, task.y.cpu()) and np.array_equal(recorded, run.step)):
@@ -106,22 +84,22 @@ def _trace_training(run: Run) -> dict[str, Any] | None:
 
 START = f'{{"format": "{FORMAT}"'.encode()
 READ_BLOCK = 2**20
-MAX_SETTINGS_BYTES = 2**24  # bytes of settings; what takes more is none of ours
+MAX_SETTINGS_BYTES = 2**24
 TRAIN_KEYS = {row.name for row in fields(TrainSettings)}
 LANDSCAPE_KEYS = {row.name for row in fields(LandscapeSettings)}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings in a file that was exported: a GIF, MP4, PNG, CSV or NetCDF, or any other that holds their JSON.
+    """Read the settings from an exported file: GIF, MP4, PNG, CSV, NetCDF, HTML, or any other that holds their JSON.
 
     Returns:
-        What `Landscape.settings` was, and for a picture `"export"`, the function that wrote it, with `"view"`, its
+        The value of `Landscape.settings`; for an image also `"export"`, the function that wrote it, and `"view"`, its
         arguments.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no settings, or those of a later version.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file holds no settings, or those of a later version.
 
     Example:
         >>> import loss_viz as lv
@@ -136,45 +114,46 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Pass the path of a picture or a table of loss_viz.")
     try:
-        settings, _ = json.JSONDecoder().raw_decode(_read_from_start(path).decode("latin-1"))
-        told = settings.get("version")
+        settings, _ = json.JSONDecoder().raw_decode(_read_settings_block(path).decode("latin-1"))
+        saved_version = settings.get("version")
     except (ValueError, RecursionError):
-        settings, told = {}, VERSION
-    if told != VERSION:
+        settings, saved_version = {}, VERSION
+    if saved_version != VERSION:
         raise ValueError(
-            f"{path} holds settings of version {str(told)[:20]}, this is version {VERSION}. Install the loss_viz that "
-            "wrote it, or a later one."
+            f"{path} holds settings of version {str(saved_version)[:20]}, this is version {VERSION}. Install the "
+            "loss_viz that wrote it, or a later one."
         )
     if not (isinstance(settings.get("runs"), list) and isinstance(settings.get("landscape"), dict)):
         raise ValueError(
-            f"{path} holds no settings of loss_viz, or only a part of them. Pass a file as it was exported: a "
-            "conversion to another format loses them."
+            f"{path} holds no settings of loss_viz, or only a part of them. Pass the file as it was exported; "
+            "converting it to another format loses them."
         )
     return settings
 
 
-def _require_whole(told: Mapping[str, Any]) -> None:
-    """Refuse settings that lack what is needed to draw from them; the values are looked at where they are used."""
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless settings have all entries that `reproduce` uses; their values are checked on use."""
     try:
-        whole = set(told["landscape"]) == LANDSCAPE_KEYS and np.shape(told["landscape"]["resolution"]) == (2,)
-        whole &= bool(told["runs"]) and isinstance(told["complete"], bool) and isinstance(told["torch"], str)
-        for run in told["runs"]:
+        chosen = settings["landscape"]
+        complete = set(chosen) == LANDSCAPE_KEYS and np.shape(chosen["resolution"]) == (2,) and bool(settings["runs"])
+        complete &= isinstance(settings["complete"], bool) and isinstance(settings["torch"], str)
+        for run in settings["runs"]:
             given = run["train"]
-            whole &= given is None or (set(given) == TRAIN_KEYS and given["dtype"] in DTYPES)
-            whole &= all(isinstance(run[name], str | None) for name in ("name", "task"))
-            whole &= isinstance(run["n_rows"], int) and np.shape(run["loss"]) == (2,)
-            whole &= np.asarray(run["loss"]).dtype.kind in "if"
+            complete &= given is None or (set(given) == TRAIN_KEYS and given["dtype"] in DTYPES)
+            complete &= all(isinstance(run[name], str | None) for name in ("name", "task"))
+            complete &= isinstance(run["n_rows"], int) and np.shape(run["loss"]) == (2,)
+            complete &= np.asarray(run["loss"]).dtype.kind in "if"
     except (KeyError, TypeError, ValueError):
-        whole = False
-    if not whole:
+        complete = False
+    if not complete:
         raise ValueError(
-            "`settings` must be those of a landscape, and whole: some are missing or of another kind. Pass "
-            "`Landscape.settings`, or the path of a file as it was exported."
+            "`settings` must be those of a landscape, and whole: some are missing or of another type. Pass "
+            "`Landscape.settings`, or the path of an exported file."
         )
 
 
-def _read_from_start(path: Path) -> bytes:
-    """What stands in a file from its settings on, or nothing; only a block of it is ever in memory beside them."""
+def _read_settings_block(path: Path) -> bytes:
+    """Return the content of a file from the start of its settings, without holding more than a block before them."""
     window, end = b"", 0
     with path.open("rb") as file:
         is_gif = file.read(4) == b"GIF8"
@@ -188,7 +167,7 @@ def _read_from_start(path: Path) -> bytes:
 
 
 def _join_blocks(data: bytes) -> bytes:
-    """The comment of a GIF; it is stored in blocks, each after its length."""
+    """Return the comment of a GIF, which is stored in blocks, each preceded by its length."""
     at, parts = 0, []
     while at < len(data) and data[at]:
         parts.append(data[at + 1 : at + 1 + data[at]])

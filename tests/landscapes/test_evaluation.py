@@ -264,7 +264,7 @@ def require_evaluated_here(reason):
         losses = ask(record(kill=True), 500)
     said = [str(one.message) for one in said if "Workers failed" in str(one.message)]
     assert re.search(reason, said[0])
-    assert "asked for again" in said[0]
+    assert "distributed again" in said[0]
     assert "evaluated here" in said[1]
     with joblib.parallel_config(backend="sequential"):
         np.testing.assert_allclose(losses, ask(record(), 500), rtol=1e-12)
