@@ -1,4 +1,4 @@
-"""Losses that are kept from one blend to the next change its cost, and not one number."""
+"""Losses kept from one blend to the next change its cost, never its result."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,15 @@ from loss_viz.planes.projection import fit_projection
 from loss_viz.runs.run_set import as_run_set
 from loss_viz.settings import LandscapeSettings
 
+SILENT = tqdm(disable=True)
+
 
 class Stop(Exception):
     pass
 
 
 class StopAfter(tqdm):
-    """A bar that ends the work once so many losses are done."""
+    """A bar that stops the work after `n_allowed` losses."""
 
     def __init__(self, n_allowed):
         super().__init__(disable=True)
@@ -40,14 +42,12 @@ def sampling(run):
     return sample(run)
 
 
-@pytest.fixture
-def silent():
-    return tqdm(disable=True)
+def blend_grid(sampling, sigma, bar=SILENT):
+    return blend_surface(sampling, fit_shaped_kernel(sampling, sigma), bar)
 
 
-def draw(sampling, sigma):
-    silent, kernel = tqdm(disable=True), fit_shaped_kernel(sampling, sigma)
-    return blend_path(sampling, blend_surface(sampling, kernel, silent), kernel, silent)
+def blend_all(sampling, sigma):
+    return blend_path(sampling, blend_grid(sampling, sigma), fit_shaped_kernel(sampling, sigma), SILENT)
 
 
 def count_evaluations(objective, monkeypatch):
@@ -57,62 +57,62 @@ def count_evaluations(objective, monkeypatch):
     return counts
 
 
-def test_a_second_kernel_evaluates_only_what_the_first_left_out(run, sampling, silent, monkeypatch):
+def test_a_second_kernel_evaluates_only_missing_losses(run, sampling, monkeypatch):
     counts = count_evaluations(run.objective, monkeypatch)
-    blend_surface(sampling, fit_shaped_kernel(sampling, 0.05), silent)
+    blend_grid(sampling, 0.05)
     first = sum(counts)
     counts.clear()
-    blend_surface(sampling, fit_shaped_kernel(sampling, 0.05), silent)
+    blend_grid(sampling, 0.05)
     assert not counts
-    blend_surface(sampling, fit_shaped_kernel(sampling, 0.06), silent)
+    blend_grid(sampling, 0.06)
     assert 0 < sum(counts) < first / 4
 
 
-def test_what_was_kept_changes_no_number(run, sampling, silent):
+def test_kept_losses_change_no_number(run, sampling):
     for sigma in ("auto", 0.2, 0.003, 0.06):
-        blend_surface(sampling, fit_shaped_kernel(sampling, sigma), silent)
+        blend_grid(sampling, sigma)
     fresh = sample(run)
     for sigma in ("auto", 0.06):
-        kept, new = (draw(a, sigma) for a in (sampling, fresh))
+        kept, new = (blend_all(a, sigma) for a in (sampling, fresh))
         np.testing.assert_allclose(kept.loss, new.loss, rtol=1e-12)
         np.testing.assert_allclose(kept.path_height, new.path_height, rtol=1e-12)
         assert kept.n_evaluations == new.n_evaluations
 
 
-def test_another_grid_keeps_the_planes_and_what_lies_under_the_run(run, sampling, silent, monkeypatch):
-    draw(sampling, 0.06)
+def test_another_grid_keeps_the_losses_at_the_path(run, sampling, monkeypatch):
+    blend_all(sampling, 0.06)
     other = with_resolution(sampling, (6, 7))
     fresh = sample(run, (6, 7))
     counts = count_evaluations(run.objective, monkeypatch)
-    surface = blend_surface(other, fit_shaped_kernel(other, 0.06), silent)
+    surface = blend_grid(other, 0.06)
     counts.clear()
-    land = blend_path(other, surface, fit_shaped_kernel(other, 0.06), silent)
+    land = blend_path(other, surface, fit_shaped_kernel(other, 0.06), SILENT)
     assert not counts
-    expected = draw(fresh, 0.06)
+    expected = blend_all(fresh, 0.06)
     np.testing.assert_allclose(land.loss, expected.loss, rtol=1e-12)
     np.testing.assert_allclose(land.path_height, expected.path_height, rtol=1e-12)
     np.testing.assert_allclose(land.support, expected.support)
 
 
 @pytest.mark.parametrize("n_allowed", [0, 700, 2000, 5000])
-def test_work_that_is_stopped_keeps_what_it_has(run, sampling, silent, monkeypatch, n_allowed):
+def test_stopped_work_keeps_its_losses(run, sampling, monkeypatch, n_allowed):
     monkeypatch.setattr(run.objective, "chunk_size", 50)
     whole = sample(run)
-    expected = blend_surface(whole, fit_shaped_kernel(whole, 0.06), silent)
+    expected = blend_grid(whole, 0.06)
     with pytest.raises(Stop):
-        blend_surface(sampling, fit_shaped_kernel(sampling, 0.06), StopAfter(n_allowed))
+        blend_grid(sampling, 0.06, StopAfter(n_allowed))
     n_kept = len(sampling.grid)
     assert n_kept >= n_allowed - 61 * 25
     assert n_kept < len(whole.grid)
     counts = count_evaluations(run.objective, monkeypatch)
-    heights = blend_surface(sampling, fit_shaped_kernel(sampling, 0.06), silent).loss
+    heights = blend_grid(sampling, 0.06).loss
     np.testing.assert_allclose(heights, expected.loss, rtol=1e-12)
     assert sum(counts) - 61 * 25 <= len(whole.grid) - n_kept
 
 
-def test_every_kept_loss_is_the_loss_of_its_pair(run, sampling, silent):
+def test_every_kept_loss_is_that_of_its_key(run, sampling):
     for sigma in (0.01, 0.1, 0.03):
-        sampling.grid.blend(fit_kernel(sampling.planes.position, sigma, diagonal=sampling.projection.diagonal), silent)
+        sampling.grid.blend(fit_kernel(sampling.planes.position, sigma, diagonal=sampling.projection.diagonal), SILENT)
     keys, losses = sampling.grid.loss_table._table
     assert (np.diff(keys) > 0).all()
     i, j = np.divmod(keys, len(sampling.planes))

@@ -1,6 +1,6 @@
-"""Losses evaluated on other workers are those that are evaluated here, whatever happens to the workers.
+"""Losses evaluated on workers equal those evaluated locally, whatever happens to the workers.
 
-Ray is tried in a process of its own, which runs this file.
+Ray is tested in a child process, which runs this file.
 """
 
 import os
@@ -26,7 +26,7 @@ from torch import nn
 from tqdm import tqdm
 
 import loss_viz as lv
-from loss_viz.landscapes import evaluation as lifting
+from loss_viz.landscapes import evaluation
 from loss_viz.planes.local_planes import local_planes
 from loss_viz.planes.projection import fit_projection
 
@@ -34,10 +34,10 @@ CHUNK = 25
 
 
 def record(folder=None, seconds=0.0, kill=False):
-    """A run of 80 steps, and a loss that notes in a folder which processes evaluate it; with `kill` none but this."""
+    """Return a run of 80 steps whose loss logs its process in `folder`, and with `kill` kills workers."""
     torch.manual_seed(0)
 
-    class Net(nn.Module):  # here, for a worker cannot import the tests
+    class Net(nn.Module):  # local, because workers cannot import the tests
         def __init__(self):
             super().__init__()
             self.inner = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1))
@@ -76,16 +76,16 @@ def record(folder=None, seconds=0.0, kill=False):
 
 
 def ask(run, n=4000, bar=None):
-    """Losses of twenty planes along the run at points around it."""
+    """Evaluate twenty planes along the run at points around it."""
     planes = local_planes(run.weights, fit_projection(run.weights), np.arange(0, 80, 4), k=5)
     index = np.repeat(np.arange(20), n // 20)
     points = np.random.default_rng(0).normal(size=(n, 2))
     bar = tqdm(disable=True) if bar is None else bar
-    return np.concatenate(list(lifting.evaluate_planes(run.objective, planes, index, points, bar)))
+    return np.concatenate(list(evaluation.evaluate_planes(run.objective, planes, index, points, bar)))
 
 
 def count(folder):
-    """Calls of the loss by the processes that made them."""
+    """Return the number of calls of the loss by process."""
     return {int(path.name): path.stat().st_size for path in folder.iterdir() if path.name.isdecimal()}
 
 
@@ -94,7 +94,7 @@ def find_others(folder):
 
 
 class Watch(tqdm):
-    """Calls back once so many losses are done."""
+    """A bar that calls back after `n` losses."""
 
     def __init__(self, n, call):
         super().__init__(disable=True)
@@ -132,7 +132,7 @@ def cluster():
 
 @pytest.fixture(params=["threading", "loky", "dask"])
 def backend(request):
-    """Two workers, until the test ends; a killed one of Dask's is started again."""
+    """Two workers until the test ends; Dask restarts a killed one."""
     with ExitStack() as stack:
         if request.param == "dask":
             cluster = request.getfixturevalue("cluster")
@@ -155,12 +155,12 @@ def start_ray():
         ray.shutdown()
 
 
-# What these libraries warn of themselves is theirs to mend.
+# Warnings of these libraries about themselves are not errors.
 pytestmark = pytest.mark.filterwarnings("default", "error:Workers failed", "error:.*tasks")
 
 
-def require_same_when_killed(folder):
-    """One of two processes is killed while both are at work."""
+def assert_same_when_killed(folder):
+    """Kill one of two processes while both are at work; the losses are the same."""
     with joblib.parallel_config(backend="sequential"):
         expected = ask(record(), 6000)
     run = record(folder, seconds=0.03)
@@ -175,17 +175,19 @@ def require_same_when_killed(folder):
                 os.kill(killed[0], signal.SIGKILL)
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Workers failed", RuntimeWarning)  # some backends cannot go on by themselves
+        warnings.filterwarnings(
+            "ignore", "Workers failed", RuntimeWarning
+        )  # some backends do not recover alone
         threading.Thread(target=kill_one, daemon=True).start()
         np.testing.assert_allclose(ask(run, 6000), expected, rtol=1e-12)
     assert killed
 
 
-def require_end_when_stopped(folder):
-    """What the bar raises ends the work of all."""
+def assert_end_when_stopped(folder):
+    """An exception raised by the bar stops all workers."""
     with pytest.raises(Stop):
         ask(record(folder, seconds=0.03), 20_000, Watch(1000, stop))
-    time.sleep(1.0)  # a task that was begun may be carried out
+    time.sleep(1.0)  # running tasks may finish
     n_calls = sum(count(folder).values())
     assert n_calls < 20_000 / CHUNK / 2
     time.sleep(0.5)
@@ -193,7 +195,7 @@ def require_end_when_stopped(folder):
 
 
 def test_a_landscape_is_the_same_on_other_workers(backend, tmp_path, monkeypatch):
-    monkeypatch.setattr(lifting, "MIN_SECONDS", 0.0)  # even if that does not pay
+    monkeypatch.setattr(evaluation, "MIN_SECONDS", 0.0)  # distribute in any case
     with joblib.parallel_config(backend="sequential"):
         expected = lv.landscape(record(), resolution=(9, 7), n_anchors=20, progress=False)
     land = lv.landscape(record(tmp_path, seconds=0.01), resolution=(9, 7), n_anchors=20, progress=False)
@@ -205,11 +207,11 @@ def test_a_landscape_is_the_same_on_other_workers(backend, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("backend", ["loky", "dask"], indirect=True)
 def test_a_worker_that_is_killed_changes_nothing(backend, tmp_path):
-    require_same_when_killed(tmp_path)
+    assert_same_when_killed(tmp_path)
 
 
-def test_what_the_bar_raises_ends_the_work(backend, tmp_path):
-    require_end_when_stopped(tmp_path)
+def test_an_exception_of_the_bar_stops_the_work(backend, tmp_path):
+    assert_end_when_stopped(tmp_path)
 
 
 def test_ray_does_both(tmp_path):
@@ -228,7 +230,7 @@ def test_ray_does_both(tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["threading", "loky"], indirect=True)
-def test_an_error_of_the_loss_is_raised_as_it_is(backend, tmp_path):
+def test_an_error_of_the_loss_is_raised_unchanged(backend, tmp_path):
     run = record(tmp_path, seconds=0.02)
     with (
         pytest.warns(RuntimeWarning, match="(?s)Workers failed .*the user's own mistake") as said,
@@ -239,15 +241,15 @@ def test_an_error_of_the_loss_is_raised_as_it_is(backend, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["loky"], indirect=True)
-def test_a_loss_that_kills_every_worker_is_evaluated_here(backend, monkeypatch):
-    monkeypatch.setattr(lifting, "MIN_SECONDS", 0.0)
-    require_evaluated_here("TerminatedWorkerError")
+def test_a_loss_that_kills_every_worker_is_evaluated_locally(backend, monkeypatch):
+    monkeypatch.setattr(evaluation, "MIN_SECONDS", 0.0)
+    assert_evaluated_here("TerminatedWorkerError")
 
 
 def test_workers_that_do_not_answer_are_given_up(monkeypatch):
-    """Where a task has killed too many of Dask's workers joblib does not hear of it."""
+    """If a task kills too many Dask workers, joblib is not notified."""
     for name, seconds in {"MIN_SECONDS": 0.0, "TASK_SECONDS": 0.05, "STUCK_SECONDS": 1.0}.items():
-        monkeypatch.setattr(lifting, name, seconds)
+        monkeypatch.setattr(evaluation, name, seconds)
     dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
@@ -255,10 +257,10 @@ def test_workers_that_do_not_answer_are_given_up(monkeypatch):
         distributed.Client(cluster),
         joblib.parallel_config(backend="dask"),
     ):
-        require_evaluated_here("TimeoutError|KilledWorker")
+        assert_evaluated_here("TimeoutError|KilledWorker")
 
 
-def require_evaluated_here(reason):
+def assert_evaluated_here(reason):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         losses = ask(record(kill=True), 500)
@@ -272,27 +274,27 @@ def require_evaluated_here(reason):
 
 @pytest.mark.parametrize("backend", ["loky"], indirect=True)
 @pytest.mark.parametrize("seconds", [0.0, 0.1])
-def test_only_work_that_pays_is_handed_out(backend, tmp_path, seconds):
+def test_only_work_that_pays_is_distributed(backend, tmp_path, seconds):
     ask(record(tmp_path, seconds), 1000)
     assert bool(find_others(tmp_path)) == (seconds > 0)
 
 
 @pytest.mark.parametrize("backend", ["dask"], indirect=True)
 def test_the_loss_is_not_sent_with_each_task(backend, tmp_path, monkeypatch):
-    sent, delayed = [], lifting.delayed
-    monkeypatch.setattr(lifting, "MIN_SECONDS", 0.0)
+    sent, delayed = [], evaluation.delayed
+    monkeypatch.setattr(evaluation, "MIN_SECONDS", 0.0)
     monkeypatch.setattr(
-        lifting, "delayed", lambda call: lambda *task: (sent.append(pickle.dumps(task)), delayed(call)(*task))[1]
+        evaluation, "delayed", lambda call: lambda *task: (sent.append(pickle.dumps(task)), delayed(call)(*task))[1]
     )
     run = record(tmp_path, seconds=0.02)
     run.objective.loss_fn.ballast = np.zeros(10**6)
     ask(run, 2000)
     assert len(find_others(tmp_path)) == 2
-    assert len(lifting._pack(run.objective)) > 8_000_000
+    assert len(evaluation._pack(run.objective)) > 8_000_000
     assert max(map(len, sent)) < 100_000
 
 
-def test_a_task_carries_only_the_planes_that_it_is_about():
+def test_a_task_carries_only_its_planes():
     run = lv.train("x^3", width=64, depth=2, steps=300, progress=False)
     planes = lv.landscape(run, resolution=5, n_anchors=50, progress=False).planes
     index = np.array([7, 7, 9])
@@ -304,7 +306,7 @@ def test_a_task_carries_only_the_planes_that_it_is_about():
 
 
 @pytest.mark.parametrize("n_bytes", [2**28, 0])
-def test_planes_made_one_at_a_time_can_be_taken_too(monkeypatch, n_bytes):
+def test_planes_built_on_demand_can_be_subset(monkeypatch, n_bytes):
     monkeypatch.setattr("loss_viz.planes.plane_set.HELD_BYTES", n_bytes)
     run = record()
     planes = local_planes(run.weights, fit_projection(run.weights), np.arange(0, 80, 4), k=5)
@@ -314,10 +316,10 @@ def test_planes_made_one_at_a_time_can_be_taken_too(monkeypatch, n_bytes):
     np.testing.assert_allclose(few.lift(place, points), planes.lift(index, points), rtol=1e-12)
 
 
-def test_an_objective_is_made_once_where_it_is_sent():
+def test_a_worker_builds_an_objective_once():
     objective = record().objective
-    parcels = [cloudpickle.dumps(objective) for _ in range(2)]
-    first, second = map(pickle.loads, parcels)
+    payloads = [cloudpickle.dumps(objective) for _ in range(2)]
+    first, second = map(pickle.loads, payloads)
     assert first is second
     weights = np.random.default_rng(0).normal(size=(60, objective.n_params))
     np.testing.assert_array_equal(first(weights), objective(weights))
@@ -327,6 +329,6 @@ def test_an_objective_is_made_once_where_it_is_sent():
 if __name__ == "__main__":
     warnings.filterwarnings("error", ".*tasks")
     with start_ray():
-        for check in (require_end_when_stopped, require_same_when_killed):
+        for check in (assert_end_when_stopped, assert_same_when_killed):
             check(Path(tempfile.mkdtemp(dir=sys.argv[1])))
     print("the same")

@@ -1,4 +1,4 @@
-"""The surface without the planes near a step, and what is chosen by it, against the slow sums of the reference."""
+"""Held-out heights, and the choices based on them, against the sums of the reference."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_both_shapes_are_chosen_by_some_run(post_landscapes):
     assert {land.kernel.shape is not None for land in post_landscapes.values()} == {True, False}
 
 
-def test_kernels_with_a_shape_measure_what_their_plane_misses(sampling):
+def test_kernels_with_a_shape_count_what_their_plane_misses(sampling):
     """r² = |d|² + 3 |d - M d|², by hand."""
     kernel = fit_shaped_kernel(sampling, "auto")
     axes, picture = sampling.planes.bases[5][1], sampling.projection.components
@@ -91,7 +91,7 @@ def test_held_out_factors_of_a_landscape(run):
     assert fit.decades == pytest.approx(np.sqrt(np.mean(np.log10(fit.factor) ** 2)))
 
 
-def test_what_cannot_be_held_out_is_said(run):
+def test_errors_where_nothing_can_be_held_out(run):
     with pytest.raises(ValueError, match="one global plane") as error:
         lv.fidelity(lv.landscape(run, plane="global", resolution=3, progress=False), held_out=True)
     assert "Use `plane`='local'" in str(error.value)
@@ -133,9 +133,9 @@ def test_maps_against_the_definition(run):
     _, components, _ = reference.principal_plane(weights)
     for row, column in ((0, 0), (2, 1), (1, 4)):
         point = np.array([land.x[column], land.y[row]])
-        shares = land.kernel.weights(point[None])[0]
-        counted = np.flatnonzero(shares >= shares.max() / 100)
-        share = shares[counted] / shares[counted].sum()
+        share = land.kernel.weights(point[None])[0]
+        counted = np.flatnonzero(share >= share.max() / 100)
+        share = share[counted] / share[counted].sum()
         for found, losses in (
             (mixing, [run.loss[land.anchors[j]] for j in counted]),
             (
@@ -155,12 +155,12 @@ def test_maps_against_the_definition(run):
             assert found[row, column] == pytest.approx(np.exp(spread), rel=1e-6)
 
 
-def test_one_plane_is_of_one_mind(run):
+def test_one_plane_has_no_disagreement(run):
     land = lv.landscape(run, plane="global", resolution=(5, 3), progress=False)
     assert (lv.disagreement_map(land, of="run") == 1).all()
     assert (lv.disagreement_map(land) == 1).all()
 
 
-def test_wide_kernels_mix_more(run):
+def test_wide_kernels_average_more_different_losses(run):
     narrow, wide = (lv.landscape(run, sigma=s, resolution=(7, 5), progress=False) for s in (0.01, 0.2))
     assert np.median(lv.disagreement_map(wide, of="run")) > np.median(lv.disagreement_map(narrow, of="run"))

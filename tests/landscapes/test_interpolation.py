@@ -1,4 +1,4 @@
-"""What is interpolated between the nodes of a lattice: held against every loss that it stands for."""
+"""Losses interpolated between the nodes of a lattice, compared with every loss that they replace."""
 
 import itertools
 
@@ -31,7 +31,7 @@ EVERY = np.ones((1, N_NODES, N_NODES), dtype=bool)
 
 
 class Vector(nn.Module):
-    """A model that is nothing but its weights, so that any function of them can be a loss."""
+    """A model that consists of its weights, so that any function of them can be a loss."""
 
     def __init__(self, n_params):
         super().__init__()
@@ -43,9 +43,9 @@ class Traced:
 
     def __init__(self, loss, n_planes=1, low=LOW, high=HIGH):
         weights = np.column_stack([np.zeros((n_planes, 2)), np.arange(n_planes)])
-        frames = PlaneBases(weights, np.arange(n_planes)[:, None], lambda *_: np.eye(2, 3))
+        bases = PlaneBases(weights, np.arange(n_planes)[:, None], lambda *_: np.eye(2, 3))
         flat = np.tile(np.eye(2), (n_planes, 1, 1))
-        self.planes = Planes(frames, np.zeros((n_planes, 2)), flat, np.zeros(n_planes, dtype=int))
+        self.planes = Planes(bases, np.zeros((n_planes, 2)), flat, np.zeros(n_planes, dtype=int))
         self.objective = Objective(Vector(3), lambda m: loss(*m.w))
         self.asked = []
         evaluate = self.objective._evaluate
@@ -61,18 +61,18 @@ class Traced:
 
 
 def find_stencil(cell):
-    """The nodes along one axis through which the polynomial of a cell passes."""
+    """Return the nodes along one axis through which the polynomial of a cell passes."""
     first = min(max(cell - 2, 0), N_NODES - 6)
     return range(first, first + 6)
 
 
 def dense(axis, n=11):
-    """So many places in each cell, its ends among them; `(n_cells, n)`."""
+    """Return `n` points in each cell including its ends, `(n_cells, n)`."""
     return axis[:-1, None] + np.diff(axis)[:, None] * np.linspace(0, 1, n)
 
 
 def gaps_in_cells(traced, filled, n=11):
-    """The largest error of the interpolation in each cell of the first plane, found by asking."""
+    """Measure the largest error of the interpolation in each cell of the first plane."""
     x, y = (dense(axis, n).ravel() for axis in traced.lattice.axes)
     gaps = np.abs(filled.interpolate(x, y)[:, :, 0] - traced.losses(x, y))
     return gaps.reshape(N_NODES - 1, n, N_NODES - 1, n).max(axis=(1, 3))
@@ -103,7 +103,7 @@ def test_the_losses_at_the_nodes_are_those_of_the_planes_there(run, plane):
 
 
 def polynomial(degree, n_planes=1, seed=0):
-    """A polynomial of this degree along each axis, of another kind on each plane, and between 1 and 3."""
+    """Return a polynomial of this degree along each axis, different on each plane, with values from 1 to 3."""
     coefficients = torch.tensor(np.random.default_rng(seed).normal(size=(n_planes, degree + 1, degree + 1)))
     coefficients = coefficients / coefficients.abs().sum(dim=(1, 2), keepdim=True)
     middle, half = torch.tensor((LOW + HIGH) / 2), torch.tensor((HIGH - LOW) / 2)
@@ -116,7 +116,7 @@ def polynomial(degree, n_planes=1, seed=0):
     return loss
 
 
-def test_polynomials_of_degree_five_are_met_exactly():
+def test_polynomials_of_degree_five_are_exact():
     traced = Traced(polynomial(5, n_planes=3), n_planes=3)
     x, y = (np.linspace(LOW[i], HIGH[i], n) for i, n in enumerate((23, 9)))
     heights = traced.fill().interpolate(x, y)
@@ -127,8 +127,8 @@ def test_polynomials_of_degree_five_are_met_exactly():
     assert gaps_in_cells(beyond, beyond.fill()).max() > 1e-8
 
 
-def test_a_polynomial_on_the_plane_of_a_picture_is_met_exactly():
-    """Weights that are no coordinates: the picture's axes stand askew in them."""
+def test_a_polynomial_of_the_weights_is_exact():
+    """The axes of the picture are oblique to those of the weights."""
     rng = np.random.default_rng(3)
     axes = np.linalg.qr(rng.normal(size=(4, 2)))[0].T
     origin = rng.normal(size=4)
@@ -143,7 +143,7 @@ def test_a_polynomial_on_the_plane_of_a_picture_is_met_exactly():
     np.testing.assert_allclose(heights.ravel(), expected, rtol=1e-9)
 
 
-def test_single_points_are_given_what_a_grid_is():
+def test_points_and_grids_give_the_same():
     traced = Traced(lambda x, y, plane: torch.exp(x * (plane + 1)) * torch.cos(3 * y + plane) + 2, n_planes=3)
     filled = traced.fill()
     x, y = np.linspace(LOW[0], HIGH[0], 37), np.linspace(LOW[1], HIGH[1], 25)
@@ -157,7 +157,7 @@ def test_single_points_are_given_what_a_grid_is():
 @pytest.mark.parametrize("turn", [0.0, 0.3, 0.7, 1.0, 1.5, 2.2, 2.8])
 @pytest.mark.parametrize(("scale", "most"), [(0.3, 1.0), (0.5, 1.0), (0.7, 1.0), (1.0, 2.0)])
 def test_errors_are_no_less_than_those_of_smooth_losses(turn, scale, most):
-    """From a millionth of the losses to a thousandth; of the last the bound is off by a half in a cell at the edge."""
+    """Errors are 1e-6 to 1e-3 of the losses; for the largest, the estimate is off by a half in a cell at the edge."""
 
     def loss(x, y, _):
         return torch.exp(scale * (x + y)) * torch.cos(3 * scale * (y + 0.3 * x) + turn)
@@ -168,7 +168,7 @@ def test_errors_are_no_less_than_those_of_smooth_losses(turn, scale, most):
     size = np.abs(filled.interpolate(*traced.lattice.axes)).max()
     assert gaps.max() > 1e-7 * size
     assert (gaps <= most * filled.errors[0] + 1e-13 * size).all()
-    assert filled.errors.max() < 100 * gaps.max()  # a bound that says something
+    assert filled.errors.max() < 100 * gaps.max()  # the bound is not trivial
 
 
 def test_errors_are_no_less_than_those_of_losses_that_are_odd_about_the_middle_of_a_cell():
@@ -186,7 +186,7 @@ def test_polynomials_of_degree_three_have_no_error():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e101, -1e200])
 @pytest.mark.parametrize("node", [(0, 0), (12, 5), (3, 12), (1, 1), (6, 7), (7, 6)])
-def test_a_loss_that_is_not_finite_spoils_the_cells_that_need_it_and_no_others(bad, node):
+def test_a_loss_that_is_not_finite_affects_only_cells_that_need_it(bad, node):
     def loss(x, y, plane):
         return 2 + torch.sin(x + 2 * y + plane)
 
@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_spoils_the_cells_that_need_it_and_no_others(b
     np.testing.assert_allclose(heights[fine], sound[fine], rtol=1e-12)
 
 
-def test_only_the_nodes_that_are_needed_are_evaluated_and_none_twice():
+def test_only_needed_nodes_are_evaluated_each_once():
     traced = Traced(lambda x, y, plane: 2 + torch.sin(x + 2 * y + plane), n_planes=4)
     lattice, planes = traced.lattice, range(4)
     rng = np.random.default_rng(2)
@@ -239,8 +239,8 @@ def test_only_the_nodes_that_are_needed_are_evaluated_and_none_twice():
     assert len(traced.asked) == len(needed)
 
 
-def test_interpolation_rests_on_the_nodes_that_were_asked_for():
-    """What is not known counts as zero: wherever a cell is wanted, it must not be among its nodes."""
+def test_interpolation_uses_requested_nodes_only():
+    """Unknown losses count as zero, so a requested cell must not use them."""
     loss = polynomial(5)
     for cell in (0, 1, 2, 5, 9, 10, 11):
         traced = Traced(loss)
@@ -261,7 +261,7 @@ def test_the_bound_is_twice_the_largest_size_on_the_coarse_lattice():
         assert hurt.lattice.bound(SILENT)[0] == 2 * MAX_LOSS
 
 
-def test_the_bound_on_the_largest_numbers_there_are_is_a_number():
+def test_the_bound_on_the_largest_floats_is_finite():
     traced = Traced(lambda x, *_: torch.full_like(x, 1.2e308))
     assert np.isfinite(traced.lattice.bound(SILENT)).all()
 
@@ -309,8 +309,8 @@ def test_every_point_lies_in_a_cell_of_the_lattice(box):
     assert set(rest) == set(range(N_NODES - 1))
 
 
-def test_what_a_cell_does_not_need_has_no_part_in_it():
-    """A loss of 1e40 at the first column of nodes: from the fourth cell on it is out of reach."""
+def test_a_cell_ignores_nodes_that_it_does_not_need():
+    """A loss of 1e40 at the first column of nodes does not affect cells from the fourth on."""
     traced = Traced(lambda x, *_: torch.where(x < -0.69, torch.full_like(x, 1e40), torch.ones_like(x)))
     x = np.linspace(LOW[0], HIGH[0], 61)
     far = traced.lattice.locate(x, 0) >= 3
@@ -320,7 +320,7 @@ def test_what_a_cell_does_not_need_has_no_part_in_it():
 
 
 @pytest.mark.parametrize("gap", [0.5, -0.5, np.nan, np.inf])
-def test_an_error_that_was_seen_counts_in_the_cells_and_planes_around(gap):
+def test_an_observed_error_applies_to_all_planes_in_cells_around(gap):
     traced = Traced(lambda x, y, plane: 2 + torch.sin(x + y + plane), n_planes=7)
     filled = traced.fill()
     before = filled.errors.copy()
@@ -331,12 +331,12 @@ def test_an_error_that_was_seen_counts_in_the_cells_and_planes_around(gap):
     elsewhere = np.ones(before.shape[1:], dtype=bool)
     elsewhere[10:12, 3:6] = False
     np.testing.assert_array_equal(filled.errors[:, elsewhere], before[:, elsewhere])
-    filled.add_observed_errors(np.array([3]), points, np.array([0.0]))  # one that is met takes nothing back
+    filled.add_observed_errors(np.array([3]), points, np.array([0.0]))  # a smaller error does not lower the estimate
     assert (filled.errors[2:5, 10:12, 3:6] >= 0.5).all()
 
 
 def train_digits():
-    """A ReLU net on a few of scikit-learn's digits, by mini-batches of 16."""
+    """Train a ReLU network on a few of scikit-learn's digits, by mini-batches of 16."""
     x, y = load_digits(return_X_y=True)
     x, y = torch.tensor(x[:24] / 16, dtype=torch.float32), torch.tensor(y[:24])
     loss = nn.functional.cross_entropy
@@ -373,24 +373,24 @@ CASES += [("two", "float64", "parallel")]
 FINE, ROUGH = (61, 47), (25, 19)
 
 
-def look(runs, plane="local", resolution=FINE, **settings):
+def sample(runs, plane="local", resolution=FINE, **settings):
     run_set = as_run_set(runs)
     chosen = LandscapeSettings(plane=plane, resolution=resolution, **{"n_anchors": 32, **settings})
     return build_sampling(run_set, fit_picture_plane(run_set, plane), chosen)
 
 
-def look_again(sampling, resolution):
-    """The same planes before a grid, and nothing known of them."""
+def sample_again(sampling, resolution):
+    """Return the same planes with a grid, with no losses known."""
     settings = {"k": sampling.k, "n_anchors": len(sampling.anchors), "plane": sampling.plane, "resolution": resolution}
     return build_sampling(sampling.run_set, sampling.projection, LandscapeSettings(**settings))
 
 
-def uses_lattice(sampling):
+def has_lattice(sampling):
     return len(sampling.path.lattice.loss_table) > N_COARSE**2 * len(sampling.planes)
 
 
 class Full:
-    """The losses of all planes at all points of a grid, asked for once; and the sum over them for any kernel."""
+    """The losses of all planes at all points of a grid, evaluated once, and the sum over them for any kernel."""
 
     def __init__(self, sampling):
         self.points, planes, objective = sampling.grid.points, sampling.planes, sampling.run_set.objective
@@ -398,8 +398,8 @@ class Full:
         self.losses = [objective(planes.lift(np.full(len(self.points), t), self.points)) for t in every]
 
     def sum(self, kernel):
-        shares = kernel.weights(self.points)
-        return sum(shares[:, t] * losses for t, losses in enumerate(self.losses))
+        weights = kernel.weights(self.points)
+        return sum(weights[:, t] * losses for t, losses in enumerate(self.losses))
 
 
 @pytest.fixture(scope="module")
@@ -413,22 +413,22 @@ def test_every_cell_is_within_one_percent_of_the_sum_over_every_plane(name, dtyp
     for resolution in (FINE, ROUGH):
         full = None
         for sigma in ("auto", 0.06, 0.01):
-            sampling = look(runs, plane, resolution)
+            sampling = sample(runs, plane, resolution)
             full = full or Full(sampling)
             kernel = fit_shaped_kernel(sampling, sigma)
             surface = blend_surface(sampling, kernel, SILENT)
             np.testing.assert_allclose(surface.loss.ravel(), full.sum(kernel), rtol=0.01)
             if resolution == ROUGH or sigma == 0.01:
-                assert not uses_lattice(sampling)
+                assert not has_lattice(sampling)
             elif sigma == 0.06:
-                assert uses_lattice(sampling)
+                assert has_lattice(sampling)
 
 
 def test_the_whole_picture_at_the_defaults_is_within_one_percent(long_run):
-    sampling = look(long_run, resolution=(61, 61), n_anchors=200)
+    sampling = sample(long_run, resolution=(61, 61), n_anchors=200)
     kernel = fit_shaped_kernel(sampling, "auto")
     surface = blend_surface(sampling, kernel, SILENT)
-    assert uses_lattice(sampling)
+    assert has_lattice(sampling)
     full = reference.full_sum(long_run.objective, sampling.planes, kernel, sampling.grid.points)
     np.testing.assert_allclose(surface.loss.ravel(), full, rtol=0.01)
     assert surface.n_evaluations < 0.05 * len(sampling.planes) * len(full)
@@ -446,9 +446,9 @@ def test_the_whole_picture_at_the_defaults_is_within_one_percent(long_run):
     ],
 )
 def test_features_between_the_nodes_that_all_planes_share_are_seen(target, plane, sigma, settings):
-    """Kinks and steep walls: without the errors of all planes off by 3.4, 1.9 and 8.5 % at worst."""
+    """Kinks and steep walls: up to 3.4, 1.9 and 8.5 % off if observed errors applied to one plane only."""
     run = train(target, torch.float32, steps=300, **settings)
-    sampling = look(run, plane, resolution=(61, 47) if settings["seed"] % 2 else (61, 61), n_anchors=40)
+    sampling = sample(run, plane, resolution=(61, 47) if settings["seed"] % 2 else (61, 61), n_anchors=40)
     kernel = fit_shaped_kernel(sampling, sigma)
     surface = blend_surface(sampling, kernel, SILENT)
     full = reference.full_sum(run.objective, sampling.planes, kernel, sampling.grid.points)
@@ -457,12 +457,12 @@ def test_features_between_the_nodes_that_all_planes_share_are_seen(target, plane
 
 @pytest.fixture(scope="module")
 def curve():
-    """A smooth curve in six dimensions that is not in any plane."""
+    """A smooth curve in six dimensions that does not lie in a plane."""
     t = np.linspace(0, 3, 50)[:, None]
     return np.cos(t * np.arange(1, 7) * 0.4) + 0.1 * t
 
 
-SMALLEST = 1e-300  # shares below it are none: inf times nothing
+SMALLEST = 1e-300  # smaller weights count as zero, even times inf
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -476,10 +476,10 @@ def test_losses_that_are_not_finite_appear_where_they_do_in_the_full_sum(curve, 
 
     objective = Objective(Vector(6), loss)
     run = Run(curve.copy(), objective(curve), np.arange(len(curve)), objective)
-    sampling = look(run, plane, n_anchors=None)
+    sampling = sample(run, plane, n_anchors=None)
     kernel = fit_shaped_kernel(sampling, sigma)
     heights = blend_surface(sampling, kernel, SILENT).loss.ravel()
-    assert uses_lattice(sampling)
+    assert has_lattice(sampling)
     with np.errstate(invalid="ignore"):
         full = reference.full_sum(objective, sampling.planes, kernel, sampling.grid.points, least=SMALLEST)
     finite = np.isfinite(full)
@@ -489,24 +489,24 @@ def test_losses_that_are_not_finite_appear_where_they_do_in_the_full_sum(curve, 
 
 
 def explode(curve, scale, shift, sigma):
-    """Heights and the full sum of an exp of an exp along a curve."""
+    """Return heights and the full sum for exp(exp(...)) along a curve."""
     objective = Objective(Vector(6), lambda m: torch.exp(torch.exp(scale * m.w.square().sum() - shift)))
     run = Run(curve.copy(), objective(curve), np.arange(len(curve)), objective)
-    sampling = look(run, "parallel", n_anchors=None)
+    sampling = sample(run, "parallel", n_anchors=None)
     kernel = fit_shaped_kernel(sampling, sigma)
     heights = blend_surface(sampling, kernel, SILENT).loss.ravel()
-    assert uses_lattice(sampling)
+    assert has_lattice(sampling)
     return heights, reference.full_sum(objective, sampling.planes, kernel, sampling.grid.points, least=SMALLEST)
 
 
-def test_losses_too_large_for_differences_are_summed_all_the_same(curve):
+def test_losses_too_large_for_differences_are_summed(curve):
     heights, full = explode(curve, 0.5, 0.5, "auto")
     assert 1e100 < full.max() < np.inf
     np.testing.assert_allclose(heights, full, rtol=0.01)
 
 
 @pytest.mark.parametrize("sigma", ["auto", 0.06])
-def test_losses_up_to_inf_are_summed_all_the_same(curve, sigma):
+def test_losses_up_to_inf_are_summed(curve, sigma):
     heights, full = explode(curve, 0.7, 1.0, sigma)
     finite = np.isfinite(full)
     assert full[finite].max() > 1e250
@@ -519,22 +519,22 @@ def test_a_grid_costs_no_more_than_in_proportion_to_its_cells(long_run, sigma):
     sides = (31, 61, 121)
     costs = []
     for side in sides:
-        sampling = look(long_run, resolution=side, n_anchors=60)
+        sampling = sample(long_run, resolution=side, n_anchors=60)
         costs.append(blend_surface(sampling, fit_shaped_kernel(sampling, sigma), SILENT).n_evaluations)
-    assert uses_lattice(sampling)
+    assert has_lattice(sampling)
     exponents = np.diff(np.log(costs)) / np.diff(np.log(np.square(sides)))
     assert (exponents <= 1.05).all()
-    assert costs[2] < 2.5 * costs[1]  # by then the planes are known: only the seams between them grow
+    assert costs[2] < 2.5 * costs[1]  # by then the lattices are known; only seams between planes grow
 
 
 @pytest.mark.parametrize("plane", ["local", "parallel"])
 def test_a_longer_run_costs_no_more_for_as_many_anchors(long_run, plane):
-    """The same way in weight space, recorded at every fourth step and at every one."""
+    """The same trajectory, recorded at every fourth step and at every step."""
     short = Run(long_run.weights[::4], long_run.loss[::4], long_run.step[::4], long_run.objective, long_run.task)
     for sigma in ("auto", 0.06):
         costs = []
         for run, k in ((short, 5), (long_run, 20)):
-            sampling = look(run, plane, k=k, n_anchors=60)
+            sampling = sample(run, plane, k=k, n_anchors=60)
             costs.append(blend_surface(sampling, fit_shaped_kernel(sampling, sigma), SILENT).n_evaluations)
         assert costs[1] == pytest.approx(costs[0], rel=0.25)
 
@@ -542,7 +542,7 @@ def test_a_longer_run_costs_no_more_for_as_many_anchors(long_run, plane):
 def test_runs_trained_for_longer_cost_no_more_for_as_many_anchors(long_run):
     costs = []
     for run in (train("x^3", torch.float32, steps=500), long_run):
-        sampling = look(run, n_anchors=100)
+        sampling = sample(run, n_anchors=100)
         costs.append(blend_surface(sampling, fit_shaped_kernel(sampling, "auto"), SILENT).n_evaluations)
     assert costs[1] == pytest.approx(costs[0], rel=0.25)
 
@@ -561,23 +561,23 @@ def count_kept(loss_table, n):
     return kept
 
 
-def test_what_a_surface_is_said_to_rest_on_was_evaluated(long_run, counts):
-    sampling = look(long_run)
+def test_n_evaluations_is_the_number_of_evaluations(long_run, counts):
+    sampling = sample(long_run)
     surface = blend_surface(sampling, fit_shaped_kernel(sampling, 0.06), SILENT)
-    assert uses_lattice(sampling)
+    assert has_lattice(sampling)
     n_checks = 61 * 47
     assert sum(counts) <= surface.n_evaluations <= sum(counts) + n_checks
 
 
-def test_a_second_sigma_costs_a_part_of_what_it_costs_alone(long_run, counts):
-    sampling = look(long_run, n_anchors=60)
+def test_a_second_sigma_costs_less_than_alone(long_run, counts):
+    sampling = sample(long_run, n_anchors=60)
     blend_surface(sampling, fit_shaped_kernel(sampling, "auto"), SILENT)
     for sigma in (0.06, 0.03):
         counts.clear()
         kept = blend_surface(sampling, fit_shaped_kernel(sampling, sigma), SILENT)
         more = sum(counts)
         counts.clear()
-        fresh = look_again(sampling, FINE)
+        fresh = sample_again(sampling, FINE)
         alone = blend_surface(fresh, fit_shaped_kernel(fresh, sigma), SILENT)
         assert 0 < more < 0.5 * sum(counts)
         np.testing.assert_allclose(kept.loss, alone.loss, rtol=1e-12)
@@ -585,11 +585,11 @@ def test_a_second_sigma_costs_a_part_of_what_it_costs_alone(long_run, counts):
 
 
 def test_a_finer_grid_evaluates_no_node_again(long_run, counts):
-    sampling = look(long_run, n_anchors=60)
+    sampling = sample(long_run, n_anchors=60)
     n_planes = len(sampling.planes)
     kernel = fit_shaped_kernel(sampling, 0.06)
     blend_surface(sampling, kernel, SILENT)
-    assert uses_lattice(sampling)
+    assert has_lattice(sampling)
     nodes = sampling.path.lattice.loss_table
     n_nodes = count_kept(nodes, n_planes * N_NODES**2)
     counts.clear()
@@ -600,7 +600,7 @@ def test_a_finer_grid_evaluates_no_node_again(long_run, counts):
     assert sum(counts) == n_more + count_kept(finer.grid.loss_table, n_planes * 121 * 93)
 
 
-def test_a_plane_is_known_in_the_cells_where_a_point_wants_it():
+def test_a_plane_is_known_in_requested_cells():
     traced = Traced(lambda x, y, plane: 2 + torch.sin(x + 2 * y + plane), n_planes=5)
     lattice, rng = traced.lattice, np.random.default_rng(4)
     x, y = (np.linspace(LOW[i], HIGH[i], n) for i, n in enumerate((40, 31)))
@@ -628,21 +628,21 @@ def test_a_plane_is_known_in_the_cells_where_a_point_wants_it():
             np.testing.assert_allclose(block.losses[n], np.where(known, heights[j - first, i], 0.0))
 
 
-def test_blocks_of_points_do_not_change_what_is_looked_up(long_run, monkeypatch):
-    whole = look(long_run)
+def test_blocks_of_points_do_not_change_the_evaluations(long_run, monkeypatch):
+    whole = sample(long_run)
     kernel = fit_shaped_kernel(whole, 0.03)
     expected = blend_surface(whole, kernel, SILENT)
     monkeypatch.setattr("loss_viz.landscapes.blending.PAIRS_PER_BLOCK", 5 * 61 * len(whole.planes))
-    parts = look(long_run)
+    parts = sample(long_run)
     surface = blend_surface(parts, kernel, SILENT)
-    assert uses_lattice(whole)
+    assert has_lattice(whole)
     assert len(parts.path.lattice.loss_table) == len(whole.path.lattice.loss_table)
     np.testing.assert_allclose(surface.loss, expected.loss, rtol=0.01)
     np.testing.assert_allclose(surface.loss.ravel(), Full(parts).sum(kernel), rtol=0.01)
 
 
 def test_a_plane_far_away_counts_where_its_loss_is_large():
-    """A hill of 1e9 in the middle of the box, of which its corners know nothing, on a plane of hardly any weight."""
+    """A peak of 1e9 in the middle of the box, invisible in its corners, on a plane of tiny weight."""
 
     def loss(x, y, plane):
         hill = torch.exp(-((x - 0.2) ** 2 + (y - 2.45) ** 2) / 0.02)
@@ -661,25 +661,25 @@ def test_a_plane_far_away_counts_where_its_loss_is_large():
     np.testing.assert_allclose(heights, full, rtol=0.01)
 
 
-def test_a_step_that_the_nodes_cannot_tell_is_found_by_the_losses_on_the_grid():
-    """In the middle of a cell both polynomials pass through the middle of the step, and agree."""
+def test_a_step_that_both_polynomials_miss_is_found_by_the_checks():
+    """In the middle of a cell both polynomials pass through the middle of the step and agree."""
     step = torch.tensor((LOW[0] + HIGH[0]) / 2 + (HIGH[0] - LOW[0]) / 24)
     traced = Traced(lambda x, y, plane: 2 + torch.tanh(100 * (x - step)) + 0.05 * plane, n_planes=12)
     x, y = (np.linspace(LOW[i], HIGH[i], 61) for i in range(2))
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     centers = np.column_stack([np.full(12, LOW[0] + 0.6), np.linspace(LOW[1], HIGH[1], 12)])
     kernel = Kernel(centers, np.full(12, 0.04), 0.0, 0.04)
-    sweep = PlaneLosses(points, traced.planes, traced.objective, axes=(x, y))
-    heights, n_evaluations = sweep.blend(kernel, SILENT)
-    assert len(sweep.lattice.loss_table) > 12 * N_COARSE**2
+    losses = PlaneLosses(points, traced.planes, traced.objective, axes=(x, y))
+    heights, n_evaluations = losses.blend(kernel, SILENT)
+    assert len(losses.lattice.loss_table) > 12 * N_COARSE**2
     assert n_evaluations < 0.5 * 12 * len(points)
     full = reference.full_sum(traced.objective, traced.planes, kernel, points)
     np.testing.assert_allclose(heights, full, rtol=0.01)
 
 
 @pytest.mark.parametrize("resolution", [(61, 47), (62, 40), (200, 130)])
-def test_the_chart_is_held_against_losses_all_over_the_grid(long_run, resolution):
-    sampling = look(long_run, resolution=resolution)
+def test_the_lattice_is_checked_all_over_the_grid(long_run, resolution):
+    sampling = sample(long_run, resolution=resolution)
     checks = GridEstimate(sampling.path.lattice, (sampling.x, sampling.y)).choose_checks()
     rows, columns = np.divmod(np.unique(checks), resolution[0])
     for chosen, n in ((columns, resolution[0]), (rows, resolution[1])):

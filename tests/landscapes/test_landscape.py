@@ -1,3 +1,5 @@
+"""Landscapes against the reference implementation and closed forms, and their limiting cases."""
+
 import copy
 import itertools
 import re
@@ -20,7 +22,7 @@ from loss_viz.runs.run import Run
 
 
 class Vector(nn.Module):
-    """A model that is nothing but its weights, so that any function of them can be a loss."""
+    """A model that consists of its weights, so that any function of them can be a loss."""
 
     def __init__(self, n_params):
         super().__init__()
@@ -28,14 +30,14 @@ class Vector(nn.Module):
 
 
 def run_along(weights, loss):
-    """A run through `weights` whose loss is any function of the vector."""
+    """Return a run through `weights` whose loss is any function of the vector."""
     objective = Objective(Vector(weights.shape[1]), lambda model: loss(model.w))
     return Run(weights.copy(), objective(weights), np.arange(len(weights)), objective)
 
 
 @pytest.fixture(scope="module")
 def curve():
-    """A smooth curve in six dimensions that is not in any plane."""
+    """A smooth curve in six dimensions that does not lie in a plane."""
     t = np.linspace(0, 3, 50)[:, None]
     return np.cos(t * np.arange(1, 7) * 0.4) + 0.1 * t
 
@@ -70,32 +72,27 @@ def test_skipped_terms_stay_within_one_percent_where_losses_span_decades(sigma):
     run = lv.train("sin(3x)", dtype=torch.float64, progress=False)
     land = lv.landscape(run, sigma=sigma, resolution=(23, 17), progress=False)
     grid = np.stack(np.meshgrid(land.x, land.y), axis=-1).reshape(-1, 2)
-    n_planes = len(land.planes)
-    index = np.tile(np.arange(n_planes), len(grid))
-    losses = run.objective(land.planes.lift(index, np.repeat(grid, n_planes, axis=0))).reshape(-1, n_planes)
-    full = (land.kernel.weights(grid) * losses).sum(axis=1).reshape(17, 23)
-    np.testing.assert_allclose(land.loss, full, rtol=0.01)
-    assert land.n_evaluations < 0.5 * n_planes * (len(grid) + len(run))
+    full = reference.full_sum(run.objective, land.planes, land.kernel, grid)
+    np.testing.assert_allclose(land.loss.ravel(), full, rtol=0.01)
+    assert land.n_evaluations < 0.5 * len(land.planes) * (len(grid) + len(run))
 
 
 def test_a_threshold_on_the_weights_alone_would_not_do(post_landscapes):
-    """What the bound on the losses is for: without it the same cells are wrong by more than one percent."""
+    """Without a bound on the losses the same cells are wrong by more than one percent."""
     land = post_landscapes["sin(3x)"]
     grid = np.stack(np.meshgrid(land.x[::4], land.y[::4]), axis=-1).reshape(-1, 2)
-    n_planes = len(land.planes)
-    index = np.tile(np.arange(n_planes), len(grid))
-    losses = land.run.objective(land.planes.lift(index, np.repeat(grid, n_planes, axis=0)))
-    shares = land.kernel.weights(grid)
-    full = (shares * losses.reshape(shares.shape)).sum(axis=1)
-    kept = shares * (shares > 1e-3)
-    cut = (kept * losses.reshape(shares.shape)).sum(axis=1) / kept.sum(axis=1)
+    full, cut = (
+        reference.full_sum(land.run.objective, land.planes, land.kernel, grid, least=least) for least in (0.0, 1e-3)
+    )
+    weights = land.kernel.weights(grid)
+    cut /= (weights * (weights > 1e-3)).sum(axis=1)
     assert np.abs(cut / full - 1).max() > 0.02
     np.testing.assert_allclose(land.at(grid), full, rtol=0.01)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_coordinate_probe_gives_back_the_axis(curve, axis):
-    """A loss that returns the picture's own coordinate: each cell is evaluated where the axes say."""
+    """If the loss is a coordinate of the picture, each grid point has the value of its axis."""
     projection = fit_projection(curve)
     direction = torch.tensor(projection.components[axis])
     mean = torch.tensor(projection.origin)
@@ -108,7 +105,7 @@ def test_coordinate_probe_gives_back_the_axis(curve, axis):
 
 
 def test_one_local_plane_sees_the_coordinates_that_lie_in_it(curve):
-    """With one anchor, L = direction in the plane: the surface is that direction's overlap, exactly."""
+    """With one anchor and the loss linear along an axis of its plane, the surface is exact."""
     projection = fit_projection(curve)
     planes = local_planes(curve, projection, np.array([20]), k=4)
     axis = planes.bases[0][1][1]
@@ -121,7 +118,7 @@ def test_one_local_plane_sees_the_coordinates_that_lie_in_it(curve):
 
 
 def test_quadratic_bowl_in_closed_form(curve):
-    """L = w'Aw/2: one plane's sweep is the quadratic in its coordinates, to rounding."""
+    """For L = w'Aw/2 the surface of a single plane is the quadratic in its coordinates, to rounding."""
     rng = np.random.default_rng(4)
     a = rng.normal(size=(6, 6))
     a = a @ a.T
@@ -137,8 +134,8 @@ def test_quadratic_bowl_in_closed_form(curve):
             assert land.loss[row, column] == pytest.approx(0.5 * w @ a @ w, rel=1e-12)
 
 
-def test_centre_identity(run):
-    """A surface built from one anchor is the run's own loss at that anchor's point."""
+def test_one_anchor_gives_its_own_loss(run):
+    """A surface blended from one anchor has the true loss at that anchor."""
     projection = fit_projection(run.weights)
     for t in (0, 3, 31, 60):
         for planes in (
@@ -173,12 +170,12 @@ def test_kernels_are_normalized_gaussians_of_the_stated_widths():
     kernel = fit_kernel(centers, "auto", diagonal=2.0)
     np.testing.assert_allclose(kernel.width, [0.006, 0.006, 2e-5, 2e-5, 0.006])
     points = np.array([[0.3, 0.2], [0.1, 0.05], [50.0, -3.0]])
-    for point, shares in zip(points, kernel.weights(points), strict=True):
+    for point, weights in zip(points, kernel.weights(points), strict=True):
         distance = np.linalg.norm(centers - point, axis=1)
         width = np.sqrt(kernel.width**2 + (0.14 * distance.min()) ** 2)
         logs = -2 * np.log(width) - distance**2 / (2 * width**2)
         raw = np.exp(logs - logs.max())
-        np.testing.assert_allclose(shares, raw / raw.sum(), rtol=1e-9, atol=1e-300)
+        np.testing.assert_allclose(weights, raw / raw.sum(), rtol=1e-9, atol=1e-300)
     assert np.isfinite(fit_kernel(centers, 1e-6, diagonal=2.0).weights(points)).all()
 
 
@@ -207,7 +204,7 @@ def test_grid_spans_the_path_and_thirty_percent_a_side(run):
     assert len(land.y) == 4
 
 
-def test_the_record_says_what_it_is_made_of(run):
+def test_the_fields_of_a_landscape(run):
     land = lv.landscape(run, k=4, sigma=0.06, resolution=(6, 5), n_anchors=11, progress=False)
     diagonal = np.linalg.norm(np.ptp(land.path, axis=0))
     np.testing.assert_allclose(land.sigma_absolute, 0.06 * diagonal)
@@ -237,7 +234,7 @@ def test_the_plane_does_not_depend_on_k_sigma_or_grid(run):
 
 
 def test_losses_that_overflow_are_shown_as_they_are(curve):
-    """inf far from the path stays inf, and does not reach the path."""
+    """inf far from the path stays inf, and does not spread to the path."""
     run = run_along(curve, lambda w: torch.exp(torch.exp(3 * (w - w.detach().clamp(-1.7, 1.7)).abs().sum() * 5)))
     land = lv.landscape(run, resolution=(9, 7), progress=False)
     assert np.isinf(land.loss).any()
@@ -294,7 +291,7 @@ def test_points_of_another_shape_are_refused(run):
         land.at(np.array([[0.0, np.nan]]))
 
 
-def test_a_run_must_hold_together(run):
+def test_a_run_must_be_consistent(run):
     with pytest.raises(ValueError, match="one loss and one step for each row"):
         Run(run.weights, run.loss[:-1], run.step, run.objective)
     with pytest.raises(ValueError, match="finite weights and losses"):

@@ -1,4 +1,4 @@
-"""Work that ends early: what is kept on disk, what is taken up again, and what a person gets who presses Ctrl-C."""
+"""The loss cache: its keys, resuming killed work, and the result of Ctrl-C."""
 
 import os
 import signal
@@ -42,12 +42,12 @@ def test_the_same_call_evaluates_nothing_twice(run, counts, tmp_path, monkeypatc
         np.testing.assert_allclose(land.path_height, plain.path_height, rtol=1e-12)
     assert first.n_evaluations == second.n_evaluations == plain.n_evaluations
     monkeypatch.setattr("loss_viz.landscapes.compute.LONG", 0.0)
-    for cache in (None, tmp_path):  # by way of coarser grids
+    for cache in (None, tmp_path):  # over coarser grids first
         third = lv.landscape(run, resolution=resolution, cache=cache, progress=False)
         np.testing.assert_allclose(third.loss, plain.loss, rtol=1e-12)
 
 
-def test_another_sigma_takes_from_the_same_files(run, counts, tmp_path):
+def test_another_sigma_uses_the_same_files(run, counts, tmp_path):
     lv.landscape(run, resolution=(61, 47), cache=tmp_path, progress=False)
     n_files = len(list(tmp_path.iterdir()))
     counts.clear()
@@ -88,7 +88,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_changes_a_loss_takes_other_files(run, tmp_path, change):
+def test_other_losses_use_other_files(run, tmp_path, change):
     lv.landscape(run, resolution=5, cache=tmp_path, progress=False)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     CHANGES[change](run, tmp_path)
@@ -96,7 +96,7 @@ def test_whatever_changes_a_loss_takes_other_files(run, tmp_path, change):
     assert len(list(tmp_path.iterdir())) == 2 * len(before)
 
 
-def test_checkpoints_count_by_name_size_and_time(tmp_path):
+def test_checkpoints_are_identified_by_name_size_and_time(tmp_path):
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
     x = torch.randn(5, 3)
@@ -116,7 +116,7 @@ def test_checkpoints_count_by_name_size_and_time(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_a_place_that_is_no_folder_is_refused(run, tmp_path):
+def test_a_cache_that_is_a_file_is_refused(run, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match=r"`cache` must be a folder .* Choose another"):
         lv.landscape(run, resolution=5, cache=tmp_path / "file", progress=False)
@@ -127,7 +127,7 @@ SLOW = """
     import signal, sys, time
     import numpy as np
     import loss_viz as lv
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background start without one
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell start without it
     run = lv.train("sin(3x)", steps=150, progress=False)
     evaluate = run.objective._evaluate
     n_evaluated = 0
@@ -172,7 +172,7 @@ def expected():
     return {"x": land.x, "y": land.y, "loss": land.loss, "height": land.path_height, "n": land.n_evaluations}
 
 
-def test_a_killed_process_is_taken_up_where_it_was(tmp_path, expected):
+def test_a_killed_process_is_resumed(tmp_path, expected):
     cache = tmp_path / "cache"
     process = start(tmp_path, cache, 2e-4)
     grid = lambda: sum(path.stat().st_size for path in cache.glob("*grid*"))  # noqa: E731
@@ -185,19 +185,19 @@ def test_a_killed_process_is_taken_up_where_it_was(tmp_path, expected):
     np.testing.assert_allclose(resumed["height"], expected["height"], rtol=1e-6)
     n_bounds = 40 * 25
     assert n_kept > n_bounds
-    assert resumed["n"] <= expected["n"] + n_bounds - n_kept + 1000  # what the coarse grids and the shape took beside
+    assert resumed["n"] <= expected["n"] + n_bounds - n_kept + 1000  # for the coarse grids and the choice of the kernel
 
 
-def test_control_c_leaves_the_coarser_landscape(tmp_path, expected):
+def test_control_c_returns_the_coarser_landscape(tmp_path, expected):
     process = start(tmp_path, tmp_path / "cache", 3e-3)
     grid = lambda: sum(path.stat().st_size // 24 for path in (tmp_path / "cache").glob("*grid*"))  # noqa: E731
-    wait_for(lambda: (tmp_path / "cache").exists() and grid() > 600)  # of 300 for the coarsest, and of 3,900 in all
+    wait_for(lambda: (tmp_path / "cache").exists() and grid() > 600)  # 300 for the coarsest grid, 3,900 in all
     assert process.poll() is None, "it has ended, ten seconds too soon"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "RuntimeWarning: Interrupted: this is the landscape on" in errors
-    assert "of the 33 x 29 points that were asked for" in errors
+    assert "of the requested 33 x 29 points" in errors
     partial = dict(np.load(tmp_path / "out.npz"))
     rows, columns = (np.searchsorted(expected[axis], partial[axis]) for axis in "yx")
     assert list(columns) in (list(range(0, 33, 4)), list(range(0, 33, 2)))

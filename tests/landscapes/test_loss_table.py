@@ -1,4 +1,4 @@
-"""Losses by number: what goes in comes out again, from memory and from a file that a crash has cut short."""
+"""Losses by key, in memory and in a file that a crash may have cut short."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from loss_viz.landscapes import loss_cache as room
+from loss_viz.landscapes import loss_cache
 from loss_viz.landscapes.loss_cache import RECORD, LossTable
 
 
@@ -16,13 +16,13 @@ class Stop(Exception):
 
 
 def cut(values, rng):
-    """The same values in parts of random lengths, some of them empty."""
+    """Return the values in parts of random lengths, some of them empty."""
     places = np.sort(rng.integers(0, len(values) + 1, size=rng.integers(0, 5)))
     return np.split(values, places)
 
 
 def draw_new(kept, rng, n_most=30):
-    """Numbers that are not kept yet, in random order, with a loss each."""
+    """Return new keys in random order, with a loss each."""
     drawn = rng.permutation(np.unique(rng.integers(0, 400, size=rng.integers(0, n_most))))
     new = np.array([key for key in drawn.tolist() if key not in kept], dtype=np.int64)
     losses = rng.normal(size=len(new))
@@ -30,7 +30,7 @@ def draw_new(kept, rng, n_most=30):
     return new, losses
 
 
-def require_same(loss_table, kept, rng):
+def assert_same(loss_table, kept, rng):
     asked = rng.permutation(420)
     expected = np.array([key in kept for key in asked.tolist()])
     assert len(loss_table) == len(kept)
@@ -47,22 +47,22 @@ def path(request, tmp_path):
     return tmp_path / "some.losses" if request.param == "file" else None
 
 
-def test_a_ledger_is_a_dictionary(path):
+def test_a_table_is_a_dictionary(path):
     rng = np.random.default_rng(0)
     loss_table, kept = LossTable(path), {}
-    require_same(loss_table, kept, rng)
+    assert_same(loss_table, kept, rng)
     for _ in range(30):
         keys, losses = draw_new(kept, rng)
         loss_table.add(keys, cut(losses, rng))
         kept.update(zip(keys.tolist(), losses.tolist(), strict=True))
-        require_same(loss_table, kept, rng)
+        assert_same(loss_table, kept, rng)
     assert len(kept) > 200
     if path is not None:
-        require_same(LossTable(path), kept, rng)
+        assert_same(LossTable(path), kept, rng)
         assert path.stat().st_size == len(kept) * RECORD.itemsize
 
 
-def test_what_came_before_an_error_is_kept(path):
+def test_losses_before_an_error_are_kept(path):
     rng = np.random.default_rng(1)
     loss_table, kept = LossTable(path), {}
     for error in (Stop, KeyboardInterrupt, ValueError):
@@ -77,17 +77,17 @@ def test_what_came_before_an_error_is_kept(path):
             loss_table.add(keys, parts())
         assert done > 0
         kept.update(zip(keys[:done].tolist(), losses[:done].tolist(), strict=True))
-        require_same(loss_table, kept, rng)
+        assert_same(loss_table, kept, rng)
         rest = loss_table.missing(keys)
         np.testing.assert_array_equal(rest, keys[done:])
         loss_table.add(rest, [losses[done:]])
         kept.update(zip(keys.tolist(), losses.tolist(), strict=True))
-        require_same(loss_table, kept, rng)
+        assert_same(loss_table, kept, rng)
     if path is not None:
-        require_same(LossTable(path), kept, rng)
+        assert_same(LossTable(path), kept, rng)
 
 
-def test_nothing_recorded_leaves_nothing_behind(tmp_path):
+def test_an_empty_table_writes_no_file(tmp_path):
     path = tmp_path / "some.losses"
     LossTable(path).add(np.empty(0, dtype=np.int64), [])
     LossTable(path).add(np.empty(0, dtype=np.int64), [np.empty(0)])
@@ -103,7 +103,7 @@ def fill_file(path, n, seed=2):
     return keys, losses
 
 
-def test_another_ledger_reads_the_same_file(tmp_path):
+def test_another_table_reads_the_same_file(tmp_path):
     path = tmp_path / "some.losses"
     keys, losses = fill_file(path, 50)
     second = LossTable(path)
@@ -115,7 +115,7 @@ def test_another_ledger_reads_the_same_file(tmp_path):
 
 
 @pytest.mark.parametrize("n_bytes", range(RECORD.itemsize))
-def test_a_torn_record_is_cut_off_and_written_again(tmp_path, n_bytes):
+def test_an_incomplete_record_is_cut_off_and_written_again(tmp_path, n_bytes):
     path = tmp_path / "some.losses"
     keys, losses = fill_file(path, 9)
     whole = path.read_bytes()
@@ -130,7 +130,7 @@ def test_a_torn_record_is_cut_off_and_written_again(tmp_path, n_bytes):
 
 
 @pytest.mark.parametrize("n_zeros", [1, RECORD.itemsize, 4096])
-def test_zeros_that_a_crash_left_behind_are_no_losses(tmp_path, n_zeros):
+def test_trailing_zeros_are_not_losses(tmp_path, n_zeros):
     path = tmp_path / "some.losses"
     keys, _ = fill_file(path, 9)
     whole = path.read_bytes()
@@ -141,7 +141,7 @@ def test_zeros_that_a_crash_left_behind_are_no_losses(tmp_path, n_zeros):
 
 
 @pytest.mark.parametrize("bit", range(0, 8 * RECORD.itemsize, 7))
-def test_a_record_with_a_flipped_bit_is_none(tmp_path, bit):
+def test_a_record_with_a_flipped_bit_is_dropped(tmp_path, bit):
     path = tmp_path / "some.losses"
     keys, losses = fill_file(path, 9)
     whole = bytearray(path.read_bytes())
@@ -153,7 +153,7 @@ def test_a_record_with_a_flipped_bit_is_none(tmp_path, bit):
     np.testing.assert_array_equal(LossTable(path).get(keys), losses)
 
 
-def test_numbers_that_two_ledgers_wrote_to_one_file_are_harmless(tmp_path):
+def test_keys_written_twice_are_harmless(tmp_path):
     path = tmp_path / "some.losses"
     first, second = LossTable(path), LossTable(path)
     first.add(np.array([3, 1, 7]), [np.array([0.3, 0.1, 0.7])])
@@ -167,10 +167,10 @@ def test_numbers_that_two_ledgers_wrote_to_one_file_are_harmless(tmp_path):
     np.testing.assert_array_equal(LossTable(path).get(np.array([3, 4, 5])), [0.3, 0.4, 0.5])
 
 
-def test_the_file_grows_while_the_work_goes_on(tmp_path, monkeypatch):
-    """A process that is killed leaves all but the last half second."""
+def test_the_file_grows_during_the_work(tmp_path, monkeypatch):
+    """A killed process leaves all but the last half second."""
     now = 0.0
-    monkeypatch.setattr(room.time, "monotonic", lambda: now)
+    monkeypatch.setattr(loss_cache.time, "monotonic", lambda: now)
     path = tmp_path / "some.losses"
     loss_table, seen = LossTable(path), []
 
@@ -189,8 +189,8 @@ def test_the_file_grows_while_the_work_goes_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of this kind")
-def test_a_disk_that_is_full_ends_no_work(tmp_path):
-    """A real limit of the operating system on the size of a file, in a process of its own."""
+def test_a_full_disk_does_not_stop_the_work(tmp_path):
+    """The operating system limits the size of a file, in a child process."""
     script = """
         import resource, sys, warnings
         import numpy as np

@@ -1,7 +1,9 @@
-import builtins
+"""Landscapes as CSV tables and as xarray data sets."""
+
 import csv
 import io
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import xarray
 
 import loss_viz as lv
+from loss_viz.landscapes.provenance import read_settings
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def race():
 
 
 def read_table(path):
-    """The comment, and the columns by name, as a program without any library for tables would read them."""
+    """Return the comment and the columns by name, read without a library for tables."""
     comment, rest = path.read_text(encoding="utf-8").split("\n", 1)
     rows = list(csv.DictReader(io.StringIO(rest)))
     return comment, {name: [row[name] for row in rows] for name in rows[0]}
@@ -38,13 +41,8 @@ def test_tables_hold_every_number_exactly(land, tmp_path):
     assert [file.name for file in sorted((tmp_path / "tables").iterdir())] == ["path.csv", "surface.csv"]
     _, cells = read_table(surface)
     assert list(cells) == ["x", "y", "loss", "support"]
-    n = 0
-    for j in range(5):
-        for i in range(7):
-            told = [float(cells[name][n]) for name in cells]
-            assert told == [land.x[i], land.y[j], land.loss[j, i], land.support[j, i]]
-            n += 1
-    assert n == len(cells["x"])
+    rows = [[float(cell) for cell in row] for row in zip(*cells.values(), strict=True)]
+    assert rows == [[land.x[i], land.y[j], land.loss[j, i], land.support[j, i]] for j in range(5) for i in range(7)]
     _, cells = read_table(path)
     assert list(cells) == ["run", "step", "x", "y", "loss", "height", "off_plane"]
     assert [int(cell) for cell in cells["step"]] == land.run.step.tolist()
@@ -54,7 +52,7 @@ def test_tables_hold_every_number_exactly(land, tmp_path):
         assert np.array_equal(as_numbers(cells[name]), column)
 
 
-def test_tables_of_several_runs_tell_them_apart(race, tmp_path):
+def test_tables_name_the_run_of_each_row(race, tmp_path):
     _, path = race.to_csv(tmp_path)
     _, cells = read_table(path)
     assert cells["run"] == ["Adam, σ"] * 31 + ['the "other" #2'] * 31
@@ -62,7 +60,7 @@ def test_tables_of_several_runs_tell_them_apart(race, tmp_path):
     assert [int(cell) for cell in cells["step"]] == [*range(31), *range(31)]
 
 
-def test_numbers_that_are_not_finite_stay_what_they_are(land, tmp_path):
+def test_infinities_and_nan_are_kept(land, tmp_path):
     loss = land.loss.copy()
     loss[1, 2:5] = np.nan, np.inf, -np.inf
     surface, _ = replace(land, loss=loss).to_csv(tmp_path)
@@ -79,18 +77,18 @@ def test_other_programs_read_the_tables(race, tmp_path):
     assert np.array_equal(np.genfromtxt(surface, delimiter=",", names=True, skip_header=1)["loss"], race.loss.ravel())
 
 
-def test_the_settings_in_a_table_make_the_landscape_again(land, race, tmp_path):
+def test_a_landscape_is_reproduced_from_its_tables(land, race, tmp_path):
     for one in (land, race):
         for file in one.to_csv(tmp_path):
             comment, _ = read_table(file)
-            assert json.loads(comment.removeprefix("# ")) == lv.read_settings(file) == one.settings
+            assert json.loads(comment.removeprefix("# ")) == read_settings(file) == one.settings
             again = lv.reproduce(file, progress=False)
             assert np.array_equal(again.loss, one.loss)
             assert np.array_equal(again.path_height, one.path_height)
             assert again.run_set.names == one.run_set.names
 
 
-def test_a_data_set_names_every_number(land):
+def test_a_data_set_holds_every_number(land):
     data = land.to_xarray()
     assert dict(data.sizes) == {"y": 5, "x": 7, "step": 61, "anchor": len(land.anchors)}
     for i, j in ((0, 0), (6, 4), (2, 3)):
@@ -113,7 +111,7 @@ def test_a_data_set_names_every_number(land):
     assert data.off_plane.attrs["units"] == "weights"
 
 
-def test_a_data_set_of_several_runs_tells_them_apart(race):
+def test_a_data_set_names_the_run_of_each_step(race):
     data = race.to_xarray()
     for name, rows in zip(race.run_set.names, race.run_set.rows, strict=True):
         mine = data.where(data.run == name, drop=True)
@@ -131,7 +129,7 @@ def test_planes_without_kernels_have_data_sets_too(run, plane, tmp_path):
     data.to_netcdf(tmp_path / "land.nc", engine="scipy")
 
 
-def test_a_netcdf_file_brings_all_of_it_back(land, race, tmp_path):
+def test_a_netcdf_file_keeps_everything(land, race, tmp_path):
     for one in (land, race):
         path = tmp_path / "land.nc"
         data = one.to_xarray()
@@ -144,11 +142,11 @@ def test_a_netcdf_file_brings_all_of_it_back(land, race, tmp_path):
         assert {key: str(value) for key, value in again.attrs.items()} == {
             key: str(value) for key, value in data.attrs.items()
         }
-        assert lv.read_settings(path) == one.settings
+        assert read_settings(path) == one.settings
         assert np.array_equal(lv.reproduce(path, progress=False).loss, one.loss)
 
 
-def test_tables_are_there_in_whole_or_as_they_were(land, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_tables(land, tmp_path, monkeypatch):
     before = {file: file.read_bytes() for file in land.to_csv(tmp_path)}
 
     def fail(*_):
@@ -163,14 +161,7 @@ def test_tables_are_there_in_whole_or_as_they_were(land, tmp_path, monkeypatch):
         land.to_csv(tmp_path / "path.csv")
 
 
-def test_without_xarray_the_line_that_installs_it_is_told(land, monkeypatch):
-    whole = builtins.__import__
-
-    def import_less(asked, *args, **more):
-        if asked == "xarray":
-            raise ModuleNotFoundError("No module named 'xarray'")
-        return whole(asked, *args, **more)
-
-    monkeypatch.setattr(builtins, "__import__", import_less)
+def test_without_xarray_the_error_says_how_to_install_it(land, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(ImportError, match="Install it with: pip install xarray"):
         land.to_xarray()

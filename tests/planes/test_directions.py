@@ -49,7 +49,7 @@ def test_filters_of_the_directions_have_the_norms_of_the_weights():
     for direction in directions:
         norms, rest = reference.filter_norms(model, direction)
         np.testing.assert_allclose(norms, expected, rtol=1e-6)
-        assert not rest.any()  # biases and the norm layer stay
+        assert not rest.any()  # biases and the normalization layer
     cosine = directions[0] @ directions[1] / np.linalg.norm(directions[0]) / np.linalg.norm(directions[1])
     assert abs(cosine) < 0.5
     np.testing.assert_array_equal(random_directions(parameter_layout(model), weights, seed=4), directions)
@@ -70,7 +70,7 @@ def test_a_filter_of_zeros_has_a_direction_of_zeros():
 
 
 @pytest.mark.parametrize("plane", SINGLE)
-def test_every_cell_is_the_loss_at_its_place(cnn_run, plane):
+def test_every_grid_point_is_the_loss_at_its_weights(cnn_run, plane):
     land = lv.landscape(cnn_run, plane=plane, k=2, resolution=(5, 3), seed=2, progress=False)
     assert land.loss.shape == (3, 5)
     origin, axes = land.projection.origin, land.projection.components
@@ -88,7 +88,7 @@ def test_every_cell_is_the_loss_at_its_place(cnn_run, plane):
 
 
 @pytest.mark.parametrize("plane", ["random", "hessian"])
-def test_the_path_is_drawn_where_the_plane_is_closest(cnn_run, plane):
+def test_the_path_is_the_closest_point_of_the_plane(cnn_run, plane):
     land = lv.landscape(cnn_run, plane=plane, k=2, resolution=3, progress=False)
     axes = land.projection.components
     for t, weights in enumerate(cnn_run.weights):
@@ -103,7 +103,7 @@ def test_the_path_is_drawn_where_the_plane_is_closest(cnn_run, plane):
 @pytest.mark.parametrize(("plane", "ends"), [("hessian", [-1, -2]), ("saddle", [-1, 0])])
 @pytest.mark.parametrize("steps", [0, 60])
 def test_eigenvalues_are_those_of_the_dense_hessian(plane, ends, steps):
-    """On the default net, in its own float32, at the start and on the plateau."""
+    """For the default network in float32, at the start and on the plateau."""
     run = lv.train("x^3", steps=60, progress=False)
     at = run.weights[steps].astype(np.float64)
     dense = reference.dense_hessian(run.model, run.objective.loss_fn, at)
@@ -115,12 +115,12 @@ def test_eigenvalues_are_those_of_the_dense_hessian(plane, ends, steps):
         assert axis[np.abs(axis).argmax()] > 0
         np.testing.assert_allclose(dense @ axis, value * axis, atol=2e-3 * values[-1])
         gap = np.abs(np.delete(values, end) - value).min()
-        if gap > 0.01 * values[-1]:  # else any mixture of the two would do
+        if gap > 0.01 * values[-1]:  # else any mixture of the two eigenvectors is valid
             assert abs(axis @ vectors[:, end]) > 0.999
 
 
-def test_curvature_along_the_axes_is_what_the_picture_shows():
-    """Near its origin the surface is a parabola of the eigenvalues: L + (λ₁ x² + λ₂ y²) / 2, where the slope is 0."""
+def test_curvature_of_the_surface_is_the_eigenvalue():
+    """Around a critical point the surface is L + (λ₁ x² + λ₂ y²) / 2."""
     a = np.diag([5.0, 3.0, 1.0, -2.0])
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -136,7 +136,7 @@ def test_curvature_along_the_axes_is_what_the_picture_shows():
         assert land.projection.axes[1] == f"eigenvector, λ = {values[1]}"
 
 
-def test_two_weights_are_fewer_than_lanczos_can_work_with():
+def test_two_weights_are_too_few_for_lanczos():
     model = nn.Linear(1, 1).double()
     objective = Objective(model, lambda m: 3 * m.weight.square().sum() + m.bias.square().sum())
     values, axes = hessian_directions(objective, np.array([0.3, 0.2]))
@@ -144,7 +144,7 @@ def test_two_weights_are_fewer_than_lanczos_can_work_with():
     np.testing.assert_allclose(axes, np.eye(2))
 
 
-def test_curvature_beyond_all_numbers_is_refused():
+def test_infinite_curvature_is_refused():
     model = nn.Linear(3, 1)
     objective = Objective(model, lambda m: m.weight.pow(4).sum() + m.bias.sum())
     with pytest.raises(ValueError, match="eigenvectors of `plane`='hessian' could not be found"):

@@ -19,7 +19,7 @@ def bases(planes):
 
 
 @pytest.mark.parametrize("k", [1, 3, 7, 20])
-def test_bases_are_velocity_and_acceleration_made_orthonormal_by_hand(k):
+def test_bases_are_orthonormalized_velocity_and_acceleration(k):
     anchors = np.arange(41)
     planes = local_planes(WEIGHTS, fit_projection(WEIGHTS), anchors, k=k)
     for t in anchors:
@@ -39,7 +39,7 @@ def test_the_plane_goes_through_three_points_of_the_run(k):
 
 
 @pytest.mark.parametrize("kind", ["local", "parallel"])
-def test_lift_carries_the_displacement_to_the_plane(kind):
+def test_lift_projects_the_displacement_onto_the_plane(kind):
     projection = fit_projection(WEIGHTS)
     anchors = np.array([0, 5, 11, 40])
     planes = (
@@ -55,7 +55,7 @@ def test_lift_carries_the_displacement_to_the_plane(kind):
         np.testing.assert_allclose(lifted[i], expected, atol=1e-12)
 
 
-def test_a_plane_is_exact_where_it_is_attached():
+def test_a_plane_passes_through_its_anchor():
     projection = fit_projection(WEIGHTS)
     anchors = np.array([2, 30])
     for planes in (local_planes(WEIGHTS, projection, anchors, k=2), parallel_planes(WEIGHTS, projection, anchors)):
@@ -69,7 +69,7 @@ def test_the_single_plane_is_the_projection_itself():
     np.testing.assert_allclose(lifted, projection.lift(points), atol=1e-12)
 
 
-def test_a_straight_run_has_lines_and_a_standing_one_points():
+def test_planes_of_a_straight_run_are_lines_and_of_a_resting_one_points():
     line = np.outer(np.arange(9.0), [1.0, 2.0, 2.0])
     planes = local_planes(line, fit_projection(line), np.arange(9), k=2)
     np.testing.assert_allclose(bases(planes)[:, 0], np.tile([1 / 3, 2 / 3, 2 / 3], (9, 1)), atol=1e-12)
@@ -78,10 +78,10 @@ def test_a_straight_run_has_lines_and_a_standing_one_points():
     braking = np.outer(np.arange(9.0) ** 0.5, [1.0, 2.0, 2.0])
     assert not bases(local_planes(braking, fit_projection(braking), np.arange(9), k=2))[:, 1].any()
 
-    standing = np.full((9, 3), 0.7)
-    planes = local_planes(standing, fit_projection(standing), np.arange(9), k=2)
+    resting = np.full((9, 3), 0.7)
+    planes = local_planes(resting, fit_projection(resting), np.arange(9), k=2)
     assert not bases(planes).any()
-    assert np.array_equal(planes.lift(np.array([4]), np.array([[3.0, -1.0]]))[0], standing[4])
+    assert np.array_equal(planes.lift(np.array([4]), np.array([[3.0, -1.0]]))[0], resting[4])
 
 
 def test_acceleration_alone_spans_a_line_where_the_velocity_vanishes():
@@ -104,7 +104,7 @@ def test_anchors_are_even_in_half_arc_length_and_half_time():
     np.testing.assert_allclose(np.diff(spread[anchors]), 1 / 80, atol=0.5 / 80)
 
 
-def test_anchors_are_each_step_once_where_there_are_enough():
+def test_anchors_are_all_steps_of_a_short_run():
     assert choose_anchors(WEIGHTS, None).tolist() == list(range(41))
     anchors = choose_anchors(WEIGHTS, 1000)
     assert anchors.tolist() == sorted(set(anchors.tolist()))
