@@ -57,7 +57,7 @@ def lift(weights, components, path, t, k, point, plane):
 
 
 def picture_distance(point, center, basis, components):
-    """Return the distance to an anchor; what its plane cannot reach counts fourfold in the square if `basis` is given."""
+    """Return the distance to an anchor; given `basis`, the square counts what its plane cannot reach fourfold."""
     step = point - center
     if basis is None:
         return np.linalg.norm(step)
