@@ -4,6 +4,16 @@ import pytest
 import torch
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip browser tests before their fixtures start, where Chromium or Playwright is missing."""
+    if item.get_closest_marker("browser"):
+        from lab import MISSING
+
+        if MISSING:
+            pytest.skip(MISSING)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)  # small networks are slower on two

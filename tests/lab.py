@@ -12,8 +12,6 @@ import sys
 import time
 import urllib.request
 
-import pytest
-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     "--no-sandbox",
@@ -36,7 +34,6 @@ except ImportError as error:
     MISSING = f"{error.name} is not installed"
 if MISSING and "LOSS_VIZ_BROWSER" in os.environ:
     raise RuntimeError(MISSING)
-in_browser = pytest.mark.skipif(bool(MISSING), reason=MISSING or "-")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
+from lab import HARMLESS, open_chromium
 
 import loss_viz as lv
 from loss_viz.diagnostics.report import write_factor
@@ -21,17 +22,6 @@ from loss_viz.export.variants import _ProgressBar, compute_variants
 from loss_viz.figures.assets import read_plotly
 from loss_viz.figures.captions import caption
 from loss_viz.figures.loss_axis import LINE_LIFT, Scale, fit_scale
-
-try:
-    from lab import CHROMIUM, FLAGS, HARMLESS
-    from playwright.sync_api import sync_playwright
-
-    missing = "" if CHROMIUM else "no Chromium on the PATH; on Debian: apt-get install chromium"
-except ImportError as error:
-    missing = f"{error.name} is not installed"
-if missing and "LOSS_VIZ_BROWSER" in os.environ:
-    raise RuntimeError(missing)
-in_browser = pytest.mark.skipif(bool(missing), reason=missing or "-")
 
 K, SIGMA = [5, 2], ["auto", 0.06, 0.2]
 PAIRS = list(product(sorted(K), SIGMA))
@@ -460,12 +450,8 @@ class Page:
 
 @pytest.fixture(scope="module")
 def browser():
-    if missing:
-        pytest.skip(missing)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with open_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -478,7 +464,7 @@ def opened(browser, computed, tmp_path_factory):
     opened.close()
 
 
-@in_browser
+@pytest.mark.browser
 def test_sliders_show_the_landscape_of_their_values(run, computed, opened):
     camera = opened.layout("surface", "scene._scene.getCamera().eye")
     for k, sigma in PAIRS:
@@ -501,7 +487,7 @@ def test_sliders_show_the_landscape_of_their_values(run, computed, opened):
     assert len({float(land.loss.sum()) for land in computed.landscapes}) == len(PAIRS)
 
 
-@in_browser
+@pytest.mark.browser
 def test_the_first_surface_equals_the_panel_s(run, opened):
     opened.slide("k", 1)
     opened.slide("σ", 0)
@@ -520,7 +506,7 @@ def test_the_first_surface_equals_the_panel_s(run, opened):
     panel.close()
 
 
-@in_browser
+@pytest.mark.browser
 @pytest.mark.parametrize("kind", ["linear", "log"])
 def test_the_ball_is_at_the_true_loss(run, computed, opened, kind):
     opened.page.get_by_label("loss", exact=True).select_option(kind)
@@ -550,7 +536,7 @@ def test_the_ball_is_at_the_true_loss(run, computed, opened, kind):
     opened.wait_drawn()
 
 
-@in_browser
+@pytest.mark.browser
 def test_play_and_pause(opened):
     opened.slide("step", 0)
     button = opened.page.get_by_role("button", name="play")
@@ -574,7 +560,7 @@ def test_play_and_pause(opened):
     assert opened.page.locator("#lossviz-play").inner_text() == "play"
 
 
-@in_browser
+@pytest.mark.browser
 def test_a_click_on_the_curve_moves_the_ball_and_the_camera_stays(opened):
     box = opened.page.locator(".lossviz-pane-curve .nsewdrag[data-subplot=xy]").bounding_box()
     mouse = opened.page.mouse
@@ -605,7 +591,7 @@ def test_a_click_on_the_curve_moves_the_ball_and_the_camera_stays(opened):
     opened.wait_drawn()
 
 
-@in_browser
+@pytest.mark.browser
 def test_a_click_on_the_surface_selects_the_nearest_step(computed, opened):
     opened.slide("step", 60)
     box = opened.page.locator(".lossviz-pane-surface canvas").first.bounding_box()
@@ -632,7 +618,7 @@ def test_a_click_on_the_surface_selects_the_nearest_step(computed, opened):
         assert opened.page.get_by_label("step", exact=True).input_value() == str(expected)
 
 
-@in_browser
+@pytest.mark.browser
 def test_the_page_fits_the_window_and_follows_the_theme(opened):
     ink = opened.layout("curve", "font.color")
     width = opened.layout("surface", "width")
@@ -654,7 +640,7 @@ def test_the_page_fits_the_window_and_follows_the_theme(opened):
     )
 
 
-@in_browser
+@pytest.mark.browser
 def test_the_page_is_accessible_and_sends_nothing(opened):
     snapshot = opened.page.locator("body").aria_snapshot()
     for word in ('heading "x^3"', 'slider "step"', 'slider "k"', 'slider "σ"', 'combobox "loss"', 'button "play"'):
@@ -674,7 +660,7 @@ def test_the_page_is_accessible_and_sends_nothing(opened):
     assert download.value.path().read_bytes()[1:4] == b"PNG"
 
 
-@in_browser
+@pytest.mark.browser
 def test_the_defaults_make_less_than_8_mb(browser, tmp_path):
     run = lv.train("x^3", progress=False)
     path = export_html(run, tmp_path / "run.html", progress=False)
@@ -691,7 +677,7 @@ def test_the_defaults_make_less_than_8_mb(browser, tmp_path):
     opened.close()
 
 
-@in_browser
+@pytest.mark.browser
 def test_several_runs(browser, tmp_path):
     a, b = lv.compare("x^3", ["adam", "sgd"], steps=60, progress=False)
     b = replace(b, weights=b.weights[:41], loss=b.loss[:41], step=b.step[:41])
@@ -715,7 +701,7 @@ def test_several_runs(browser, tmp_path):
     opened.close()
 
 
-@in_browser
+@pytest.mark.browser
 def test_runs_without_a_task_have_no_fit_and_names_are_escaped(browser, own_run, tmp_path):
     path = export_html(own_run, tmp_path / "own.html", k=[2], resolution=(6, 4), progress=False)
     opened = Page(browser, path)

@@ -439,7 +439,7 @@ def test_reproduce_takes_runs_that_train_cannot_make(tmp_path):
     run = lv.train(lambda x: x.sin() + x, steps=30, progress=False)
     land = lv.landscape(run, resolution=4, progress=False)
     path = lv.export_png(land, tmp_path / "still.png", **SMALL, scale=1)
-    with pytest.raises(ValueError, match="`train` cannot make the run .* again") as error:
+    with pytest.raises(ValueError, match=r"`train` cannot make the run .* again") as error:
         lv.reproduce(path)
     assert "runs=load_run(...)" in str(error.value)
     assert np.array_equal(lv.reproduce(path, runs=run, progress=False).loss, land.loss)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lab import Lab, Notebook, Panel, in_browser, list_moves, open_chromium, write_notebook
+from lab import Lab, Notebook, Panel, list_moves, open_chromium, write_notebook
 
 EXPLORE = Path(__file__).parents[2] / "notebooks/02_explore.ipynb"
 
-pytestmark = in_browser
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import traitlets
-from lab import Lab, Notebook, in_browser, open_chromium, write_notebook
+from lab import Lab, Notebook, open_chromium, write_notebook
 
 from loss_viz.panel.figure_widget import LiveFigures
 
@@ -199,7 +199,7 @@ def both(page):
     return page
 
 
-@in_browser
+@pytest.mark.browser
 def test_a_pane_is_created_when_it_is_first_shown(page):
     assert page.n_contexts == 1
     wide = page.place("surface")
@@ -215,7 +215,7 @@ def test_a_pane_is_created_when_it_is_first_shown(page):
     assert page.n_contexts == 2
 
 
-@in_browser
+@pytest.mark.browser
 def test_a_hidden_pane_is_not_drawn_and_catches_up(both):
     both.page.evaluate("() => { window.beside = document.querySelector('.lossviz-pane-beside'); }")
     look = "() => [window.beside.layout.title.text, window.beside.data[0].z[0][14]]"
@@ -231,7 +231,7 @@ def test_a_hidden_pane_is_not_drawn_and_catches_up(both):
     assert both.title("beside") == "slope -1"
 
 
-@in_browser
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [700, 1280, 1800])
 def test_two_surfaces_have_one_size_and_no_panes_overlap(both, width):
     normal = both.page.viewport_size
@@ -252,7 +252,7 @@ def test_two_surfaces_have_one_size_and_no_panes_overlap(both, width):
             assert beside or top >= top2 + high2 or top2 >= top + high
 
 
-@in_browser
+@pytest.mark.browser
 def test_surfaces_share_one_camera(both):
     assert both.camera("beside") == pytest.approx(both.camera("surface"), abs=1e-6)
     for name, other in (("surface", "beside"), ("beside", "surface")):
@@ -293,7 +293,7 @@ FLICK = """() => {
 }"""
 
 
-@in_browser
+@pytest.mark.browser
 def test_a_surface_can_be_rotated_right_after_a_redraw(page):
     page.page.evaluate(FLICK)
     page.run("figures.push(parts(2))")
@@ -301,7 +301,7 @@ def test_a_surface_can_be_rotated_right_after_a_redraw(page):
     assert np.hypot(after["x"] - before["x"], after["y"] - before["y"]) > 0.2
 
 
-@in_browser
+@pytest.mark.browser
 def test_the_mode_bar_sets_the_drag_mode(page):
     modes = "(({mode, keyBindingMode}) => [mode, keyBindingMode])(pane._fullLayout.scene._scene.camera)"
     bar = page.page.locator(".lossviz-pane-surface .modebar")
@@ -323,7 +323,7 @@ def test_the_mode_bar_sets_the_drag_mode(page):
     assert page.camera("surface")[6:] == pytest.approx([0, 0, 1], abs=1e-6)
 
 
-@in_browser
+@pytest.mark.browser
 def test_while_one_surface_is_dragged_the_other_follows_and_is_redrawn(both):
     before = both.camera("surface")
     both.hold("surface", 30, -20)
@@ -345,7 +345,7 @@ def test_while_one_surface_is_dragged_the_other_follows_and_is_redrawn(both):
     assert both.camera("beside") == pytest.approx(both.camera("surface"), abs=1e-6)
 
 
-@in_browser
+@pytest.mark.browser
 def test_a_surface_that_appears_takes_the_camera_and_updates_keep_it(page):
     page.turn("surface", 20, -15)
     turned = page.camera("surface")

@@ -13,14 +13,14 @@ import time
 
 import numpy as np
 import pytest
-from lab import Lab, Notebook, Panel, in_browser, list_moves, open_chromium, write_notebook
+from lab import Lab, Notebook, Panel, list_moves, open_chromium, write_notebook
 
 N_ACTIONS = int(os.environ.get("LOSS_VIZ_SOAK", "0"))
 MINUTES = 15
 N_TIMED = 100
 
 pytestmark = [
-    in_browser,
+    pytest.mark.browser,
     pytest.mark.skipif(not N_ACTIONS, reason="long; LOSS_VIZ_SOAK=2000 runs it"),
 ]
 
