@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from loss_viz._validation import check_float
+from loss_viz._validation import argument_error, check_float
 from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.kernels import Kernel, fit_kernel
 from loss_viz.settings import LOCAL_PLANES
@@ -30,9 +30,9 @@ def held_out_heights(
     Raises:
         TypeError, ValueError: if `block_radius` is not a number of at least 0.
     """
-    what = "a share of the path's diagonal, 0 or more"
+    what = "a fraction of the path's diagonal, 0 or more"
     if not 0 <= check_float("block_radius", block_radius, what, advice=f"Use {BLOCK_RADIUS}.") < np.inf:
-        raise ValueError(f"`block_radius` must be {what}; got {block_radius}. Use {BLOCK_RADIUS}.")
+        raise argument_error("block_radius", f"`block_radius` must be {what}; got {block_radius}. Use {BLOCK_RADIUS}.")
     left_out = _choose_left_out(sampling, block_radius)
     held = ~left_out.all(axis=1)
     rows = sampling.anchors[held]

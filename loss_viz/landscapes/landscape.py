@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from loss_viz._files import atomic_write
-from loss_viz._validation import check_array, check_type
+from loss_viz._validation import argument_error, check_array, check_type
 from loss_viz.landscapes.blending import PlaneLosses
 from loss_viz.landscapes.grid import Sampling, is_whole_grid
 from loss_viz.landscapes.kernels import Kernel
@@ -158,9 +158,9 @@ class Landscape:
         if not len(points):
             return np.empty(0)
         if not np.isfinite(points).all():
-            raise ValueError("`points` must be finite, some are nan or inf. Leave those rows out.")
+            raise argument_error("points", "`points` must be finite, some are nan or inf. Leave those rows out.")
         if (np.abs(points) > LARGEST).any():
-            raise ValueError(f"`points` must lie within {LARGEST:g}, some do not. Leave those rows out.")
+            raise argument_error("points", f"`points` must lie within {LARGEST:g}, some do not. Leave those rows out.")
         return PlaneLosses(points, self.planes, self.run_set.objective).blend(self.kernel, tqdm(disable=True))[0]
 
     def to_json(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from loss_viz._validation import check_path
+from loss_viz._validation import argument_error, check_path
 from loss_viz.runs.checkpoints import Checkpoints
 from loss_viz.runs.run_set import RunSet
 from loss_viz.runs.weights import StackedRows, WeightRows, take_rows
@@ -181,7 +181,9 @@ def _create_folder(folder: Path) -> None:
     except OSError as error:
         writable, reason = False, error.strerror or str(error)
     if not writable:
-        raise ValueError(f"`cache` must be a folder to keep losses in, got {str(folder)!r}: {reason}. Choose another.")
+        raise argument_error(
+            "cache", f"`cache` must be a folder to keep losses in, got {str(folder)!r}: {reason}. Choose another."
+        )
 
 
 def _digest_rows(rows: WeightRows, feed: Callable[[bytes], object]) -> None:

@@ -175,9 +175,7 @@ def assert_same_when_killed(folder):
                 os.kill(killed[0], signal.SIGKILL)
 
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Workers failed", RuntimeWarning
-        )  # some backends do not recover alone
+        warnings.filterwarnings("ignore", "Workers failed", RuntimeWarning)  # some backends do not recover alone
         threading.Thread(target=kill_one, daemon=True).start()
         np.testing.assert_allclose(ask(run, 6000), expected, rtol=1e-12)
     assert killed

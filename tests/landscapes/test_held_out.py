@@ -98,7 +98,7 @@ def test_errors_where_nothing_can_be_held_out(run):
     land = lv.landscape(run, resolution=3, n_anchors=3, progress=False)
     with pytest.raises(ValueError, match="leaves no plane for any anchor"):
         lv.fidelity(land, held_out=True, block_radius=5.0)
-    with pytest.raises(ValueError, match="must be a share of the path's diagonal, 0 or more; got -1"):
+    with pytest.raises(ValueError, match="must be a fraction of the path's diagonal, 0 or more; got -1"):
         lv.fidelity(land, held_out=True, block_radius=-1.0)
 
 
