@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .cost import CostCurve
+from .cost import IMPORTS, CostCurve
 from .other_tools import ADAPTERS, name_version
 from .speed import NAIVE, Result
 from .targets import Target, find_fastest
@@ -100,9 +100,9 @@ def write_projection(comparison: Comparison) -> str:
 
 
 def write_imports(found: dict[str, list[float]]) -> str:
-    """Return the seconds beyond `import torch`."""
-    rows = [[f"`{name}`" if name.startswith("import") else name, Spread.of(taken)] for name, taken in found.items()]
-    return table(["process", "seconds beyond `import torch` [min, max]"], rows)
+    """Return the seconds of each import beyond its baseline."""
+    rows = [[f"`{code}`", f"`{IMPORTS[code]}`", Spread.of(seconds)] for code, seconds in found.items()]
+    return table(["process", "baseline", "seconds beyond the baseline [min, max]"], rows)
 
 
 def write_targets(targets: Sequence[Target]) -> str:
