@@ -26,7 +26,7 @@ WIDTHS = (8, 16, 32, 64, 128, 256, 512)
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2)
 PCA_SHAPE = (2000, 100_000)
 
-SURFACE = "recorded steps, without the heights at the path"
+SURFACE = "recorded steps, surface only"  # without the heights at the path
 GRAM = "one Gram product of the centered matrix, float64"
 IMPORTS = {"import loss_viz": "pass", "from loss_viz import train, landscape, surface_figure": "import torch"}
 
