@@ -203,19 +203,19 @@ def _measure(
     speed2, along, size2, inside = _sum_products(weights, stencil, side, np.zeros(n), axes, bar)
     min_length = MIN_LENGTH * projection.diagonal
     speed, size = np.sqrt(speed2), np.sqrt(size2)
-    shares = np.divide(along, speed2, out=np.zeros(n), where=speed > min_length)
-    height2 = size2 - shares * along
-    inside[:, 1] -= shares[:, None] * inside[:, 0]
+    ratios = np.divide(along, speed2, out=np.zeros(n), where=speed > min_length)
+    height2 = size2 - ratios * along
+    inside[:, 1] -= ratios[:, None] * inside[:, 0]
     close = height2 < CLOSE * size2  # digits are lost: subtract the vectors instead of the squares
     if close.any():
-        again = _sum_products(weights, stencil[close], side[close], shares[close], axes, bar)
+        again = _sum_products(weights, stencil[close], side[close], ratios[close], axes, bar)
         height2[close], inside[close] = again[2:]
     height = np.sqrt(height2)
     scale = np.zeros((n, 2))
     np.divide(1.0, speed, out=scale[:, 0], where=speed > min_length)
     np.divide(1.0, height, out=scale[:, 1], where=(size > min_length) & (height > MIN_SINE * size))
     mix = np.zeros((n, 2, 2))
-    mix[:, 0, 0], mix[:, 1, 0], mix[:, 1, 1] = scale[:, 0], -shares * scale[:, 1], scale[:, 1]
+    mix[:, 0, 0], mix[:, 1, 0], mix[:, 1, 1] = scale[:, 0], -ratios * scale[:, 1], scale[:, 1]
     return mix, scale[:, :, None] * inside
 
 
@@ -223,11 +223,11 @@ def _sum_products(
     weights: WeightRows,
     stencil: Int[np.ndarray, "n 3"],
     side: Int[np.ndarray, " n"],
-    shares: Float[np.ndarray, " n"],
+    ratios: Float[np.ndarray, " n"],
     axes: Float[np.ndarray, "2 n_params"],
     bar: tqdm | None,
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, "n 2 2"]]:
-    """Sum v·v, v·b, b·b and the products of v and b with the axes C over blocks, where b = a - share v."""
+    """Sum v·v, v·b, b·b and the products of v and b with the axes C over blocks, where b = a - ratio v."""
     rows, place = np.unique(stencil, return_inverse=True)
     place = place.reshape(stencil.shape)
     n = len(stencil)
@@ -236,8 +236,8 @@ def _sum_products(
         block, along = weights[rows, columns], axes[:, columns].T
         for part in row_blocks((n, 8 * block.shape[1])):
             v, b = _differentiate(block[place[part].T].astype(np.float64), side[part, None])
-            if shares[part].any():
-                b -= shares[part, None] * v
+            if ratios[part].any():
+                b -= ratios[part, None] * v
             vv[part] += _dot(v, v)
             vb[part] += _dot(v, b)
             bb[part] += _dot(b, b)
