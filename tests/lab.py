@@ -123,6 +123,15 @@ class Lab:
         self.log.close()
 
 
+# A widget created before the widget manager has loaded those of the kernel gets no updates.
+WIDGETS_READY = """async () => {
+    const mimeType = 'application/vnd.jupyter.widget-view+json';
+    const factory = window.jupyterapp.shell.currentWidget.content.rendermime.getFactory(mimeType);
+    const manager = factory && await factory.createRenderer({mimeType})._manager.promise;
+    return manager && manager.restoredStatus;
+}"""
+
+
 class Notebook:
     """One notebook in one page; `errors` collects those of the browser's console and the kernel."""
 
@@ -134,10 +143,10 @@ class Notebook:
         page.on("websocket", lambda socket: socket.on("framereceived", self._on_kernel_message))
         page.goto(f"{lab.url}/lab/tree/{name}?reset", timeout=90_000)
         page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget?.content?.widgets")
-        # A widget created before the widget manager has started gets no updates.
         page.evaluate("async () => { await window.jupyterapp.restored; await window.jupyterapp.allPluginsActivated; }")
         page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
         self.wait_idle()
+        page.wait_for_function(WIDGETS_READY, timeout=90_000)
 
     def _on_console(self, message):
         if message.type in ("error", "warning") and not HARMLESS.search(message.text):
