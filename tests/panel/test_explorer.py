@@ -213,7 +213,9 @@ def test_a_narrower_kernel_reuses_the_losses(explorer, monkeypatch):
     counts = []
     objective = explorer.run.objective
     evaluate = objective._evaluate
-    monkeypatch.setattr(objective, "_evaluate", lambda chunk: counts.append(len(chunk)) or evaluate(chunk))
+    monkeypatch.setattr(
+        objective, "_evaluate", lambda chunk, state: counts.append(len(chunk)) or evaluate(chunk, state)
+    )
     assert change(explorer, sigma=0.09)
     assert sum(counts) < explorer.landscape.n_evaluations / 20
 
