@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from loss_viz.panel.figure_widget import LiveFigures
-from loss_viz.settings import OPTIONS, POST_SIGMA, PRESETS, TRAINING, Option
+from loss_viz.settings import OPTIONS, POST_SIGMA, PRESETS, TRAINING, VIEW, Option
 
 FORMULAS = ("x", "x^2", "x^3", "sin(3x)")
 OWN = "own"  # a formula or preset other than the listed ones
@@ -263,12 +263,10 @@ class ControlPanel:
             return _box(widgets.HBox, "buttons", *(c[name] for name in names))
 
         work = (buttons("train", "stop") if trains else buttons("stop"), self._progress)
-        landscape = group(
-            "Landscape",
-            *(c["plane"], c["k"], c["sigma"], buttons("auto", "post"), self._note, self._width_errors),
-            *(c["resolution"], c["loss_axis"], c["min_support"], c["beside"], buttons("code")),
-            options=[name for name in OPTIONS if name not in (*TRAINING, "step")],
-        )
+        drawn = ["plane", *(name for name in VIEW if name not in ("plane", "step"))]
+        below = {"sigma": (buttons("auto", "post"), self._note, self._width_errors)}
+        rows = [row for name in drawn for row in (c[name], *below.get(name, ()))]
+        landscape = group("Landscape", *rows, buttons("code"), options=drawn)
         if trains:
             fields = _box(widgets.Box, "fields", *(c[name] for name in TRAINING[1:]))
             network = group("Network", c["preset"], fields, *work, options=TRAINING[1:])
