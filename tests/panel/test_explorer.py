@@ -208,16 +208,18 @@ def test_a_preview_comes_first_and_resembles_the_surface():
     panel.close()
 
 
-def test_a_narrower_kernel_reuses_the_losses(explorer, monkeypatch):
+def test_going_back_to_a_bandwidth_evaluates_nothing(explorer, monkeypatch):
     assert change(explorer, sigma=0.1)
+    assert change(explorer, sigma=0.09)
     counts = []
     objective = explorer.run.objective
     evaluate = objective._evaluate
     monkeypatch.setattr(
         objective, "_evaluate", lambda chunk, state: counts.append(len(chunk)) or evaluate(chunk, state)
     )
-    assert change(explorer, sigma=0.09)
-    assert sum(counts) < explorer.landscape.n_evaluations / 20
+    assert change(explorer, sigma=0.1)
+    assert counts == []
+    assert explorer.landscape.sigma == 0.1
 
 
 def test_controls_and_settings_stay_equal(explorer):
