@@ -152,6 +152,7 @@ class Requests(HTMLParser):
         self.addresses += [value for name, value in attrs if name == wanted and value]
 
 
+@pytest.mark.slow
 @needs_sphinx
 def test_the_site_builds_without_warnings_and_makes_no_requests_to_other_sites(tmp_path):
     """The notebooks are not executed here; their own tests do that."""

@@ -113,7 +113,7 @@ def _scale(
     return np.where(scalable[:, 0], norm, 1.0) * largest[:, 0], scaled, norm
 
 
-def _share(part: Float[np.ndarray, "n 2"], norm: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def _share(part: Float[np.ndarray, "n n_axes"], norm: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return np.divide(np.linalg.norm(part, axis=1), norm, out=np.full(len(norm), np.nan), where=norm > 0)
 
 

@@ -4,6 +4,8 @@ import pytest
 import loss_viz as lv
 from loss_viz.diagnostics.fidelity import Fidelity
 
+pytestmark = pytest.mark.slow
+
 TARGETS = ("x", "x^2", "x^3", "sin(3x)")
 
 

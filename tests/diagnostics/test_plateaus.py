@@ -1,4 +1,4 @@
-"""Plateaus of synthetic curves, of the post's curves as marked by hand, and of runs trained here."""
+"""Plateaus of curves that are known, of the post's curves as a person marks them, and of the project's own runs."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import loss_viz as lv
 
-# Points (step loss) read off the loss figures of Liu's post "Seeing sticky plateau" (2026), and thinned: straight lines
-# between them, in log loss, stay within 0.03 decades of all points that were read.
+# Points (step loss) read off the loss figures of Liu's post "Seeing sticky plateau" (2026), thinned to those that
+# carry the shape: straight lines between them, in log loss, are within 0.03 decades of all that was read off.
 POST = {
     "x": """
         0 .378 1 .357 5 .256 7 .236 8 .217 10 .182 12 .165 13 .149 14 .134 15 .119 16 .106 19 .0807 20 .0694 21
@@ -43,10 +43,10 @@ POST = {
         .000258 1579 .000259 1591 .000286 1603 .000258 1615 .000249 1804 .000207 1816 .000205 1828 .000272 1840
         .000211 1852 .000202 1876 .000193 2000 .00017""",
 }
-# Start, end and level of each plateau, marked by hand on log plots of these curves before `find_plateaus` was tuned:
-# from the first dip to the elbow. The oscillation of x and the slow tails are no plateaus.
+# Where a person puts the ends of the shelf, and its height: marked on plots of the curves above in log scale, before
+# the finder was tuned. From the first dip to the elbow; the swing of x and the slow tails are no shelves.
 MARKS = {"x": None, "x^2": (6, 77, 0.087), "x^3": (25, 1025, 0.0249), "sin(3x)": (36, 680, 0.173)}
-# Losses of the best constant for x^2 and of the best lines, on the 100 points of the tasks.
+# The losses of the best constant for x^2 and of the best lines, on the 100 points of the tasks.
 LEVELS = {"x^2": 0.09249, "x^3": 0.02424, "sin(3x)": 0.17118}
 
 always_the_same = settings(max_examples=100, deadline=None, derandomize=True)
@@ -71,7 +71,7 @@ def staircase(*pieces):
 
 
 def assert_found(found, marks, level=0.1):
-    """Check number and levels of plateaus, and their ends to a tenth of their length."""
+    """As many as were marked, ends within a tenth of their length."""
     assert len(found) == len(marks)
     for plateau, (start, end, height) in zip(found, marks, strict=True):
         assert plateau.start == pytest.approx(start, abs=0.1 * (end - start))
@@ -80,7 +80,7 @@ def assert_found(found, marks, level=0.1):
 
 
 @pytest.mark.parametrize("target", MARKS)
-def test_the_curves_of_the_post_as_marked_by_hand(target, plateaus_of):
+def test_the_curves_of_the_post_as_a_person_marks_them(target, plateaus_of):
     step, loss = np.array(POST[target].split(), dtype=float).reshape(-1, 2).T
     every = np.arange(step[-1] + 1)
     marks = [MARKS[target]] if MARKS[target] else []
@@ -89,7 +89,7 @@ def test_the_curves_of_the_post_as_marked_by_hand(target, plateaus_of):
 
 
 def test_the_runs_of_the_post(post_runs):
-    """They last while the loss falls from 1.25 to 0.7 times that of the best constant or line."""
+    """The ends are those of the dwell: from 1.25 to 0.7 times the loss of the best constant or line."""
     assert lv.find_plateaus(post_runs["x"]) == []
     for target, level in LEVELS.items():
         loss = post_runs[target].loss
@@ -100,7 +100,7 @@ def test_the_runs_of_the_post(post_runs):
 THINNED = {
     "every fifth step": np.arange(0, 2001, 5),
     "a hundred rows": np.arange(0, 2001, 20),
-    "200 rows, fewer later": np.unique(np.geomspace(1, 2000, 200).astype(int)),
+    "200 rows, the later the fewer": np.unique(np.geomspace(1, 2000, 200).astype(int)),
 }
 
 
@@ -114,11 +114,11 @@ def test_a_thinned_recording_shows_the_same(steps, post_runs, plateaus_of):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_oscillations_of_adam_are_no_plateaus(seed):
+def test_swings_of_adam_are_no_plateaus(seed):
     assert lv.find_plateaus(lv.train("x", seed=seed, progress=False)) == []
 
 
-def test_a_long_oscillation_around_a_level_is_none(plateaus_of):
+def test_a_long_swing_around_a_level_is_none(plateaus_of):
     loss = staircase((1, 0.1, 100), (0.1, 0.1, 300), (0.1, 1e-3, 100))
     swing = np.sin(np.arange(300) * np.pi / 60)
     for height, n in ((0.05, 1), (0.4, 0)):
@@ -142,7 +142,7 @@ def test_sudden_drops_are_placed_to_the_step(plateaus_of):
     assert [plateau.level for plateau in found] == pytest.approx([1, 0.1])
 
 
-def test_a_plateau_with_a_small_step_in_it_is_one(plateaus_of):
+def test_a_shelf_with_a_small_step_in_it_is_one(plateaus_of):
     [plateau] = plateaus_of(np.repeat([1, 0.85, 0.001], [300, 400, 301]))
     assert (plateau.start, plateau.end, plateau.level) == (0, 699, pytest.approx(0.85))
 
@@ -156,7 +156,7 @@ def test_a_steady_fall_a_tail_and_a_short_run_have_none(plateaus_of):
     assert plateaus_of(np.linspace(1, -1, 500)) == []
 
 
-def test_a_stretch_left_by_less_than_half_or_too_slowly_is_none(plateaus_of):
+def test_a_shelf_that_is_left_by_less_than_half_or_too_slowly_is_none(plateaus_of):
     assert plateaus_of(staircase((1, 0.1, 100), (0.1, 0.1, 300), (0.1, 0.06, 20), (0.06, 0.06, 500))) == []
     assert plateaus_of(staircase((1, 0.1, 100), (0.1, 0.1, 200), (0.1, 0.01, 700))) == []
     assert len(plateaus_of(staircase((1, 0.1, 100), (0.1, 0.1, 300), (0.1, 0.04, 20), (0.04, 0.04, 500)))) == 1
@@ -169,7 +169,7 @@ def test_steps_are_training_steps(plateaus_of):
     assert_found(late, [(10_100, 10_400, 0.0995)])
 
 
-def test_a_short_oscillation_is_none_however_it_is_recorded(plateaus_of):
+def test_a_short_swing_is_none_however_it_is_recorded(plateaus_of):
     loss = staircase((1, 0.1, 10), (0.1, 0.099, 18), (0.099, 1e-3, 12))
     assert plateaus_of(loss) == []
     assert len(plateaus_of(loss, step=np.arange(40) * 2)) == 1
@@ -177,7 +177,7 @@ def test_a_short_oscillation_is_none_however_it_is_recorded(plateaus_of):
 
 @st.composite
 def noisy(draw, corners, decades, n_steps, most):
-    """Draw a loss that is piecewise linear in log scale, with noise on every step and a few spikes."""
+    """A loss through the corners of a line in log scale, with noise on every step and a few spikes."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     loss = 10 ** np.interp(np.arange(n_steps + 1), corners, decades)
     loss *= np.exp(random.normal(0, draw(st.floats(0, most)), n_steps + 1))
@@ -186,16 +186,16 @@ def noisy(draw, corners, decades, n_steps, most):
 
 
 @st.composite
-def staircases(draw, most_noise=0.15):
-    """Draw a loss and its marks: up to three plateaus of at least a tenth of the run, left by at least 0.4 decades.
+def shelves(draw, most_noise=0.15):
+    """A loss and its marks: up to three shelves, each a tenth of the run or longer, left by 0.4 decades or more.
 
-    A fall takes at most a fifth of its plateau, so that the end of the plateau is well defined.
+    A fall takes a fifth of its shelf at most, so that the shelf has an end to speak of.
     """
     n_steps, n = draw(st.integers(500, 3000)), draw(st.integers(1, 3))
-    length = [draw(st.floats(0.1, max(0.2, 0.6 / n))) for _ in range(n)]
-    fall = [draw(st.floats(0.02, 0.2)) * width for width in length]
-    lead = draw(st.sampled_from([0, 0.02, 0.1])) * length[0]
-    corners = np.cumsum([lead, *(width for pair in zip(length, fall, strict=True) for width in pair)]) * n_steps
+    shelf = [draw(st.floats(0.1, max(0.2, 0.6 / n))) for _ in range(n)]
+    fall = [draw(st.floats(0.02, 0.2)) * width for width in shelf]
+    lead = draw(st.sampled_from([0, 0.02, 0.1])) * shelf[0]
+    corners = np.cumsum([lead, *(width for pair in zip(shelf, fall, strict=True) for width in pair)]) * n_steps
     drop = [draw(st.floats(*limits)) for _ in range(n) for limits in ((0, 0.03), (0.4, 2))]
     decades = -np.cumsum([0, *drop])
     marks = [(*corners[i : i + 2], 10 ** decades[i : i + 2].mean()) for i in range(0, 2 * n, 2)]
@@ -204,15 +204,15 @@ def staircases(draw, most_noise=0.15):
 
 
 @always_the_same
-@given(staircases())
-def test_plateaus_are_found_in_number_and_place(plateaus_of, case):
+@given(shelves())
+def test_shelves_are_found_in_number_and_place(plateaus_of, case):
     loss, marks = case
     assert_found(plateaus_of(loss), marks)
 
 
 @st.composite
 def steady_falls(draw):
-    """Draw a fall of 0.01 to 8 decades, linear in log scale or slowing down."""
+    """From a hundredth of a decade to eight, along a straight line in log scale or ever more slowly."""
     n_steps, share = draw(st.integers(1000, 3000)), np.linspace(0, 1, 100)
     decades = -draw(st.floats(0.01, 8)) * share ** draw(st.floats(0.2, 1))
     return draw(noisy(share * n_steps, decades, n_steps, 0.2))
@@ -225,7 +225,7 @@ def test_a_steady_fall_has_none(plateaus_of, loss):
 
 
 @always_the_same
-@given(staircases(), st.floats(-6, 6), st.integers(1, 50))
+@given(shelves(), st.floats(-6, 6), st.integers(1, 50))
 def test_the_units_of_loss_and_step_do_not_matter(plateaus_of, case, exponent, every):
     loss, _ = case
     expected = [(every * p.start, every * p.end, 10**exponent * p.level) for p in plateaus_of(loss)]
@@ -239,9 +239,9 @@ def test_the_units_of_loss_and_step_do_not_matter(plateaus_of, case, exponent, e
 
 
 @always_the_same
-@given(staircases(most_noise=0.05), st.floats(0.1, 0.5), st.integers(2, 5))
+@given(shelves(most_noise=0.05), st.floats(0.1, 0.5), st.integers(2, 5))
 def test_rows_left_out_do_not_matter(plateaus_of, case, share, every):
-    """Every step is recorded at first, and later only every second to fifth."""
+    """Every step is recorded up to some moment, and then every second to fifth only."""
     loss, marks = case
     dense = round(share * len(loss))
     step = np.append(np.arange(dense), np.arange(dense, len(loss), every))
@@ -254,7 +254,7 @@ anything = positive | st.sampled_from([0.0, -1.0])
 
 @always_the_same
 @given(st.lists(positive, min_size=1, max_size=60) | st.lists(anything, min_size=1, max_size=60), st.data())
-def test_any_loss_is_accepted(plateaus_of, loss, data):
+def test_any_loss_is_read_without_complaint(plateaus_of, loss, data):
     gaps = data.draw(st.lists(st.integers(1, 10**6), min_size=len(loss), max_size=len(loss)))
     found = plateaus_of(np.array(loss), np.cumsum(gaps))
     assert found == [] or min(loss) > 0

@@ -448,7 +448,7 @@ def test_reproduce_takes_runs_that_train_cannot_make(tmp_path):
 def test_reproduce_warns_if_the_result_differs(land):
     settings = json.loads(land.to_json())
     settings["runs"][0]["train"]["seed"] += 1
-    with pytest.warns(RuntimeWarning, match=re.escape(f"where it was {land.path_loss[0]:.4g} to")):
+    with pytest.warns(RuntimeWarning, match=re.escape(f"was {land.path_loss[0]:.4g} to")):
         lv.reproduce(settings, progress=False)
     settings = json.loads(land.to_json()) | {"complete": False}
     with pytest.warns(RuntimeWarning, match="was interrupted"):

@@ -156,7 +156,11 @@ def start_ray():
 
 
 # Warnings of these libraries about themselves are not errors.
-pytestmark = pytest.mark.filterwarnings("default", "error:Workers failed", "error:.*tasks")
+pytestmark = [
+    pytest.mark.filterwarnings("default", "error:Workers failed", "error:.*tasks"),
+    pytest.mark.cluster,
+    pytest.mark.slow,
+]
 
 
 def assert_same_when_killed(folder):
@@ -219,7 +223,7 @@ def test_ray_does_both(tmp_path):
         env=os.environ | {"RAY_AUTH_MODE": "disabled"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     if "timed out during startup" in done.stderr:
         pytest.skip("Ray gives itself thirty seconds to start, which were not enough here")

@@ -24,6 +24,8 @@ from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import as_run_set
 from loss_viz.settings import LandscapeSettings
 
+pytestmark = pytest.mark.slow
+
 SILENT = tqdm(disable=True)
 LOW, HIGH = np.array([-0.7, 2.0]), np.array([1.1, 2.9])
 COARSE = range(0, N_NODES, (N_NODES - 1) // (N_COARSE - 1))

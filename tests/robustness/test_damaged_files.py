@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 from child_process import run_driver
 
-pytestmark = pytest.mark.skipif(
-    not (hasattr(os, "fork") and Path("/proc/self/clear_refs").exists()),
-    reason="children are forked, and Linux tells what memory they take",
-)
+pytestmark = [
+    pytest.mark.fuzz,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (hasattr(os, "fork") and Path("/proc/self/clear_refs").exists()),
+        reason="children are forked, and Linux tells what memory they take",
+    ),
+]
 
 ROOM = 16 * 2**20  # beside twice the file: what Python and PyTorch take for names and for their work
 

@@ -21,7 +21,11 @@ JOBS = {"saving": 9, "recording": 9, "sweeping": 9, "exporting": 7, "stopping": 
 if find_spec("matplotlib"):
     JOBS["filming"] = 7
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
+pytestmark = [
+    pytest.mark.fuzz,
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked"),
+]
 
 
 @pytest.mark.parametrize("job", JOBS)

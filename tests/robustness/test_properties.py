@@ -29,6 +29,8 @@ from loss_viz.planes.projection import fit_projection, project_onto
 from loss_viz.settings import PLANES, SIGMA_RANGE
 from loss_viz.tasks.formula import parse_formula
 
+pytestmark = [pytest.mark.fuzz, pytest.mark.slow]
+
 MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))
 
 
