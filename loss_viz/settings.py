@@ -20,9 +20,10 @@ from loss_viz.tasks.formula import normalize_formula
 from loss_viz.tasks.networks import ACTIVATIONS, OPTIMIZERS, OptimizerFactory, check_lr
 from loss_viz.tasks.regression import N_POINTS, Target, build_task
 
-OWN_AXES = ("random", "hessian", "saddle")  # seen along their own axes, the others on the PC plane
-LOCAL_PLANES = ("local", "valley")  # through the run, spanned by directions that change along it
-PLANES = (*LOCAL_PLANES, "parallel", "global", "final", *OWN_AXES)
+AXES = ("pca", "random", "hessian", "saddle")
+PLANES = ("auto", "local", "parallel", "flat")
+BLENDS = ("planes", "losses")
+Axes = str | tuple[Any, Any]  # a word of `AXES`, or two directions
 NO_PLANE = "none"  # beside the surface
 SIGMA_RANGE = (1e-6, 1e3)
 POST_SIGMA = 0.06  # about the value of the post
@@ -76,6 +77,20 @@ def check_sigma(sigma: Any) -> None:
     what, advice = f"'auto' or a fraction of the path's diagonal from {low:g} to {high:g}", "The post used about 0.06."
     if isinstance(sigma, str) or not low <= check_float("sigma", sigma, what, advice=advice) <= high:
         raise argument_error("sigma", f"`sigma` must be {what}, got {sigma!r}. {advice}")
+
+
+def check_k(k: Any) -> None:
+    """Raise an error unless `k` is `"auto"` or a whole number from 1 to 10,000.
+
+    Raises:
+        TypeError: if it is neither a string nor a number.
+        ValueError: if it is another string, or out of range.
+    """
+    if isinstance(k, str):
+        if k != "auto":
+            raise argument_error("k", f"`k` must be 'auto' or a whole number from 1 to 10,000, got {k!r}. Use 'auto'.")
+        return
+    check_int("k", k, 1, 10_000, advice="Use 'auto', or 5.")
 
 
 @dataclass(frozen=True)
@@ -155,12 +170,11 @@ class TrainSettings:
 class LandscapeSettings:
     """Arguments of `landscape` on which its result depends, apart from the runs."""
 
-    k: int = option(
-        5,
+    k: int | str = option(
+        "auto",
         "k",
-        "Stride, in recorded steps, of the velocity and acceleration that span the local planes.",
-        bounds=(1, 10_000),
-        advice="Use 5.",
+        "Stride, in recorded steps, of the velocity and acceleration that span the local planes; moving it ends auto.",
+        checker=check_k,
         slider=(1, 50),
     )
     sigma: float | str = option(
@@ -172,13 +186,24 @@ class LandscapeSettings:
     resolution: int | tuple[int, int] = option(
         61, "grid", "Points of the surface along each axis.", bounds=(2, 301), advice="Use 61.", slider=(11, 121)
     )
+    axes: Axes = option(
+        "pca",
+        "axes",
+        "What the axes of the picture are: principal components of the run, random directions, or eigenvectors of the "
+        "Hessian (hessian: the two steepest; saddle: the steepest and the one that curves down).",
+        choices=AXES,
+    )
     plane: str = option(
-        "local",
+        "auto",
         "plane",
-        "Where the loss is taken: on planes along the run (local, valley, parallel), or on a single one: the PC plane "
-        "(global), or a plane through the last weights (final, random, hessian, saddle).",
+        "How the surface is laid: bent through the run, by planes of velocity and acceleration (local) or with the "
+        "axes kept parallel (parallel); or one flat plane. auto takes what predicts left-out steps best.",
         choices=PLANES,
     )
+    center: str | int = "last"
+    blend: str = "planes"
+    steps: tuple[int, int] | None = None
+    bounds: tuple[tuple[float, float], tuple[float, float]] | None = None
     n_anchors: int | None = 200
     seed: int = 0
 
@@ -211,7 +236,7 @@ class ViewSettings:
     beside: str = option(
         NO_PLANE,
         "beside",
-        "A second surface of the same run on other planes, on the same scale and with the same camera.",
+        "A second surface of the same run, laid in another way, on the same scale and with the same camera.",
         choices=(NO_PLANE, *PLANES),
     )
 
@@ -296,7 +321,7 @@ def to_script(settings: Mapping[str, Any], view: Mapping[str, Any] = PLACEHOLDER
         import loss_viz as lv
         <BLANKLINE>
         run = lv.train('x^2', width=8, depth=1, activation='silu', optimizer='adam', lr=0.01, steps=60, seed=56)
-        land = lv.landscape(run, k={k}, sigma={sigma}, resolution=(9, 7), plane='local')
+        land = lv.landscape(run, k={k}, sigma={sigma}, resolution=(9, 7), axes='pca', plane='auto')
         lv.surface_figure(land, step={step}, log={log})
     """
     runs = settings.get("runs", ())
@@ -341,7 +366,7 @@ def explorer_settings(settings: Mapping[str, Any], *, step: int, log: bool) -> d
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
         >>> settings = explorer_settings(land.settings, step=30, log=False)
         >>> settings["target"], settings["k"], settings["step"]
-        ('x^2', 5, 30)
+        ('x^2', 'auto', 30)
         >>> explorer = lv.Explorer(**settings)
         >>> explorer.wait(), explorer.settings == settings
         (True, True)

@@ -9,14 +9,9 @@ from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
 from loss_viz._validation import check_array, check_bool, check_choice
-from loss_viz.landscapes.held_out import (
-    BLOCK_RADIUS,
-    fit_shaped_kernel,
-    held_out_error,
-    held_out_heights,
-    select_kernel,
-)
+from loss_viz.landscapes.held_out import BLOCK_RADIUS, held_out_error, held_out_heights
 from loss_viz.landscapes.landscape import Landscape, check_landscape
+from loss_viz.settings import check_sigma
 
 SIGMAS = (0.003, 0.0055, 0.01, 0.018, 0.033, 0.06, 0.11, 0.2)
 
@@ -74,13 +69,14 @@ def fidelity(
 
     By default the surface is compared at every recorded step. That says little about the surface beside the path:
     anchors are steps of the run, and with narrow kernels their factors are 1 by construction. With `held_out=True` the
-    surface is blended at each anchor without the planes near that anchor. The result estimates the error at points as
-    far from the run as the gap is wide. Farther out nothing is known.
+    surface is blended at each anchor without the run near it: without planes there, and without planes built from steps
+    there. The result estimates the error at points as far from the run as the gap is wide. Farther out nothing is
+    known.
 
     Args:
-        landscape: any landscape; with `held_out=True` one of local, valley or parallel planes.
+        landscape: any landscape; with `held_out=True` one of local or parallel planes.
         held_out: compare at the anchors, without the planes near each.
-        block_radius: planes within this fraction of the path's diagonal, measured along the projected run, are left
+        block_radius: steps within this fraction of the path's diagonal, measured along the projected run, are left
             out; 0 leaves out only the anchor's own plane. Used with `held_out=True`.
         progress: show a progress bar if the work takes more than a second.
 
@@ -103,7 +99,7 @@ def fidelity(
     if len(landscape.planes) < 2:
         raise ValueError(
             f"Held-out fidelity needs a blend of planes, this landscape is of one {landscape.plane} plane. "
-            "Use `plane`='local'."
+            "Use `plane`='auto'."
         )
     with progress_bar(total=0, desc="held out", delay=1, leave=False, disable=not progress) as bar:
         found = measure_held_out(landscape, bar, block_radius)
@@ -125,7 +121,7 @@ def measure_held_out(landscape: Landscape, bar: tqdm, block_radius: float = BLOC
     """
     if len(landscape.planes) < 2:
         return None
-    rows, heights = held_out_heights(landscape.sampling, landscape.kernel, block_radius, bar)
+    rows, heights = held_out_heights(landscape.sampling, landscape.sigma, block_radius, bar)
     if not len(rows):
         return None
     return compare_heights(landscape.run_set.step[rows], heights, landscape.path_loss[rows])
@@ -145,15 +141,15 @@ def compare_heights(
 def disagreement_map(
     landscape: Landscape, *, of: str = "planes", progress: bool = True
 ) -> Float[np.ndarray, "n_y n_x"]:
-    """Measure how far the losses that each grid point averages are apart: exp(std(ln L)), 1 is agreement.
+    """Measure how far the losses on the planes at each grid point are apart: exp(std(ln L)), 1 is agreement.
 
     Losses are weighted as in the blend; planes with less than a hundredth of the largest weight are left out. Large
     values mark seams and places where the path passes over itself. Agreement does not prove that the surface is right.
 
     Args:
-        landscape: landscape whose kernel and losses are used; hardly any loss is evaluated again.
-        of: `"planes"`: losses of the planes at each grid point. `"run"`: true losses of the anchors; on the path this
-            is the error caused by the width of the kernel.
+        landscape: landscape whose planes and kernels are used.
+        of: `"planes"`: losses of the planes at each grid point, ten or more for each. `"run"`: true losses of the
+            anchors; on the path this is the error caused by the width of the kernel.
         progress: show a progress bar if the work takes more than a second.
 
     Returns:
@@ -170,24 +166,26 @@ def disagreement_map(
     """
     check_landscape(landscape)
     check_choice("of", of, ("planes", "run"), advice="Use 'planes'.")
-    grid, kernel = landscape.sampling.grid, landscape.kernel
+    points = landscape.sampling.points
     if len(landscape.planes) < 2:
         return np.ones_like(landscape.loss)
     with progress_bar(total=0, desc="disagreement", delay=1, leave=False, disable=not progress) as bar:
         losses = landscape.path_loss[landscape.anchors]
-        factor = grid.spread(kernel, bar) if of == "planes" else grid.spread_of(kernel, losses)
+        bar.total = len(points)
+        blend = landscape.blend
+        factor = blend.spread(points, bar) if of == "planes" else blend.spread_of(losses, points)
     return factor.reshape(landscape.loss.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class SigmaCurve:
-    """Held-out errors in decades: the root mean square of log10(height / loss). 0.3 is a factor of two.
+    """Held-out errors in decades: the mean of |log10(height / loss)|. 0.3 is a factor of two.
 
     Attributes:
         sigma: `(n,)`, fixed bandwidths, as fractions of the path's diagonal.
         error: `(n,)`, the error of each.
         auto: error of `sigma="auto"`.
-        block_radius: fraction of the diagonal within which planes were left out.
+        block_radius: fraction of the diagonal within which steps were left out.
     """
 
     sigma: Float[np.ndarray, " n"]
@@ -211,14 +209,13 @@ def sigma_curve(
 ) -> SigmaCurve:
     """Measure the held-out error of several bandwidths, on the planes of a landscape.
 
-    At each anchor the surface is blended without the planes within `block_radius` along the run: this estimates what a
-    bandwidth costs beside the path, as `fidelity(landscape, held_out=True)` does. `"auto"` makes one choice, by this
-    same error, so its value here is slightly optimistic.
+    At each anchor the surface is blended without the run within `block_radius` of it: this estimates what a bandwidth
+    costs beside the path, as `fidelity(landscape, held_out=True)` does.
 
     Args:
-        landscape: landscape of local, valley or parallel planes; its own `sigma` does not matter.
+        landscape: landscape of local or parallel planes; its own `sigma` does not matter.
         sigmas: fixed bandwidths, as fractions of the path's diagonal.
-        block_radius: fraction of the diagonal along the run within which planes are left out.
+        block_radius: fraction of the diagonal along the run within which steps are left out.
         progress: show a progress bar if the work takes more than a second.
         bar: progress bar to use instead; exceptions it raises stop the evaluation.
 
@@ -240,14 +237,16 @@ def sigma_curve(
         raise ValueError("`sigmas` must hold at least one bandwidth, got none. Leave it out for eight of them.")
     if len(landscape.planes) < 2:
         raise ValueError(
-            f"`sigma` needs planes to blend, this landscape is of one {landscape.plane} plane. Use 'local'."
+            f"`sigma` needs planes to blend, this landscape is of one {landscape.plane} plane. Use 'auto'."
         )
     sampling = landscape.sampling
-    kernels = [fit_shaped_kernel(sampling, sigma) for sigma in widths.tolist()]
+    for width in widths.tolist():
+        check_sigma(width)
     with progress_bar(total=0, desc="sigma", delay=1, leave=False, disable=not progress or bar is not None) as own:
         meter = own if bar is None else bar
-        errors = np.array([held_out_error(sampling, kernel, block_radius, meter) for kernel in kernels])
-        auto = held_out_error(sampling, select_kernel(sampling, "auto", meter), block_radius, meter)
+        meter.total = (meter.total or 0) + (len(widths) + 1) * len(sampling.anchors)
+        errors = np.array([held_out_error(sampling, width, block_radius, meter) for width in widths.tolist()])
+        auto = held_out_error(sampling, "auto", block_radius, meter)
     if np.isnan(auto):
         raise ValueError(
             f"`block_radius`={block_radius} leaves nothing to compare: the run is too short, or does not move, or its "

@@ -165,5 +165,5 @@ def measure_sharpness(
         )
     rows = np.unique([run.nearest_row(step) for step in chosen])
     with tqdm(total=0, desc="sharpness", delay=1, leave=False, disable=not progress) as bar:
-        values, _ = hessian_eigenvalues_along(run.objective, run.weights, rows, run.buffers, plane="saddle", bar=bar)
+        values = hessian_eigenvalues_along(run.objective, run.weights, rows, run.buffers, bar=bar)
     return Sharpness(run.step[rows], values[:, 0], values[:, 1])

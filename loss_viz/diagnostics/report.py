@@ -12,7 +12,6 @@ from loss_viz.diagnostics.plateaus import Plateau, find_plateaus
 from loss_viz.landscapes.landscape import Landscape, check_landscape
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run_set import RunSet
-from loss_viz.settings import OWN_AXES
 
 # Squared correlations of PC1 and PC2 with cosines of time above which `warnings` mentions them. Smooth runs that learn
 # something reach 0.98 and 0.92, as random walks do: this is a warning, not a verdict.
@@ -69,7 +68,7 @@ class Report:
         nan where this has no meaning: axes that are not PCs, several runs, or a run that never moves.
         """
         land, run = self._landscape, self._landscape.run
-        if len(land.runs) > 1 or land.plane in OWN_AXES or len(run) < 3:
+        if len(land.runs) > 1 or land.given.axes != "pca" or len(run) < 3:
             return np.nan, np.nan
         time = (run.step - run.step[0]) / (run.step[-1] - run.step[0])
         squares = []

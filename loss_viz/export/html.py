@@ -45,7 +45,7 @@ def export_html(
             plane, grid and anchors are kept.
         path: file to write; an existing file is replaced once the new one is complete.
         k: strides; 1, 2, 5, 10 and 20 by default, without those for which a run is too short. They have no effect on
-            planes other than local and valley ones; valley planes keep their own by default.
+            planes other than local ones.
         sigma: bandwidths; `"auto"`, 0.01, 0.03, 0.06 and 0.1 by default. The page opens with the pair of a landscape,
             which is always included; for runs with the first of each list, or k = 5 and `"auto"`.
         resolution: points along each axis, or a pair `(n_x, n_y)`; 61 by default. A landscape keeps its own.

@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
 from loss_viz._progress import ProgressMeter
@@ -13,10 +14,11 @@ from loss_viz._validation import argument_error
 from loss_viz.diagnostics.report import assess
 from loss_viz.landscapes.compute import Pipeline
 from loss_viz.landscapes.grid import check_view
+from loss_viz.landscapes.held_out import PlaneChoice
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.planes.local_planes import check_stride
 from loss_viz.runs.run_set import Runs, RunSet, as_run_set
-from loss_viz.settings import LOCAL_PLANES, POST_SIGMA, LandscapeSettings, check_sigma
+from loss_viz.settings import POST_SIGMA, LandscapeSettings, check_sigma
 
 STRIDES = (1, 2, 5, 10, 20)
 
@@ -56,7 +58,7 @@ class LandscapeVariants:
     @property
     def choices(self) -> dict[str, list[Any]]:
         """Arguments `k` and `sigma` of `compute_variants` for these landscapes, without those that have no effect."""
-        chosen = {"k": _put_first(self.opening.k, self.k)} if self.opening.plane in LOCAL_PLANES else {}
+        chosen = {"k": _put_first(self.opening.k, self.k)} if self.opening.plane == "local" else {}
         return chosen | ({"sigma": _put_first(self.opening.sigma, self.sigma)} if len(self.opening.planes) > 1 else {})
 
 
@@ -70,15 +72,16 @@ def compute_variants(
 ) -> LandscapeVariants:
     """Compute and assess the landscapes of some runs for several strides and bandwidths.
 
-    Each is what `landscape` returns for the same arguments. The bandwidths of a stride share its planes and the losses
-    evaluated on them.
+    Each is what `landscape` returns for the same arguments.
 
     Args:
         source: one run, or several as a list or by name as a dict; or a landscape, which is kept, and whose plane, grid
             and anchors the others adopt.
-        k: strides; 1, 2, 5, 10 and 20 by default, without those for which a run is too short.
+        k: strides; by default 1, 2, 5, 10 and 20, without those for which a run is too short, and the stride that
+            `"auto"` takes; or none, if it takes parallel planes.
         sigma: bandwidths; `"auto"`, 0.01, 0.03, 0.06 and 0.1 by default. The stride and bandwidth of a landscape are
-            added to both lists, and shown first. For runs it is k = 5 and `"auto"`, or the first items of given lists.
+            added to both lists, and shown first. For runs these are those of `"auto"`, or the first items of given
+            lists.
         resolution: as for `landscape`, whose default applies; a landscape keeps its own.
         progress: show a progress bar if it takes more than a second.
 
@@ -105,12 +108,16 @@ def compute_variants(
                 f"`resolution` is that of the landscape, {size[0]} x {size[1]}; got {resolution}. Leave it out, or "
                 "pass the run in place of the landscape.",
             )
-        settings = replace(settings, plane=own.plane, resolution=size, n_anchors=own.n_anchors, seed=own.seed)
-    strides, widths = _choose_strides(k, run_set, given), _choose_widths(sigma, given)
+        settings = replace(own.settings, resolution=size)
+    pipeline, landscapes = Pipeline(run_set, like=own), []
+    if own is None:
+        check_view(run_set, settings)
+        choice = PlaneChoice("local", int(k[0]), {}) if k else pipeline.choice(settings, tqdm(disable=True))
+        settings = replace(settings, plane=choice.plane, k=choice.k)
+    strides, widths = _choose_strides(k, run_set, settings, given), _choose_widths(sigma, given)
     check_view(run_set, replace(settings, k=strides[0]))
     in_order = tuple(sorted(strides)), tuple(sorted(widths, key=_slider_position))
     pairs = list(product(*in_order))
-    pipeline, landscapes = Pipeline(run_set, like=own), []
     with _ProgressBar(len(pairs), disable=not progress) as bar:
         for pair in pairs:
             meter = bar.begin(*pair)
@@ -149,17 +156,18 @@ class _ProgressBar(progress_bar):
         return ProgressMeter(lambda: None, lambda share: self.update(max(0.0, start + min(share, 0.99) - self.n)))
 
 
-def _choose_strides(k: Sequence[int] | None, run_set: RunSet, given: Landscape | None) -> list[int]:
+def _choose_strides(
+    k: Sequence[int] | None, run_set: RunSet, settings: LandscapeSettings, given: Landscape | None
+) -> list[int]:
     """Return distinct strides, beginning with the one to show first."""
-    plane, shortest = given.plane if given else "local", min(len(run) for run in run_set.runs)
+    shortest = min(len(run) for run in run_set.runs)
     if k is None:
-        # On valley planes each stride needs Hessian-vector products of its own: only on request.
-        strides = [stride for stride in STRIDES if 2 * stride < shortest] if plane == "local" else []
-        usual = LandscapeSettings.k
-        nearest = min(strides or [usual], key=lambda stride: abs(stride - usual))
-        return _put_first(given.k if given else nearest, strides)
-    if plane not in LOCAL_PLANES:
-        raise argument_error("k", f"`k` makes no difference to the {plane} plane, got {list(k)}. Leave it out.")
+        strides = [stride for stride in STRIDES if 2 * stride < shortest] if settings.plane == "local" else []
+        return _put_first(int(settings.k), strides)
+    if settings.plane != "local":
+        raise argument_error(
+            "k", f"`k` makes no difference to the {settings.plane} plane, got {list(k)}. Leave it out."
+        )
     _check_list("k", k, "one stride, as in [5]")
     for stride in k:
         check_stride(stride, shortest)

@@ -32,7 +32,6 @@ def write_notes(landscape: Landscape, width: int) -> list[str]:
 def name_surface(run_set: RunSet, *, plane: str, k: int, sigma: float | str) -> str:
     """Return one line: target, planes, and the settings that matter for them."""
     settings = {"local": f", k = {k}, σ = {sigma}", "parallel": f", σ = {sigma}"}
-    settings["valley"] = settings["local"]
     run, n_runs = run_set.runs[0], len(run_set.runs)
     target = [run.task.name] if run.task else [run.name] if run.name and n_runs == 1 else []
     words = [*target, *([f"{n_runs} runs"] if n_runs > 1 else [])]

@@ -87,7 +87,7 @@ class ViewState:
 
     Attributes:
         sampling: runs, plane and grid.
-        surface: the surface; a preview may have a coarser grid than `sampling`.
+        surface: the surface; a first one may have a coarser grid than `sampling`.
         sigma: bandwidth as given.
         scale: the loss axis.
         landscape: the complete landscape; None while the surface under the runs is unknown.
@@ -265,7 +265,7 @@ def _pane_update(view: ViewState, plateaus: Sequence[Plateau], min_support: floa
 def _scene_update(view: ViewState) -> dict[str, Any]:
     """Return the title of a surface, and the axes around it."""
     sampling, axis = view.sampling, view.scale.axis()
-    name = name_surface(view.run_set, plane=sampling.plane, k=sampling.k, sigma=view.sigma)
+    name = name_surface(view.run_set, plane=sampling.settings.plane, k=int(sampling.settings.k), sigma=view.sigma)
     x, y = plane_axes(view.projection, view.surface)
     return {
         "title.text": caption(view.landscape) if view.landscape else f"{name}<br>{SMALL.format('…')}",

@@ -1,4 +1,4 @@
-"""Evaluation of the losses of planes at points of the picture, locally or on joblib workers.
+"""Evaluation of the loss at averages of points on planes, locally or on joblib workers.
 
 If `joblib.parallel_config` names a backend, and measured times say that it pays, losses are distributed to threads,
 processes, or Dask or Ray workers. A task carries only the planes it needs; the loss is sent to each process once per
@@ -11,7 +11,7 @@ import time
 import traceback
 import uuid
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -20,13 +20,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+import torch
+from jaxtyping import Float, UInt8
 from joblib import Parallel, delayed, effective_n_jobs, wrap_non_picklable_objects
 from joblib.parallel import get_active_backend
-from tqdm import tqdm
 
 from loss_viz.objective.objective import Objective
-from loss_viz.planes.plane_set import Planes
+from loss_viz.planes.plane_set import Planes, PlaneWeights, used_planes
 from loss_viz.runs.weights import take_rows
 
 LIFT_BYTES = 2**24
@@ -43,58 +43,86 @@ STUCK_SECONDS = 300.0  # plus ten times its expected duration: then a task is co
 
 MAX_FAILURES = 2  # with no loss in between: then the rest is evaluated locally
 
-Losses = Float[np.ndarray, " n_part"]
+Losses = Float[np.ndarray, "n_part n_scalars"]
 
 Updates = Generator[Losses, None, None]
+
+Objectives = tuple[Objective, ...]
 
 Answer = tuple[Losses, float, str]  # losses, their seconds, and the traceback of the error that ended the task
 
 
 def evaluate_planes(
-    objective: Objective, planes: Planes, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"], bar: tqdm
+    objectives: Sequence[Objective], planes: Planes, points: Float[np.ndarray, "n 2"], weights: PlaneWeights
 ) -> Iterator[Losses]:
-    """Yield the losses of plane `index[i]` at `points[i]`, part by part, in order.
+    """Yield the scalars of the networks sum_t w_t theta_t(q), `(n_part, n_scalars)`, part by part, in order.
+
+    Where a function of the user raises an error for some weights, the value is nan.
 
     Args:
-        objective: the loss.
+        objectives: the loss, then further scalars.
         planes: the planes.
-        index: indices of planes; fastest if equal ones are adjacent.
-        points: points of the picture.
-        bar: progress bar, advanced once per part; exceptions it raises stop the work, also on workers.
+        points: `(n, 2)`, points of the picture.
+        weights: `(n, n_planes)`, weights of the planes at each point; fastest if equal planes are adjacent.
     """
-    query, n_workers = _Query(planes, index, points), effective_n_jobs(None)  # 1 without a joblib configuration
-    parts = query.evaluate(objective) if n_workers < 2 else _evaluate_on_workers(objective, query, n_workers)
+    query, n_workers = _Query(planes, points, weights), effective_n_jobs(None)  # 1 without a joblib configuration
+    objectives = tuple(objectives)
+    parts = query.evaluate(objectives) if n_workers < 2 else _evaluate_on_workers(objectives, query, n_workers)
     with closing(parts):  # stops the workers at once
-        for losses in parts:
-            yield losses
-            bar.update(len(losses))
+        yield from parts
 
 
 @dataclass(frozen=True, eq=False)
 class _Query:
-    """Points on planes at which losses are requested."""
+    """Points of the picture and the weights of the planes there."""
 
     planes: Planes
-    index: Int[np.ndarray, " n"]
     points: Float[np.ndarray, "n 2"]
+    weights: PlaneWeights
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.points)
 
     def part(self, start: int, stop: int | None = None) -> "_Query":
-        return replace(self, index=self.index[start:stop], points=self.points[start:stop])
+        return replace(self, points=self.points[start:stop], weights=self.weights[start:stop])
 
     def take(self) -> "_Query":
         """Return the query with only the planes it needs."""
-        return _Query(*self.planes.take(self.index), self.points)
+        used, weights = used_planes(self.weights)
+        return _Query(self.planes.take(used), self.points, weights)
 
-    def evaluate(self, objective: Objective) -> Updates:
-        """Yield the losses, in whole chunks of the objective, because other batch sizes round differently."""
-        chunk, buffers = objective.chunk_size, self.planes.buffers
-        n_rows = chunk * max(1, min(CHUNKS_PER_UPDATE, LIFT_BYTES // (3 * self.planes.bases.row_bytes * chunk)))
+    def evaluate(self, objectives: Objectives) -> Updates:
+        """Yield the scalars, in whole chunks of the objective, because other batch sizes round differently."""
+        chunk = objectives[0].chunk_size
+        n_rows = chunk * max(1, min(CHUNKS_PER_UPDATE, LIFT_BYTES // (self.planes.row_bytes * chunk)))
         for start in range(0, len(self), n_rows):
-            index, points = (array[start : start + n_rows] for array in (self.index, self.points))
-            yield objective(self.planes.lift(index, points), take_rows(buffers, index))
+            part = self.part(start, start + n_rows)
+            lifted, buffers = self.planes.lift(part.points, part.weights), self.planes.average_buffers(part.weights)
+            yield np.stack([_evaluate(objective, lifted, buffers) for objective in objectives], axis=1)
+
+
+def _evaluate(
+    objective: Objective, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None
+) -> Float[np.ndarray, " n"]:
+    """Return the scalars at weight vectors; nan where the function raises an error."""
+    try:
+        return objective(weights, buffers)
+    except Exception as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or _is_broken(objective):
+            raise
+        if len(weights) == 1:
+            return np.array([np.nan])
+    rows = range(len(weights))
+    return np.concatenate([_evaluate(objective, weights[i : i + 1], take_rows(buffers, slice(i, i + 1))) for i in rows])
+
+
+def _is_broken(objective: Objective) -> bool:
+    """Return whether the function fails at the weights of the model too, as when its data are gone."""
+    try:
+        objective(objective.initial_weights[None])
+    except Exception:
+        return True
+    return False
 
 
 Known = WeakKeyDictionary[Any, float]
@@ -106,18 +134,19 @@ _WORKER_SECONDS: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()  # of a los
 _DELAY: Known = WeakKeyDictionary()  # start-up time of each backend in the last call
 
 
-def _evaluate_on_workers(objective: Objective, query: _Query, n_workers: int) -> Updates:
+def _evaluate_on_workers(objectives: Objectives, query: _Query, n_workers: int) -> Updates:
     """Yield losses from workers where that pays, else local ones; losses that workers fail to return are repeated."""
     backend, n_done, n_failures, failed = get_active_backend()[0], 0, 0, False
+    loss = objectives[0]  # whose times stand for all scalars together
     while n_done < len(query):
         rest = query.part(n_done)
-        if failed or n_failures == MAX_FAILURES or _seconds_saved(objective, len(rest), backend, n_workers) <= 0:
-            losses = _evaluate_locally(objective, rest)  # also after a failure: raises an error of the loss itself
+        if failed or n_failures == MAX_FAILURES or _seconds_saved(loss, len(rest), backend, n_workers) <= 0:
+            losses = _evaluate_locally(objectives, rest)  # also after a failure: raises an error of the loss itself
             n_done, failed = n_done + len(losses), False
             yield losses
             continue
         try:
-            with closing(_dispatch(objective, rest, backend, n_workers)) as parts:
+            with closing(_dispatch(objectives, rest, backend, n_workers)) as parts:
                 for losses in parts:
                     n_done, n_failures = n_done + len(losses), 0
                     yield losses
@@ -139,20 +168,22 @@ def _seconds_saved(objective: Objective, n: int, backend: Any, n_workers: int) -
     return n * (here - remote / n_busy) - _DELAY.get(backend, MIN_SECONDS)
 
 
-def _evaluate_locally(objective: Objective, query: _Query) -> Losses:
+def _evaluate_locally(objectives: Objectives, query: _Query) -> Losses:
+    objective = objectives[0]
     known, started = _SECONDS.get(objective), time.perf_counter()
-    losses = next((query if known else query.part(0, objective.chunk_size)).evaluate(objective))
+    losses = next((query if known else query.part(0, objective.chunk_size)).evaluate(objectives))
     seconds = (time.perf_counter() - started) / len(losses)
     _SECONDS[objective] = 0.0 if known is None else min(known or seconds, seconds)
     return losses
 
 
-def _dispatch(objective: Objective, query: _Query, backend: Any, n_workers: int) -> Updates:
+def _dispatch(objectives: Objectives, query: _Query, backend: Any, n_workers: int) -> Updates:
+    objective = objectives[0]
     chunk, seconds, begun = objective.chunk_size, _SECONDS[objective], time.perf_counter()
     known = _WORKER_SECONDS.setdefault(backend, WeakKeyDictionary())
-    limit = TASK_SECONDS if query.planes.bases.in_memory else BUILD_SECONDS
+    limit = TASK_SECONDS if query.planes.in_memory else BUILD_SECONDS
     shared, key = getattr(backend, "supports_sharedmem", False), uuid.uuid4().hex
-    payload = objective if shared else _broadcast(backend, np.frombuffer(_pack(objective), np.uint8))
+    payload = objectives if shared else _broadcast(backend, np.frombuffer(_pack(objectives), np.uint8))
 
     def cut() -> Iterator[Any]:
         start = 0
@@ -206,14 +237,14 @@ def _stream(tasks: Iterator[Any], backend: Any, n_workers: int, timeout: float) 
             answers.close()
 
 
-_OPENED: dict[str, Objective] = {}  # the latest objective sent to this process
+_OPENED: dict[str, Objectives] = {}  # the latest ones sent to this process
 
 _OPENING = threading.Lock()
 
 
 def _run_task(key: str, payload: Any, task: Any) -> Answer:
     """Run a task on a worker. Errors are returned as text, because not every exception can be pickled."""
-    losses, trace, started = [np.empty(0)], "", time.perf_counter()
+    losses, trace, started = [], "", time.perf_counter()
     try:
         if isinstance(task, bytes):
             payload, task, started = _open(key, payload), pickle.loads(task), time.perf_counter()
@@ -221,10 +252,10 @@ def _run_task(key: str, payload: Any, task: Any) -> Answer:
             losses.append(part)
     except Exception:
         trace = traceback.format_exc(limit=-3)
-    return np.concatenate(losses), time.perf_counter() - started, trace
+    return np.concatenate(losses or [np.empty((0, 1))]), time.perf_counter() - started, trace
 
 
-def _open(key: str, payload: Any) -> Objective:
+def _open(key: str, payload: Any) -> Objectives:
     with _OPENING:
         if key not in _OPENED:
             payload_bytes = payload if isinstance(payload, np.ndarray) else import_module("ray").get(payload)

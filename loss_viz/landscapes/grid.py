@@ -2,9 +2,11 @@
 
 import math
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,59 +14,50 @@ from scipy.spatial import KDTree
 from tqdm import tqdm
 
 from loss_viz._validation import argument_error, check_choice
-from loss_viz.landscapes.blending import PlaneLosses
-from loss_viz.landscapes.interpolation import Lattice
-from loss_viz.landscapes.loss_cache import LossCache
-from loss_viz.planes.directions import hessian_directions, hessian_eigenvalues_along, random_directions
-from loss_viz.planes.local_planes import check_anchors, check_stride, choose_anchors, local_planes, valley_planes
-from loss_viz.planes.plane_set import HELD_BYTES, Planes, parallel_planes, single_plane
-from loss_viz.planes.projection import Projection, fit_projection, project_onto
+from loss_viz.planes.directions import hessian_directions, own_directions, random_directions
+from loss_viz.planes.local_planes import check_anchors, check_stride, choose_anchors, local_planes
+from loss_viz.planes.plane_set import Planes, flat_plane, parallel_planes
+from loss_viz.planes.projection import Projection, fit_projection, mean_row, project_onto
 from loss_viz.runs.run_set import RunSet
 from loss_viz.runs.weights import take_rows
-from loss_viz.settings import LOCAL_PLANES, OWN_AXES, PLANES, LandscapeSettings
+from loss_viz.settings import AXES, BLENDS, PLANES, LandscapeSettings, check_k
 
 SUPPORT_WIDTH = 0.03  # of the diagonal
-
 MARGIN = 0.3  # on each side, of the extent of the path
-
 MIN_AXIS = 0.1  # of the diagonal, for a path that is a straight line
-
 MAX_POINTS = 2**24  # of the grid; a few arrays of that size fit in memory
-
 RANDOM_EXTENT = 1.0  # in filter norms to each side, as Li et al. draw it
+POINT_EXTENT = 0.5  # in units of weights to each side of a single network, without a path to set the scale
+FIXED_AXES = ("random", "hessian", "saddle")  # `plane="auto"` is flat on them, as other tools draw them
+COARSEST = 10  # intervals along the shorter axis, at least
 
 
 @dataclass(frozen=True, eq=False)
 class Sampling:
-    """The planes along some runs and the points at which they are blended, with every loss evaluated there.
+    """The planes along some runs and the grid on which they are blended.
 
     Attributes:
         run_set: the runs.
         projection: the plane of the picture.
         planes: the planes to blend.
         anchors: `(n_anchors,)`, rows of the runs through which the planes pass.
-        plane: kind of planes.
-        k: stride of velocity and acceleration, in recorded steps.
-        path: losses at the projected runs, one point per row.
-        cache: losses on disk; None for memory only.
+        settings: arguments of `landscape`, with the `plane` and `k` that were chosen in place of `"auto"`.
         x: `(n_x,)`, coordinates along the first axis, in units of weights if the axis has length 1.
         y: `(n_y,)`, coordinates along the second axis.
-        n_anchors: maximum number of anchors; None for every step.
-        seed: seed of the random directions.
     """
 
     run_set: RunSet
     projection: Projection
     planes: Planes
     anchors: Int[np.ndarray, " n_anchors"]
-    plane: str
-    k: int
-    path: PlaneLosses
-    cache: LossCache | None
+    settings: LandscapeSettings
     x: Float[np.ndarray, " n_x"]
     y: Float[np.ndarray, " n_y"]
-    n_anchors: int | None
-    seed: int
+
+    @property
+    def points(self) -> Float[np.ndarray, "n 2"]:
+        """The points of the grid, row by row."""
+        return np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
 
     @cached_property
     def arc(self) -> Float[np.ndarray, " n_steps"]:
@@ -76,156 +69,225 @@ class Sampling:
         return total - np.repeat(total[starts], [len(run) for run in self.run_set.runs])
 
     @cached_property
-    def grid(self) -> PlaneLosses:
-        """Losses over the grid, row by row."""
-        points = np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
-        axes = self.x, self.y
-        loss_table = None if self.cache is None else self.cache.open_table("grid", *map(len, axes))
-        return PlaneLosses(
-            points, self.planes, self.run_set.objective, lattice=self.path.lattice, axes=axes, loss_table=loss_table
-        )
-
-    @cached_property
     def support(self) -> Float[np.ndarray, "n_y n_x"]:
         """exp(-d² / (2 (0.03 diagonal)²)) for the distance d from each grid point to the path."""
-        distance, _ = KDTree(self.projection.path).query(self.grid.points)
+        distance, _ = KDTree(self.projection.path).query(self.points)
         support = np.exp(-0.5 * (distance / (SUPPORT_WIDTH * self.projection.diagonal)) ** 2)
         return support.reshape(len(self.y), len(self.x))
+
+    def coarsen(self, stride: int) -> tuple["Sampling", Int[np.ndarray, " n"]]:
+        """Return a sampling of every `stride`-th point along each axis, and their indices in the grid."""
+        columns, rows = (np.unique(np.append(np.arange(0, len(a), stride), len(a) - 1)) for a in (self.x, self.y))
+        coarse = replace(self, x=self.x[columns], y=self.y[rows])
+        return coarse, (rows[:, None] * len(self.x) + columns).ravel()
+
+    @property
+    def strides(self) -> list[int]:
+        """Strides of the grids from the coarsest to the full one, each with every other point of the next."""
+        shortest, stride = min(len(self.x), len(self.y)) - 1, 1
+        while shortest // (2 * stride) >= COARSEST:
+            stride *= 2
+        return [stride >> i for i in range(stride.bit_length())]
 
 
 def check_view(run_set: RunSet, settings: LandscapeSettings) -> None:
     """Check the settings on which a sampling depends, before the runs are read, which may take minutes.
 
     Raises:
-        ValueError: if a setting is out of its range, or a run has fewer than 2k + 1 recorded steps.
+        TypeError: if a setting has the wrong type.
+        ValueError: if a setting is out of its range, or a run has too few recorded steps.
     """
-    check_choice("plane", settings.plane, PLANES, advice="'local' is the default.")
-    if settings.plane in LOCAL_PLANES:
-        check_stride(settings.k, min(len(run) for run in run_set.runs))
+    check_choice("plane", settings.plane, PLANES, advice="'auto' is the default.")
+    check_choice("blend", settings.blend, BLENDS, advice="'planes' is the default.")
+    check_axes(settings.axes)
+    shortest = min(len(run) for run in run_set.runs)
+    if settings.axes == "pca" and len(run_set) < 2:
+        raise argument_error(
+            "axes", "`axes`='pca' needs at least 2 recorded steps, the run has 1. Use 'random', 'hessian' or 'saddle'."
+        )
+    check_k(settings.k)
+    bent = settings.plane == "auto" and not is_flat_by_default(settings.axes)
+    if settings.plane == "local" or (bent and settings.k != "auto"):
+        check_stride(1 if settings.k == "auto" else int(settings.k), shortest)
+    if settings.center not in ("last", "mean"):
+        if isinstance(settings.center, str):
+            raise argument_error(
+                "center", f"`center` must be 'last', 'mean' or a training step, got {settings.center!r}. Use 'last'."
+            )
+        run_set.nearest_rows(settings.center, name="center")
     check_anchors(settings.n_anchors)
     _read_resolution(settings.resolution)
+    check_bounds(settings.bounds)
 
 
-def fit_picture_plane(run_set: RunSet, plane: str, *, seed: int = 0, bar: tqdm | None = None) -> Projection:
-    """Fit the plane of the picture: principal components of all runs, or axes through the last weights of the first.
+def check_axes(axes: Any) -> None:
+    """Raise an error unless `axes` is one of the words, or a pair of vectors or names."""
+    if isinstance(axes, str):
+        return check_choice("axes", axes, AXES, advice="Two directions of your own are a pair, as in (u, v).")
+    if not isinstance(axes, Sequence) or len(axes) != 2:
+        raise TypeError(
+            f"`axes` must be one of {', '.join(AXES)}, or a pair of vectors or names; got {reprlib.repr(axes)}. Use "
+            "'pca'."
+        )
+
+
+def is_flat_by_default(axes: Any) -> bool:
+    """Return whether `plane="auto"` means a flat plane on these axes."""
+    return isinstance(axes, str) and axes in FIXED_AXES
+
+
+def check_bounds(bounds: Any) -> None:
+    """Raise an error unless `bounds` is None or ((x0, x1), (y0, y1)), finite and increasing."""
+    if bounds is None:
+        return
+    try:
+        ends = np.asarray(bounds, dtype=np.float64)
+    except (TypeError, ValueError):
+        ends = np.empty(0)
+    if ends.shape != (2, 2) or not np.isfinite(ends).all() or not (ends[:, 0] < ends[:, 1]).all():
+        raise argument_error(
+            "bounds",
+            f"`bounds` must be ((x0, x1), (y0, y1)) with x0 < x1 and y0 < y1, got {reprlib.repr(bounds)}. Use None for "
+            "the whole picture.",
+        )
+
+
+def fit_picture_plane(run_set: RunSet, settings: LandscapeSettings, bar: tqdm | None = None) -> Projection:
+    """Fit the plane of the picture: principal components of all runs, or other axes through the center.
 
     Args:
         run_set: the runs.
-        plane: kind of planes, as for `loss_viz.landscape`.
-        seed: seed of the random directions.
+        settings: `axes`, `center` and `seed` are used.
         bar: progress bar, advanced once per block of parameters and per Hessian-vector product.
 
     Raises:
-        ValueError: if the directions of the plane cannot be computed for this model.
+        ValueError: if the axes cannot be computed for this model, or are dependent.
     """
-    if plane not in OWN_AXES:
+    if settings.axes == "pca":
         return fit_projection(run_set.weights, bar)
-    run = run_set.runs[0]
-    last = run.weights[len(run) - 1].astype(np.float64)
-    if plane == "random":
-        directions = random_directions(run_set.objective.layout, last, seed=seed)
-        axes = ("random direction 1", "random direction 2")
+    center, buffers = _find_center(run_set, settings.center)
+    if settings.axes == "random":
+        directions = random_directions(run_set.objective.layout, center, seed=settings.seed)
+        names = ("random direction 1", "random direction 2")
+    elif isinstance(settings.axes, str):
+        values, directions = hessian_directions(run_set.objective, center, buffers, axes=settings.axes, bar=bar)
+        names = (f"eigenvector, λ = {values[0]:.3g}", f"eigenvector, λ = {values[1]:.3g}")
     else:
-        buffers = take_rows(run.buffers, len(run) - 1)
-        values, directions = hessian_directions(run_set.objective, last, buffers, plane=plane, bar=bar)
-        axes = (f"eigenvector, λ = {values[0]:.3g}", f"eigenvector, λ = {values[1]:.3g}")
-    return project_onto(run_set.weights, last, directions, axes=axes, bar=bar)
+        directions, names = own_directions(run_set, settings.axes, center, buffers, bar=bar)
+    return project_onto(run_set.weights, center, directions, axes=names, bar=bar)
+
+
+def _find_center(
+    run_set: RunSet, center: str | int
+) -> tuple[Float[np.ndarray, " n_params"], Float[np.ndarray, " n_buffers"] | None]:
+    """Return the weights at the center, and the buffers there; those of the last step for the mean."""
+    row = _center_row(run_set, center)
+    buffers = take_rows(run_set.buffers, run_set.ends[0] - 1 if row is None else row)
+    return (mean_row(run_set.weights) if row is None else run_set.weights[row].astype(np.float64)), buffers
+
+
+def _center_row(run_set: RunSet, center: str | int) -> int | None:
+    if center == "mean":
+        return None
+    return int(run_set.ends[0] - 1) if isinstance(center, str) else run_set.nearest_rows(center, name="center")[0]
+
+
+def spread_anchors(run_set: RunSet, n_anchors: int | None, bar: tqdm | None = None) -> Int[np.ndarray, " n_anchors"]:
+    """Choose rows of all runs, at most `n_anchors` divided among them; None takes every row."""
+    share = None if n_anchors is None else max(2, n_anchors // len(run_set.runs))
+    pairs = zip(run_set.starts, run_set.runs, strict=True)
+    return np.concatenate([start + choose_anchors(run.weights, share, bar) for start, run in pairs])
 
 
 def build_sampling(
     run_set: RunSet,
     projection: Projection,
     settings: LandscapeSettings,
-    *,
-    cache: LossCache | None = None,
+    anchors: Int[np.ndarray, " n_anchors"],
     bar: tqdm | None = None,
 ) -> Sampling:
-    """Place the planes along some runs and lay the grid over their picture. Nothing is evaluated yet.
+    """Place the planes along some runs and lay the grid over their picture. Nothing is evaluated.
 
     Args:
         run_set: the runs.
-        projection: `fit_picture_plane` of the same plane.
-        settings: arguments of `loss_viz.landscape`; `sigma` is not used.
-        cache: where losses are kept on disk; None for memory only.
-        bar: progress bar, advanced once per block or anchor; exceptions it raises stop the work.
+        projection: `fit_picture_plane` of these settings.
+        settings: arguments of `loss_viz.landscape`, with a `plane` other than `"auto"`, and a `k` if it is `"local"`.
+        anchors: rows through which the planes pass; a flat plane has its own.
+        bar: progress bar, advanced once per block; exceptions it raises stop the work.
 
     Raises:
-        ValueError: if a setting is out of its range, or a run has fewer than 2k + 1 recorded steps.
+        ValueError: if a run has fewer than 2k + 1 recorded steps.
     """
-    check_view(run_set, settings)
-    anchors, planes = _place_planes(run_set, projection, settings, bar)
-    if run_set.buffers is not None:
-        at = anchors if len(anchors) else np.array([len(run_set.runs[0]) - 1])
-        planes = replace(planes, buffers=run_set.buffers[at])
-    x, y = _build_grid(projection, settings.resolution, settings.plane)
-    corners = np.array([x[0], y[0]]), np.array([x[-1], y[-1]])
-    nodes, steps = (None if cache is None else cache.open_table(points) for points in ("chart", "path"))
-    lattice = Lattice(planes, run_set.objective, *corners, nodes)
-    path = PlaneLosses(projection.path, planes, run_set.objective, lattice=lattice, loss_table=steps)
-    chosen = {name: getattr(settings, name) for name in ("plane", "k", "n_anchors", "seed")}
-    return Sampling(run_set, projection, planes, anchors, path=path, cache=cache, x=x, y=y, **chosen)
-
-
-def with_resolution(sampling: Sampling, resolution: int | tuple[int, int]) -> Sampling:
-    """Return the same planes with another grid; the losses at the path are kept.
-
-    Raises:
-        ValueError: if `resolution` is out of its range.
-    """
-    x, y = _build_grid(sampling.projection, resolution, sampling.plane)
-    return replace(sampling, x=x, y=y)
-
-
-def is_whole_grid(
-    projection: Projection, x: Float[np.ndarray, " n_x"], y: Float[np.ndarray, " n_y"], plane: str
-) -> bool:
-    """Return whether a grid has the spacing that `landscape` gives it; after an interrupt it may not."""
-    whole = _build_grid(projection, (len(x), len(y)), plane)
-    return np.array_equal(whole[0], x) and np.array_equal(whole[1], y)
-
-
-def _place_planes(
-    run_set: RunSet, projection: Projection, settings: LandscapeSettings, bar: tqdm | None
-) -> tuple[Int[np.ndarray, " n_anchors"], Planes]:
-    plane, k, n_anchors = settings.plane, settings.k, settings.n_anchors
-    if plane not in (*LOCAL_PLANES, "parallel", "final"):
-        return np.arange(0), single_plane(projection)
-    weights, starts = run_set.weights, run_set.starts
-    if plane == "final":
-        last = run_set.ends[:1] - 1
-        return last, parallel_planes(weights, projection, last, starts=starts)
-    share = None if n_anchors is None else max(2, n_anchors // len(run_set.runs))
-    chosen = [start + choose_anchors(run.weights, share, bar) for start, run in zip(starts, run_set.runs, strict=True)]
-    anchors = np.concatenate(chosen)
-    if plane == "parallel":
-        return anchors, parallel_planes(weights, projection, anchors, starts=starts)
-    if plane == "valley":
-        _check_memory(len(anchors), weights.shape[1])
-        _, walls = hessian_eigenvalues_along(run_set.objective, weights, anchors, run_set.buffers, bar=bar)
-        return anchors, valley_planes(weights, projection, anchors, walls, k=k, starts=starts)
-    return anchors, local_planes(weights, projection, anchors, k=k, starts=starts, bar=bar)
-
-
-def _check_memory(n_anchors: int, n_params: int) -> None:
-    n_most = HELD_BYTES // (16 * n_params)
-    if n_anchors > n_most:
-        raise argument_error(
-            "plane",
-            f"`plane`='valley' keeps two axes for each of {n_anchors} anchors in memory, which is too much for "
-            f"{n_params:,} weights. Use `n_anchors` of at most {n_most}, or 'local'.",
+    if settings.plane == "flat":
+        row = _center_row(run_set, settings.center)
+        center, buffers = _find_center(run_set, settings.center)
+        whole = settings.axes != "pca" or row is None  # then the plane of the picture itself
+        planes = flat_plane(projection, center, np.zeros(2) if whole else projection.path[row])
+        anchors = np.arange(0) if row is None else np.array([row])
+        return Sampling(
+            run_set,
+            projection,
+            replace(planes, buffers=None if buffers is None else buffers[None]),
+            anchors,
+            settings,
+            *build_grid(projection, settings, len(run_set)),
         )
+    planes = place_planes(run_set, projection, settings, anchors, bar=bar)
+    return Sampling(run_set, projection, planes, anchors, settings, *build_grid(projection, settings, len(run_set)))
 
 
-def _build_grid(
-    projection: Projection, resolution: int | tuple[int, int], plane: str
+def place_planes(
+    run_set: RunSet,
+    projection: Projection,
+    settings: LandscapeSettings,
+    anchors: Int[np.ndarray, " n_anchors"],
+    *,
+    forward: bool = False,
+    bar: tqdm | None = None,
+) -> Planes:
+    """Build the planes through the anchors; `forward` as in `local_planes`."""
+    weights, starts = run_set.weights, run_set.starts
+    if settings.plane == "parallel":
+        planes = parallel_planes(weights, projection, anchors, starts=starts)
+    else:
+        planes = local_planes(weights, projection, anchors, k=int(settings.k), starts=starts, forward=forward, bar=bar)
+    return replace(planes, buffers=take_rows(run_set.buffers, anchors))
+
+
+def with_grid(sampling: Sampling, settings: LandscapeSettings) -> Sampling:
+    """Return the same planes with another grid: `resolution` and `bounds` of `settings` are used.
+
+    Raises:
+        ValueError: if one of them is out of its range.
+    """
+    settings = replace(sampling.settings, resolution=settings.resolution, bounds=settings.bounds)
+    x, y = build_grid(sampling.projection, settings, len(sampling.run_set))
+    return replace(sampling, settings=settings, x=x, y=y)
+
+
+def build_grid(
+    projection: Projection, settings: LandscapeSettings, n_rows: int = 2
 ) -> tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]:
-    sizes = _read_resolution(resolution)
-    low, high = projection.bounds
-    center = (low + high) / 2
-    extent = np.maximum(high - low, MIN_AXIS * projection.diagonal) * (0.5 + MARGIN)
-    low, high = center - extent, center + extent
-    if plane == "random":
-        low, high = np.minimum(low, -RANDOM_EXTENT), np.maximum(high, RANDOM_EXTENT)
+    """Lay the grid over the path and a margin, or within the bounds that were set.
+
+    Args:
+        projection: the plane of the picture.
+        settings: `resolution`, `bounds` and `axes` are used.
+        n_rows: number of recorded steps; the path of a single one has no extent.
+    """
+    sizes = _read_resolution(settings.resolution)
+    check_bounds(settings.bounds)
+    if settings.bounds is None:
+        low, high = projection.bounds
+        center = (low + high) / 2
+        extent = np.maximum(high - low, MIN_AXIS * projection.diagonal) * (0.5 + MARGIN)
+        if n_rows == 1:
+            extent = np.maximum(extent, POINT_EXTENT)
+        low, high = center - extent, center + extent
+        if settings.axes == "random":
+            low, high = np.minimum(low, -RANDOM_EXTENT), np.maximum(high, RANDOM_EXTENT)
+    else:
+        low, high = np.array(settings.bounds, dtype=np.float64).T
     x, y = (np.linspace(low[i], high[i], sizes[i]) for i in range(2))
     return x, y
 

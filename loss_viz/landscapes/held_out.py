@@ -1,28 +1,52 @@
-"""Heights at the anchors without the planes near them: an estimate of the error beside the path."""
+"""Heights at the anchors without the run near them: the error beside the path, and the choice of planes by it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from loss_viz._validation import argument_error, check_float
-from loss_viz.landscapes.grid import Sampling
+from loss_viz.landscapes.blending import Blend
+from loss_viz.landscapes.grid import Sampling, build_sampling, is_flat_by_default, place_planes
 from loss_viz.landscapes.kernels import Kernel, fit_kernel
-from loss_viz.settings import LOCAL_PLANES
+from loss_viz.planes.plane_set import Planes, join_planes
+from loss_viz.planes.projection import Projection
+from loss_viz.runs.run_set import RunSet
+from loss_viz.settings import LandscapeSettings
 
 BLOCK_RADIUS = 0.03  # of the diagonal, to each side: the width of `support`
+SHORT_STRIDE, LONG_SHARE = 5, 20  # the strides that are tried: 5 steps, and a twentieth of the shortest run
+TIE = 1.1  # local planes are the post's own, and taken unless the parallel ones are better by more than this
+
+
+def fit_planes_kernel(sampling: Sampling, sigma: float | str, planes: Planes | None = None) -> Kernel:
+    """Fit the kernels for a bandwidth; those of `"auto"` on local planes are shaped by their planes."""
+    planes, axes = planes or sampling.planes, sampling.projection.components
+    return fit_kernel(
+        sampling.planes.position,
+        sigma,
+        diagonal=sampling.projection.diagonal,
+        path=sampling.planes.path,
+        overlap=planes.overlap if sampling.settings.plane == "local" else None,
+        gram=axes @ axes.T,
+    )
 
 
 def held_out_heights(
-    sampling: Sampling, kernel: Kernel, block_radius: float, bar: tqdm
+    sampling: Sampling, sigma: float | str, block_radius: float, bar: tqdm
 ) -> tuple[Int[np.ndarray, " n_held"], Float[np.ndarray, " n_held"]]:
-    """Blend the losses at the anchors without their own planes and those near them along the run.
+    """Blend at each anchor without the run near it: without planes near it, and without planes spanned by steps there.
+
+    A plane behind the gap whose velocity and acceleration would use steps inside it looks forward instead, if it can.
 
     Args:
-        sampling: the planes; losses evaluated at the path are used and added to.
-        kernel: weights of the planes.
-        block_radius: planes within this fraction of the diagonal, measured along the path, are left out; 0 leaves out
-            the anchor's own plane only.
-        bar: progress bar, advanced with the evaluations.
+        sampling: the planes.
+        sigma: bandwidth.
+        block_radius: steps within this fraction of the diagonal, measured along the path, are left out; 0 leaves out
+            the anchor only.
+        bar: progress bar, advanced by one for each anchor.
 
     Returns:
         The rows of the anchors for which some plane is left, and the heights there.
@@ -33,50 +57,116 @@ def held_out_heights(
     what = "a fraction of the path's diagonal, 0 or more"
     if not 0 <= check_float("block_radius", block_radius, what, advice=f"Use {BLOCK_RADIUS}.") < np.inf:
         raise argument_error("block_radius", f"`block_radius` must be {what}; got {block_radius}. Use {BLOCK_RADIUS}.")
-    left_out = _choose_left_out(sampling, block_radius)
+    planes, kernel = sampling.planes, fit_planes_kernel(sampling, sigma)
+    left_out = _uses_steps_near(sampling, planes, block_radius)
+    if sampling.settings.plane == "local":
+        ahead = place_planes(sampling.run_set, sampling.projection, sampling.settings, sampling.anchors, forward=True)
+        second = fit_planes_kernel(sampling, sigma, ahead)
+        left_out = np.hstack([left_out, ~left_out | _uses_steps_near(sampling, ahead, block_radius)])
+        planes, kernel = join_planes(planes, ahead), _join_kernels(kernel, second)
     held = ~left_out.all(axis=1)
     rows = sampling.anchors[held]
-    heights, _ = sampling.path.blend(kernel, bar, rows=rows, left_out=left_out[held])
-    return rows, heights
+    blend = Blend(planes, kernel, (sampling.run_set.objective,), sampling.settings.blend)
+    heights = blend.heights(sampling.projection.path[rows], bar, left_out=left_out[held])
+    return rows, heights[:, 0]
 
 
-def select_kernel(sampling: Sampling, sigma: float | str, bar: tqdm) -> Kernel:
-    """Select the kernels for a bandwidth. For `"auto"`, kernels shaped by their planes or round ones.
-
-    Of these two, the one with the smaller held-out error at the anchors is chosen, with planes within 0.03 of the
-    diagonal left out.
-
-    Raises:
-        ValueError: if `sigma` is out of its range.
-    """
-    shaped = fit_shaped_kernel(sampling, sigma)
-    if shaped.shape is None:
-        return shaped
-    planes = sampling.planes
-    rounded = fit_kernel(planes.position, sigma, diagonal=sampling.projection.diagonal, path=planes.path)
-    return min(shaped, rounded, key=lambda kernel: held_out_error(sampling, kernel, BLOCK_RADIUS, bar))
-
-
-def fit_shaped_kernel(sampling: Sampling, sigma: float | str) -> Kernel:
-    """Fit the kernels for a bandwidth; those of `"auto"` on local planes are shaped by their planes."""
-    planes = sampling.planes
-    overlap = planes.overlap if sampling.plane in LOCAL_PLANES else None
-    return fit_kernel(planes.position, sigma, diagonal=sampling.projection.diagonal, path=planes.path, overlap=overlap)
-
-
-def held_out_error(sampling: Sampling, kernel: Kernel, block_radius: float, bar: tqdm) -> float:
-    """Measure the root mean square of log10(height / loss) over held-out anchors, in decades; nan if there are none.
+def held_out_error(sampling: Sampling, sigma: float | str, block_radius: float, bar: tqdm) -> float:
+    """Measure the mean of |log10(height / loss)| over held-out anchors, in decades; nan if there are none.
 
     Steps at which height and loss differ in sign or one of them is zero are skipped.
     """
-    rows, heights = held_out_heights(sampling, kernel, block_radius, bar)
+    rows, heights = held_out_heights(sampling, sigma, block_radius, bar)
     with np.errstate(divide="ignore", invalid="ignore"):
-        decades = np.log10(heights / sampling.run_set.loss[rows])
+        decades = np.abs(np.log10(heights / sampling.run_set.loss[rows]))
     decades = decades[np.isfinite(decades)]
-    return float(np.sqrt(np.mean(decades**2))) if len(decades) else np.nan
+    return float(np.mean(decades)) if len(decades) else np.nan
 
 
-def _choose_left_out(sampling: Sampling, block_radius: float) -> Bool[np.ndarray, "n_anchors n_anchors"]:
-    arc, path = sampling.arc[sampling.anchors], sampling.planes.path
-    near = np.abs(arc[:, None] - arc) <= block_radius * sampling.projection.diagonal
-    return (near & (path[:, None] == path)) | np.eye(len(arc), dtype=bool)
+def _uses_steps_near(sampling: Sampling, planes: Planes, block_radius: float) -> Bool[np.ndarray, "n_anchors n_planes"]:
+    """Return for each anchor the planes that are built from a step near it."""
+    arc, path = sampling.arc, planes.path
+    here, near = arc[sampling.anchors], np.zeros((len(planes), len(planes)), dtype=bool)
+    for rows in planes.index.T:
+        near |= np.abs(here[:, None] - arc[rows]) <= block_radius * sampling.projection.diagonal
+        near |= sampling.anchors[:, None] == rows
+    return near & (path[:, None] == path)
+
+
+def _join_kernels(first: Kernel, second: Kernel) -> Kernel:
+    shape = None
+    if first.shape is not None and second.shape is not None:
+        shape = np.concatenate([first.shape, second.shape])
+    centers, width = np.vstack([first.centers, second.centers]), np.append(first.width, second.width)
+    return Kernel(centers, width, first.growth, first.sigma, shape)
+
+
+@dataclass(frozen=True)
+class PlaneChoice:
+    """Which planes were taken, and the held-out errors by which they were chosen.
+
+    Attributes:
+        plane: kind of planes.
+        k: stride; 5 where it does not matter.
+        errors: mean of |log10(height / loss)| of each candidate that was tried; empty if there was no choice.
+    """
+
+    plane: str
+    k: int
+    errors: Mapping[str, float]
+
+
+def list_candidates(run_set: RunSet, settings: LandscapeSettings) -> list[tuple[str, int]]:
+    """Return the planes and strides that `"auto"` chooses among; a single one if nothing is to be chosen.
+
+    `k` given by hand means local planes. On the axes `"random"`, `"hessian"` and `"saddle"` the plane is flat, as other
+    tools draw it.
+    """
+    plane, k = settings.plane, settings.k
+    usual = SHORT_STRIDE if k == "auto" else int(k)
+    if plane == "auto" and (is_flat_by_default(settings.axes) or len(run_set) < 2):
+        plane = "flat"
+    if plane in ("flat", "parallel"):
+        return [(plane, usual)]
+    if k != "auto":
+        return [("local", int(k))]
+    longest = (min(len(run) for run in run_set.runs) - 1) // 2
+    strides = dict.fromkeys(
+        min(stride, longest) for stride in (SHORT_STRIDE, max(SHORT_STRIDE, 2 * longest // LONG_SHARE))
+    )
+    local = [("local", stride) for stride in strides if stride]
+    return local if plane == "local" else [*local, ("parallel", usual)]
+
+
+def choose_planes(
+    run_set: RunSet,
+    projection: Projection,
+    settings: LandscapeSettings,
+    anchors: Int[np.ndarray, " n_anchors"],
+    bar: tqdm,
+) -> PlaneChoice:
+    """Choose the planes with the smallest held-out error, steps within 3 % of the diagonal left out.
+
+    The candidates are local planes with a stride of 5 steps and of a twentieth of the run, and parallel planes; the
+    first whose error is at most a tenth above the smallest is taken. The kernels are those of `sigma="auto"`, so that
+    the choice does not depend on the bandwidth.
+
+    Args:
+        run_set: the runs.
+        projection: the plane of the picture.
+        settings: arguments of `landscape`.
+        anchors: rows through which the planes pass.
+        bar: progress bar, advanced by one for each loss.
+    """
+    candidates = list_candidates(run_set, settings)
+    if len(candidates) == 1:
+        return PlaneChoice(*candidates[0], {})
+    errors = []
+    for plane, k in candidates:
+        sampling = build_sampling(run_set, projection, replace(settings, plane=plane, k=k), anchors, bar)
+        errors.append(held_out_error(sampling, "auto", BLOCK_RADIUS, bar))
+    known = [error for error in errors if np.isfinite(error)]
+    limit = TIE * min(known, default=0.0)
+    best = next((i for i, error in enumerate(errors) if error <= limit), 0)
+    names = [f"local, k = {k}" if plane == "local" else plane for plane, k in candidates]
+    return PlaneChoice(*candidates[best], dict(zip(names, errors, strict=True)))

@@ -8,20 +8,15 @@ from scipy.spatial.distance import cdist
 
 from loss_viz.settings import check_sigma
 
-# sigma="auto": kernels of 0.35 anchor spacings on the path, never wider than 0.3 % of the diagonal, that widen by 0.14
-# of the distance to the nearest anchor. If that reduces the held-out error, they are half as wide (1 + 3 = 2²) in
-# directions that their plane does not contain. Held-out errors on forty runs (benchmarks/sigma.py): no larger than that
-# of the best of eight fixed widths, chosen afterwards, on 34 runs, and at most 1.23 times as large. For round kernels
-# alone: 22 runs, and 1.55 times.
+# sigma="auto": kernels of 0.35 anchor spacings on the path, never wider than 3 % of the diagonal, that widen by half
+# the distance to the nearest anchor and are half as wide (1 + 3 = 2²) in directions that their plane does not contain.
+# Measured on small and real trainings: benchmarks/kernels.py.
 SPACING_SHARE = 0.35
-
-GROWTH = 0.14
-
+GROWTH = 0.5
 STRETCH = 3.0
-
 MIN_WIDTH = 1e-5
-
-MAX_WIDTH = 0.003
+MAX_WIDTH = 0.03
+MIN_WEIGHT = 1e-4  # of the largest weight at a point; smaller ones are zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +25,7 @@ class Kernel:
 
     w_t(q) ∝ s⁻² exp(-r² / (2 s²)) with s² = width[t]² + (growth m(q))², where r = |shape[t] (q - p[t])| is the distance
     from q to the anchor in the metric of its kernel, and m(q) the smallest of these distances. With equal widths, no
-    growth and no shape these are the post's kernels exp(-dist²/(2σ²)).
+    growth and no shape these are the post's kernels exp(-dist²/(2σ²)). Weights below 1e-4 of the largest are zero.
 
     Attributes:
         centers: `(n_planes, 2)`, the anchors in the picture.
@@ -62,6 +57,7 @@ class Kernel:
         # In log space: far from the path every weight underflows.
         exponent = -np.log(variance) - squared / (2 * variance)
         weights = np.exp(exponent - exponent.max(axis=1, keepdims=True))
+        weights[weights < MIN_WEIGHT] = 0.0
         return weights / weights.sum(axis=1, keepdims=True)
 
     def _measure(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_planes"]:
@@ -79,6 +75,7 @@ def fit_kernel(
     diagonal: float,
     path: Int[np.ndarray, " n_planes"] | None = None,
     overlap: Float[np.ndarray, "n_planes 2 2"] | None = None,
+    gram: Float[np.ndarray, "2 2"] | None = None,
 ) -> Kernel:
     """Fit the kernels for a bandwidth.
 
@@ -88,6 +85,7 @@ def fit_kernel(
         diagonal: length of the diagonal of the path's bounding box.
         path: `(n_planes,)`, index of the run to which each anchor belongs; one run by default.
         overlap: `(n_planes, 2, 2)`, E Cᵀ of each plane, which shapes the kernels of `"auto"`; None for round kernels.
+        gram: `(2, 2)`, C Cᵀ of the axes of the picture; orthonormal ones by default.
 
     Raises:
         TypeError: if `sigma` is neither a string nor a number.
@@ -100,19 +98,21 @@ def fit_kernel(
     check_sigma(sigma)
     if isinstance(sigma, str):
         widths = SPACING_SHARE * neighbor_distances(centers, np.zeros(len(centers), int) if path is None else path)
-        shape = None if overlap is None else _shape(overlap)
+        shape = None if overlap is None else _shape(overlap, np.eye(2) if gram is None else gram)
         return Kernel(centers, widths.clip(MIN_WIDTH * diagonal, MAX_WIDTH * diagonal), GROWTH, sigma, shape)
     return Kernel(centers, np.full(len(centers), sigma * diagonal), 0.0, float(sigma))
 
 
-def _shape(overlap: Float[np.ndarray, "n_planes 2 2"]) -> Float[np.ndarray, "n_planes 2 2"]:
-    """Return the maps with r² = |d|² + 3 |d - M d|² for M = C Eᵀ E Cᵀ.
+def _shape(
+    overlap: Float[np.ndarray, "n_planes 2 2"], gram: Float[np.ndarray, "2 2"]
+) -> Float[np.ndarray, "n_planes 2 2"]:
+    """Return the maps with r² = |d|² + 3 |d - M d|² for M = G⁻¹ C Eᵀ E Cᵀ, where G = C Cᵀ.
 
     For a displacement d, a plane is evaluated at weights whose projection onto the picture is M d, so d - M d counts as
     additional distance. A plane steep to the picture has about the loss of its anchor at every point.
     """
-    miss = np.eye(2) - overlap.transpose(0, 2, 1) @ overlap
-    return np.linalg.cholesky(np.eye(2) + STRETCH * miss @ miss).transpose(0, 2, 1)
+    miss = np.eye(2) - np.linalg.solve(gram, overlap.transpose(0, 2, 1) @ overlap)
+    return np.linalg.cholesky(np.eye(2) + STRETCH * miss.transpose(0, 2, 1) @ miss).transpose(0, 2, 1)
 
 
 def neighbor_distances(centers: Float[np.ndarray, "n 2"], path: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

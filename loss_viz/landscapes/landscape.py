@@ -2,20 +2,23 @@
 
 import csv
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from torch import nn
 from tqdm import tqdm
 
 from loss_viz._files import atomic_write
 from loss_viz._validation import argument_error, check_array, check_type
-from loss_viz.landscapes.blending import PlaneLosses
-from loss_viz.landscapes.grid import Sampling, is_whole_grid
+from loss_viz.landscapes.blending import Blend
+from loss_viz.landscapes.grid import Sampling
+from loss_viz.landscapes.held_out import PlaneChoice
 from loss_viz.landscapes.kernels import Kernel
 from loss_viz.landscapes.provenance import describe_settings
 from loss_viz.planes.plane_set import Planes
@@ -27,24 +30,30 @@ from loss_viz.settings import LandscapeSettings, to_json
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """Blended losses over a grid, without the path. All arrays are read-only.
+    """Heights over a grid, without the path. All arrays are read-only.
 
     Attributes:
         x: `(n_x,)`, coordinates along PC1, in units of weights.
         y: `(n_y,)`, coordinates along PC2.
         loss: `(n_y, n_x)`, row = PC2, column = PC1.
         support: `(n_y, n_x)`, near 0 where the surface extrapolates.
-        n_evaluations: number of loss evaluations it uses.
     """
 
     x: Float[np.ndarray, " n_x"]
     y: Float[np.ndarray, " n_y"]
     loss: Float[np.ndarray, "n_y n_x"]
     support: Float[np.ndarray, "n_y n_x"]
-    n_evaluations: int
 
     def __post_init__(self) -> None:
         _make_read_only(self)
+
+
+class Heights(NamedTuple):
+    """A scalar over the grid, its true values along the runs, and the heights there."""
+
+    surface: Float[np.ndarray, "n_y n_x"]
+    path: Float[np.ndarray, " n_steps"]
+    path_height: Float[np.ndarray, " n_steps"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +62,19 @@ class Landscape:
 
     Arrays over steps hold all recorded steps; those of several runs follow one another as `run_set.rows` says.
 
+    With `blend="planes"` each height is the loss of one network, `network_at(q)`; a step of the run lies above or below
+    the surface by the error of the picture there.
+
     Limits: off the path there is no ground truth, because many networks project to the same point. Where the path
-    crosses itself at different losses, the surface can show only one of them. Local planes contain almost nothing of
-    the steepest direction of the loss, so the walls of the valley are missing.
+    crosses itself at different losses, the surface can show only one of them. The PC plane holds 1 or 2 % of the
+    steepest direction of the loss, so a picture over it shows the river bed rather than the walls of the valley.
 
     Attributes:
         run_set: the runs.
         x: `(n_x,)`, coordinates along PC1, in units of weights.
         y: `(n_y,)`, coordinates along PC2.
-        loss: `(n_y, n_x)`, blended losses; row = PC2, column = PC1, as `plotly.graph_objects.Surface` expects.
+        loss: `(n_y, n_x)`, heights; row = PC2, column = PC1, as `plotly.graph_objects.Surface` expects; nan where
+            `loss_fn` failed.
         support: `(n_y, n_x)`, exp(-d² / (2 (0.03 diagonal)²)) for the distance d to the path; near 0 the surface
             extrapolates.
         path: `(n_steps, 2)`, projection of the run onto the plane.
@@ -69,16 +82,20 @@ class Landscape:
         path_height: `(n_steps,)`, height of the surface at the path; `fidelity` compares the two.
         off_plane: `(n_steps,)`, distance from the weights to the plane, in units of weights.
         explained_variance_ratio: `(2,)`; it does not measure fidelity.
-        anchors: `(n_anchors,)`, rows whose planes are blended; empty for a single plane.
-        plane: kind of planes.
-        k: stride of velocity and acceleration, in recorded steps.
+        anchors: `(n_anchors,)`, rows whose planes are blended; one row or none for a flat plane.
+        plane: kind of planes that was taken: local, parallel or flat.
+        k: stride of velocity and acceleration that was taken, in recorded steps.
         sigma: bandwidth as passed to `landscape`.
         sigma_absolute: `(n_anchors,)`, kernel widths on the path, in units of weights; all equal for a fixed `sigma`.
-        n_evaluations: number of loss evaluations the landscape uses.
-        kernel: weights of the planes.
+        n_evaluations: number of loss evaluations the landscape took.
+        blend: the planes, their kernels, and the scalars evaluated on them.
         projection: the plane of the picture.
-        planes: the planes that are blended.
-        sampling: planes and grid, with every loss that was evaluated on them.
+        sampling: planes and grid.
+        given: arguments of `landscape`.
+        choice: why these planes were taken.
+        metrics: further heights by name: surface `(n_y, n_x)`, true values along the run and heights there, both
+            `(n_steps,)`. See `metric`.
+        height_name: what the heights are.
 
     Example:
         >>> import loss_viz as lv
@@ -106,10 +123,13 @@ class Landscape:
     sigma: float | str
     sigma_absolute: Float[np.ndarray, " n_planes"]
     n_evaluations: int
-    kernel: Kernel
+    blend: Blend
     projection: Projection
-    planes: Planes
     sampling: Sampling
+    given: LandscapeSettings
+    choice: PlaneChoice
+    metrics: Mapping[str, Heights] = field(default_factory=dict)
+    height_name: str = "loss"
 
     def __post_init__(self) -> None:
         _make_read_only(self)
@@ -136,32 +156,103 @@ class Landscape:
         `"landscape"` holds the arguments of `loss_viz.landscape`; `"train"` of each of the `"runs"` those of
         `loss_viz.train`, or None for a run of your own.
         """
-        settings = LandscapeSettings(
-            k=self.k,
-            sigma=self.sigma,
-            resolution=(len(self.x), len(self.y)),
-            plane=self.plane,
-            n_anchors=self.sampling.n_anchors,
-            seed=self.sampling.seed,
+        size = len(self.x), len(self.y)
+        return describe_settings(self.run_set, replace(self.given, resolution=size), complete=size == self.requested)
+
+    @property
+    def requested(self) -> tuple[int, int]:
+        """Points along each axis that were asked for; the grid has fewer if the work was stopped."""
+        size = self.given.resolution
+        return (int(size), int(size)) if isinstance(size, int | np.integer) else (int(size[0]), int(size[1]))
+
+    @property
+    def kernel(self) -> Kernel:
+        """Weights of the planes."""
+        return self.blend.kernel
+
+    @property
+    def planes(self) -> Planes:
+        """The planes that are blended."""
+        return self.blend.planes
+
+    def metric(self, name: str) -> "Landscape":
+        """Return the same picture with another scalar as its height, one of `metrics`.
+
+        Its `loss`, `path_loss` and `path_height` hold the values of that scalar.
+
+        Raises:
+            ValueError: if there is no metric of this name.
+
+        Example:
+            >>> import loss_viz as lv
+            >>> import torch
+            >>> run = lv.train("x^2", steps=60, progress=False)
+            >>> def largest_weight(model):
+            ...     return torch.cat([p.abs().ravel() for p in model.parameters()]).max()
+            >>> land = lv.landscape(run, resolution=9, metrics={"size": largest_weight}, progress=False)
+            >>> size = land.metric("size")
+            >>> bool(np.allclose(size.path_loss, np.abs(run.weights).max(axis=1)))
+            True
+        """
+        if name not in self.metrics:
+            known = ", ".join(self.metrics) or "none"
+            raise argument_error(
+                "name",
+                f"`name` must be one of the metrics of this landscape ({known}), got {name!r}. Pass it to `landscape`, "
+                "as in metrics={'accuracy': f}.",
+            )
+        heights = self.metrics[name]
+        only = replace(self.blend, objectives=(self.blend.objectives[1 + list(self.metrics).index(name)],))
+        return replace(
+            self,
+            loss=heights.surface,
+            path_loss=heights.path,
+            path_height=heights.path_height,
+            blend=only,
+            metrics={},
+            height_name=name,
         )
-        complete = is_whole_grid(self.projection, self.x, self.y, self.plane)
-        return describe_settings(self.run_set, settings, complete=complete)
+
+    def network_at(self, point: Float[np.ndarray, " 2"]) -> nn.Module:
+        """Return the network whose loss is the height at a point: a copy of the model with its blended weights.
+
+        Raises:
+            TypeError: if `point` is not an array of numbers.
+            ValueError: if it is not one finite point, or with `blend="losses"`, where a height belongs to no network.
+
+        Example:
+            >>> import loss_viz as lv
+            >>> run = lv.train("x^2", steps=60, progress=False)
+            >>> land = lv.landscape(run, resolution=9, progress=False)
+            >>> network = land.network_at(land.path[30])
+            >>> bool(np.isclose(run.task.loss(network).item(), land.path_height[30]))
+            True
+        """
+        if self.blend.of == "losses":
+            raise ValueError(
+                "A height of `blend`='losses' is an average of losses and belongs to no network. Use `blend`='planes'."
+            )
+        points = self._check_points(np.asarray(point)[None])
+        weights, buffers = self.blend.lift(points)
+        return self.run_set.objective.network(weights[0], None if buffers is None else buffers[0])
 
     def at(self, points: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, " n"]:
-        """Blend the losses `(n,)` at any `points` `(n, 2)` of the plane.
+        """Evaluate the height `(n,)` at any `points` `(n, 2)` of the plane.
 
         Raises:
             TypeError: if `points` is not an array of numbers.
             ValueError: if `points` has another shape or holds values that are not finite or exceed 1e140.
         """
+        points = self._check_points(points)
+        return self.blend.heights(points, tqdm(disable=True))[:, 0] if len(points) else np.empty(0)
+
+    def _check_points(self, points: Any) -> Float[np.ndarray, "n 2"]:
         points = check_array("points", points, ("n", 2), advice="For one point pass point[None].").astype(np.float64)
-        if not len(points):
-            return np.empty(0)
         if not np.isfinite(points).all():
             raise argument_error("points", "`points` must be finite, some are nan or inf. Leave those rows out.")
         if (np.abs(points) > LARGEST).any():
             raise argument_error("points", f"`points` must lie within {LARGEST:g}, some do not. Leave those rows out.")
-        return PlaneLosses(points, self.planes, self.run_set.objective).blend(self.kernel, tqdm(disable=True))[0]
+        return points
 
     def to_json(self) -> str:
         """Return `settings` as one line of JSON."""
@@ -231,7 +322,7 @@ class Landscape:
             for name, share in zip(self.projection.axes, self.explained_variance_ratio, strict=True)
         ]
         variables: dict[str, Any] = {
-            "loss": (("y", "x"), self.loss, {"long_name": "loss, blended from planes along the run"}),
+            "loss": (("y", "x"), self.loss, {"long_name": f"{self.height_name}, on planes along the run"}),
             "support": (("y", "x"), self.support, {"long_name": "how near the run is, from 0 to 1"}),
             "path_x": ("step", self.path[:, 0], axes[0]),
             "path_y": ("step", self.path[:, 1], axes[1]),
@@ -260,52 +351,6 @@ class Landscape:
 def check_landscape(landscape: Any) -> None:
     """Raise `TypeError` unless the argument is a `Landscape`."""
     check_type("landscape", landscape, Landscape, "a Landscape", advice="Pass what `loss_viz.landscape` returns.")
-
-
-def build_landscape(
-    sampling: Sampling,
-    kernel: Kernel,
-    loss: Float[np.ndarray, "n_y n_x"],
-    path_height: Float[np.ndarray, " n_steps"],
-    n_evaluations: int,
-) -> Landscape:
-    """Collect the fields of a landscape from its sampling, kernel and blended losses."""
-    projection = sampling.projection
-    return Landscape(
-        run_set=sampling.run_set,
-        x=sampling.x,
-        y=sampling.y,
-        loss=loss,
-        support=sampling.support,
-        path=projection.path,
-        path_loss=sampling.run_set.loss,
-        path_height=path_height,
-        off_plane=projection.off_plane,
-        explained_variance_ratio=projection.explained_variance_ratio,
-        anchors=sampling.anchors,
-        plane=sampling.plane,
-        k=sampling.k,
-        sigma=kernel.sigma,
-        sigma_absolute=kernel.width,
-        n_evaluations=n_evaluations,
-        kernel=kernel,
-        projection=projection,
-        planes=sampling.planes,
-        sampling=sampling,
-    )
-
-
-def blend_surface(sampling: Sampling, kernel: Kernel, bar: tqdm) -> Surface:
-    """Blend the losses over the grid of a sampling."""
-    heights, n_evaluations = sampling.grid.blend(kernel, bar)
-    shape = len(sampling.y), len(sampling.x)
-    return Surface(sampling.x, sampling.y, heights.reshape(shape), sampling.support, n_evaluations)
-
-
-def blend_path(sampling: Sampling, surface: Surface, kernel: Kernel, bar: tqdm) -> Landscape:
-    """Complete a surface of a sampling to a landscape: blend the losses at the path."""
-    path_height, n_evaluations = sampling.path.blend(kernel, bar)
-    return build_landscape(sampling, kernel, surface.loss, path_height, surface.n_evaluations + n_evaluations)
 
 
 def _make_read_only(record: object) -> None:

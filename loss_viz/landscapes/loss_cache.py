@@ -1,88 +1,75 @@
-"""Losses that have been evaluated: a table in memory, and a cache of such tables on disk."""
+"""Heights that have been evaluated: a table in memory, and a cache of such tables on disk."""
 
 import hashlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from loss_viz._validation import argument_error, check_path
+from loss_viz.objective.objective import Objective
 from loss_viz.runs.checkpoints import Checkpoints
 from loss_viz.runs.run_set import RunSet
 from loss_viz.runs.weights import StackedRows, WeightRows, take_rows
 
-RECORD = np.dtype([("key", "<i8"), ("loss", "<f8"), ("check", "<i8")])
 SALT = 0x6C6F73735F76697A  # so that a block of zeros, which a crash may leave behind, is not a valid record
 SECONDS_PER_WRITE = 0.5
+FORMAT = 2  # of the files and of the meaning of their losses
+PROBE_DIGITS = 5  # two evaluations of one loss agree to these digits, different losses hardly ever
 
 
-class LossTable:
-    """Losses by integer key, in memory and optionally in a file.
+class HeightTable:
+    """Heights of a surface at numbered points, in memory and optionally in a file.
 
-    The file is an array of (int64 key, float64 loss, int64 check), appended to about twice a second and never
-    rewritten. An incomplete record at its end, left by a crash, is cut off when the file is opened again.
+    The file is an array of (int64 number of the point, float64 heights, int64 check), appended to about twice a second
+    and never rewritten. An incomplete record at its end, left by a crash, is cut off when the file is opened again.
 
     Args:
+        n_points: number of points.
+        n_scalars: number of heights at each point.
         path: file to read and append to; None for memory only.
 
+    Attributes:
+        heights: `(n_points, n_scalars)`, nan where unknown.
+        known: `(n_points,)`, which points have been evaluated.
+
     Example:
-        >>> loss_table = LossTable()
-        >>> loss_table.add(np.array([7, 3]), [np.array([0.7, 0.3])])
-        >>> loss_table.missing(np.array([3, 4])).tolist(), loss_table.get(np.array([7, 3])).tolist(), len(loss_table)
-        ([4], [0.7, 0.3], 2)
+        >>> table = HeightTable(4, 1)
+        >>> table.add(np.array([2, 0]), np.array([[0.7], [0.3]]))
+        >>> table.known.tolist(), table.heights[:, 0].tolist()
+        ([True, False, True, False], [0.3, nan, 0.7, nan])
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        # Sorted keys and their losses; assigned together, so that an interrupt leaves both or neither.
-        self._table = np.empty(0, dtype=np.int64), np.empty(0)
-        self._path = path
+    def __init__(self, n_points: int, n_scalars: int, path: Path | None = None) -> None:
+        self.heights = np.full((n_points, n_scalars), np.nan)
+        self.known = np.zeros(n_points, dtype=bool)
+        self._record = np.dtype([("point", "<i8"), ("heights", "<f8", (n_scalars,)), ("check", "<i8")])
+        self._path, self._written = path, time.monotonic()
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
         if path is not None and path.exists():
             self._restore(path)
 
-    def __len__(self) -> int:
-        return len(self._table[0])
+    def add(self, points: Int[np.ndarray, " n"], heights: Float[np.ndarray, "n n_scalars"]) -> None:
+        """Add heights at points, and write them to the file if the last time is half a second ago."""
+        self.heights[points], self.known[points] = heights, True
+        if self._path is not None:
+            self._pending.append((points, heights))
+            if time.monotonic() > self._written + SECONDS_PER_WRITE:
+                self.flush()
 
-    def contains(self, keys: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Return which keys are in the table."""
-        here = self._table[0]
-        return np.append(here, -1)[np.searchsorted(here, keys)] == keys
-
-    def missing(self, keys: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n_missing"]:
-        """Return the keys that are not in the table, in the order given."""
-        return keys[~self.contains(keys)]
-
-    def get(self, keys: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Return the losses of keys that are in the table."""
-        here, losses = self._table
-        return losses[np.searchsorted(here, keys)]
-
-    def add(self, keys: Int[np.ndarray, " n"], parts: Iterable[Float[np.ndarray, " _"]]) -> None:
-        """Add losses of new keys, part by part; an error raised by `parts` keeps the losses before it."""
-        done: list[Float[np.ndarray, " _"]] = []
-        n_done = n_written = 0
-        written = time.monotonic()
-        try:
-            for losses in parts:
-                done.append(losses)
-                n_done += len(losses)
-                if self._path is not None and time.monotonic() > written + SECONDS_PER_WRITE:
-                    self._append(keys[n_written:n_done], np.concatenate(done)[n_written:])
-                    n_written, written = n_done, time.monotonic()
-        finally:
-            every = np.concatenate([np.empty(0), *done])
-            self._insert(keys[:n_done], every)
-            self._append(keys[n_written:n_done], every[n_written:])
-
-    def _append(self, keys: Int[np.ndarray, " n"], losses: Float[np.ndarray, " n"]) -> None:
-        if self._path is None or not len(keys):
+    def flush(self) -> None:
+        """Write all heights to the file."""
+        if self._path is None or not self._pending:
             return
-        records = np.empty(len(keys), RECORD)
-        records["key"], records["loss"] = keys, losses
+        points, heights = (np.concatenate(part) for part in zip(*self._pending, strict=True))
+        records = np.empty(len(points), self._record)
+        records["point"], records["heights"] = points, heights
         records["check"] = _check(records)
+        self._pending, self._written = [], time.monotonic()
         try:
             with self._path.open("ab") as file:
                 file.write(records.tobytes())
@@ -97,44 +84,33 @@ class LossTable:
             )
             self._path = None
 
-    def _insert(self, keys: Int[np.ndarray, " n"], losses: Float[np.ndarray, " n"]) -> None:
-        order, (here, known) = np.argsort(keys), self._table
-        places = np.searchsorted(here, keys[order])
-        self._table = np.insert(here, places, keys[order]), np.insert(known, places, losses[order])
-
     def _restore(self, path: Path) -> None:
-        n_whole = path.stat().st_size // RECORD.itemsize
-        records = np.fromfile(path, RECORD, count=n_whole)
-        wrong = np.flatnonzero(records["check"] != _check(records))
+        n_whole = path.stat().st_size // self._record.itemsize
+        records = np.fromfile(path, self._record, count=n_whole)
+        outside = (records["point"] < 0) | (records["point"] >= len(self.known))
+        wrong = np.flatnonzero((records["check"] != _check(records)) | outside)
         records = records[: wrong[0] if len(wrong) else None]
         if records.nbytes < path.stat().st_size:
             os.truncate(path, records.nbytes)
-        keys, first = np.unique(records["key"], return_index=True)
-        self._insert(keys, records["loss"][first])
+        self.heights[records["point"]], self.known[records["point"]] = records["heights"], True
 
 
 def _check(records: np.ndarray) -> Int[np.ndarray, " n"]:
-    return records["key"] ^ records["loss"].view("<i8") ^ SALT
-
-
-FORMAT = 1  # of the files and of the meaning of their losses
-PROBE_DIGITS = 5  # two evaluations of one loss agree to these digits, different losses hardly ever
+    bits = np.ascontiguousarray(records["heights"]).view("<i8")
+    return np.bitwise_xor.reduce(bits, axis=1) ^ records["point"] ^ SALT
 
 
 class LossCache:
-    """A folder of loss tables, one for each set of runs, planes and points.
+    """A folder of height tables, one for each landscape.
 
-    The name of a file is a digest of everything on which its losses depend: the recorded weights and buffers, the loss
-    at three points (which differs for other data or another `loss_fn`), the planes, and the points. The bandwidth is
-    not included: another `sigma` uses the same files.
+    The name of a file is a digest of everything on which its heights depend: the recorded weights and buffers, the
+    scalars at three points (which differ for other data or another `loss_fn`), and the settings.
 
     Args:
         folder: the folder, created if missing.
         run_set: the runs.
-        view: everything else on which the planes depend.
-
-    Attributes:
-        seconds: time of one loss evaluation.
+        objectives: the scalars that are evaluated, the loss first.
+        about: everything else on which the heights depend.
 
     Raises:
         TypeError: if `folder` is not a path.
@@ -145,32 +121,29 @@ class LossCache:
         >>> import loss_viz as lv
         >>> from loss_viz.runs.run_set import as_run_set
         >>> run = lv.train("x", steps=20, progress=False)
-        >>> cache = LossCache(tempfile.mkdtemp(), as_run_set(run), k=5, plane="local")
-        >>> len(cache.open_table("grid", 61))
-        0
+        >>> cache = LossCache(tempfile.mkdtemp(), as_run_set(run), (run.objective,), "k=5")
+        >>> cache.open_table("grid", 61).known.any().item()
+        False
     """
 
-    def __init__(self, folder: str | os.PathLike[str], run_set: RunSet, **view: object) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], run_set: RunSet, objectives: Sequence[Objective], about: str
+    ) -> None:
         self.folder = check_path("cache", folder, advice="Pass a folder to keep losses in.")
         _create_folder(self.folder)
-        layout = run_set.objective.layout  # as version 0.1 wrote it, so that its files are still found
-        specs = ", ".join(f"Entry(names={spec.names}, shape={spec.shape})" for spec in layout.entries)
-        about = f"({FORMAT}, {sorted(view.items())}, Layout(entries=({specs}), dtype={layout.dtype}))"
-        digest = hashlib.sha256(about.encode())
+        self._n_scalars = len(objectives)
+        digest = hashlib.sha256(f"({FORMAT}, {about}, {run_set.objective.layout})".encode())
         for run in run_set.runs:
             for rows in (run.weights, run.buffers):
                 if rows is not None:
                     _digest_rows(rows, digest.update)
-        started = time.perf_counter()
-        losses = _probe(run_set)
-        self.seconds = (time.perf_counter() - started) / len(losses)
-        digest.update(" ".join(f"{loss:.{PROBE_DIGITS}g}" for loss in losses).encode())
+        probes = np.concatenate([_probe(run_set, objective) for objective in objectives])
+        digest.update(" ".join(f"{value:.{PROBE_DIGITS}g}" for value in probes).encode())
         self._digest = digest.hexdigest()[:24]
 
-    def open_table(self, *points: object) -> LossTable:
-        """Open the table of the points that these words and numbers identify."""
-        name = "-".join(str(part) for part in np.hstack([np.asarray(part, dtype=object) for part in points]))
-        return LossTable(self.folder / f"{self._digest}-{name}.losses")
+    def open_table(self, name: str, n_points: int) -> HeightTable:
+        """Open the table of some points, by their name."""
+        return HeightTable(n_points, self._n_scalars, self.folder / f"{self._digest}-{name}.losses")
 
 
 def _create_folder(folder: Path) -> None:
@@ -201,9 +174,9 @@ def _digest_rows(rows: WeightRows, feed: Callable[[bytes], object]) -> None:
             feed(np.ascontiguousarray(rows[start : start + 1024]).tobytes())
 
 
-def _probe(run_set: RunSet) -> Float[np.ndarray, " n"]:
-    """Evaluate the losses at both ends of the first run and halfway between them."""
+def _probe(run_set: RunSet, objective: Objective) -> Float[np.ndarray, " n"]:
+    """Evaluate a scalar at both ends of the first run and halfway between them."""
     run = run_set.runs[0]
     ends, buffers = run.state([0, len(run) - 1])
     buffers = take_rows(buffers, [0, 1, 1])
-    return run_set.objective(np.vstack([ends, ends.mean(axis=0, keepdims=True)]), buffers)
+    return objective(np.vstack([ends, ends.mean(axis=0, keepdims=True)]), buffers)

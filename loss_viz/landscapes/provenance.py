@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,22 @@ import torch
 
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import RunSet
-from loss_viz.settings import TRAINING, LandscapeSettings, TrainSettings, to_plain
+from loss_viz.settings import TRAINING, Axes, LandscapeSettings, TrainSettings, to_plain
 from loss_viz.tasks.networks import ACTIVATIONS, OPTIMIZERS
 from loss_viz.tasks.regression import build_task
 
-FORMAT, VERSION = "loss_viz settings", 1
+FORMAT, VERSION = "loss_viz settings", 2
+OWN_VECTOR = "a vector of your own"
+# What version 1 called a plane, in today's words. Its surfaces were averages of losses, with narrower kernels.
+OLD_PLANES: Mapping[str, Mapping[str, str]] = {
+    "local": {"plane": "local"},
+    "parallel": {"plane": "parallel"},
+    "global": {"plane": "flat", "center": "mean"},
+    "final": {"plane": "flat", "center": "last"},
+    "random": {"plane": "flat", "axes": "random"},
+    "hessian": {"plane": "flat", "axes": "hessian"},
+    "saddle": {"plane": "flat", "axes": "saddle"},
+}
 TRAINED_WITH = tuple(name for name in TRAINING if name != "steps")
 
 
@@ -42,10 +53,15 @@ def describe_settings(run_set: RunSet, settings: LandscapeSettings, *, complete:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "runs": [_describe_run(run, name) for run, name in zip(run_set.runs, run_set.names, strict=True)],
-            "landscape": asdict(settings),
+            "landscape": asdict(replace(settings, axes=_name_axes(settings.axes))),
             "complete": complete,
         }
     )
+
+
+def _name_axes(axes: Axes) -> Any:
+    """Return the words of the axes; vectors are too long to be kept with every picture."""
+    return axes if isinstance(axes, str) else [axis if isinstance(axis, str) else OWN_VECTOR for axis in axes]
 
 
 def _describe_run(run: Run, name: str) -> dict[str, Any]:
@@ -118,7 +134,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
         saved_version = settings.get("version")
     except (ValueError, RecursionError):
         settings, saved_version = {}, VERSION
-    if saved_version != VERSION:
+    if saved_version not in (1, VERSION):
         raise ValueError(
             f"{path} holds settings of version {str(saved_version)[:20]}, this is version {VERSION}. Install the "
             "loss_viz that wrote it, or a later one."
@@ -128,7 +144,21 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} holds no settings of loss_viz, or only a part of them. Pass the file as it was exported; "
             "converting it to another format loses them."
         )
-    return settings
+    return _upgrade(settings) if saved_version == 1 else settings
+
+
+def _upgrade(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of version 1 in the words of this one."""
+    old = settings["landscape"]
+    plane = OLD_PLANES.get(old.get("plane"))
+    if plane is None:
+        raise ValueError(
+            f"The file holds settings with `plane`={old.get('plane')!r}, which this version does not draw any more. "
+            "Use the axes ('PC1', 'sharpest') for the walls of the valley."
+        )
+    landscape = asdict(LandscapeSettings()) | old | plane
+    landscape["blend"] = "losses" if plane["plane"] != "flat" else "planes"
+    return settings | {"version": VERSION, "landscape": landscape}
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from loss_viz.landscapes.compute import landscape
 from loss_viz.landscapes.landscape import Landscape
-from loss_viz.landscapes.provenance import DTYPES, check_settings, read_settings
+from loss_viz.landscapes.provenance import DTYPES, OWN_VECTOR, check_settings, read_settings
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import Runs
 from loss_viz.runs.training import train
@@ -30,7 +30,7 @@ def reproduce(
 
     Returns:
         The landscape. A warning is given if the runs differ from the original ones, which may happen after an update of
-        PyTorch or on another machine.
+        PyTorch or on another machine. A file of version 0.1 is drawn with `blend="losses"` and the kernels of today.
 
     Raises:
         ValueError: if the file holds no settings, or `train` cannot make a run again and `runs` is None.
@@ -48,8 +48,15 @@ def reproduce(
         trained = [_train_again(run, progress) for run in saved["runs"]]
         names = [run["name"] for run in saved["runs"]]
         runs = dict(zip(names, trained, strict=True)) if any(names) else trained
-    n_x, n_y = saved["landscape"]["resolution"]
-    again = landscape(runs, **saved["landscape"] | {"resolution": (n_x, n_y)}, progress=progress)
+    chosen = saved["landscape"]
+    if OWN_VECTOR in chosen["axes"]:
+        raise ValueError(
+            "The axes of this landscape were vectors of your own, which a file does not hold. Call landscape(runs, "
+            "axes=(u, v)) with them."
+        )
+    pairs = {key: tuple(chosen[key]) for key in ("resolution", "steps") if chosen[key] is not None}
+    axes = chosen["axes"] if isinstance(chosen["axes"], str) else tuple(chosen["axes"])
+    again = landscape(runs, **chosen | pairs | {"axes": axes}, progress=progress)
     _compare(again, saved)
     return again
 

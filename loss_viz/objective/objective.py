@@ -27,6 +27,7 @@ from loss_viz.objective.functional import (
     FunctionalLoss,
     LossFn,
     check_scalar,
+    copy_model,
     unfused_attention,
     unwrap_model,
 )
@@ -58,6 +59,7 @@ class Objective:
         initial_weights: `(n_params,)`, the weights of the model when the objective was made.
         initial_buffers: `(n_buffers,)`, its floating-point buffers at that time.
         chunk_size: number of vectors evaluated in one pass.
+        device: device of the evaluation.
 
     Raises:
         TypeError: if `model` is not a module, `loss_fn` not a function, or `loss_fn(model)` not a tensor.
@@ -79,7 +81,7 @@ class Objective:
         self._idle, self._returned = [self._loss], threading.Condition()
         self.layout, self.buffer_layout = self._loss.layout, self._loss.buffer_layout
         self.n_params = self.layout.n
-        self._device = next(iter(self._loss.parameters.values())).device
+        self.device = next(iter(self._loss.parameters.values())).device
         self.initial_weights = self.layout.join(dict(model.named_parameters())).numpy()
         self.initial_buffers = self.buffer_layout.join(dict(model.named_buffers())).numpy()
         self._lock, self._tuner, self._token = threading.Lock(), ThreadTuner(), uuid.uuid4().hex
@@ -89,7 +91,7 @@ class Objective:
         with self._isolated():
             self._narrow = has_narrow_layers(model)
             self._evaluate = self._evaluate_batch
-            fitting = choose_chunk_size(largest, self.initial_weights.nbytes, self._device, narrow=self._narrow)
+            fitting = choose_chunk_size(largest, self.initial_weights.nbytes, self.device, narrow=self._narrow)
             self.chunk_size = fitting if self._can_batch(loss) else 1
         # Fused attention, which cannot be batched, is faster than small batches without it.
         if self.chunk_size == 1 or (self._has_attention and self.chunk_size <= MAX_ATTENTION_CHUNK):
@@ -127,6 +129,23 @@ class Objective:
         """
         with self._isolated(), self._borrow() as loss:
             return loss.predict(*self._tensors(weights, buffers), x)
+
+    def network(
+        self, weights: Float[np.ndarray, " n_params"], buffers: Float[np.ndarray, " n_buffers"] | None = None
+    ) -> nn.Module:
+        """Return a copy of the model, in evaluation mode, with these weights `(n_params,)` and buffers.
+
+        Raises:
+            TypeError: if an argument is not an array of real numbers.
+            ValueError: if it has another shape.
+        """
+        parameters, state = self._tensors(weights, buffers)
+        model = copy_model(self.model).to(self.device).eval()
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        with torch.no_grad():
+            for name, value in (self.layout.split(parameters) | self.buffer_layout.split(state)).items():
+                tensors[name].copy_(value)
+        return model
 
     def gradients(
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None
@@ -206,7 +225,7 @@ class Objective:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as constructor arguments; a worker rebuilds the objective once and reuses it."""
-        return _rebuild, (self._token, self.model, self.loss_fn, self._device, self.chunk_size)
+        return _rebuild, (self._token, self.model, self.loss_fn, self.device, self.chunk_size)
 
     @contextmanager
     def _isolated(self, fused: bool = False) -> Iterator[None]:
@@ -217,13 +236,13 @@ class Objective:
         """
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            if self._device.type in ("cpu", "cuda"):
-                stack.enter_context(torch.autocast(self._device.type, enabled=False))
+            if self.device.type in ("cpu", "cuda"):
+                stack.enter_context(torch.autocast(self.device.type, enabled=False))
             if self._has_attention and not fused:
                 stack.enter_context(unfused_attention())
             if self._is_random:
                 stack.enter_context(self._lock)
-                stack.enter_context(torch.random.fork_rng([self._device] if self._device.type == "cuda" else []))
+                stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
             yield
 
     def _chunks(
@@ -252,7 +271,7 @@ class Objective:
 
     def _tensor(self, array: Float[np.ndarray, "*shape"]) -> Tensor:
         array = np.ascontiguousarray(array)  # PyTorch does not support negative strides
-        return torch.tensor(array, dtype=self.layout.dtype, device=self._device)
+        return torch.tensor(array, dtype=self.layout.dtype, device=self.device)
 
     def _probe(self) -> tuple[Tensor, int]:
         """Return the loss of the model and the bytes of the largest tensor in its evaluation."""
@@ -265,7 +284,7 @@ class Objective:
                 "`loss_fn(model)` must use the model that it receives, it read none of its parameters. "
                 "Write it as lambda m: criterion(m(x), y), using m instead of the model's own name."
             )
-        self._is_random = self._device.type == "cuda" or not torch.equal(random, torch.get_rng_state())
+        self._is_random = self.device.type == "cuda" or not torch.equal(random, torch.get_rng_state())
         self._has_attention = probe.has_attention
         again = self._evaluate_copy()
         if not torch.equal(loss, again) and not (loss.isnan() and again.isnan()):
@@ -282,8 +301,8 @@ class Objective:
             if "device" not in str(error):
                 raise
             raise ValueError(
-                f"The data of `loss_fn` must be on the device of the evaluation, {self._device}; PyTorch says: "
-                f"{first_line(error)}. Move it with x.to({str(self._device)!r})."
+                f"The data of `loss_fn` must be on the device of the evaluation, {self.device}; PyTorch says: "
+                f"{first_line(error)}. Move it with x.to({str(self.device)!r})."
             ) from error
 
     def _can_batch(self, loss: Tensor) -> bool:

@@ -241,36 +241,36 @@ class Controller:
         self.listener.on_progress(f"training, step {step:,} of {n_steps:,}, loss {losses[-1]:.3g}", step / n_steps)
 
     def _draw_landscape(self, run_set: RunSet, settings: Settings, check: Check) -> Landscape:
-        """Draw a preview, the surface, and the complete landscape as each becomes known; return the last."""
+        """Draw the surface from coarse to fine, then the complete landscape; return that."""
 
         def check_both() -> None:
             check()
             if self._stop.is_set():
                 raise Stopped
 
-        meter = ProgressMeter(check_both, lambda done: self.listener.on_progress("blending the planes", done))
+        meter = ProgressMeter(check_both, lambda done: self.listener.on_progress("evaluating the surface", done))
         if self._pipeline is None or self._pipeline.run_set is not run_set:
             self._pipeline = Pipeline(run_set)
         pipeline, chosen = self._pipeline, LandscapeSettings(**{name: settings[name] for name in LANDSCAPE})
+        known = pipeline.is_known(chosen)
         sampling = pipeline.sampling(chosen, meter)
 
-        def draw(surface: Surface, landscape: Landscape | None = None, second: Landscape | None = None) -> None:
+        def draw(
+            surface: Surface | Landscape, landscape: Landscape | None = None, second: Landscape | None = None
+        ) -> None:
             losses = [surface.loss, run_set.loss, *([second.loss] if second else [])]
             scale = fit_scale(losses, log=settings["loss_axis"] == "log")
             view = ViewState(sampling, surface, chosen.sigma, scale, landscape, second)
             self._draw(view, settings["min_support"], check_both)
 
-        known = pipeline.has_surface(chosen)
         if not known:
-            draw(pipeline.preview(chosen, meter))
-        surface = pipeline.surface(chosen, meter)
-        if not known and settings["sigma"] != "auto":  # the heights at the path then take longer than a redraw
-            draw(surface)
+            for surface in pipeline.surfaces(chosen, meter):
+                draw(surface)
         landscape, second = pipeline.landscape(chosen, meter), None
         assess(landscape).measure_held_out(meter)
         if settings["beside"] != NO_PLANE:
             second = pipeline.landscape(replace(chosen, plane=settings["beside"]), meter)
-        draw(surface, landscape, second)
+        draw(landscape, landscape, second)
         return landscape
 
     def _find_width_errors(self, landscape: Landscape, check: Check) -> SigmaCurve | None:

@@ -24,6 +24,7 @@ OTHER_HINTS = {
     "preset": "Network and optimizer settings: those of the post, or robust ones, which reach a plateau on every seed.",
     "train": "Train again with these settings and watch the loss fall.",
     "stop": "Stop the current work; a run is kept up to the step that it has reached.",
+    "auto_k": "Try 5 steps and a twentieth of the run, and take what predicts left-out steps best.",
     "auto": "Kernels as narrow as the anchors allow on the path, wider away from it.",
     "post": "The bandwidth of the blog post everywhere, 0.06 of the path's diagonal.",
     "play": "Roll the ball along the run.",
@@ -39,6 +40,7 @@ def build_controls() -> dict[str, Any]:
         "preset": widgets.Dropdown(options=[*PRESETS, OWN], description="preset", style=WIDE),
         "train": widgets.Button(description="Train", button_style="primary", icon="refresh"),
         "stop": widgets.Button(description="Stop", icon="stop", disabled=True),
+        "auto_k": widgets.ToggleButton(description="auto k"),
         "auto": widgets.ToggleButton(description="auto σ"),
         "post": widgets.Button(description=f"post's {POST_SIGMA}"),
         "code": widgets.Button(description="Copy code", icon="copy"),
@@ -113,7 +115,7 @@ class ControlPanel:
         self._updating = False
         self._sigma_decades = math.log10(POST_SIGMA)
         self._errors = {name: Message("error") for name in OPTIONS}
-        self._note = Message("note")
+        self._note, self._taken = Message("note"), Message("note")
         self._readout, self._status, self._width_errors = widgets.HTML("<dl></dl>"), widgets.HTML(), widgets.HTML()
         self._progress = widgets.FloatProgress(min=0.0, max=1.0)
         self._code = widgets.Textarea(layout={"display": "none", "width": "auto", "height": "110px"})
@@ -128,11 +130,15 @@ class ControlPanel:
         with self._silently():
             if name == "sigma":
                 self._show_sigma(value)
+            elif name == "k" and isinstance(value, str):
+                self._dim_k(auto=True)
             elif value is not None:
                 control = self.controls[name]
                 if isinstance(control, widgets.IntSlider):
                     control.min, control.max = min(control.min, value), max(control.max, value)
                 control.value = value
+            if name == "k" and not isinstance(value, str):
+                self._dim_k(auto=False)
             if name == "step" and value is not None:
                 self.controls["play"].value = value
             if name == "target":
@@ -192,6 +198,17 @@ class ControlPanel:
         text = f"= {narrow if narrow == wide else f'{narrow} to {wide}'} in units of weights"
         self._note.show(text if len(widths) > 1 else "")
 
+    def show_taken(self, plane: str, k: int) -> None:
+        """Show which planes and stride `"auto"` took."""
+        with self._silently():
+            if self.controls["auto_k"].value:
+                slider = self.controls["k"]
+                slider.max = max(slider.max, k)
+                slider.value = k
+        self._taken.show(
+            {"local": f"local planes, k = {k}", "parallel": "parallel planes", "flat": "a flat plane"}[plane]
+        )
+
     def close(self) -> None:
         """Close every widget."""
         for widget in _walk(self.box):
@@ -217,6 +234,10 @@ class ControlPanel:
             slider.max = max(slider.max, math.ceil(self._sigma_decades))
             slider.value = value
 
+    def _dim_k(self, *, auto: bool) -> None:
+        self.controls["auto_k"].value = auto
+        _set_class(self.controls["k"], "dim", auto)
+
     def _observe(self, on_press: Callable[[str], object]) -> None:
         def forward(control: str, option: str, convert: Callable[[Any], Any] = lambda value: value) -> None:
             def handle(change: Any) -> None:
@@ -230,6 +251,7 @@ class ControlPanel:
             if name != "sigma":
                 forward(name, name)
         self.controls["sigma"].observe(self._on_sigma, "value")
+        forward("auto_k", "k", lambda on: "auto" if on else self.controls["k"].value)
         forward("auto", "sigma", lambda on: "auto" if on else self._slider_sigma)
         forward("choice", "target", lambda choice: self.controls["target"].value if choice == OWN else choice)
         forward("preset", "preset")
@@ -263,8 +285,12 @@ class ControlPanel:
             return _box(widgets.HBox, "buttons", *(c[name] for name in names))
 
         work = (buttons("train", "stop") if trains else buttons("stop"), self._progress)
-        drawn = ["plane", *(name for name in VIEW if name not in ("plane", "step"))]
-        below = {"sigma": (buttons("auto", "post"), self._note, self._width_errors)}
+        drawn = ["axes", "plane", *(name for name in VIEW if name not in ("axes", "plane", "step"))]
+        below = {
+            "plane": (self._taken,),
+            "k": (buttons("auto_k"),),
+            "sigma": (buttons("auto", "post"), self._note, self._width_errors),
+        }
         rows = [row for name in drawn for row in (c[name], *below.get(name, ()))]
         landscape = group("Landscape", *rows, buttons("code"), options=drawn)
         if trains:

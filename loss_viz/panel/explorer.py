@@ -36,6 +36,8 @@ from loss_viz.settings import (
 
 
 def _build_trait(option: Option) -> traitlets.TraitType:
+    if option.default == "auto" and option.slider:
+        return traitlets.Union([traitlets.Int(), traitlets.Unicode()], default_value=option.default)
     if option.name == "sigma":
         return traitlets.Union([traitlets.Float(), traitlets.Unicode()], default_value=option.default)
     if option.default is None:
@@ -60,8 +62,9 @@ class Explorer(_OptionTraits):
             which are drawn on one plane.
         preset: `"post"` or `"robust"`, as for `train`, for settings that are not given.
         settings: any of `width`, `depth`, `activation`, `optimizer`, `lr`, `steps`, `seed` (as for `train`), `k`,
-            `sigma`, `resolution`, `plane` (as for `landscape`), `step` and `min_support` (as for `surface_figure`),
-            `loss_axis` (`"linear"` or `"log"`), and `beside`, the plane of a second surface, or `"none"`.
+            `sigma`, `resolution`, `axes`, `plane` (as for `landscape`), `step` and `min_support` (as for
+            `surface_figure`), `loss_axis` (`"linear"` or `"log"`), and `beside`, the plane of a second surface, or
+            `"none"`.
 
     Raises:
         TypeError: if `source` is something else, or a setting does not exist.
@@ -76,7 +79,7 @@ class Explorer(_OptionTraits):
         >>> explorer.wait(), explorer.landscape.k
         (True, 3)
         >>> explorer
-        Explorer(target='x^2', k=3, sigma='auto', resolution=9, plane='local', step=60)
+        Explorer(target='x^2', k=3, sigma='auto', resolution=9, axes='pca', plane='auto', step=60)
         >>> explorer.close()
     """
 
@@ -304,6 +307,7 @@ class Explorer(_OptionTraits):
             self._failed_option = ""
         if self.landscape is not None:
             self.control_panel.show_sigma(self.landscape.sigma_absolute)
+            self.control_panel.show_taken(self.landscape.plane, self.landscape.k)
 
     def on_width_errors(self, curve: SigmaCurve | None, sigma: float | str) -> None:
         """Show the errors of fixed bandwidths below the σ slider."""

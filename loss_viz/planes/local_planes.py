@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Shaped
 from tqdm import tqdm
 
 from loss_viz._validation import argument_error, check_int
-from loss_viz.planes.plane_set import PlaneBases, Planes
+from loss_viz.planes.plane_set import Planes
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.weights import WeightRows, column_blocks, row_blocks, step_lengths
 
@@ -78,13 +78,13 @@ def local_planes(
     *,
     k: int,
     starts: Sequence[int] = (0,),
+    forward: bool = False,
     bar: tqdm | None = None,
 ) -> Planes:
     """Build the osculating plane of the run at each anchor, spanned by its k-step velocity and acceleration.
 
     v = W[t] - W[t-k] and a = W[t] - 2 W[t-k] + W[t-2k]: the plane through three points of the run. Where t < 2k the
-    same stencil looks forward, from the last step with 2k steps after it if the run is shorter than 4k. These planes
-    contain almost nothing of the steepest direction of the loss: the walls of the valley are missing.
+    same stencil looks forward, from the last step with 2k steps after it if the run is shorter than 4k.
 
     Args:
         weights: the recorded weights of one run, or of several runs one after another.
@@ -92,57 +92,24 @@ def local_planes(
         anchors: rows through which the planes pass.
         k: stride, in recorded steps.
         starts: first row of each run.
+        forward: look forward wherever the run has 2k more steps, and back elsewhere.
         bar: progress bar, advanced once per block of parameters; exceptions it raises stop the work.
 
     Raises:
         ValueError: if `k` is below 1, or a run has fewer than 2k + 1 steps.
     """
-    path, stencil, side = lay_stencil(anchors, len(weights), k, starts)
+    path, stencil, side = lay_stencil(anchors, len(weights), k, starts, forward=forward)
     mix, overlap = _measure(weights, stencil, side, projection, bar)
 
-    def span(plane: int, rows: Float[np.ndarray, "4 n_params"]) -> Float[np.ndarray, "2 n_params"]:
-        return mix[plane] @ np.stack(_differentiate(rows[1:].astype(np.float64), side[plane]))
+    def span(planes: Int[np.ndarray, " n"], rows: Float[np.ndarray, "n 4 n_columns"]) -> Float[np.ndarray, "n 2 _"]:
+        return mix[planes] @ np.stack(_differentiate(rows[:, 1:].transpose(1, 0, 2), side[planes, None]), axis=1)
 
-    bases = PlaneBases(weights, np.column_stack([anchors, stencil]), span)
-    return Planes(bases, projection.path[anchors], overlap, path)
-
-
-def valley_planes(
-    weights: WeightRows,
-    projection: Projection,
-    anchors: Int[np.ndarray, " n_anchors"],
-    walls: Float[np.ndarray, "n_anchors n_params"],
-    *,
-    k: int,
-    starts: Sequence[int] = (0,),
-) -> Planes:
-    """Build the plane of k-step velocity and steepest direction of the loss at each anchor: river and valley wall.
-
-    After Wen et al., "Understanding warmup-stable-decay learning rates: a river valley loss landscape perspective"
-    (2024). Unlike osculating planes these contain the walls of the valley, but not the direction of the run's turns.
-
-    Args:
-        weights: the recorded weights, as for `local_planes`.
-        projection: the plane of the picture.
-        anchors: rows through which the planes pass.
-        walls: unit eigenvector of the largest eigenvalue of the Hessian at each anchor.
-        k: stride, in recorded steps.
-        starts: first row of each run.
-
-    Raises:
-        ValueError: if `k` is below 1, or a run has fewer than 2k + 1 steps.
-    """
-    path, stencil, side = lay_stencil(anchors, len(weights), k, starts)
-    axes = np.zeros((len(anchors), 2, weights.shape[1]))
-    for plane, (rows, wall) in enumerate(zip(stencil, walls, strict=True)):
-        velocity = _differentiate(weights[rows].astype(np.float64), side[plane])[0]
-        axes[plane] = _orthonormalize(velocity, wall, MIN_LENGTH * projection.diagonal)
-    bases = PlaneBases(weights, anchors[:, None], lambda plane, _: axes[plane])
-    return Planes(bases, projection.path[anchors], axes @ projection.components.T, path)
+    index = np.column_stack([anchors, stencil])
+    return Planes(weights, index, projection.path[anchors], overlap, path, span)
 
 
 def lay_stencil(
-    anchors: Int[np.ndarray, " n"], n_rows: int, k: int, starts: Sequence[int]
+    anchors: Int[np.ndarray, " n"], n_rows: int, k: int, starts: Sequence[int], *, forward: bool = False
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 3"], Int[np.ndarray, " n"]]:
     """Return the run of each anchor, its three rows, and whether they look back (-1) or forward (1).
 
@@ -153,9 +120,11 @@ def lay_stencil(
     check_stride(k, int(lengths.min()))
     path = np.searchsorted(starts, anchors, side="right") - 1
     first = np.asarray(starts)[path]
-    past = anchors - first >= 2 * k
-    here = np.where(past, anchors, np.minimum(anchors, first + lengths[path] - 1 - 2 * k))
-    side = np.where(past, -1, 1)
+    last = first + lengths[path] - 1
+    ahead = anchors + 2 * k <= last if forward else anchors - first < 2 * k
+    # In a run shorter than 4k some steps have 2k steps on neither side; the nearest step that has them lends its plane.
+    here = np.where(ahead, np.minimum(anchors, last - 2 * k), np.maximum(anchors, first + 2 * k))
+    side = np.where(ahead, 1, -1)
     return path, here[:, None] + k * side[:, None] * np.arange(3), side
 
 
@@ -164,16 +133,16 @@ def span_local_planes(
 ) -> tuple[Float[np.ndarray, "n n_params"], Float[np.ndarray, "n n_params"], Float[np.ndarray, "n 2 n_params"]]:
     """Compute velocity, acceleration and the orthonormal axes of both from the weights at three rows each."""
     velocity, acceleration = _differentiate(points.transpose(1, 0, 2), side[:, None])
-    axes = [_orthonormalize(v, a, 0.0) for v, a in zip(velocity, acceleration, strict=True)]
+    axes = [_orthonormalize(v, a) for v, a in zip(velocity, acceleration, strict=True)]
     return velocity, acceleration, np.stack(axes)
 
 
 def _orthonormalize(
-    first: Float[np.ndarray, " n_params"], second: Float[np.ndarray, " n_params"], min_length: float
+    first: Float[np.ndarray, " n_params"], second: Float[np.ndarray, " n_params"]
 ) -> Float[np.ndarray, "2 n_params"]:
     """Orthonormalize (Gram-Schmidt); a vector that is too short, or parallel to the first, gives a row of zeros."""
     axes = np.zeros((2, len(first)))
-    if (length := np.linalg.norm(first)) > min_length:
+    if (length := np.linalg.norm(first)) > 0:
         axes[0] = first / length
     rest = second - (axes[0] @ second) * axes[0]
     rest -= (axes[0] @ rest) * axes[0]  # again, to remove the rounding errors of a small remainder

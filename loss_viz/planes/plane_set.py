@@ -1,128 +1,189 @@
-"""Planes in weight space: an origin and two axes each, held in memory or built from recorded rows on demand."""
+"""Planes in weight space: an origin and two axes each, and weighted averages of points on them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.sparse import csr_array
 
 from loss_viz.planes.projection import Projection
-from loss_viz.runs.weights import WeightRows, take_rows
+from loss_viz.runs.weights import WeightRows, column_blocks, row_blocks, take_rows
 
-HELD_BYTES = 2**28  # bases that need more together are built one at a time
-Basis = tuple[Float[np.ndarray, " n_params"], Float[np.ndarray, "2 n_params"]]
-Span = Callable[[int, Float[np.ndarray, "n_rows n_params"]], Float[np.ndarray, "2 n_params"]]
+HELD_BYTES = 2**28  # bases that need more together are built when they are used
+
+Span = Callable[[Int[np.ndarray, " n"], Float[np.ndarray, "n n_rows n_columns"]], Float[np.ndarray, "n 2 n_columns"]]
+PlaneWeights: TypeAlias = np.ndarray | csr_array  # (n, n_planes)
 
 
-class PlaneBases:
-    """An origin and two axes for each of several planes; axes are zero where a plane is a line or a point.
-
-    Each basis is built from a few recorded rows. If not all fit in memory, each is built when used, and only the last
-    one is kept.
-
-    Args:
-        rows: the recorded weights.
-        index: `(n_planes, n_rows)`, rows from which each plane is built; the first is its origin.
-        span: function of the number of a plane and its rows that returns its two axes.
-
-    Attributes:
-        row_bytes: size of one weight vector.
-        in_memory: whether all bases are held at once.
-
-    Example:
-        >>> bases = PlaneBases(np.eye(3), np.array([[2]]), lambda i, rows: np.eye(3)[:2])
-        >>> bases.lift(np.array([0]), np.array([[5.0, 6.0]]))
-        array([[5., 6., 1.]])
-    """
-
-    def __init__(self, rows: WeightRows, index: Int[np.ndarray, "n_planes n_rows"], span: Span) -> None:
-        self._rows, self._index, self._span = rows, index, span
-        self._last: tuple[int, Basis] | None = None
-        self.row_bytes = rows.shape[1] * rows.dtype.itemsize
-        self.in_memory = 3 * len(index) * self.row_bytes <= HELD_BYTES
-
-    def __getitem__(self, plane: int) -> Basis:
-        last = self._last
-        if last is None or last[0] != plane:
-            rows = self._rows[self._index[plane]]
-            last = self._last = plane, (rows[0], self._span(plane, rows).astype(rows.dtype))
-        return last[1]
-
-    def lift(self, index: Int[np.ndarray, " n"], coords: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_params"]:
-        """Return the points at `coords[i]` along the axes of plane `index[i]`; fastest if equal ones are adjacent."""
-        with np.errstate(over="ignore"):  # beyond the range of the weights' dtype: inf, and the loss follows
-            coords = coords.astype(self._rows.dtype)
-        if self.in_memory:
-            origin, basis = self._held
-            return origin[index] + np.einsum("ni,nip->np", coords, basis[index])
-        weights = np.empty((len(index), self._rows.shape[1]), self._rows.dtype)
-        for plane in np.unique(index):
-            origin, basis = self[int(plane)]
-            here = index == plane
-            weights[here] = origin + coords[here] @ basis
-        return weights
-
-    def take(self, planes: Int[np.ndarray, " n"]) -> "PlaneBases":
-        """Return the bases of some planes with only the recorded rows they need; rows on disk stay there."""
-        if self.in_memory:
-            origin, basis = (part[planes] for part in self._held)
-            return PlaneBases(origin, np.arange(len(planes))[:, None], lambda plane, _: basis[plane])
-        rows, index, span = self._rows, self._index[planes], self._span
-        if isinstance(rows, np.ndarray):
-            used, place = np.unique(index, return_inverse=True)
-            rows, index = rows[used], place.reshape(index.shape)
-        return PlaneBases(rows, index, lambda plane, its_rows: span(int(planes[plane]), its_rows))
-
-    @cached_property
-    def _held(self) -> tuple[Float[np.ndarray, "n_planes n_params"], Float[np.ndarray, "n_planes 2 n_params"]]:
-        origins, bases = zip(*(self[plane] for plane in range(len(self._index))), strict=True)
-        return np.stack(origins), np.stack(bases)
+def used_planes(weights: PlaneWeights) -> tuple[Int[np.ndarray, " n_used"], Float[np.ndarray, "n n_used"]]:
+    """Return the planes that have weight at some point, and the weights of those."""
+    if isinstance(weights, csr_array):
+        used = np.unique(weights.indices)
+        return used, weights[:, used].toarray()
+    used = np.flatnonzero(weights.any(axis=0))
+    return used, weights[:, used]
 
 
 @dataclass(frozen=True, eq=False)
 class Planes:
-    """Planes in weight space, each through one anchor.
+    """Planes in weight space, each through one anchor: theta_t(q) = W[t] + Eᵀ E Cᵀ (q - p[t]).
+
+    C holds the axes of the picture and E those of the plane. Instead of axes of their own, all planes may share those
+    of the picture: theta_t(q) = W[t] + Cᵀ (q - p[t]).
 
     Attributes:
-        bases: origin of each plane, its anchor in weight space, and the axes that span it.
+        rows: the recorded weights.
+        index: `(n_planes, n_rows)`, rows from which each plane is built; the first is its origin, W[t].
         position: `(n_planes, 2)`, the anchors in the picture.
         overlap: `(n_planes, 2, 2)`, E Cᵀ: scalar products of the axes of each plane and of the picture.
         path: `(n_planes,)`, index of the run to which each anchor belongs.
+        span: function of planes and some columns of their rows that returns those columns of their axes E.
+        shared_axes: `(2, n_params)`, the axes C of the picture if all planes share them, in place of `span`.
         buffers: `(n_planes, n_buffers)`, buffers of the model at the anchors; None if they never changed.
     """
 
-    bases: PlaneBases
+    rows: WeightRows
+    index: Int[np.ndarray, "n_planes n_rows"]
     position: Float[np.ndarray, "n_planes 2"]
     overlap: Float[np.ndarray, "n_planes 2 2"]
     path: Int[np.ndarray, " n_planes"]
+    span: Span | None = None
+    shared_axes: Float[np.ndarray, "2 n_params"] | None = None
     buffers: Float[np.ndarray, "n_planes n_buffers"] | None = None
 
     def __len__(self) -> int:
         return len(self.position)
 
-    def take(self, index: Int[np.ndarray, " n"]) -> tuple["Planes", Int[np.ndarray, " n"]]:
-        """Return the planes that occur in `index`, and the same index into them."""
-        used, place = np.unique(index, return_inverse=True)
-        buffers = take_rows(self.buffers, used)
-        return Planes(self.bases.take(used), self.position[used], self.overlap[used], self.path[used], buffers), place
+    @property
+    def row_bytes(self) -> int:
+        """Size of one weight vector."""
+        return self.rows.shape[1] * self.rows.dtype.itemsize
 
-    def lift(self, index: Int[np.ndarray, " n"], points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_params"]:
-        """Return the weights at which plane `index[i]` is evaluated for point `points[i]` of the picture."""
-        displacement = points - self.position[index]
-        return self.bases.lift(index, np.einsum("nij,nj->ni", self.overlap[index], displacement))
+    @property
+    def in_memory(self) -> bool:
+        """Whether the bases of all planes are held at once."""
+        return len(self) * self._n_vectors * self.row_bytes <= HELD_BYTES
+
+    def lift(self, points: Float[np.ndarray, "n 2"], weights: PlaneWeights) -> Float[np.ndarray, "n n_params"]:
+        """Average the points of the planes above `points` of the picture: sum_t w_t theta_t(q).
+
+        Args:
+            points: `(n, 2)`, points of the picture.
+            weights: `(n, n_planes)`, weights of the planes at each point, dense or sparse. Planes without weight are
+                not read.
+
+        Returns:
+            `(n, n_params)`, in the dtype of the recorded weights.
+        """
+        used, w = used_planes(weights)
+        combined = np.empty((len(points), self.rows.shape[1]), self.rows.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of the weights' dtype: inf
+            factors = w
+            if self.shared_axes is None:
+                overlap = self.overlap[used]
+                origin = np.einsum("tij,tj->ti", overlap, self.position[used])
+                factors = np.hstack([w, *(w * (points @ overlap[:, i].T - origin[:, i]) for i in range(2))])
+            factors = factors.astype(combined.dtype)
+            # In float64 a block holds the recorded rows, their differences and the axes.
+            n_rows = 12 * len(used)
+            for columns in [slice(None)] if self.in_memory else column_blocks((n_rows, self.rows.shape[1])):
+                np.matmul(factors, self._basis(used, columns), out=combined[:, columns])
+                if self.shared_axes is not None:
+                    moved = w.sum(axis=1, keepdims=True) * points - w @ self.position[used]
+                    combined[:, columns] += moved @ self.shared_axes[:, columns]
+        return combined
+
+    def average_buffers(self, weights: PlaneWeights) -> Float[np.ndarray, "n n_buffers"] | None:
+        """Average the buffers of the planes with the same weights; None if they never changed."""
+        return None if self.buffers is None else weights @ self.buffers
+
+    def take(self, index: Int[np.ndarray, " n"]) -> "Planes":
+        """Return some planes with only the recorded rows they need; rows on disk stay there."""
+        rows, needed, span = self.rows, self.index[index], self.span
+        if isinstance(rows, np.ndarray):
+            used, place = np.unique(needed, return_inverse=True)
+            rows, needed = rows[used], place.reshape(needed.shape)
+        return Planes(
+            rows,
+            needed,
+            self.position[index],
+            self.overlap[index],
+            self.path[index],
+            None if span is None else lambda planes, its_rows: span(index[planes], its_rows),
+            self.shared_axes,
+            take_rows(self.buffers, index),
+        )
+
+    @property
+    def _n_vectors(self) -> int:
+        return 1 if self.shared_axes is not None else 3
+
+    def _basis(self, used: Int[np.ndarray, " n"], columns: slice) -> Float[np.ndarray, "m n_columns"]:
+        """Return the origins of some planes, followed by their first and by their second axes."""
+        if self.in_memory:
+            return self._held[:, used].reshape(-1, self.rows.shape[1])
+        return self._build(used, columns)
+
+    @cached_property
+    def _held(self) -> Float[np.ndarray, "n_vectors n_planes n_params"]:
+        held = np.empty((self._n_vectors, len(self), self.rows.shape[1]), self.rows.dtype)
+        for part in row_blocks((len(self), 12 * self.rows.shape[1])):
+            planes = np.arange(len(self))[part]
+            held[:, part] = self._build(planes, slice(None)).reshape(self._n_vectors, len(planes), -1)
+        return held
+
+    def _build(self, used: Int[np.ndarray, " n"], columns: slice) -> Float[np.ndarray, "m n_columns"]:
+        needed, place = np.unique(self.index[used], return_inverse=True)
+        recorded = self.rows[needed, columns]
+        place = place.reshape(len(used), -1)
+        origins = recorded[place[:, 0]]
+        if self.span is None:
+            return origins
+        axes = self.span(used, recorded[place].astype(np.float64)).astype(recorded.dtype)
+        return np.concatenate([origins, axes[:, 0], axes[:, 1]])
 
 
 def parallel_planes(
     weights: WeightRows, projection: Projection, anchors: Int[np.ndarray, " n_anchors"], *, starts: Sequence[int] = (0,)
 ) -> Planes:
-    """Move the PC plane to each anchor: theta_t(q) = W[t] + Cᵀ (q - p[t])."""
-    bases = PlaneBases(weights, anchors[:, None], lambda *_: projection.components)
+    """Move the plane of the picture to each anchor: theta_t(q) = W[t] + Cᵀ (q - p[t])."""
     path = np.searchsorted(starts, anchors, side="right") - 1
-    return Planes(bases, projection.path[anchors], np.tile(np.eye(2), (len(anchors), 1, 1)), path)
+    overlap = np.tile(np.eye(2), (len(anchors), 1, 1))
+    position, axes = projection.path[anchors], projection.components
+    return Planes(weights, anchors[:, None], position, overlap, path, shared_axes=axes)
 
 
-def single_plane(projection: Projection) -> Planes:
-    """Return the plane of the picture itself: theta(q) = origin + Cᵀ q. The run does not lie on it."""
-    bases = PlaneBases(projection.origin[None], np.zeros((1, 1), dtype=int), lambda *_: projection.components)
-    return Planes(bases, np.zeros((1, 2)), np.eye(2)[None], np.zeros(1, dtype=int))
+def flat_plane(
+    projection: Projection, center: Float[np.ndarray, " n_params"], position: Float[np.ndarray, " 2"]
+) -> Planes:
+    """Return one plane through `center`, which is drawn at `position`: theta(q) = center + Cᵀ (q - position)."""
+    one = np.zeros((1, 1), dtype=int)
+    return Planes(center[None], one, position[None], np.eye(2)[None], one[0], shared_axes=projection.components)
+
+
+def join_planes(first: Planes, second: Planes) -> Planes:
+    """Return the planes of both, which are built from the same recorded weights."""
+    n = len(first)
+
+    def span(planes: Int[np.ndarray, " n"], rows: Float[np.ndarray, "n n_rows _"]) -> Float[np.ndarray, "n 2 _"]:
+        axes = np.empty((len(planes), 2, rows.shape[2]))
+        for part, own, offset in ((planes < n, first.span, 0), (planes >= n, second.span, n)):
+            if own is not None and part.any():
+                axes[part] = own(planes[part] - offset, rows[part])
+        return axes
+
+    def stack(name: str) -> np.ndarray:
+        return np.concatenate([getattr(first, name), getattr(second, name)])
+
+    return Planes(
+        first.rows,
+        stack("index"),
+        stack("position"),
+        stack("overlap"),
+        stack("path"),
+        span,
+        buffers=None if first.buffers is None else stack("buffers"),
+    )

@@ -136,6 +136,11 @@ def project_onto(
     return Projection(origin, directions, path, off_plane, variance / total, axes)
 
 
+def mean_row(weights: WeightRows, bar: tqdm | None = None) -> Float[np.ndarray, " n_params"]:
+    """Return the mean of the rows, in float64."""
+    return _center(weights, bar)[0]
+
+
 def _center(
     weights: WeightRows, bar: tqdm | None, gram: Float[np.ndarray, "n_steps n_steps"] | None = None
 ) -> tuple[Float[np.ndarray, " n_params"], float]:

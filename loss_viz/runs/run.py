@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -151,6 +151,11 @@ class Run:
         weights, buffers = self.state(row)
         return self.objective.predict(weights, self.task.x, buffers).ravel().double().cpu().numpy()
 
+    def cut(self, rows: slice) -> "Run":
+        """Return the run of some consecutive rows, which shares their memory."""
+        weights, buffers = cut_rows(self.weights, rows), None if self.buffers is None else cut_rows(self.buffers, rows)
+        return replace(self, weights=weights, loss=self.loss[rows], step=self.step[rows], buffers=buffers)
+
     @property
     def model(self) -> nn.Module:
         """The network that was trained."""
@@ -203,6 +208,38 @@ class Run:
         )
 
     @classmethod
+    def from_model(
+        cls, model: nn.Module, loss_fn: LossFn, *, device: str | torch.device | None = None, name: str = ""
+    ) -> "Run":
+        """Make a run of one finished model, as a single row.
+
+        `landscape` draws it on the axes `"random"`, `"hessian"`, `"saddle"`, or on two directions of your own. There is
+        no trajectory.
+
+        Args:
+            model: the trained model.
+            loss_fn: loss of a model on fixed data.
+            device: device of the evaluation; the model's by default.
+            name: name in legends.
+
+        Raises:
+            TypeError: if an argument has another type.
+            ValueError: if the loss is not a finite scalar.
+
+        Example:
+            >>> import loss_viz as lv
+            >>> import torch
+            >>> model = torch.nn.Linear(2, 1)
+            >>> run = Run.from_model(model, lambda m: m(torch.ones(4, 2)).square().mean())
+            >>> lv.landscape(run, axes="hessian", resolution=9, progress=False).loss.shape
+            (9, 9)
+        """
+        objective = Objective(model, loss_fn, device=device)
+        buffers = objective.initial_buffers[None] if objective.buffer_layout.n else None
+        weights, step = objective.initial_weights[None], np.zeros(1, dtype=int)
+        return evaluate_run(objective, weights, step, buffers=buffers, name=name, progress=False)
+
+    @classmethod
     def from_checkpoints(
         cls,
         model: nn.Module,
@@ -228,7 +265,7 @@ class Run:
 
         Raises:
             TypeError: if an argument has another type.
-            ValueError: if there are fewer than two checkpoints, or one cannot be read or belongs to another model.
+            ValueError: if there is no checkpoint, or one cannot be read or belongs to another model.
 
         Example:
             >>> import torch
@@ -243,8 +280,6 @@ class Run:
             ([0, 5, 10], (3, 2))
         """
         found, step = find_checkpoints(paths)
-        if len(found) < 2:
-            raise ValueError(f"A run needs at least 2 checkpoints, {found[0]} is the only one. Give the whole folder.")
         objective = Objective(model, loss_fn, device=device)
         check_frozen(objective.model, [found[0], found[-1]])
         buffers = None
@@ -293,12 +328,14 @@ def evaluate_run(
             )
         end = f"The loss is {loss[n_rows]} at step {step[n_rows]}; the run is kept up to step {step[n_rows - 1]}."
         note = f"{end} {note}".strip()
-        weights, buffers = _cut(weights, n_rows), None if buffers is None else _cut(buffers, n_rows)
+        kept = slice(0, n_rows)
+        weights, buffers = cut_rows(weights, kept), None if buffers is None else cut_rows(buffers, kept)
     return Run(weights, loss[:n_rows], step[:n_rows], objective, note=note, buffers=buffers, name=name)
 
 
-def _cut(rows: WeightRows, n_rows: int) -> WeightRows:
-    return Checkpoints(rows.paths[:n_rows], rows.layout) if isinstance(rows, Checkpoints) else rows[:n_rows]
+def cut_rows(weights: WeightRows, rows: slice) -> WeightRows:
+    """Return consecutive rows; those on disk stay there."""
+    return Checkpoints(weights.paths[rows], weights.layout) if isinstance(weights, Checkpoints) else weights[rows]
 
 
 RTOL = 1e-3  # losses differ by rounding between two machines, and by far more between two loss functions

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from loss_viz._validation import argument_error, check_float, check_type
+from loss_viz._validation import argument_error, check_float, check_int, check_type
 from loss_viz.objective.objective import Objective
-from loss_viz.runs.run import Run
+from loss_viz.runs.run import MAX_STEP, Run
 from loss_viz.runs.weights import WeightRows, stack_rows, take_rows
 
 Runs = Run | Sequence[Run] | Mapping[str, Run]
@@ -92,12 +92,36 @@ class RunSet:
         """Return weights and buffers at one or several rows, as `Run.state` does."""
         return self.weights[rows], take_rows(self.buffers, rows)
 
+    def cut(self, steps: tuple[int, int] | None) -> "RunSet":
+        """Return the parts of the runs from one training step to another; all of them for None.
+
+        Raises:
+            TypeError: if `steps` is not a pair of whole numbers.
+            ValueError: if the pair is reversed, or a run has no recorded step in between.
+        """
+        if steps is None:
+            return self
+        if not isinstance(steps, Sequence) or isinstance(steps, str) or len(steps) != 2:
+            raise TypeError(f"`steps` must be a pair (first, last), got {steps!r}. Use None for the whole run.")
+        first, last = (check_int("steps", step, 0, MAX_STEP, advice="Use None for the whole run.") for step in steps)
+        parts = []
+        for run in self.runs:
+            rows = np.flatnonzero((first <= run.step) & (run.step <= last))
+            if not len(rows):
+                raise argument_error(
+                    "steps",
+                    f"`steps` must be (first, last) with recorded steps from first to last, got ({first}, {last}); the "
+                    f"run has steps {run.step[0]} to {run.step[-1]}. Use None for the whole run.",
+                )
+            parts.append(run.cut(slice(int(rows[0]), int(rows[-1]) + 1)))
+        return RunSet(tuple(parts), self.names)
+
     @property
     def titles(self) -> tuple[str, ...]:
         """Name of each run in tables and captions: never empty."""
         return tuple(name or run.title or "run" for name, run in zip(self.names, self.runs, strict=True))
 
-    def nearest_rows(self, step: float | int | np.integer | None) -> list[int]:
+    def nearest_rows(self, step: float | int | np.integer | None, *, name: str = "step") -> list[int]:
         """Return for each run the row of the set closest to a training step; its last row for None.
 
         Raises:
@@ -108,8 +132,8 @@ class RunSet:
             return (self.ends - 1).tolist()
         first, last = self.first_step, self.last_step
         advice = "Use None for the last one."
-        if not first <= check_float("step", step, f"a training step from {first} to {last}", advice=advice) <= last:
-            raise argument_error("step", f"`step` must be within the run, from {first} to {last}; got {step}. {advice}")
+        if not first <= check_float(name, step, f"a training step from {first} to {last}", advice=advice) <= last:
+            raise argument_error(name, f"`{name}` must be within the run, from {first} to {last}; got {step}. {advice}")
         return [start + run.nearest_row(step) for start, run in zip(self.starts, self.runs, strict=True)]
 
 
