@@ -24,6 +24,7 @@ AXES = ("pca", "random", "hessian", "saddle")
 PLANES = ("auto", "local", "parallel", "flat")
 BLENDS = ("planes", "losses")
 Axes = str | tuple[Any, Any]  # a word of `AXES`, or two directions
+OWN_VECTOR = "a vector of your own"  # in place of a direction, where settings are kept as text
 NO_PLANE = "none"  # beside the surface
 SIGMA_RANGE = (1e-6, 1e3)
 POST_SIGMA = 0.06  # about the value of the post
@@ -332,6 +333,8 @@ def to_script(settings: Mapping[str, Any], view: Mapping[str, Any] = PLACEHOLDER
     if np.ndim(given["resolution"]):
         n_x, n_y = given["resolution"]
         given["resolution"] = n_x if n_x == n_y else (n_x, n_y)
+    if OWN_VECTOR in given["axes"]:
+        given["axes"] = tuple(_Code("...") if axis == OWN_VECTOR else axis for axis in given["axes"])
     lands = {"land": given}
     if (beside := view.get("beside", NO_PLANE)) != NO_PLANE:
         lands["beside"] = given | {"plane": beside}

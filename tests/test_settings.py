@@ -1,5 +1,5 @@
 import inspect
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ import loss_viz as lv
 from loss_viz.settings import (
     LANDSCAPE,
     OPTIONS,
+    OWN_VECTOR,
     TRAINING,
     VIEW,
     LandscapeSettings,
@@ -30,7 +31,8 @@ WRONG = {
     "k": 0,
     "sigma": "wide",
     "resolution": (9, 7),
-    "plane": "flat",
+    "axes": "pcs",
+    "plane": "global",
     "step": -1,
     "loss_axis": "lin",
     "min_support": float("nan"),
@@ -39,12 +41,13 @@ WRONG = {
 
 
 def test_every_option_takes_its_default_and_refuses_a_wrong_value_by_its_name():
-    assert set(WRONG) == set(OPTIONS) == {*TRAINING, *VIEW}
+    assert {*WRONG, "height"} == set(OPTIONS) == {*TRAINING, *VIEW}  # the heights are those of each panel
     for name, option in OPTIONS.items():
         assert option.label
         assert option.hint.endswith(".")
         if option.default is not None:
             assert check_setting(name, option.default) == option.default
+    for name in WRONG:
         with pytest.raises((TypeError, ValueError)) as error:
             check_setting(name, WRONG[name])
         assert error.value.argument == name
@@ -74,27 +77,28 @@ def test_code_of_the_panel_for_a_run_of_its_own_and_for_given_runs():
     assert to_script({"landscape": LAND, "runs": [{"train": VALUES}]}, VALUES) == (
         "import loss_viz as lv\n\n"
         "run = lv.train('x^3', width=8, depth=1, activation='silu', optimizer='adam', lr=0.01, steps=2000, seed=52)\n"
-        "land = lv.landscape(run, k=5, sigma='auto', resolution=61, plane='local')\n"
+        "land = lv.landscape(run, k='auto', sigma='auto', resolution=61, axes='pca', plane='auto')\n"
         "lv.surface_figure(land, step=9, log=True)"
     )
-    view = VALUES | {"beside": "global", "min_support": 0.25, "k": 3}
+    view = VALUES | {"beside": "flat", "min_support": 0.25, "k": 3}
     assert to_script({"landscape": LAND}, view, name="runs") == (
         "import loss_viz as lv\n\n"
-        "land = lv.landscape(runs, k=3, sigma='auto', resolution=61, plane='local')\n"
-        "beside = lv.landscape(runs, k=3, sigma='auto', resolution=61, plane='global')\n"
+        "land = lv.landscape(runs, k=3, sigma='auto', resolution=61, axes='pca', plane='auto')\n"
+        "beside = lv.landscape(runs, k=3, sigma='auto', resolution=61, axes='pca', plane='flat')\n"
         "lv.surface_figure(land, beside, step=9, log=True, min_support=0.25)"
     )
 
 
 def test_code_of_a_page_names_what_differs_from_the_defaults():
     trained = lv.train("x", steps=4, every=2, n_points=9, dtype=torch.float64, progress=False)
-    land = lv.landscape(trained, k=1, plane="random", seed=3, n_anchors=2, resolution=(4, 3), progress=False)
+    land = lv.landscape(trained, k=1, axes="random", seed=3, n_anchors=2, resolution=(4, 3), progress=False)
     settings = land.settings
     assert to_script(settings) == (
         "import torch\n\nimport loss_viz as lv\n\n"
         "run = lv.train('x', width=8, depth=1, activation='silu', optimizer='adam', lr=0.01, steps=4, seed=52, "
         "n_points=9, every=2, dtype=torch.float64)\n"
-        "land = lv.landscape(run, k={k}, sigma={sigma}, resolution=(4, 3), plane='random', n_anchors=2, seed=3)\n"
+        "land = lv.landscape(run, k={k}, sigma={sigma}, resolution=(4, 3), axes='random', plane='auto', "
+        "n_anchors=2, seed=3)\n"
         "lv.surface_figure(land, step={step}, log={log})"
     )
     own = {"name": "own", "train": None}
@@ -103,16 +107,29 @@ def test_code_of_a_page_names_what_differs_from_the_defaults():
     assert several.split("\n")[4:8] == ["run = {", "    'own': ...,", f"    \"a 'b'\": {_training(settings)},", "}"]
 
 
+def test_code_has_the_arguments_without_a_control_and_a_gap_for_own_directions():
+    given = asdict(LandscapeSettings()) | {"steps": [3, 9], "bounds": [[0.0, 1.0], [-1.0, 2.0]], "center": 5}
+    code = to_script({"landscape": given | {"axes": [OWN_VECTOR, "PC1"], "blend": "losses"}})
+    assert code.split("\n")[2] == (
+        "land = lv.landscape(run, k={k}, sigma={sigma}, resolution=61, axes=(..., 'PC1'), plane='auto', center=5, "
+        "blend='losses', steps=[3, 9], bounds=[[0.0, 1.0], [-1.0, 2.0]])"
+    )
+
+
 def _training(settings):
     return to_script(settings).split("run = ")[1].split("\n")[0]
 
 
 @pytest.mark.parametrize(
-    "changed", [{"resolution": (5, 4)}, {"n_anchors": 3}, {"seed": 1}, {"resolution": (900, 900)}, {}]
+    "changed",
+    [
+        *[{"resolution": (5, 4)}, {"n_anchors": 3}, {"seed": 1}, {"resolution": (900, 900)}, {"center": "mean"}],
+        *[{"blend": "losses"}, {"steps": [0, 5]}, {"bounds": [[0, 1], [0, 1]]}, {"axes": ["PC1", "sharpest"]}, {}],
+    ],
 )
 def test_settings_of_a_panel_only_where_it_draws_the_same(changed):
     train = dict(VALUES, n_points=100, every=1, dtype="float32")
-    land = LAND | {"resolution": (5, 5), "n_anchors": 200, "seed": 0} | changed
+    land = asdict(LandscapeSettings()) | {"resolution": (5, 5)} | changed
     settings = {"landscape": land, "runs": [{"train": train}], "complete": True}
     found = explorer_settings(settings, step=7, log=True)
     if changed:

@@ -13,12 +13,11 @@ import torch
 
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import RunSet
-from loss_viz.settings import TRAINING, Axes, LandscapeSettings, TrainSettings, to_plain
+from loss_viz.settings import OWN_VECTOR, TRAINING, Axes, LandscapeSettings, TrainSettings, to_plain
 from loss_viz.tasks.networks import ACTIVATIONS, OPTIMIZERS
 from loss_viz.tasks.regression import build_task
 
 FORMAT, VERSION = "loss_viz settings", 2
-OWN_VECTOR = "a vector of your own"
 # What version 1 called a plane, in today's words. Its surfaces were averages of losses, with narrower kernels.
 OLD_PLANES: Mapping[str, Mapping[str, str]] = {
     "local": {"plane": "local"},
@@ -85,13 +84,13 @@ def _infer_training(run: Run) -> dict[str, Any] | None:
         return None
     if given["activation"] not in ACTIVATIONS or given["optimizer"] not in OPTIMIZERS:
         return None
-    n_points, every, last = len(task.x), int(run.step[1] - run.step[0]), int(run.step[-1])
+    n_points, every, first, last = len(task.x), int(run.step[1] - run.step[0]), run.step[0], int(run.step[-1])
     try:
         again = build_task(given["target"], n_points=n_points, dtype=task.x.dtype)
     except (TypeError, ValueError):  # the name of a Python function is not a formula
         return None
-    recorded = np.union1d(np.arange(0, last, every), last)
-    if not (torch.equal(again.y, task.y.cpu()) and np.array_equal(recorded, run.step)):
+    recorded = np.union1d(np.arange(0, last, every), last)  # of which the landscape may show a part
+    if not (torch.equal(again.y, task.y.cpu()) and np.array_equal(recorded[recorded >= first], run.step)):
         return None
     dtype = str(task.x.dtype).removeprefix("torch.")
     more = {"steps": last, "n_points": n_points, "every": every, "dtype": dtype}

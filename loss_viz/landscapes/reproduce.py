@@ -10,10 +10,11 @@ import torch
 
 from loss_viz.landscapes.compute import landscape
 from loss_viz.landscapes.landscape import Landscape
-from loss_viz.landscapes.provenance import DTYPES, OWN_VECTOR, check_settings, read_settings
+from loss_viz.landscapes.provenance import DTYPES, check_settings, read_settings
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import Runs
 from loss_viz.runs.training import train
+from loss_viz.settings import OWN_VECTOR
 
 RTOL = 1e-3  # machines differ by rounding, runs by far more
 
