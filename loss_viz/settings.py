@@ -234,6 +234,11 @@ class ViewSettings:
         checker=lambda value: check_fraction("min_support", value),
         slider=(0.0, 1.0),
     )
+    height: str = option(
+        "loss",
+        "height",
+        "What the height of the surface is: the loss, or one of the metrics passed to Explorer.",
+    )
     beside: str = option(
         NO_PLANE,
         "beside",
@@ -381,6 +386,7 @@ def explorer_settings(settings: Mapping[str, Any], *, step: int, log: bool) -> d
         return None
     chosen = {name: land[name] for name in LANDSCAPE} | {"resolution": n_x, "step": step}
     chosen |= {"loss_axis": "log" if log else "linear", "min_support": ViewSettings.min_support, "beside": NO_PLANE}
+    chosen |= {"height": ViewSettings.height}
     given = _read_training(runs[0]) if len(runs) == 1 else None
     if given and _fits_panel(TrainSettings, given):
         chosen = {name: given[name] for name in TRAINING} | chosen

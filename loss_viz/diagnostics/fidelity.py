@@ -22,7 +22,9 @@ class Fidelity:
 
     Attributes:
         step: `(n,)`, training steps that were compared.
-        factor: `(n,)`; infinite where surface and loss differ in sign or only one of them is zero.
+        factor: `(n,)`; infinite where surface and loss differ in sign or only one of them is zero; nan where the
+            surface has no height, which the statistics leave out.
+        ratio: `(n,)`, height divided by loss, where it is known.
 
     Example:
         >>> Fidelity(step=np.arange(4), factor=np.array([2.0, 1.0, 1.0, 1.5]))
@@ -31,21 +33,28 @@ class Fidelity:
 
     step: Int[np.ndarray, " n"]
     factor: Float[np.ndarray, " n"]
+    ratio: Float[np.ndarray, " n"] | None = None
+
+    @property
+    def known(self) -> Float[np.ndarray, " n_known"]:
+        """The factors that are not nan; a single nan if there are none."""
+        known = self.factor[~np.isnan(self.factor)]
+        return known if len(known) else np.array([np.nan])
 
     @property
     def median(self) -> float:
         """Median factor."""
-        return float(np.median(self.factor))
+        return float(np.median(self.known))
 
     @property
     def p90(self) -> float:
         """Factor that nine steps in ten do not exceed."""
-        return float(np.quantile(self.factor, 0.9, method="inverted_cdf"))
+        return float(np.quantile(self.known, 0.9, method="inverted_cdf"))
 
     @property
     def max(self) -> float:
         """Largest factor."""
-        return float(self.factor.max())
+        return float(self.known.max())
 
     @property
     def start(self) -> float:
@@ -135,7 +144,7 @@ def compare_heights(
         ratio = height / loss
         factor = np.where(ratio > 0, np.maximum(ratio, 1 / ratio), np.inf)
     factor = np.where(np.isnan(height), np.nan, factor)
-    return Fidelity(step, np.where(height == loss, 1.0, factor))
+    return Fidelity(step, np.where(height == loss, 1.0, factor), ratio)
 
 
 def disagreement_map(

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Int
 from tqdm import tqdm
 
 from loss_viz.diagnostics.fidelity import Fidelity, fidelity, measure_held_out
-from loss_viz.diagnostics.folds import Fold, find_folds
+from loss_viz.diagnostics.folds import MIN_FACTOR, Fold, find_folds
 from loss_viz.diagnostics.plateaus import Plateau, find_plateaus
+from loss_viz.diagnostics.predictions import measure_ahead, measure_batch_norm_lag, measure_between
 from loss_viz.landscapes.landscape import Landscape, check_landscape
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run_set import RunSet
@@ -16,6 +18,7 @@ from loss_viz.runs.run_set import RunSet
 # Squared correlations of PC1 and PC2 with cosines of time above which `warnings` mentions them. Smooth runs that learn
 # something reach 0.98 and 0.92, as random walks do: this is a warning, not a verdict.
 COSINE_LIMITS = (0.9, 0.7)
+RIDES_ABOVE = 1.05  # factor from which `warnings` says that the run lies above the surface
 Row = tuple[str, str, str]  # name, value, comment
 
 
@@ -50,6 +53,48 @@ class Report:
         return self.held_out
 
     @cached_property
+    def between(self) -> Fidelity:
+        """Factors on straight lines between steps or ends of the runs: are ridges between them real?"""
+        return measure_between(self._landscape, progress=False)
+
+    @cached_property
+    def ahead(self) -> Fidelity | None:
+        """Factors at the last fifth of a run, in a picture of the rest; None for several runs or a very short one."""
+        land = self._landscape
+        if len(land.runs) > 1 or len(land.run) < 10 or land.plane == "flat":
+            return None
+        return measure_ahead(land, progress=False)
+
+    @cached_property
+    def batch_norm_lag(self) -> Fidelity | None:
+        """Factors between the losses with running statistics and with batch statistics; None without batch norm."""
+        return measure_batch_norm_lag(self._landscape)
+
+    @cached_property
+    def following(self) -> float:
+        """Share of a displacement in the picture that the planes follow, from 0 to 1; the rest stays at the anchors."""
+        axes, overlap = self._landscape.projection.components, self._landscape.planes.overlap
+        if self._landscape.plane != "local":
+            return 1.0
+        followed = np.linalg.solve(axes @ axes.T, overlap.transpose(0, 2, 1) @ overlap)
+        return float(np.trace(followed, axis1=1, axis2=2).mean() / 2)
+
+    @cached_property
+    def n_holes(self) -> int:
+        """Points of the grid without a finite height."""
+        return int((~np.isfinite(self._landscape.loss)).sum())
+
+    @cached_property
+    def spikes(self) -> Int[np.ndarray, " n_spikes"]:
+        """Training steps whose loss the surface misses by more than a factor of 1.5, outside all folds."""
+        far = np.nan_to_num(self.fidelity.factor, nan=1.0) > MIN_FACTOR
+        run_set = self._landscape.run_set
+        for fold in self.folds:
+            rows = np.arange(len(run_set))[run_set.rows[fold.run]]
+            far[rows[(run_set.step[rows] >= fold.start) & (run_set.step[rows] <= fold.end)]] = False
+        return run_set.step[far]
+
+    @cached_property
     def folds(self) -> tuple[Fold, ...]:
         """Places where the surface can show only one of several losses."""
         return tuple(find_folds(self._landscape))
@@ -80,13 +125,44 @@ class Report:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """Sentences on what this picture cannot show; often none."""
-        sentences = []
+        sentences, land = [], self._landscape
+        shown, asked = (len(land.x), len(land.y)), land.requested
+        if shown != asked:
+            sentences.append(f"Stopped early: {shown[0]} x {shown[1]} of {asked[0]} x {asked[1]} points.")
+        if self.n_holes:
+            sentences.append(
+                f"{self.n_holes} of {land.loss.size} points have no height: the {land.height_name} failed."
+            )
+        if land.projection.n_cut:
+            sentences.append(f"{land.projection.n_cut} of {len(land.runs)} runs lead far out of the picture.")
         if self.folds:
             worst, times = max(self.folds, key=lambda fold: fold.factor), len(self.folds)
+            titles = land.run_set.titles
+            here, there = f"step {worst.step}", f"step {worst.other_step}"
+            if len(titles) > 1:
+                here, there = f"{here} of {titles[worst.run]}", f"{there} of {titles[worst.other_run]}"
             sentences.append(
-                f"The path passes over itself {'once' if times == 1 else f'{times} times'} at different losses (steps "
-                f"{worst.step} and {worst.other_step} differ by {write_factor(worst.factor)}): the surface can show "
-                "only one of them."
+                f"The path passes over itself {'once' if times == 1 else f'{times} times'} at different losses "
+                f"({here} and {there} differ by {write_factor(worst.factor)}): the surface can show only one of them."
+            )
+        if len(self.spikes):
+            n = len(self.spikes)
+            sentences.append(
+                f"The surface misses {'a spike' if n == 1 else f'{n} steps'} of the run, such as step "
+                f"{self.spikes[0]}, by more than {write_factor(MIN_FACTOR)}."
+            )
+        ratio = None if self.held_out is None else self.held_out.ratio
+        if ratio is not None and (low := float(np.nanmedian(ratio))) < 1 / RIDES_ABOVE:
+            sentences.append(
+                f"The surface lies below the run, by {write_factor(1 / low)} in the median of left-out steps: averaged "
+                "weights lie lower than single steps, as where mini-batch noise lifts them."
+            )
+        lag = self.batch_norm_lag
+        if lag is not None and lag.max > MIN_FACTOR:
+            sentences.append(
+                f"Running statistics of batch normalization lag behind: at step {lag.step[np.nanargmax(lag.factor)]} "
+                f"the loss differs by {write_factor(lag.max)} from that on batch statistics, which "
+                "lambda m: loss_fn(m.train()) as the loss would draw."
             )
         if all(square > limit for square, limit in zip(self.cosines, COSINE_LIMITS, strict=True)):
             sentences.append(
@@ -103,7 +179,11 @@ class Report:
     def __repr__(self) -> str:
         plateaus = [plateau for of_run in self.plateaus for plateau in of_run]
         levels = [f"{plateau.level:.3g}" + (f" ({plateau.fit.name})" if plateau.fit else "") for plateau in plateaus]
-        rows = [*self.rows(), variance_row(self._landscape.projection)]
+        more = {"between steps": self.between, "ahead": self.ahead}
+        rows = self.rows()
+        rows += [(name, write_factor(fit.median), f"p90 {write_factor(fit.p90)}") for name, fit in more.items() if fit]
+        rows += [("planes follow", f"{self.following:.0%}", "of a displacement in the picture")]
+        rows += [variance_row(self._landscape.projection)]
         rows += [("plateaus", str(len(plateaus)), ", ".join(levels)), ("folds", str(len(self.folds)), "")]
         table = [f"{name:<14} {value:<8} {comment}".rstrip() for name, value, comment in rows]
         return "\n".join([*table, *self.warnings])

@@ -19,13 +19,20 @@ def caption(landscape: Landscape) -> str:
     fit = assess(landscape).fidelity
     median, p90, start = map(write_factor, (fit.median, fit.p90, fit.start))
     name = name_surface(landscape.run_set, plane=landscape.plane, k=landscape.k, sigma=landscape.sigma)
-    return f"{name}<br>{SMALL.format(f'error under the path: median {median}, p90 {p90}, start {start}')}"
+    errors = f"error under the path: median {median}, p90 {p90}, start {start}"
+    if (held := assess(landscape).held_out) is not None:
+        errors += f"; held out: median {write_factor(held.median)}, p90 {write_factor(held.p90)}"
+    return f"{name}<br>{SMALL.format(errors)}"
 
 
 def write_notes(landscape: Landscape, width: int) -> list[str]:
     """Return the small print below a picture, in lines of at most `width` characters: variance and warnings."""
-    share = landscape.explained_variance_ratio.sum()
-    sentences = [f"{share:.1%} of the variance, which does not measure fidelity.", *assess(landscape).warnings]
+    share, report = landscape.explained_variance_ratio.sum(), assess(landscape)
+    of = "each height is an average of losses" if landscape.blend.of == "losses" else "each height is one network's"
+    sentences = [f"{of[0].upper()}{of[1:]}. {share:.1%} of the variance, which does not measure fidelity."]
+    if landscape.plane == "local":
+        sentences.append(f"The planes follow {report.following:.0%} of a displacement.")
+    sentences += report.warnings
     return [line for sentence in sentences for line in wrap(sentence, width)]
 
 

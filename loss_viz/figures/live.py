@@ -117,6 +117,11 @@ class ViewState:
         return self.sampling.projection
 
     @property
+    def shown_runs(self) -> RunSet:
+        """The runs with the height that the surface shows as their loss."""
+        return self.landscape.run_set if self.landscape else self.run_set
+
+    @property
     def height(self) -> Float[np.ndarray, " n_steps"]:
         """Height of the surface under the runs; nan while unknown."""
         return self.landscape.path_height if self.landscape else np.full(len(self.run_set), np.nan)
@@ -271,6 +276,7 @@ def _scene_update(view: ViewState) -> dict[str, Any]:
         "title.text": caption(view.landscape) if view.landscape else f"{name}<br>{SMALL.format('…')}",
         "scene.xaxis.range": x["range"],
         "scene.yaxis.range": y["range"],
+        "scene.zaxis.title.text": axis["title"]["text"],
         "scene.zaxis.type": axis.get("type", "linear"),
         "scene.zaxis.autorange": False,  # Plotly sets it when the type changes and losses are below 1
         "scene.zaxis.range": axis["range"],
@@ -282,18 +288,18 @@ def _scene_update(view: ViewState) -> dict[str, Any]:
 
 def path_update(view: ViewState, plateaus: Sequence[Plateau], *, pane: str = "surface") -> Updates:
     """Return the trajectories, and the plateaus of a single run."""
-    run_set, projection, scale = view.run_set, view.projection, view.scale
+    run_set, projection, scale = view.shown_runs, view.projection, view.scale
     updates = {
         f"{pane}_{trace_key('trajectory', i)}": path_arrays(run_set, projection, view.landscape, scale, rows)
         for i, rows in enumerate(run_set.rows)
     }
-    drawn = plateaus if len(run_set.runs) == 1 else ()
+    drawn = plateaus if len(run_set.runs) == 1 and run_set is view.run_set else ()
     return updates | {f"{pane}_plateau": plateau_arrays(run_set, projection, scale, drawn)}
 
 
 def ball_update(view: ViewState, rows: Sequence[int], *, pane: str = "surface") -> Updates:
     """Return ball and stem of each run on the surface, and on the second one, at one row of each run."""
-    run_set, path, height = view.run_set, view.projection.path, view.height
+    run_set, path, height = view.shown_runs, view.projection.path, view.height
     extent = np.array([np.ptp(view.surface.x), np.ptp(view.surface.y)])
     updates: Updates = {}
     for i, row in enumerate(rows):

@@ -26,6 +26,7 @@ class Scale:
     low: float
     high: float
     log: bool
+    name: str = "loss"
 
     def draw(self, loss: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
         """Return losses in drawn units."""
@@ -45,12 +46,12 @@ class Scale:
     def axis(self) -> dict[str, Any]:
         """Return Plotly's properties of the axis, with space for the ball."""
         margin = BALL_RADIUS * (self.high - self.low)
-        axis = {"title": {"text": "loss"}, "range": [self.low - margin, self.high + 2 * margin]}
+        axis = {"title": {"text": self.name}, "range": [self.low - margin, self.high + 2 * margin]}
         return axis | (log_axis(self.high - self.low) if self.log else {})
 
     def colorbar(self) -> dict[str, Any]:
         """Return Plotly's properties of the color bar, with ticks in losses."""
-        bar = {"title": {"text": "loss"}, "thickness": 12, "len": 0.7, "outlinewidth": 0}
+        bar = {"title": {"text": self.name}, "thickness": 12, "len": 0.7, "outlinewidth": 0}
         if not self.log:
             return bar
         every = log_axis(self.high - self.low).get("dtick", 1)
@@ -67,7 +68,7 @@ def log_axis(decades: float) -> dict[str, Any]:
     return axis | ({"dtick": int(np.ceil(decades / 8))} if decades >= 2 else {})
 
 
-def fit_scale(losses: Sequence[np.ndarray], *, log: bool) -> Scale:
+def fit_scale(losses: Sequence[np.ndarray], *, log: bool, name: str = "loss") -> Scale:
     """Return the axis that holds all finite losses of some arrays of any shape.
 
     Raises:
@@ -81,7 +82,7 @@ def fit_scale(losses: Sequence[np.ndarray], *, log: bool) -> Scale:
         check_positive(finite.min())
     low, high = (float(np.log10(end) if log else end) for end in (finite.min(), finite.max()))
     least = max(1.0 if high == low else LEAST_SPAN, MIN_SPAN * max(abs(low), abs(high)))  # so that the ends differ
-    return Scale(low, max(high, low + least), log)
+    return Scale(low, max(high, low + least), log, name)
 
 
 def span_decades(low: float, high: float) -> float:

@@ -34,6 +34,7 @@ from loss_viz.figures.traces import (
     colorbar_trace,
     error_shade,
     fade,
+    is_inside,
     landscape_traces,
     path_details,
 )
@@ -101,7 +102,9 @@ def _shared_scale(landscapes: Sequence[Landscape], log: bool) -> Scale:
     for land in landscapes:
         check_landscape(land)
     check_bool("log", log)
-    return fit_scale([loss for land in landscapes for loss in (land.loss, land.path_loss)], log=log)
+    return fit_scale(
+        [loss for land in landscapes for loss in (land.loss, land.path_loss)], log=log, name=landscapes[0].height_name
+    )
 
 
 def _add_landscape(
@@ -183,7 +186,7 @@ def _flat_paths(landscape: Landscape, step: int | None) -> list[go.Scatter]:
         line = {"mode": "lines+markers", "line": {"color": color, "width": 2}, "marker": dots}
         ball = {"mode": "markers", "marker": ball_marker(i, n_runs)}
         for title, style, chosen in ((name or "trajectory", line, rows), ("ball", ball, balls[i : i + 1])):
-            x, y = landscape.path[chosen].T
+            x, y = np.where(is_inside(landscape, landscape.path[chosen])[:, None], landscape.path[chosen], np.nan).T
             words = {"name": title, "meta": name, "legendgroup": name, "showlegend": style is line}
             traces.append(go.Scatter(style | words, x=x, y=y, customdata=details[chosen], hovertemplate=PATH_HOVER))
     return traces

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from plotly.colors import sample_colorscale, unlabel_rgb
 from scipy.spatial import ConvexHull
 
@@ -115,7 +115,16 @@ def path_arrays(
     x, y = projection.path[rows].T
     details = path_details(run_set, projection, landscape)[rows]
     z = scale.lift(run_set.loss[rows], LINE_LIFT)
+    if landscape:
+        z = np.where(is_inside(landscape, projection.path[rows]), z, np.nan)
     return {"x": x, "y": y, "z": z, "customdata": details, "line.color": error_shade(details[:, 4])}
+
+
+def is_inside(landscape: Landscape, points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
+    """Return which points lie within the picture, which may show only a part of the runs."""
+    x, y = points.T
+    inside = (landscape.x[0] <= x) & (x <= landscape.x[-1])
+    return inside & (landscape.y[0] <= y) & (y <= landscape.y[-1])
 
 
 def error_shade(factor: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
@@ -145,6 +154,8 @@ def ball_traces(landscape: Landscape, scale: Scale, row: int, color: str) -> lis
         f"<br>at ({point[0]:.3g}, {point[1]:.3g}), off the plane by {landscape.off_plane[row]:.3g}<extra></extra>"
     )
     extent = np.array([np.ptp(landscape.x), np.ptp(landscape.y)])
+    if not is_inside(landscape, point[None])[0]:
+        true = height = np.nan
     return [
         go.Scatter3d(STEM, **stem_arrays(point, true, height)),
         go.Mesh3d(BALL | {"color": color}, **ball_arrays(point, true, extent, scale), hovertemplate=hover),

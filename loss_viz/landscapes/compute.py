@@ -33,6 +33,8 @@ from loss_viz.runs.run_set import Runs, RunSet, as_run_set
 from loss_viz.settings import Axes, LandscapeSettings, check_sigma
 
 N_KEPT = 4  # results of each stage
+MAX_COMPARED_VALUES = 2**28  # recorded weights; of larger runs, not every step is compared with the surface
+MIN_COMPARED = 100
 
 Metric = Callable[[nn.Module], Any]
 
@@ -112,8 +114,12 @@ class Pipeline:
 
         return self._cached("blend", (planes, settings.sigma, settings.blend), build)
 
-    def surfaces(self, settings: LandscapeSettings, bar: tqdm) -> Iterator[Surface]:
-        """Yield the surface over grids from coarse to fine; each has every other point of the next."""
+    def surfaces(self, settings: LandscapeSettings, bar: tqdm, height: str = "loss") -> Iterator[Surface]:
+        """Yield the surface over grids from coarse to fine; each has every other point of the next.
+
+        `height` is `"loss"` or the name of a metric.
+        """
+        scalar = ("loss", *self._metrics).index(height)
         sampling, blend, table = self.sampling(settings, bar), self.blend(settings, bar), self._grid(settings, bar)
         points = sampling.points
         if not table.known.all():
@@ -122,7 +128,7 @@ class Pipeline:
             coarse, index = sampling.coarsen(stride)
             fill_heights(table, index, blend, points, bar)
             shape = len(coarse.y), len(coarse.x)
-            yield Surface(coarse.x, coarse.y, table.heights[index, 0].reshape(shape), coarse.support)
+            yield Surface(coarse.x, coarse.y, table.heights[index, scalar].reshape(shape), coarse.support)
 
     def landscape(self, settings: LandscapeSettings, bar: tqdm, *, budget: int | None = None) -> Landscape:
         """Evaluate the whole grid and the heights at the path; with a `budget`, of the finest grid within it.
@@ -134,7 +140,8 @@ class Pipeline:
         """
         sampling, choice = self.sampling(settings, bar), self.choice(settings, bar)
         path = self._path(settings, bar)
-        n_before = len(choice.errors) * len(self.anchors(settings, bar)) + len(self.run_set)
+        n_compared = len(self._compared_rows(settings, bar))
+        n_before = len(choice.errors) * len(self.anchors(settings, bar)) + n_compared
         shown = 0
         try:
             for stride, _ in zip(sampling.strides, self.surfaces(settings, bar), strict=False):
@@ -167,12 +174,13 @@ class Pipeline:
         first = replace(settings, plane=candidates[0][0], k=candidates[0][1])
         sampling = self.sampling(first, bar)
         n_points = len(sampling.coarsen(sampling.strides[0])[1])
-        least = n_points + len(self.run_set) + n_tried
+        n_compared = len(self._compared_rows(first, bar))
+        least = n_points + n_compared + n_tried
         if budget < least:
             raise argument_error(
                 "budget",
                 f"`budget` must be at least {least:,} losses, for the coarsest picture ({n_points:,}), the recorded "
-                f"steps ({len(self.run_set):,}) and the choice of planes ({n_tried:,}); got {budget:,}.",
+                f"steps ({n_compared:,}) and the choice of planes ({n_tried:,}); got {budget:,}.",
             )
 
     def is_known(self, settings: LandscapeSettings) -> bool:
@@ -220,10 +228,19 @@ class Pipeline:
         return self._cached(name, (blend, *key), open_table)
 
     def _fill_path(self, settings: LandscapeSettings, table: HeightTable, bar: tqdm) -> None:
-        new = np.flatnonzero(~table.known)
+        rows = self._compared_rows(settings, bar)
+        new = rows[~table.known[rows]]
         bar.total = (bar.total or 0) + len(new)
         points = self.sampling(settings, bar).projection.path
         fill_heights(table, new, self.blend(settings, bar), points, bar)
+
+    def _compared_rows(self, settings: LandscapeSettings, bar: tqdm) -> Int[np.ndarray, " n"]:
+        """Return the recorded steps at which the surface is compared with the run: all, unless that takes too long."""
+        n_rows, n_params = self.run_set.weights.shape
+        if n_rows * n_params <= MAX_COMPARED_VALUES:
+            return np.arange(n_rows)
+        even = np.linspace(0, n_rows - 1, MIN_COMPARED).round().astype(int)
+        return np.union1d(even, self.anchors(settings, bar))
 
     def _metrics_along_path(self) -> dict[str, np.ndarray]:
         """Evaluate the metrics at the recorded weights; each needs its own forward pass there."""
@@ -246,6 +263,7 @@ class Pipeline:
         true = self._metrics_along_path()
         metrics = {name: Heights(surfaces[i], true[name], heights[i]) for i, name in enumerate(self._metrics, start=1)}
         n_tried = len(choice.errors) * len(self.anchors(settings, bar))
+        compared = self._compared_rows(settings, bar)
         return Landscape(
             run_set=run_set,
             x=coarse.x,
@@ -262,7 +280,7 @@ class Pipeline:
             k=int(sampling.settings.k),
             sigma=blend.kernel.sigma,
             sigma_absolute=blend.kernel.width,
-            n_evaluations=n_tried + blend.count(coarse.points) + blend.count(projection.path),
+            n_evaluations=n_tried + blend.count(coarse.points) + blend.count(projection.path[compared]),
             blend=blend,
             projection=projection,
             sampling=coarse,

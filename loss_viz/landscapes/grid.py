@@ -18,8 +18,9 @@ from loss_viz.planes.directions import hessian_directions, own_directions, rando
 from loss_viz.planes.local_planes import check_anchors, check_stride, choose_anchors, local_planes
 from loss_viz.planes.plane_set import Planes, flat_plane, parallel_planes
 from loss_viz.planes.projection import Projection, fit_projection, mean_row, project_onto
+from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import RunSet
-from loss_viz.runs.weights import take_rows
+from loss_viz.runs.weights import stack_rows, take_rows
 from loss_viz.settings import AXES, BLENDS, PLANES, LandscapeSettings, check_k
 
 SUPPORT_WIDTH = 0.03  # of the diagonal
@@ -29,6 +30,7 @@ MAX_POINTS = 2**24  # of the grid; a few arrays of that size fit in memory
 RANDOM_EXTENT = 1.0  # in filter norms to each side, as Li et al. draw it
 POINT_EXTENT = 0.5  # in units of weights to each side of a single network, without a path to set the scale
 FIXED_AXES = ("random", "hessian", "saddle")  # `plane="auto"` is flat on them, as other tools draw them
+FAR = 5  # a run whose ends are farther apart than this many times the median does not set the frame
 COARSEST = 10  # intervals along the shorter axis, at least
 
 
@@ -163,8 +165,8 @@ def fit_picture_plane(run_set: RunSet, settings: LandscapeSettings, bar: tqdm | 
     Raises:
         ValueError: if the axes cannot be computed for this model, or are dependent.
     """
-    if settings.axes == "pca":
-        return fit_projection(run_set.weights, bar)
+    if isinstance(settings.axes, str) and settings.axes == "pca":
+        return _fit_principal_plane(run_set, bar)
     center, buffers = _find_center(run_set, settings.center)
     if settings.axes == "random":
         directions = random_directions(run_set.objective.layout, center, seed=settings.seed)
@@ -175,6 +177,25 @@ def fit_picture_plane(run_set: RunSet, settings: LandscapeSettings, bar: tqdm | 
     else:
         directions, names = own_directions(run_set, settings.axes, center, buffers, bar=bar)
     return project_onto(run_set.weights, center, directions, axes=names, bar=bar)
+
+
+def _fit_principal_plane(run_set: RunSet, bar: tqdm | None) -> Projection:
+    """Fit principal components, without runs that lead so far out that they would be all that the picture shows."""
+    lengths = [_reach(run) for run in run_set.runs]
+    near = np.array([length <= FAR * np.median(lengths) for length in lengths])
+    if len(lengths) < 3 or near.all() or not near.any():
+        return fit_projection(run_set.weights, bar)
+    framed = np.repeat(near, [len(run) for run in run_set.runs])
+    kept = stack_rows([run.weights for run, is_near in zip(run_set.runs, near, strict=True) if is_near])
+    fit = fit_projection(kept, bar)
+    seen = project_onto(run_set.weights, fit.origin, fit.components, axes=fit.axes, bar=bar)
+    return replace(seen, framed=framed, n_cut=int((~near).sum()))
+
+
+def _reach(run: Run) -> float:
+    """Return the distance between the ends of a run."""
+    first, last = (run.weights[row].astype(np.float64) for row in (0, len(run) - 1))
+    return float(np.linalg.norm(last - first))
 
 
 def _find_center(

@@ -79,7 +79,8 @@ class Landscape:
             extrapolates.
         path: `(n_steps, 2)`, projection of the run onto the plane.
         path_loss: `(n_steps,)`, true losses of the run.
-        path_height: `(n_steps,)`, height of the surface at the path; `fidelity` compares the two.
+        path_height: `(n_steps,)`, height of the surface at the path; `fidelity` compares the two. Of a long run of a
+            large model only a few hundred steps are compared; at the others it is nan.
         off_plane: `(n_steps,)`, distance from the weights to the plane, in units of weights.
         explained_variance_ratio: `(2,)`; it does not measure fidelity.
         anchors: `(n_anchors,)`, rows whose planes are blended; one row or none for a flat plane.
@@ -137,7 +138,8 @@ class Landscape:
     def __repr__(self) -> str:
         size = f"{len(self.x)} x {len(self.y)}"
         runs = ", ".join(map(repr, self.runs))
-        return f"Landscape({self.plane} planes, {size}, k={self.k}, sigma={self.sigma!r}, of {runs})"
+        planes = "a flat plane" if self.plane == "flat" else f"{self.plane} planes"
+        return f"Landscape({planes}, {size}, k={self.k}, sigma={self.sigma!r}, of {runs})"
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -181,7 +183,7 @@ class Landscape:
         Its `loss`, `path_loss` and `path_height` hold the values of that scalar.
 
         Raises:
-            ValueError: if there is no metric of this name.
+            ValueError: if there is no metric of this name, or it is not finite along the runs.
 
         Example:
             >>> import loss_viz as lv
@@ -202,13 +204,20 @@ class Landscape:
                 "as in metrics={'accuracy': f}.",
             )
         heights = self.metrics[name]
-        only = replace(self.blend, objectives=(self.blend.objectives[1 + list(self.metrics).index(name)],))
+        if not np.isfinite(heights.path).all():
+            raise ValueError(f"The metric {name!r} is nan or inf at some recorded steps. Define it for all of them.")
+        objective = self.blend.objectives[1 + list(self.metrics).index(name)]
+        parts = zip(self.runs, self.run_set.rows, strict=True)
+        runs = tuple(replace(run, loss=heights.path[rows], objective=objective) for run, rows in parts)
+        run_set = RunSet(runs, self.run_set.names)
         return replace(
             self,
+            run_set=run_set,
+            sampling=replace(self.sampling, run_set=run_set),
             loss=heights.surface,
             path_loss=heights.path,
             path_height=heights.path_height,
-            blend=only,
+            blend=replace(self.blend, objectives=(objective,)),
             metrics={},
             height_name=name,
         )

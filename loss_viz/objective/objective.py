@@ -147,6 +147,18 @@ class Objective:
                 tensors[name].copy_(value)
         return model
 
+    def with_batch_statistics(self) -> "Objective | None":
+        """Return the loss with batch normalization on the statistics of the data instead of the running ones.
+
+        None if the model has no batch normalization with running statistics.
+        """
+        model = copy_model(self.model)
+        layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+        for layer in layers:
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+        return Objective(model, self.loss_fn, device=self.device) if layers else None
+
     def gradients(
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None
     ) -> Float[np.ndarray, "n n_params"]:

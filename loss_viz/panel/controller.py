@@ -29,7 +29,7 @@ from loss_viz.figures.live import (
     update_all,
 )
 from loss_viz.figures.loss_axis import fit_scale
-from loss_viz.landscapes.compute import Pipeline
+from loss_viz.landscapes.compute import Metric, Pipeline
 from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.objective.batching import trim_heap
 from loss_viz.panel.figure_widget import LiveFigures
@@ -120,6 +120,7 @@ class Controller:
         listener: receives progress, results and errors.
         own_runs: runs to draw; None to train them.
         step: training step of the ball; None for the end of the run.
+        metrics: further heights of the surface by name.
 
     Attributes:
         run_set: the latest runs, or None.
@@ -128,7 +129,15 @@ class Controller:
         worker: the background thread.
     """
 
-    def __init__(self, figures: LiveFigures, listener: Listener, own_runs: RunSet | None, *, step: int | None) -> None:
+    def __init__(
+        self,
+        figures: LiveFigures,
+        listener: Listener,
+        own_runs: RunSet | None,
+        *,
+        step: int | None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
         self.figures = figures
         self.listener = listener
         self.step = step
@@ -137,6 +146,7 @@ class Controller:
         self.view: ViewState | None = None
         self.worker = Worker(self._work, self._fail)
         self._own_runs = own_runs
+        self._metrics = metrics
         self._pipeline: Pipeline | None = None  # of the latest runs
         self._plateaus = PlateauSummary()
         self._width_errors: WeakKeyDictionary[Planes, SigmaCurve | None] = WeakKeyDictionary()
@@ -250,26 +260,31 @@ class Controller:
 
         meter = ProgressMeter(check_both, lambda done: self.listener.on_progress("evaluating the surface", done))
         if self._pipeline is None or self._pipeline.run_set is not run_set:
-            self._pipeline = Pipeline(run_set)
+            self._pipeline = Pipeline(run_set, metrics=self._metrics)
         pipeline, chosen = self._pipeline, LandscapeSettings(**{name: settings[name] for name in LANDSCAPE})
-        known = pipeline.is_known(chosen)
+        height, known = settings["height"], pipeline.is_known(chosen)
         sampling = pipeline.sampling(chosen, meter)
 
         def draw(
             surface: Surface | Landscape, landscape: Landscape | None = None, second: Landscape | None = None
         ) -> None:
-            losses = [surface.loss, run_set.loss, *([second.loss] if second else [])]
-            scale = fit_scale(losses, log=settings["loss_axis"] == "log")
+            losses = [surface.loss, *([second.loss] if second else [])]
+            if height == "loss" or landscape:
+                losses.append(landscape.path_loss if landscape else run_set.loss)
+            scale = fit_scale(losses, log=settings["loss_axis"] == "log", name=height)
             view = ViewState(sampling, surface, chosen.sigma, scale, landscape, second)
             self._draw(view, settings["min_support"], check_both)
 
         if not known:
-            for surface in pipeline.surfaces(chosen, meter):
+            for surface in pipeline.surfaces(chosen, meter, height):
                 draw(surface)
         landscape, second = pipeline.landscape(chosen, meter), None
+        if height != "loss":
+            landscape = landscape.metric(height)
         assess(landscape).measure_held_out(meter)
         if settings["beside"] != NO_PLANE:
             second = pipeline.landscape(replace(chosen, plane=settings["beside"]), meter)
+            second = second if height == "loss" else second.metric(height)
         draw(landscape, landscape, second)
         return landscape
 

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any
@@ -62,8 +62,8 @@ def _build_control(option: Option) -> Any:
         return widgets.FloatLogSlider(value=POST_SIGMA, min=low, max=high, step=0.02, readout_format=".3g", **look)
     if option.name in TRAINING:
         look["layout"] = {"width": "auto"}
-    if option.choices:
-        return widgets.Dropdown(options=option.choices, **look)
+    if option.choices or option.name == "height":
+        return widgets.Dropdown(options=option.choices or (option.default,), **look)
     is_float = isinstance(option.default, float)
     if not option.slider:
         return (widgets.FloatText if is_float else widgets.IntText)(**look)
@@ -92,6 +92,7 @@ class ControlPanel:
     Args:
         figures: the figures, which are part of the layout.
         trains: whether to show the controls for training.
+        heights: what the surface can show; with one, there is no control for it.
         on_change: called with the name of an option, or "preset", and the value chosen by the user.
         on_press: called with the name of a pressed button: "train", "stop" or "code".
 
@@ -105,11 +106,14 @@ class ControlPanel:
         figures: LiveFigures,
         *,
         trains: bool,
+        heights: Sequence[str],
         on_change: Callable[[str, Any], object],
         on_press: Callable[[str], object],
     ) -> None:
         self.figures = figures
         self.controls = build_controls()
+        self.controls["height"].options = tuple(heights)
+        self.controls["height"].layout.display = None if len(heights) > 1 else "none"
         self._on_change = on_change
         self._lock = threading.RLock()  # input arrives in the kernel's threads, values from the worker's
         self._updating = False

@@ -12,9 +12,11 @@ import traitlets
 from IPython import get_ipython
 from traitlets import TraitError
 
+from loss_viz._validation import check_choice
 from loss_viz.diagnostics.fidelity import SigmaCurve
 from loss_viz.figures.live import build_templates
 from loss_viz.figures.surface import surface_figure
+from loss_viz.landscapes.compute import Metric
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.panel.controller import Controller
 from loss_viz.panel.controls import OWN, ControlPanel
@@ -60,11 +62,12 @@ class Explorer(_OptionTraits):
     Args:
         source: a formula in x, to train on; or a `Run` of your own; or several runs in a list, or in a dict by name,
             which are drawn on one plane.
+        metrics: further heights of the surface by name, as for `landscape`; `height` chooses among them.
         preset: `"post"` or `"robust"`, as for `train`, for settings that are not given.
         settings: any of `width`, `depth`, `activation`, `optimizer`, `lr`, `steps`, `seed` (as for `train`), `k`,
             `sigma`, `resolution`, `axes`, `plane` (as for `landscape`), `step` and `min_support` (as for
-            `surface_figure`), `loss_axis` (`"linear"` or `"log"`), and `beside`, the plane of a second surface, or
-            `"none"`.
+            `surface_figure`), `loss_axis` (`"linear"` or `"log"`), `height` (`"loss"` or a metric), and `beside`, the
+            plane of a second surface, or `"none"`.
 
     Raises:
         TypeError: if `source` is something else, or a setting does not exist.
@@ -85,33 +88,44 @@ class Explorer(_OptionTraits):
 
     step: int | None  # the type of the trait, which mypy cannot infer
     _built = False
+    _heights: tuple[str, ...] = ("loss",)
 
     def __init__(
-        self, source: str | Runs = OPTIONS["target"].default, *, preset: str = "post", **settings: Any
+        self,
+        source: str | Runs = OPTIONS["target"].default,
+        *,
+        preset: str = "post",
+        metrics: Mapping[str, Metric] | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__()
         try:
-            self._build(source, preset, settings)
+            self._build(source, preset, dict(metrics or {}), settings)
         except BaseException:
             self.close()  # ipywidgets would keep the unfinished panel alive
             raise
 
-    def _build(self, source: str | Runs, preset: str, settings: dict[str, Any]) -> None:
+    def _build(self, source: str | Runs, preset: str, metrics: dict[str, Metric], settings: dict[str, Any]) -> None:
         if not isinstance(source, str | Run | Sequence | Mapping):
             raise TypeError(
                 f"`source` must be a formula in x, a Run or several, got {type(source).__name__}. "
                 "For a function use lv.Explorer(lv.train(function))."
             )
         self._own_runs = None if isinstance(source, str) else as_run_set(source)
+        self._heights = ("loss", *metrics)
         self._last_step: int | None = None  # of the runs on screen
         self._failed_option = ""  # whose control shows why the last request failed
         self._names = VIEW if self._own_runs else TRAINING + VIEW
         self._assign({"target": source} | settings if isinstance(source, str) else settings, preset)
         self.figures = LiveFigures(hidden=["beside"], **build_templates(self._own_runs))
         self.control_panel = ControlPanel(
-            self.figures, trains=self._own_runs is None, on_change=self._on_control, on_press=self._on_press
+            self.figures,
+            trains=self._own_runs is None,
+            heights=self._heights,
+            on_change=self._on_control,
+            on_press=self._on_press,
         )
-        self._controller = Controller(self.figures, self, self._own_runs, step=self.step)
+        self._controller = Controller(self.figures, self, self._own_runs, step=self.step, metrics=metrics)
         for name in self._names:
             self.control_panel.show_value(name, getattr(self, name))
         self._show_preset()
@@ -212,6 +226,8 @@ class Explorer(_OptionTraits):
     def _check(self, proposal: Any) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
         try:
+            if name == "height":
+                check_choice(name, value, self._heights, advice="Pass others as metrics={'accuracy': f}.")
             return value if value is None else check_setting(name, value)
         except (TypeError, ValueError) as error:
             raise TraitError(str(error)) from None

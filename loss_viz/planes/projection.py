@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.linalg import eigh
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from sklearn.decomposition import PCA
@@ -39,6 +39,8 @@ class Projection:
         explained_variance_ratio: `(2,)`, fractions of the total variance; of the second axis what it adds to the first.
             Zeros if the run never moved.
         axes: names of the two axes.
+        framed: `(n_steps,)`, the steps that set the frame of the picture; None for all of them.
+        n_cut: number of runs that do not.
     """
 
     origin: Float[np.ndarray, " n_params"]
@@ -47,11 +49,14 @@ class Projection:
     off_plane: Float[np.ndarray, " n_steps"]
     explained_variance_ratio: Float[np.ndarray, " 2"]
     axes: tuple[str, str] = ("PC1", "PC2")
+    framed: Bool[np.ndarray, " n_steps"] | None = None
+    n_cut: int = 0
 
     @cached_property
     def bounds(self) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
-        """Lower left and upper right corner of the bounding box of the path."""
-        return self.path.min(axis=0), self.path.max(axis=0)
+        """Lower left and upper right corner of the bounding box of the path, without runs that were cut."""
+        path = self.path if self.framed is None else self.path[self.framed]
+        return path.min(axis=0), path.max(axis=0)
 
     @cached_property
     def diagonal(self) -> float:
