@@ -1,17 +1,21 @@
 """How far a landscape is from the run it shows, and what each bandwidth costs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
 from loss_viz._validation import check_array, check_bool, check_choice
-from loss_viz.landscapes.held_out import BLOCK_RADIUS, held_out_error, held_out_heights
+from loss_viz.landscapes.grid import halve_anchors
+from loss_viz.landscapes.held_out import BLOCK_RADIUS, fit_planes_kernel, held_out_error, held_out_heights
 from loss_viz.landscapes.landscape import Landscape, check_landscape
 from loss_viz.settings import check_sigma
+
+NEAR = 0.1  # support of the grid points at which the surface should not depend on the choice of anchors
+SETTLED = 10**0.1  # factor up to which it does not
 
 SIGMAS = (0.003, 0.0055, 0.01, 0.018, 0.033, 0.06, 0.11, 0.2)
 
@@ -150,15 +154,19 @@ def compare_heights(
 def disagreement_map(
     landscape: Landscape, *, of: str = "planes", progress: bool = True
 ) -> Float[np.ndarray, "n_y n_x"]:
-    """Measure how far the losses on the planes at each grid point are apart: exp(std(ln L)), 1 is agreement.
+    """Measure how uncertain the surface is at each grid point, as a factor; 1 is agreement.
 
-    Losses are weighted as in the blend; planes with less than a hundredth of the largest weight are left out. Large
-    values mark seams and places where the path passes over itself. Agreement does not prove that the surface is right.
+    For `"planes"` and `"run"`: how far the losses at each point are apart, exp(std(ln L)), weighted as in the blend;
+    planes with less than a hundredth of the largest weight are left out. For `"anchors"`: the factor between the
+    surface and that of every other anchor, which is near 1 where the surface no longer depends on the choice of
+    anchors. Large values mark seams and places where the path passes over itself. Agreement does not prove that the
+    surface is right.
 
     Args:
         landscape: landscape whose planes and kernels are used.
         of: `"planes"`: losses of the planes at each grid point, ten or more for each. `"run"`: true losses of the
-            anchors; on the path this is the error caused by the width of the kernel.
+            anchors; on the path this is the error caused by the width of the kernel. `"anchors"`: one loss for each
+            grid point.
         progress: show a progress bar if the work takes more than a second.
 
     Returns:
@@ -174,7 +182,7 @@ def disagreement_map(
         ((7, 9), True)
     """
     check_landscape(landscape)
-    check_choice("of", of, ("planes", "run"), advice="Use 'planes'.")
+    check_choice("of", of, ("planes", "run", "anchors"), advice="Use 'planes'.")
     points = landscape.sampling.points
     if len(landscape.planes) < 2:
         return np.ones_like(landscape.loss)
@@ -182,8 +190,30 @@ def disagreement_map(
         losses = landscape.path_loss[landscape.anchors]
         bar.total = len(points)
         blend = landscape.blend
-        factor = blend.spread(points, bar) if of == "planes" else blend.spread_of(losses, points)
+        if of == "anchors":
+            factor = _compare_anchors(landscape, np.arange(len(points)), bar)
+        else:
+            factor = blend.spread(points, bar) if of == "planes" else blend.spread_of(losses, points)
     return factor.reshape(landscape.loss.shape)
+
+
+def find_unsettled(landscape: Landscape) -> Bool[np.ndarray, "n_y n_x"]:
+    """Return the grid points near the run at which every other anchor would give another height.
+
+    Near means a support of at least 0.1; other heights are more than 0.1 decades apart.
+    """
+    near = np.flatnonzero(landscape.support.ravel() >= NEAR) if len(landscape.anchors) > 2 else np.arange(0)
+    unsettled = np.zeros(landscape.loss.size, dtype=bool)
+    unsettled[near] = _compare_anchors(landscape, near, tqdm(disable=True)) > SETTLED
+    return unsettled.reshape(landscape.loss.shape)
+
+
+def _compare_anchors(landscape: Landscape, rows: Int[np.ndarray, " n"], bar: tqdm) -> Float[np.ndarray, " n"]:
+    """Return the factors between the surface and that of every other anchor, at some points of the grid."""
+    half = halve_anchors(landscape.sampling)
+    blend = replace(landscape.blend, planes=half.planes, kernel=fit_planes_kernel(half, landscape.sigma))
+    heights = blend.heights(landscape.sampling.points[rows], bar)[:, 0]
+    return compare_heights(rows, heights, landscape.loss.ravel()[rows]).factor
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,7 +82,7 @@ def measure_ahead(landscape: Landscape, later: Run | None = None, *, progress: b
         >>> import loss_viz as lv
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
         >>> measure_ahead(land).step[[0, -1]].tolist()
-        [49, 60]
+        [48, 60]
     """
     check_landscape(landscape)
     with tqdm(total=0, desc="ahead", delay=1, leave=False, disable=not progress) as bar:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from tqdm import tqdm
 
-from loss_viz.diagnostics.fidelity import Fidelity, fidelity, measure_held_out
+from loss_viz.diagnostics.fidelity import NEAR, Fidelity, fidelity, find_unsettled, measure_held_out
 from loss_viz.diagnostics.folds import MIN_FACTOR, Fold, find_folds
 from loss_viz.diagnostics.plateaus import Plateau, find_plateaus
 from loss_viz.diagnostics.predictions import measure_ahead, measure_batch_norm_lag, measure_between
@@ -78,6 +78,14 @@ class Report:
             return 1.0
         followed = np.linalg.solve(axes @ axes.T, overlap.transpose(0, 2, 1) @ overlap)
         return float(np.trace(followed, axis1=1, axis2=2).mean() / 2)
+
+    @cached_property
+    def unsettled(self) -> Bool[np.ndarray, "n_y n_x"]:
+        """Grid points near the run whose height depends on the choice of anchors: off by 0.1 decades with half of them.
+
+        One loss for each grid point near the run.
+        """
+        return find_unsettled(self._landscape)
 
     @cached_property
     def n_holes(self) -> int:
@@ -183,6 +191,9 @@ class Report:
         rows = self.rows()
         rows += [(name, write_factor(fit.median), f"p90 {write_factor(fit.p90)}") for name, fit in more.items() if fit]
         rows += [("planes follow", f"{self.following:.0%}", "of a displacement in the picture")]
+        near = int((self._landscape.support >= NEAR).sum())
+        settled = 1 - self.unsettled.sum() / max(1, near)
+        rows += [("settled", f"{settled:.1%}", "of the grid near the run would be as high with half the anchors")]
         rows += [variance_row(self._landscape.projection)]
         rows += [("plateaus", str(len(plateaus)), ", ".join(levels)), ("folds", str(len(self.folds)), "")]
         table = [f"{name:<14} {value:<8} {comment}".rstrip() for name, value, comment in rows]

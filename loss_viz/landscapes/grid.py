@@ -286,6 +286,12 @@ def with_grid(sampling: Sampling, settings: LandscapeSettings) -> Sampling:
     return replace(sampling, settings=settings, x=x, y=y)
 
 
+def halve_anchors(sampling: Sampling) -> Sampling:
+    """Return a sampling with every other anchor of each run."""
+    kept = np.concatenate([np.flatnonzero(sampling.planes.path == i)[::2] for i in np.unique(sampling.planes.path)])
+    return replace(sampling, anchors=sampling.anchors[kept], planes=sampling.planes.take(kept))
+
+
 def build_grid(
     projection: Projection, settings: LandscapeSettings, n_rows: int = 2
 ) -> tuple[Float[np.ndarray, " n_x"], Float[np.ndarray, " n_y"]]:

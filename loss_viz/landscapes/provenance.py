@@ -143,17 +143,18 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} holds no settings of loss_viz, or only a part of them. Pass the file as it was exported; "
             "converting it to another format loses them."
         )
-    return _upgrade(settings) if saved_version == 1 else settings
+    return _upgrade(settings, path) if saved_version == 1 else settings
 
 
-def _upgrade(settings: dict[str, Any]) -> dict[str, Any]:
+def _upgrade(settings: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return settings of version 1 in the words of this one."""
     old = settings["landscape"]
-    plane = OLD_PLANES.get(old.get("plane"))
+    name = str(old.get("plane"))
+    plane = OLD_PLANES.get(name)
     if plane is None:
         raise ValueError(
-            f"The file holds settings with `plane`={old.get('plane')!r}, which this version does not draw any more. "
-            "Use the axes ('PC1', 'sharpest') for the walls of the valley."
+            f"{path} holds settings with `plane`={name[:20]!r}, which this version does not draw any more. Draw the "
+            "landscape with axes=('PC1', 'sharpest') for the walls of the valley."
         )
     landscape = asdict(LandscapeSettings()) | old | plane
     landscape["blend"] = "losses" if plane["plane"] != "flat" else "planes"
@@ -165,6 +166,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     try:
         chosen = settings["landscape"]
         complete = set(chosen) == LANDSCAPE_KEYS and np.shape(chosen["resolution"]) == (2,) and bool(settings["runs"])
+        complete &= isinstance(chosen["axes"], str | list | tuple) and np.shape(chosen["steps"] or (0, 0)) == (2,)
         complete &= isinstance(settings["complete"], bool) and isinstance(settings["torch"], str)
         for run in settings["runs"]:
             given = run["train"]
