@@ -13,7 +13,6 @@ import torch
 from tqdm.auto import tqdm
 
 import loss_viz as lv
-from loss_viz.landscapes.landscape import blend_surface
 from loss_viz.planes.projection import fit_projection
 
 from .networks import move_trained
@@ -23,10 +22,8 @@ RESOLUTIONS = (31, 61, 121, 241)
 STEPS = (500, 1000, 2000, 4000, 8000)
 ANCHORS = (50, 100, 200, 400, 800)
 WIDTHS = (8, 16, 32, 64, 128, 256, 512)
-SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2)
 PCA_SHAPE = (2000, 100_000)
 
-SURFACE = "recorded steps, surface only"  # without the heights at the path
 GRAM = "one Gram product of the centered matrix, float64"
 IMPORTS = {"import loss_viz": "pass", "from loss_viz import train, landscape, surface_figure": "import torch"}
 
@@ -72,24 +69,12 @@ def measure_growth(timer: Timer) -> list[CostCurve]:
     return [
         measure_cost("cells", {r * r: partial(draw, run, resolution=r) for r in RESOLUTIONS}, timer),
         measure_cost("recorded steps", {n: partial(draw, thin(long, max(STEPS) // n)) for n in STEPS}, timer),
-        measure_cost(SURFACE, {n: partial(draw, thin(long, max(STEPS) // n)) for n in STEPS}, timer, count_surface),
         measure_cost("anchors", {n: partial(draw, run, n_anchors=n) for n in ANCHORS}, timer),
         measure_cost("parameters", {run.objective.n_params: partial(draw, run) for run in wide.values()}, timer),
-        measure_cost("sigma", {sigma: partial(draw, run, sigma=sigma) for sigma in SIGMAS}, timer),
     ]
 
 
-def count_surface(land: lv.Landscape) -> int:
-    """Count the evaluations without those at the path; the losses are cached and not evaluated again."""
-    return blend_surface(land.sampling, land.kernel, tqdm(disable=True)).n_evaluations
-
-
-def measure_cost(
-    quantity: str,
-    draws: Mapping[float, Callable[[], lv.Landscape]],
-    timer: Timer,
-    count: Callable[[lv.Landscape], int] = lambda land: land.n_evaluations,
-) -> CostCurve:
+def measure_cost(quantity: str, draws: Mapping[float, Callable[[], lv.Landscape]], timer: Timer) -> CostCurve:
     """Measure the cost against one quantity; each repeat goes through all its values."""
     first, *_ = draws.values()
     first()  # warm-up
@@ -100,7 +85,7 @@ def measure_cost(
             start = time.perf_counter()
             land = call()
             seconds[value].append(time.perf_counter() - start)
-            evaluations[value] = count(land)
+            evaluations[value] = land.n_evaluations
     return CostCurve(quantity, list(draws), list(evaluations.values()), [median(taken) for taken in seconds.values()])
 
 

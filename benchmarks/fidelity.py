@@ -16,7 +16,7 @@ TARGETS = ("x", "x^2", "x^3", "sin(3x)", "abs(x)", "sin(5x)", "x^4 - x^2", "exp(
 SEEDS = range(5)
 LIMITS = {"median": 1.02, "p90": 1.25, "start": 1.10}
 PICTURES = {
-    "one PCA plane": {"plane": "global"},
+    "one PCA plane": {"plane": "flat", "center": "mean"},
     "post, σ = 0.06": {"sigma": 0.06},
     "loss_viz, σ = auto": {},
 }

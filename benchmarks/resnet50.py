@@ -97,10 +97,11 @@ def measure(model: nn.Module) -> None:
         measuring = time_best(lambda: local_planes(weights, projection, anchors, k=2))
         print(f"measuring {len(anchors)} planes {measuring:.1f} s")
         planes = local_planes(weights, projection, anchors, k=2)
-        making = time_best(lambda: [planes.lift(np.array([i]), np.zeros((1, 2))) for i in (0, 1)]) / 2
-        planes.lift(np.array([2]), np.zeros((1, 2)))
-        lifting = time_best(lambda: planes.lift(np.array([2]), np.ones((1, 2))))
-        print(f"computing a plane {making - lifting:.2f} s, lifting a point of it {lifting:.2f} s")
+        share = np.full((2, len(anchors)), 1 / len(anchors))
+        held = f"{'held' if planes.in_memory else 'rebuilt for each block of points'}"
+        for n in (1, 2):
+            lifting = time_best(lambda n=n: planes.lift(np.zeros((n, 2)), share[:n]))
+            print(f"averaging {len(anchors)} planes ({held}) at {n} point(s) {lifting:.2f} s")
 
 
 def main() -> None:

@@ -147,7 +147,7 @@ def measure_backends(name: str, run: lv.Run, draw: Draw, backends: list[str], ti
     """Measure the landscape with each backend that is installed."""
     rows, n_losses = [], count_losses(draw)
     for backend in backends:
-        row = Row(name, backend, n_losses=n_losses, loss_bytes=len(evaluation._pack(run.objective)))
+        row = Row(name, backend, n_losses=n_losses, loss_bytes=len(evaluation._pack((run.objective,))))
         started = time.perf_counter()
         with ExitStack() as stack:
             try:
@@ -182,7 +182,7 @@ def distribute_everything() -> Iterator[None]:
 
 
 def count_losses(draw: Draw) -> int:
-    """Count the losses that a landscape evaluates, including those for its bounds and the choice of kernels."""
+    """Count the losses that a landscape evaluates, including those for the choice of planes."""
     n_losses, call = 0, lv.Objective.__call__
 
     def count(self: lv.Objective, weights: Any, *rest: Any) -> Any:

@@ -98,7 +98,7 @@ def measure_objective(net: Network, timer: Timer) -> Result:
 
 
 def measure_landscape(net: Network, timer: Timer, resolution: int = 50) -> Result:
-    """Compare a whole landscape (PCA, local planes, grid, heights at the path) with one plane of each other tool."""
+    """Compare a whole landscape (PCA, choice of planes, grid, path) with one plane of each other tool."""
     works, checked = prepare_tools(net, build_plane(net, resolution))
     land = lv.landscape(net.run, resolution=resolution, progress=False)
     ours = Workload("loss_viz", lambda: lv.landscape(net.run, resolution=resolution, progress=False))
