@@ -6,6 +6,8 @@ from .diagnostics.geometry import measure_geometry as measure_geometry
 from .diagnostics.geometry import measure_sharpness as measure_sharpness
 from .diagnostics.plateaus import find_plateaus as find_plateaus
 from .diagnostics.plateaus import measure_escape as measure_escape
+from .diagnostics.predictions import measure_ahead as measure_ahead
+from .diagnostics.predictions import measure_between as measure_between
 from .diagnostics.report import Report as Report
 from .diagnostics.report import assess as assess
 from .export.html import export_html as export_html

@@ -119,11 +119,13 @@ class Pipeline:
 
         `height` is `"loss"` or the name of a metric.
         """
-        scalar = ("loss", *self._metrics).index(height)
+        table = self._grid(settings, bar)
+        bar.total = (bar.total or 0) + int((~table.known).sum())
+        yield from self._refine(settings, bar, ("loss", *self._metrics).index(height))
+
+    def _refine(self, settings: LandscapeSettings, bar: tqdm, scalar: int = 0) -> Iterator[Surface]:
         sampling, blend, table = self.sampling(settings, bar), self.blend(settings, bar), self._grid(settings, bar)
         points = sampling.points
-        if not table.known.all():
-            bar.total = (bar.total or 0) + int((~table.known).sum())
         for stride in sampling.strides:
             coarse, index = sampling.coarsen(stride)
             fill_heights(table, index, blend, points, bar)
@@ -142,16 +144,17 @@ class Pipeline:
         path = self._path(settings, bar)
         n_compared = len(self._compared_rows(settings, bar))
         n_before = len(choice.errors) * len(self.anchors(settings, bar)) + n_compared
+        strides = sampling.strides
+        sizes = [len(sampling.coarsen(stride)[1]) for stride in strides]
+        n_grids = max(1, sum(budget is None or n_before + size <= budget for size in sizes))
+        n_known = int(self._grid(settings, bar).known.sum())
+        bar.total = (bar.total or 0) + int((~path.known).sum()) + max(0, sizes[n_grids - 1] - n_known)
         shown = 0
         try:
-            for stride, _ in zip(sampling.strides, self.surfaces(settings, bar), strict=False):
+            for stride, _ in zip(strides[:n_grids], self._refine(settings, bar), strict=False):
                 if not shown:
                     self._fill_path(settings, path, bar)
                 shown = stride
-                if budget is not None and stride > 1:
-                    finer = len(sampling.coarsen(stride // 2)[1])
-                    if n_before + finer > budget:
-                        break
         except KeyboardInterrupt:
             if not shown:
                 raise
@@ -230,7 +233,6 @@ class Pipeline:
     def _fill_path(self, settings: LandscapeSettings, table: HeightTable, bar: tqdm) -> None:
         rows = self._compared_rows(settings, bar)
         new = rows[~table.known[rows]]
-        bar.total = (bar.total or 0) + len(new)
         points = self.sampling(settings, bar).projection.path
         fill_heights(table, new, self.blend(settings, bar), points, bar)
 

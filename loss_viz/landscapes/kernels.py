@@ -53,12 +53,13 @@ class Kernel:
         squared = self._measure(points)
         if left_out is not None:
             squared[left_out] = np.inf
-        variance = self.width**2 + self.growth**2 * squared.min(axis=1, keepdims=True)
-        # In log space: far from the path every weight underflows.
-        exponent = -np.log(variance) - squared / (2 * variance)
-        weights = np.exp(exponent - exponent.max(axis=1, keepdims=True))
-        weights[weights < MIN_WEIGHT] = 0.0
-        return weights / weights.sum(axis=1, keepdims=True)
+        inverse = 1 / (self.width**2 + self.growth**2 * squared.min(axis=1, keepdims=True))  # of the variances
+        squared *= inverse
+        squared -= squared.min(axis=1, keepdims=True)  # far from the path every weight would underflow
+        weights = np.exp(-0.5 * squared) * inverse
+        weights[weights < MIN_WEIGHT * weights.max(axis=1, keepdims=True)] = 0.0
+        weights /= weights.sum(axis=1, keepdims=True)
+        return weights
 
     def _measure(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_planes"]:
         """Return the squared distance from each point to each anchor."""
