@@ -20,7 +20,7 @@ SIZE = (420, 280)
 def write_comparison() -> None:
     """Draw x^3 on the PCA plane and on local planes, side by side at the same scale."""
     run = lv.train("x^3")
-    lands = [lv.landscape(run, plane=plane) for plane in ("global", "local")]
+    lands = [lv.landscape(run, plane="flat", center="mean"), lv.landscape(run)]
     figure = lv.surface_figure(*lands, step=500, log=True, height=480)
     figure.write_image(IMAGES / "sticky_plateau.png", width=1150, scale=1.5)
 
