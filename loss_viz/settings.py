@@ -290,6 +290,11 @@ def to_plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
+def as_tuples(value: Any) -> Any:
+    """Return a value from JSON with tuples in place of lists, as the functions take them."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
 def to_json(settings: Mapping[str, Any]) -> str:
     r"""Return one line of JSON in ASCII without `<`, which is safe in a file's comment, a header or an HTML page.
 
@@ -334,7 +339,8 @@ def to_script(settings: Mapping[str, Any], view: Mapping[str, Any] = PLACEHOLDER
     wide = any(given and given["dtype"] != torch.float32 for given in map(_read_training, runs))
     lines = ["import torch", ""] if wide else []
     lines += ["import loss_viz as lv", "", *_define_runs(runs, name)]
-    given = {**settings["landscape"], **{key: view[key] for key in ("k", "sigma") if key in view}}
+    given = {name: as_tuples(value) for name, value in settings["landscape"].items()}
+    given |= {key: view[key] for key in ("k", "sigma") if key in view}
     if np.ndim(given["resolution"]):
         n_x, n_y = given["resolution"]
         given["resolution"] = n_x if n_x == n_y else (n_x, n_y)

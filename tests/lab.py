@@ -23,7 +23,9 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",  # a page that needs the network fails
 ]
 # Hints of Chromium about canvases and software WebGL, and of JupyterLab about a slow machine.
-HARMLESS = re.compile("willReadFrequently|GPU stall|WebGL|GroupMarkerNotSet|Automatic fallback|too long to activate")
+HARMLESS = re.compile(
+    "willReadFrequently|GPU stall|WebGL|GroupMarkerNotSet|Automatic fallback|too long to activate|ms to activate"
+)
 
 try:
     import nbformat
@@ -287,7 +289,8 @@ def list_moves(panel, rng):
     keys = ("ArrowLeft", "ArrowRight", "PageUp", "PageDown", "Home")
     options = {
         "target": ("x", "x^2", "x^3", "sin(3x)"),
-        "plane": ("local", "parallel", "global", "final"),
+        "axes": ("pca", "random"),
+        "plane": ("auto", "local", "parallel", "flat"),
         "loss": ("linear", "log"),
         "units": ("tanh", "silu", "relu", "gelu"),
         "opt.": ("adam", "adamw", "sgd"),
@@ -298,5 +301,5 @@ def list_moves(panel, rng):
         *(lambda label=label: panel.press(label, rng.choice(keys)) for label in ("k", "σ", "grid", "step") * 4),
         *(lambda label=label: panel.choose(label, str(rng.choice(options[label]))) for label in options),
         *(lambda label=label: panel.type(label, str(rng.integers(*numbers[label]))) for label in numbers),
-        *(lambda name=name: panel.button(name).click() for name in ("auto σ", "post's 0.06", "Train")),
+        *(lambda name=name: panel.button(name).click() for name in ("auto k", "auto σ", "post's 0.06", "Train")),
     ]

@@ -1,6 +1,8 @@
 """Files saved by version 0.1 open. Runs are what they were; landscapes are drawn as averages of losses, as they were.
 
-Their kernels are those of today, so a landscape has the numbers that it had only within some percent. The page lacks its style and its module; everything else in `tests/data` is as version 0.1 wrote it.
+Their kernels are those of today, so a landscape has the numbers that it had only within some percent.
+
+The page lacks its style and its module; everything else in `tests/data` is as version 0.1 wrote it.
 """
 
 import json
@@ -77,8 +79,10 @@ def test_a_plane_of_version_1_has_another_name_today(plane, today, tmp_path):
 
 
 def test_a_plane_that_is_gone_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"`plane`='valley', which this version does not draw any more. Use the axes"):
+    with pytest.raises(ValueError, match=r"old.json holds settings with `plane`='valley', which this version does not"):
         read_old(tmp_path, plane="valley")
+    with pytest.raises(ValueError, match=r"`plane`='\[\]', which this version does not draw any more\. Draw the"):
+        read_old(tmp_path, plane=[])
 
 
 def test_a_landscape_is_made_again():
@@ -90,6 +94,21 @@ def test_a_landscape_is_made_again():
     np.testing.assert_allclose(trained.loss, again.loss, rtol=0.02)
     assert trained.settings["landscape"] == read_settings(PNG)["landscape"]
     assert lv.reproduce(PAGE, runs=run, progress=False).loss.shape == (7, 9)
+
+
+def test_a_part_of_a_run_is_made_again():
+    land = lv.landscape(lv.train("x", steps=12, progress=False), steps=(3, 9), resolution=4, progress=False)
+    again = lv.reproduce(land.settings, progress=False)
+    assert again.run.step.tolist() == list(range(3, 10))
+    assert again.settings["landscape"] == land.settings["landscape"]
+    np.testing.assert_array_equal(again.loss, land.loss)
+
+
+@pytest.mark.parametrize("changed", [{"axes": None}, {"axes": 5}, {"steps": 5}, {"steps": [1]}, {"steps": "ab"}])
+def test_settings_of_another_type_are_refused(changed):
+    settings = read_settings(PNG)
+    with pytest.raises(ValueError, match="must be those of a landscape, and whole"):
+        check_settings(settings | {"landscape": settings["landscape"] | changed})
 
 
 def test_snapshots_of_a_recorder():

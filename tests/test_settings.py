@@ -112,7 +112,7 @@ def test_code_has_the_arguments_without_a_control_and_a_gap_for_own_directions()
     code = to_script({"landscape": given | {"axes": [OWN_VECTOR, "PC1"], "blend": "losses"}})
     assert code.split("\n")[2] == (
         "land = lv.landscape(run, k={k}, sigma={sigma}, resolution=61, axes=(..., 'PC1'), plane='auto', center=5, "
-        "blend='losses', steps=[3, 9], bounds=[[0.0, 1.0], [-1.0, 2.0]])"
+        "blend='losses', steps=(3, 9), bounds=((0.0, 1.0), (-1.0, 2.0)))"
     )
 
 

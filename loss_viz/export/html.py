@@ -44,10 +44,10 @@ def export_html(
         source: one run, or several as a list or by name as a dict, drawn on a common plane; or a landscape, whose
             plane, grid and anchors are kept.
         path: file to write; an existing file is replaced once the new one is complete.
-        k: strides; 1, 2, 5, 10 and 20 by default, without those for which a run is too short. They have no effect on
-            planes other than local ones.
+        k: strides; by default 1, 2, 5, 10 and 20, without those for which a run is too short, and the stride that
+            `"auto"` takes; or none, if it takes parallel planes. They have no effect on planes other than local ones.
         sigma: bandwidths; `"auto"`, 0.01, 0.03, 0.06 and 0.1 by default. The page opens with the pair of a landscape,
-            which is always included; for runs with the first of each list, or k = 5 and `"auto"`.
+            which is always included; for runs with the first of each list, or what `"auto"` takes.
         resolution: points along each axis, or a pair `(n_x, n_y)`; 61 by default. A landscape keeps its own.
         step: training step at which to draw the ball first; the last one by default.
         progress: show a progress bar if it takes more than a second. Ctrl-C stops the work and leaves no file.

@@ -31,7 +31,7 @@ from loss_viz.figures.traces import ball_arrays
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.planes.local_planes import choose_anchors
 from loss_viz.runs.run_set import RunSet
-from loss_viz.settings import to_script
+from loss_viz.settings import PLACEHOLDERS, to_script
 
 MAX_STEPS = 8000  # recorded steps drawn, of all runs together
 
@@ -102,6 +102,11 @@ class ArrayStore:
         return encoded
 
 
+def _find_placeholders(opening: Landscape) -> dict[str, Any]:
+    """Return what the page fills in; a stride would mean local planes, so others keep the one that they have."""
+    return {name: value for name, value in PLACEHOLDERS.items() if name != "k" or opening.plane == "local"}
+
+
 def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
     """Return all data of the page, ready for JSON.
 
@@ -145,7 +150,7 @@ def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
         "reach": CLICK_RADIUS * opening.projection.diagonal,
         "variance": variance_row(opening.projection)[1:],
         "summary": summarize(run_set, plateaus),
-        "recipe": to_script(opening.settings),
+        "recipe": to_script(opening.settings, _find_placeholders(opening)),
         "parts": _encode_common(run_set, plateaus, drawn, store, fits=outputs is not None),
         "notes": _write_notes(variants, drawn, outputs),
         "arrays": store.arrays,

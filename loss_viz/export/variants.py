@@ -14,7 +14,6 @@ from loss_viz._validation import argument_error
 from loss_viz.diagnostics.report import assess
 from loss_viz.landscapes.compute import Pipeline
 from loss_viz.landscapes.grid import check_view
-from loss_viz.landscapes.held_out import PlaneChoice
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.planes.local_planes import check_stride
 from loss_viz.runs.run_set import Runs, RunSet, as_run_set
@@ -109,12 +108,15 @@ def compute_variants(
                 "pass the run in place of the landscape.",
             )
         settings = replace(own.settings, resolution=size)
-    pipeline, landscapes = Pipeline(run_set, like=own), []
+    pipeline, landscapes, widths = Pipeline(run_set, like=own), [], _choose_widths(sigma, given)
     if own is None:
         check_view(run_set, settings)
-        choice = PlaneChoice("local", int(k[0]), {}) if k else pipeline.choice(settings, tqdm(disable=True))
-        settings = replace(settings, plane=choice.plane, k=choice.k)
-    strides, widths = _choose_strides(k, run_set, settings, given), _choose_widths(sigma, given)
+        if k is None:
+            choice = pipeline.choice(settings, tqdm(disable=True))
+            settings = replace(settings, plane=choice.plane, k=choice.k)
+        else:
+            settings = replace(settings, plane="local")
+    strides = _choose_strides(k, run_set, settings, given)
     check_view(run_set, replace(settings, k=strides[0]))
     in_order = tuple(sorted(strides)), tuple(sorted(widths, key=_slider_position))
     pairs = list(product(*in_order))

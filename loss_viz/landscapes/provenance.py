@@ -60,7 +60,7 @@ def describe_settings(run_set: RunSet, settings: LandscapeSettings, *, complete:
 
 def _name_axes(axes: Axes) -> Any:
     """Return the words of the axes; vectors are too long to be kept with every picture."""
-    return axes if isinstance(axes, str) else [axis if isinstance(axis, str) else OWN_VECTOR for axis in axes]
+    return axes if isinstance(axes, str) else tuple(axis if isinstance(axis, str) else OWN_VECTOR for axis in axes)
 
 
 def _describe_run(run: Run, name: str) -> dict[str, Any]:

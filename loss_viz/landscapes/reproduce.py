@@ -14,7 +14,7 @@ from loss_viz.landscapes.provenance import DTYPES, check_settings, read_settings
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import Runs
 from loss_viz.runs.training import train
-from loss_viz.settings import OWN_VECTOR
+from loss_viz.settings import OWN_VECTOR, as_tuples
 
 RTOL = 1e-3  # machines differ by rounding, runs by far more
 
@@ -55,9 +55,7 @@ def reproduce(
             "The axes of this landscape were vectors of your own, which a file does not hold. Call landscape(runs, "
             "axes=(u, v)) with them."
         )
-    pairs = {key: tuple(chosen[key]) for key in ("resolution", "steps") if chosen[key] is not None}
-    axes = chosen["axes"] if isinstance(chosen["axes"], str) else tuple(chosen["axes"])
-    again = landscape(runs, **chosen | pairs | {"axes": axes}, progress=progress)
+    again = landscape(runs, **{name: as_tuples(value) for name, value in chosen.items()}, progress=progress)
     _compare(again, saved)
     return again
 

@@ -12,12 +12,12 @@ import torch
 from traitlets import TraitError
 
 import loss_viz as lv
-from loss_viz.landscapes import compute
+from loss_viz.landscapes import blending, compute
 from loss_viz.panel import controller
 from loss_viz.panel.controls import ControlPanel
 from loss_viz.panel.explorer import Explorer
 from loss_viz.panel.figure_widget import LiveFigures
-from loss_viz.settings import TRAINING, VIEW
+from loss_viz.settings import LANDSCAPE, TRAINING, VIEW
 
 SMALL = {"steps": 80, "resolution": 9}
 
@@ -56,7 +56,7 @@ def status(explorer):
 def expected(explorer):
     settings = explorer.settings
     run = lv.train(settings["target"], **{name: settings[name] for name in TRAINING[1:]}, progress=False)
-    chosen = {name: settings[name] for name in ("k", "sigma", "resolution", "plane")}
+    chosen = {name: settings[name] for name in LANDSCAPE}
     return lv.landscape(run, **chosen, progress=False)
 
 
@@ -89,7 +89,8 @@ def test_the_panel_draws_what_the_library_computes(explorer):
         ("k", 2),
         ("sigma", 0.1),
         ("resolution", 6),
-        ("plane", "global"),
+        ("axes", "hessian"),
+        ("plane", "flat"),
         ("target", "cos(2x)"),
         ("width", 3),
         ("depth", 2),
@@ -107,9 +108,12 @@ def test_every_setting_changes_the_figures(explorer, name, value):
     assert explorer.settings[name] == value
 
 
-def test_settings_recreate_the_panel(explorer):
-    explorer.k, explorer.sigma, explorer.step, explorer.loss_axis = 4, 0.03, 11, "log"
-    explorer.wait(60.0)
+@pytest.mark.parametrize("given", [False, True])
+def test_settings_recreate_the_panel(explorer, given):
+    explorer.sigma, explorer.step, explorer.loss_axis = 0.03, 11, "log"
+    if given:
+        explorer.k, explorer.axes, explorer.plane = 4, "random", "local"
+    assert explorer.wait(60.0)
     settings = explorer.settings
     assert set(settings) == set(TRAINING + VIEW)
     assert all(type(value) in (int, float, str) for value in settings.values())
@@ -122,7 +126,7 @@ def test_settings_recreate_the_panel(explorer):
             assert mine.keys() == theirs.keys()
             for key, value in mine.items():
                 if not (isinstance(value, dict) and "data" in value):
-                    assert value == theirs[key]
+                    assert value == theirs[key] or key == "scene.camera"  # which stays as it was at first
                     continue
                 one, other = (decode(panel.figures, part, key) for panel in (explorer, twin))
                 np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
@@ -147,27 +151,30 @@ def count(monkeypatch, name, module=compute):
 
 
 def test_only_changed_stages_are_computed(explorer, monkeypatch):
-    steps = [count(monkeypatch, name) for name in ("fit_picture_plane", "build_sampling", "blend_surface")]
+    steps = [count(monkeypatch, name) for name in ("fit_picture_plane", "choose_planes", "build_sampling")]
     steps.insert(0, count(monkeypatch, "run_training", controller))
+    evaluated = count(monkeypatch, "evaluate_planes", blending)
 
     def n_calls(**settings):
         assert change(explorer, **settings)
-        counts = tuple(map(len, steps))
-        for calls in steps:
+        counts = *map(len, steps), bool(evaluated)
+        for calls in (*steps, evaluated):
             calls.clear()
         return counts
 
-    assert n_calls(step=5) == (0, 0, 0, 0)
-    assert n_calls(loss_axis="log") == (0, 0, 0, 0)
-    assert n_calls(sigma=0.05) == (0, 0, 0, 2)  # a preview and the surface
-    assert n_calls(resolution=8) == (0, 0, 0, 2)  # the same planes, another grid
-    assert n_calls(k=4) == (0, 0, 2, 2)
-    assert n_calls(k=5) == (0, 0, 0, 0)  # cached
-    assert n_calls(plane="parallel") == (0, 0, 2, 2)
-    assert n_calls(seed=3) == (1, 1, 2, 2)
-    assert n_calls(seed=56) == (0, 1, 2, 2)  # the run is cached
+    assert n_calls(step=5) == (0, 0, 0, 0, False)
+    assert n_calls(loss_axis="log") == (0, 0, 0, 0, False)
+    assert n_calls(sigma=0.05) == (0, 0, 0, 0, True)
+    assert n_calls(resolution=8) == (0, 0, 0, 0, True)  # the same planes, another grid
+    assert n_calls(k=4) == (0, 0, 1, 1, True)
+    assert n_calls(k="auto") == (0, 0, 0, 0, False)  # cached
+    assert n_calls(plane="parallel")[:2] == (0, 0)
+    assert n_calls(axes="random") == (0, 1, 1, 1, True)
+    assert n_calls(axes="pca", plane="auto") == (0, 0, 0, 0, False)
+    assert n_calls(seed=3)[:2] == (1, 1)
+    assert n_calls(seed=56)[:2] == (0, 1)  # the run is cached
     explorer._on_press("train")
-    assert n_calls() == (1, 1, 2, 2)
+    assert n_calls()[:2] == (1, 1)
 
 
 def test_memory_is_bounded(explorer, monkeypatch):
@@ -191,21 +198,46 @@ def test_memory_is_bounded(explorer, monkeypatch):
     assert runs[0]() is None
 
 
-def test_a_preview_comes_first_and_resembles_the_surface():
-    panel = Explorer("x^3", steps=300, resolution=41)
+def test_the_surface_is_drawn_from_coarse_to_fine():
+    panel = Explorer("x^3", steps=300, resolution=41, k=5)
     seen, titles = [], []
     panel.figures.observe(lambda change: seen.append(decode(panel.figures, "surface_surface", "z")), "surface_surface")
     panel.figures.observe(lambda change: titles.append(change["new"].get("title.text")), "surface_layout")
     panel.wait(60.0)
     assert panel.wait(60.0)
-    preview, surface = seen[0].reshape(21, 21), seen[-1].reshape(41, 41)
-    assert [len(z) for z in seen] == [441, 1681]
-    assert [title.split("<br>")[0] for title in titles] == ["<b>x^3, local planes</b>, k = 5, σ = auto"] * 2
-    assert "error under the path" not in titles[0]
-    assert "error under the path" in titles[1]
-    assert np.median(np.abs(preview / surface[::2, ::2] - 1)) < 0.02
-    assert np.quantile(np.abs(preview / surface[::2, ::2] - 1), 0.9) < 0.5
+    assert [len(z) for z in seen] == [11**2, 21**2, 41**2]
+    assert {title.split("<br>")[0] for title in titles} == {"<b>x^3, local planes</b>, k = 5, σ = auto"}
+    assert all("error under the path" not in title for title in titles[:-1])
+    assert "error under the path" in titles[-1]
+    last = seen[-1].reshape(41, 41)
+    for stride, coarse in ((4, seen[0]), (2, seen[1])):
+        np.testing.assert_array_equal(coarse, last[::stride, ::stride].ravel())
     panel.close()
+
+
+def test_auto_k_is_a_toggle_and_a_note_says_what_was_taken(explorer):
+    controls, note = explorer.control_panel.controls, explorer.control_panel._taken
+    assert (explorer.k, controls["auto_k"].value) == ("auto", True)
+    taken = explorer.landscape
+    assert controls["k"].value == taken.k
+    words = {"local": f"local planes, k = {taken.k}", "parallel": "parallel planes"}
+    assert re.sub("<.*?>", "", note.value) == words[taken.plane]
+    controls["k"].value = 7
+    assert (explorer.k, controls["auto_k"].value) == (7, False)
+    assert explorer.wait(60.0)
+    assert (explorer.landscape.plane, explorer.landscape.k) == ("local", 7)
+    assert "local planes, k = 7" in note.value
+    controls["auto_k"].value = True
+    assert explorer.k == "auto"
+    assert explorer.wait(60.0)
+    assert controls["k"].value == explorer.landscape.k == taken.k
+    assert explorer.k == "auto"  # the slider showed what was taken, and did not end auto
+    controls["auto_k"].value = False
+    assert explorer.k == taken.k
+    assert change(explorer, axes="random", k="auto")
+    assert explorer.landscape.plane == "flat"
+    assert "a flat plane" in note.value
+    assert note.layout.display is None
 
 
 def test_going_back_to_a_bandwidth_evaluates_nothing(explorer, monkeypatch):
@@ -283,10 +315,13 @@ def test_steps_and_seed_follow_the_target_until_they_are_set():
         ("target", "sin(3y)", "the name 'y' is not known"),
         ("target", "sqrt(x)", "it is nan at x = -1"),
         ("k", 0, "`k` must be a whole number from 1"),
+        ("k", "wide", "`k` must be 'auto' or a whole number from 1"),
+        ("axes", "pcs", "`axes` must be one of pca, random, hessian, saddle"),
+        ("beside", "global", "`beside` must be one of none, auto, local, parallel, flat"),
         ("sigma", 0.0, "`sigma` must be 'auto' or a fraction"),
         ("sigma", "wide", "`sigma` must be 'auto' or a fraction"),
         ("resolution", 1, "`resolution` must be a whole number from 2 to 301"),
-        ("plane", "flat", "`plane` must be one of local, valley, parallel, global, final"),
+        ("plane", "global", "`plane` must be one of auto, local, parallel, flat"),
         ("step", -1, "`step` must be a whole number from 0"),
         ("loss_axis", "sqrt", "`loss_axis` must be one of linear, log"),
         ("width", 0, "`width` must be a whole number from 1 to 1024, got 0"),
@@ -310,7 +345,14 @@ def test_a_wrong_value_raises_in_code_and_shows_a_message_at_its_control(explore
     assert explorer.settings == before
     assert explorer.figures.surface_surface is part
     good = {"target": "x^2 - 1", "k": 3, "steps": 70, "sigma": 0.1, "step": 4, "lr": 0.02, "seed": 7}.get(name, 7)
-    good = {"plane": "final", "loss_axis": "log", "activation": "relu", "optimizer": "adamw"}.get(name, good)
+    good = {
+        "plane": "flat",
+        "axes": "saddle",
+        "beside": "flat",
+        "loss_axis": "log",
+        "activation": "relu",
+        "optimizer": "adamw",
+    }.get(name, good)
     setattr(explorer, name, good)
     assert explorer.wait(60.0)
     assert messages(explorer) == {}
@@ -322,7 +364,8 @@ def test_an_error_that_depends_on_the_run_appears_at_its_control(explorer):
     assert "`k`=41 needs at least 2k + 1 = 83 recorded steps, the run has 81" in messages(explorer)["k"]
     assert explorer.figures.state == "not these settings"
     assert explorer.figures.surface_surface is part
-    assert explorer.landscape.k == 5
+    assert explorer.settings["k"] == 41
+    assert explorer.landscape.settings["landscape"]["k"] == "auto"
     assert not change(explorer, sigma=0.05)  # k is still too long
     assert list(messages(explorer)) == ["k"]
     assert change(explorer, steps=90)  # long enough for it
@@ -334,6 +377,7 @@ def test_an_error_that_depends_on_the_run_appears_at_its_control(explorer):
 
 
 def test_a_run_is_drawn_even_without_a_landscape(explorer):
+    assert change(explorer, k=5)
     assert not change(explorer, steps=9)
     assert list(messages(explorer)) == ["k"]
     assert len(decode(explorer.figures, "curve_loss", "x")) == 10
@@ -376,7 +420,7 @@ def test_a_training_that_diverges_is_drawn_up_to_its_end(explorer):
 
 
 def test_an_unexpected_error_is_shown_with_its_traceback(explorer, monkeypatch):
-    monkeypatch.setattr("loss_viz.landscapes.compute.blend_surface", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("loss_viz.landscapes.compute.fill_heights", lambda *args, **kwargs: 1 / 0)
     assert not change(explorer, k=3)
     assert "ZeroDivisionError" in status(explorer)
     assert "Traceback" in status(explorer)
@@ -422,7 +466,7 @@ def test_stopping_a_landscape_keeps_the_last_figures(explorer, monkeypatch):
 
 
 def test_the_latest_request_wins_and_others_are_dropped(explorer, monkeypatch):
-    finished = count(monkeypatch, "blend_path")
+    finished = count(monkeypatch, "assess", controller)
     for k in range(1, 31):
         explorer.k = k
     assert explorer.wait(60.0)
@@ -501,9 +545,9 @@ def test_several_runs_share_one_plane():
     names: dict = {"runs": panel.runs}
     exec(panel.code.replace("lv.surface_figure", "figure = lv.surface_figure"), names)
     assert [trace.name for trace in names["figure"].data if trace.showlegend] == list(land.run_set.names)
-    for plane in ("random", "hessian", "saddle", "final"):
-        assert change(panel, plane=plane)
-        other = lv.landscape([*runs, short], resolution=7, k=3, plane=plane, progress=False)
+    for axes, plane in (("random", "auto"), ("hessian", "parallel"), ("saddle", "flat"), ("pca", "flat")):
+        assert change(panel, axes=axes, plane=plane)
+        other = lv.landscape([*runs, short], resolution=7, k=3, axes=axes, plane=plane, progress=False)
         np.testing.assert_allclose(decode(figures, "surface_surface", "z"), other.loss.ravel(), rtol=1e-4)
         assert figures.surface_layout["scene.xaxis.title.text"].startswith(other.projection.axes[0])
     panel.close()
@@ -511,7 +555,7 @@ def test_several_runs_share_one_plane():
         Explorer([runs[0], lv.train("x", steps=20, progress=False)])
 
 
-def test_a_model_without_random_directions_shows_a_message_at_the_plane():
+def test_a_model_without_random_directions_shows_a_message_at_the_axes():
     model = torch.nn.BatchNorm1d(3)
     x = torch.linspace(-1, 1, 30).reshape(10, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -522,9 +566,9 @@ def test_a_model_without_random_directions_shows_a_message_at_the_plane():
             optimizer.step()
     panel = Explorer(recorder.run(), resolution=7, k=3)
     assert panel.wait(60.0)
-    assert not change(panel, plane="random")
-    assert "needs a weight matrix or filter" in messages(panel)["plane"]
-    assert change(panel, plane="hessian")
+    assert not change(panel, axes="random")
+    assert "needs a weight matrix or filter" in messages(panel)["axes"]
+    assert change(panel, axes="hessian")
     assert messages(panel) == {}
     panel.close()
 
@@ -569,7 +613,7 @@ def test_two_panels_do_not_share_anything(explorer):
     before = dict(other.figures.surface_surface)
     explorer.k, explorer.step = 3, 3
     explorer.wait(60.0)
-    assert other.k == 5
+    assert other.k == "auto"
     assert other.figures.surface_surface == before
     other.close()
 
@@ -599,7 +643,9 @@ def test_an_idle_panel_has_no_thread(explorer):
 
 
 def test_repr_shows_the_settings(explorer):
-    assert repr(explorer) == "Explorer(target='x^2', k=5, sigma='auto', resolution=9, plane='local', step=80)"
+    assert repr(explorer) == (
+        "Explorer(target='x^2', k='auto', sigma='auto', resolution=9, axes='pca', plane='auto', step=80)"
+    )
 
 
 def test_torch_threads_are_unchanged(explorer):
@@ -647,10 +693,17 @@ def test_showing_values_does_not_report_user_input():
     heard = []
     figures = LiveFigures(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
     control_panel = ControlPanel(
-        figures, trains=True, on_change=lambda *change: heard.append(change), on_press=heard.append
+        figures,
+        trains=True,
+        heights=("loss",),
+        on_change=lambda *change: heard.append(change),
+        on_press=heard.append,
     )
     control_panel.show_value("k", 7)
     control_panel.show_value("target", "x^2")
+    control_panel.show_value("k", "auto")
+    control_panel.show_taken("local", 60)
+    assert control_panel.controls["k"].value == 60
     assert heard == []
     control_panel.controls["k"].value = 8
     control_panel.controls["choice"].value = "x"
@@ -663,9 +716,9 @@ def test_a_second_surface_shares_scale_and_code(explorer):
     figures = explorer.figures
     assert figures.hidden == ["beside"]
     try:
-        assert change(explorer, beside="global")
+        assert change(explorer, beside="flat")
         assert figures.hidden == []
-        flat = lv.landscape(explorer.run, plane="global", resolution=explorer.resolution, progress=False)
+        flat = lv.landscape(explorer.run, plane="flat", resolution=explorer.resolution, progress=False)
         np.testing.assert_allclose(decode(figures, "beside_surface", "z"), flat.loss.ravel(), rtol=1e-4)
         land = explorer.landscape
         for pane in (figures.surface_layout, figures.beside_layout):
@@ -673,7 +726,7 @@ def test_a_second_surface_shares_scale_and_code(explorer):
             assert low < min(flat.loss.min(), land.loss.min())
             assert high > max(flat.loss.max(), land.loss.max())
         assert figures.surface_layout["scene.zaxis.range"] == figures.beside_layout["scene.zaxis.range"]
-        assert "global plane" in figures.beside_layout["title.text"]
+        assert "flat plane" in figures.beside_layout["title.text"]
         shade = decode(figures, "beside_trajectory", "line.color")
         np.testing.assert_allclose(shade, np.log2(lv.fidelity(flat).factor).clip(0, 1), atol=1e-3)
         explorer.step = 7
