@@ -1,18 +1,30 @@
-"""A slow and obvious implementation of the method in float64: one point, one step and one loss at a time."""
+"""A slow and obvious implementation of the method in float64: one point, one plane and one loss at a time."""
+
+import copy
 
 import numpy as np
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 
-def loss_at(model, loss_fn, weights):
-    """Return the loss of the model itself with other weights, which are restored afterwards."""
-    kept = parameters_to_vector(model.parameters()).detach().clone()
-    vector_to_parameters(torch.as_tensor(np.array(weights), dtype=kept.dtype), model.parameters())
+def network(model, weights, buffers=None):
+    """Return a copy of the model in evaluation mode, with other weights and floating-point buffers."""
+    other = copy.deepcopy(model).eval()
+    trainable = [p for p in other.parameters() if p.requires_grad]
+    vector_to_parameters(torch.as_tensor(np.array(weights), dtype=trainable[0].dtype), trainable)
+    start = 0
+    for buffer in other.buffers() if buffers is not None else ():
+        if buffer.is_floating_point():
+            part = np.array(buffers[start : start + buffer.numel()])
+            buffer.copy_(torch.as_tensor(part).reshape(buffer.shape))
+            start += buffer.numel()
+    return other
+
+
+def loss_at(model, loss_fn, weights, buffers=None):
+    """Return the loss of the model itself with other weights."""
     with torch.no_grad():
-        loss = loss_fn(model).item()
-    vector_to_parameters(kept, model.parameters())
-    return loss
+        return loss_fn(network(model, weights, buffers)).item()
 
 
 def principal_plane(weights):
@@ -26,94 +38,166 @@ def principal_plane(weights):
     return mean, components, values[:2] ** 2 / (values**2).sum()
 
 
-def local_basis(weights, t, k):
-    """Return velocity and acceleration at step t, orthonormalized; a vanishing direction is left out."""
-    if t >= 2 * k:
-        velocity = weights[t] - weights[t - k]
-        acceleration = weights[t] - 2 * weights[t - k] + weights[t - 2 * k]
-    else:
-        start = min(t, len(weights) - 1 - 2 * k)
-        velocity = weights[start + k] - weights[start]
-        acceleration = weights[start + 2 * k] - 2 * weights[start + k] + weights[start]
+def stencil(t, n_steps, k, forward=False):
+    """Return the three rows that span the plane at step t: those behind it, or ahead where there is no past."""
+    if t + 2 * k <= n_steps - 1 if forward else t < 2 * k:
+        here = min(t, n_steps - 1 - 2 * k)
+        return [here, here + k, here + 2 * k]
+    here = max(t, 2 * k)
+    return [here, here - k, here - 2 * k]
+
+
+def span(weights, rows):
+    """Return velocity and acceleration over three rows, orthonormalized; a vanishing direction is left out."""
+    near, middle, far = (np.array(weights[row], dtype=float) for row in rows)
+    velocity = near - middle if rows[1] < rows[0] else middle - near
     basis = []
-    for vector in (velocity, acceleration):
-        rest = vector.copy()
-        for earlier in basis:
-            rest -= (rest @ earlier) * earlier
-        if np.linalg.norm(rest) > 1e-6 * np.linalg.norm(vector):
-            basis.append(rest / np.linalg.norm(rest))
+    for vector in (velocity, near - 2 * middle + far):
+        if np.linalg.norm(vector) > 0:
+            q, r = np.linalg.qr(np.column_stack([*basis, vector]))
+            if abs(r[-1, -1]) > 1e-6 * np.linalg.norm(vector):
+                basis.append(q[:, -1] * np.sign(r[-1, -1]))
     return basis
 
 
-def lift(weights, components, path, t, k, point, plane):
-    """Return the weights at which the step's plane is evaluated for a point of the picture."""
-    carried = components.T @ (point - path[t])
-    if plane == "parallel":
-        return weights[t] + carried
-    theta = weights[t].copy()
-    for direction in local_basis(weights, t, k):
-        theta += (direction @ carried) * direction
-    return theta
+def local_basis(weights, t, k):
+    """Return the axes of the local plane at step t of one run."""
+    return span(weights, stencil(t, len(weights), k))
 
 
-def picture_distance(point, center, basis, components):
-    """Return the distance to an anchor; given `basis`, the square counts what its plane cannot reach fourfold."""
-    step = point - center
+def move(basis, displacement):
+    """Return the part of a displacement in weight space that lies in a plane; None stands for the whole space."""
     if basis is None:
-        return np.linalg.norm(step)
-    carried = components.T @ step
-    followed = sum(((direction @ carried) * (components @ direction) for direction in basis), np.zeros(2))
-    return np.sqrt(step @ step + 3 * (step - followed) @ (step - followed))
+        return displacement
+    return sum(((axis @ displacement) * axis for axis in basis), np.zeros(len(displacement)))
 
 
-def kernel_weights(point, path, anchors, sigma, bases=None, components=None, left_out=()):
-    """Return the weight of each anchor at one point, with sum 1, computed from logarithms to avoid underflow."""
-    diagonal = np.linalg.norm(path.max(axis=0) - path.min(axis=0))
-    bases = bases or [None] * len(anchors)
-    distance = [picture_distance(point, path[t], basis, components) for t, basis in zip(anchors, bases, strict=True)]
-    nearest = min(distance[j] for j, t in enumerate(anchors) if t not in left_out)
-    logs = []
-    for j, t in enumerate(anchors):
-        if sigma == "auto":
-            neighbors = [anchors[i] for i in (j - 1, j + 1) if 0 <= i < len(anchors)]
-            spacing = min(np.linalg.norm(path[t] - path[other]) for other in neighbors)
-            narrow = min(max(0.35 * spacing, 1e-5 * diagonal), 0.003 * diagonal)
-            width = np.sqrt(narrow**2 + (0.14 * nearest) ** 2)
-            logs.append(-2 * np.log(width) - distance[j] ** 2 / (2 * width**2))
-        else:
-            logs.append(-(distance[j] ** 2) / (2 * (sigma * diagonal) ** 2))
-    logs = [-np.inf if t in left_out else log for t, log in zip(anchors, logs, strict=True)]
-    weights = np.exp(np.array(logs) - max(logs))
-    return weights / weights.sum()
+class Picture:
+    """The surface over the principal plane of some runs.
+
+    `planes` holds one entry for each plane: its row, the rows from which it is built, and its axes (None if it is
+    parallel to the picture).
+    """
+
+    def __init__(self, runs, anchors, *, k=5, sigma="auto", plane="local", center="last", blend="planes"):
+        self.runs, self.sigma, self.plane, self.center, self.blend = runs, sigma, plane, center, blend
+        self.anchors = [int(row) for row in anchors]
+        self.weights = np.concatenate([np.array(run.weights[:], dtype=float) for run in runs])
+        self.loss = np.concatenate([run.loss for run in runs])
+        self.buffers = None
+        if any(run.buffers is not None for run in runs):
+            own = runs[0].objective.initial_buffers
+            self.buffers = np.concatenate(
+                [np.array([own] * len(run)) if run.buffers is None else run.buffers[:] for run in runs]
+            ).astype(float)
+        self.first = [sum(map(len, runs[:i])) for i, run in enumerate(runs) for _ in range(len(run))]
+        self.length = [len(run) for run in runs for _ in range(len(run))]
+        self.mean, self.axes, _ = principal_plane(self.weights)
+        self.path = np.array([self.axes @ (row - self.mean) for row in self.weights])
+        self.diagonal = np.linalg.norm(self.path.max(axis=0) - self.path.min(axis=0))
+        self.planes = [] if plane == "flat" else [self._place(t, k) for t in self.anchors]
+        self.ahead = [self._place(t, k, forward=True) for t in self.anchors] if plane == "local" else []
+
+    def _place(self, t, k, forward=False):
+        if self.plane == "parallel":
+            return t, {t}, None
+        first = self.first[t]
+        rows = [first + row for row in stencil(t - first, self.length[t], k, forward)]
+        return t, {t, *rows}, span(self.weights, rows)
+
+    def _width(self, t):
+        """Return the width of the kernel at an anchor: a share of the distance to the nearer one beside it."""
+        if self.sigma != "auto":
+            return self.sigma * self.diagonal
+        j = self.anchors.index(t)
+        beside = [self.anchors[i] for i in (j - 1, j + 1) if 0 <= i < len(self.anchors)]
+        beside = [other for other in beside if self.first[other] == self.first[t]]
+        spacing = min((np.linalg.norm(self.path[t] - self.path[other]) for other in beside), default=0.0)
+        return min(max(0.35 * spacing, 1e-5 * self.diagonal), 0.03 * self.diagonal)
+
+    def _distance(self, point, plane):
+        """Return the distance to an anchor, in which what its plane misses counts three times more."""
+        t, _, basis = plane
+        step = point - self.path[t]
+        if basis is None or self.sigma != "auto":
+            return np.linalg.norm(step)
+        missed = step - self.axes @ move(basis, self.axes.T @ step)
+        return np.sqrt(step @ step + 3 * missed @ missed)
+
+    def shares(self, point, planes):
+        """Return the weight of each plane at a point; from logarithms, as all kernels may underflow."""
+        distances = [self._distance(point, plane) for plane in planes]
+        logs = []
+        for (t, _, _), distance in zip(planes, distances, strict=True):
+            growth = 0.5 * min(distances) if self.sigma == "auto" else 0.0
+            variance = self._width(t) ** 2 + growth**2
+            logs.append(-np.log(variance) - distance**2 / (2 * variance))
+        raw = [np.exp(log - max(logs)) for log in logs]
+        raw = [share if share >= 1e-4 else 0.0 for share in raw]
+        return [share / sum(raw) for share in raw]
+
+    def _flat(self, point):
+        row = self.length[0] - 1 if self.center == "last" else None
+        if self.center not in ("last", "mean"):
+            row = int(np.abs(self.runs[0].step - self.center).argmin())
+        buffers = None if self.buffers is None else self.buffers[self.length[0] - 1 if row is None else row]
+        if row is None:
+            return self.mean + self.axes.T @ point, buffers
+        return self.weights[row] + self.axes.T @ (point - self.path[row]), buffers
+
+    def network(self, point, planes=None):
+        """Return the average of the planes at a point, and of their buffers."""
+        if self.plane == "flat":
+            return self._flat(point)
+        planes = self.planes if planes is None else planes
+        theta, buffers = 0.0, None if self.buffers is None else 0.0
+        for share, (t, _, basis) in zip(self.shares(point, planes), planes, strict=True):
+            theta = theta + share * (self.weights[t] + move(basis, self.axes.T @ (point - self.path[t])))
+            if buffers is not None:
+                buffers = buffers + share * self.buffers[t]
+        return theta, buffers
+
+    def true_loss(self, weights, buffers=None):
+        return loss_at(self.runs[0].model, self.runs[0].objective.loss_fn, weights, buffers)
+
+    def height(self, point, planes=None):
+        if self.blend == "planes" or self.plane == "flat":
+            return self.true_loss(*self.network(point, planes))
+        planes, total = self.planes if planes is None else planes, 0.0
+        for share, plane in zip(self.shares(point, planes), planes, strict=True):
+            if share > 0:
+                total += share * self.true_loss(*self.network(point, [plane]))
+        return total
+
+    def gap(self, t, radius):
+        """Return the rows of the same run within a distance of an anchor, measured along the projected path."""
+        arc, rows = {self.first[t]: 0.0}, range(self.first[t], self.first[t] + self.length[t])
+        for row in rows[1:]:
+            arc[row] = arc[row - 1] + np.linalg.norm(self.path[row] - self.path[row - 1])
+        return {row for row in rows if row == t or abs(arc[row] - arc[t]) <= radius * self.diagonal}
+
+    def held_out(self, radius):
+        """Return anchors and the heights there from planes that are built from no row near them."""
+        rows, heights = [], []
+        for t in self.anchors:
+            gap = self.gap(t, radius)
+            planes = [plane for plane in self.planes if not plane[1] & gap]
+            for back, ahead in zip(self.planes, self.ahead, strict=self.plane == "local"):
+                if back[1] & gap and not ahead[1] & gap:
+                    planes.append(ahead)
+            if planes:
+                rows.append(t)
+                heights.append(self.height(self.path[t], planes))
+        return rows, np.array(heights)
+
+    def held_out_error(self, radius=0.03):
+        rows, heights = self.held_out(radius)
+        return np.mean([abs(np.log10(height / self.loss[t])) for t, height in zip(rows, heights, strict=True)])
 
 
-def blended_height(run, point, anchors, *, k, sigma, plane, shaped, left_out=()):
-    """Return the sum over the anchors at one point of the picture, except those left out."""
-    weights = np.array(run.weights, dtype=float)
-    mean, components, _ = principal_plane(weights)
-    path = np.array([components @ (row - mean) for row in weights])
-    bases = [local_basis(weights, t, k) for t in anchors] if shaped else None
-    shares = kernel_weights(point, path, anchors, sigma, bases, components, left_out)
-    losses = [
-        loss_at(run.model, run.objective.loss_fn, lift(weights, components, path, t, k, point, plane)) for t in anchors
-    ]
-    return float(shares @ losses)
-
-
-def held_out_heights(run, anchors, block_radius, **settings):
-    """Return at each anchor the blend without planes within `block_radius` diagonals along the path."""
-    weights = np.array(run.weights, dtype=float)
-    mean, components, _ = principal_plane(weights)
-    path = np.array([components @ (row - mean) for row in weights])
-    diagonal = np.linalg.norm(path.max(axis=0) - path.min(axis=0))
-    arc = [sum(np.linalg.norm(path[i] - path[i - 1]) for i in range(1, t + 1)) for t in range(len(path))]
-    rows, heights = [], []
-    for t in anchors:
-        left_out = [other for other in anchors if other == t or abs(arc[other] - arc[t]) <= block_radius * diagonal]
-        if len(left_out) < len(anchors):
-            rows.append(t)
-            heights.append(blended_height(run, path[t], anchors, left_out=left_out, **settings))
-    return rows, np.array(heights)
+def grid_heights(picture, land):
+    """Return the height at each point of the grid of a landscape, row by row."""
+    return np.array([[picture.height(np.array([x, y])) for x in land.x] for y in land.y])
 
 
 def filter_norms(model, vector):
@@ -143,13 +227,12 @@ def dense_hessian(model, loss_fn, weights):
     return torch.stack(rows).double().numpy()
 
 
-def full_sum(objective, planes, kernel, points, *, least=0.0):
-    """Return the sum over all planes at some points, one plane after another, without weights up to `least`."""
-    total = np.zeros(len(points))
-    shares = kernel.weights(points)
+def full_sum(objective, planes, kernel, points):
+    """Return the average of the losses on all planes at some points, one plane after another."""
+    total, shares = np.zeros(len(points)), kernel.weights(points)
     for plane in range(len(planes)):
+        alone = np.zeros((len(points), len(planes)))
+        alone[:, plane] = 1.0
         buffers = None if planes.buffers is None else np.repeat(planes.buffers[[plane]], len(points), axis=0)
-        losses = objective(planes.lift(np.full(len(points), plane), points), buffers)
-        counts = shares[:, plane] > least
-        total[counts] += shares[counts, plane] * losses[counts]
+        total += shares[:, plane] * objective(planes.lift(points, alone), buffers)
     return total

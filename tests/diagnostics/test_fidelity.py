@@ -4,8 +4,6 @@ import pytest
 import loss_viz as lv
 from loss_viz.diagnostics.fidelity import Fidelity
 
-pytestmark = pytest.mark.slow
-
 TARGETS = ("x", "x^2", "x^3", "sin(3x)")
 
 
@@ -25,6 +23,7 @@ def test_nine_steps_of_ten_are_within_p90():
     assert Fidelity(np.arange(10), np.append(np.ones(9), np.inf)).p90 == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [None, 0, 1, 2, 3, 4])
 @pytest.mark.parametrize("target", TARGETS)
 def test_defaults_are_faithful(target, seed, post_landscapes):
@@ -39,14 +38,16 @@ def test_defaults_are_faithful(target, seed, post_landscapes):
     assert fit.start <= 1.10
 
 
-def test_one_global_plane_is_not(post_runs):
+@pytest.mark.slow
+def test_one_flat_plane_is_not(post_runs):
     for target, median, start in (("x^3", 1.05, 9.0), ("sin(3x)", 4.0, 2.0)):
-        fit = lv.fidelity(lv.landscape(post_runs[target], plane="global", resolution=2, progress=False))
+        fit = lv.fidelity(lv.landscape(post_runs[target], plane="flat", center="mean", resolution=2, progress=False))
         assert fit.median > median
         assert fit.start > start
 
 
+@pytest.mark.slow
 def test_explained_variance_does_not_measure_fidelity(post_runs):
-    land = lv.landscape(post_runs["sin(3x)"], plane="global", resolution=2, progress=False)
+    land = lv.landscape(post_runs["sin(3x)"], plane="flat", center="mean", resolution=2, progress=False)
     assert land.explained_variance_ratio.sum() > 0.97
     assert lv.fidelity(land).median > 4

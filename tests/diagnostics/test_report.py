@@ -64,7 +64,7 @@ def test_held_out_fidelity_can_be_interrupted(land):
 
 
 def test_a_single_plane_has_nothing_to_hold_out(run):
-    report = lv.assess(lv.landscape(run, plane="global", resolution=3, progress=False))
+    report = lv.assess(lv.landscape(run, plane="flat", resolution=3, progress=False))
     assert report.held_out is None
     assert [name for name, *_ in report.rows()] == ["error, median"]
 
@@ -86,5 +86,5 @@ def test_a_run_that_is_no_cosine_has_no_warning(post_landscapes):
     report = lv.assess(land)
     assert report.cosines[0] == pytest.approx(expected)
     assert not any("cosines" in warning for warning in report.warnings)
-    other = lv.landscape(land.run, plane="random", resolution=3, progress=False)
+    other = lv.landscape(land.run, axes="random", resolution=3, progress=False)
     assert np.isnan(lv.assess(other).cosines).all()

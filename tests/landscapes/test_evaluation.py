@@ -78,10 +78,14 @@ def record(folder=None, seconds=0.0, kill=False):
 def ask(run, n=4000, bar=None):
     """Evaluate twenty planes along the run at points around it."""
     planes = local_planes(run.weights, fit_projection(run.weights), np.arange(0, 80, 4), k=5)
-    index = np.repeat(np.arange(20), n // 20)
-    points = np.random.default_rng(0).normal(size=(n, 2))
-    bar = tqdm(disable=True) if bar is None else bar
-    return np.concatenate(list(evaluation.evaluate_planes(run.objective, planes, index, points, bar)))
+    points, weights = np.random.default_rng(0).normal(size=(n, 2)), np.zeros((n, 20))
+    for i in range(n):  # averages of two planes
+        weights[i, [i * 20 // n, (i + n // 20) % n * 20 // n]] = 0.25, 0.75
+    bar, losses = tqdm(disable=True) if bar is None else bar, []
+    for part in evaluation.evaluate_planes([run.objective], planes, points, weights):
+        losses.append(part[:, 0])
+        bar.update(len(part))
+    return np.concatenate(losses)
 
 
 def count(folder):
@@ -299,23 +303,12 @@ def test_the_loss_is_not_sent_with_each_task(backend, tmp_path, monkeypatch):
 def test_a_task_carries_only_its_planes():
     run = lv.train("x^3", width=64, depth=2, steps=300, progress=False)
     planes = lv.landscape(run, resolution=5, n_anchors=50, progress=False).planes
-    index = np.array([7, 7, 9])
-    few, place = planes.take(index)
-    assert len(few) == 2
-    assert len(cloudpickle.dumps(few)) < 2 * 3 * 4 * 4353 + 20_000
-    points = np.random.default_rng(0).normal(size=(3, 2))
-    np.testing.assert_array_equal(few.lift(place, points), planes.lift(index, points))
-
-
-@pytest.mark.parametrize("n_bytes", [2**28, 0])
-def test_planes_built_on_demand_can_be_subset(monkeypatch, n_bytes):
-    monkeypatch.setattr("loss_viz.planes.plane_set.HELD_BYTES", n_bytes)
-    run = record()
-    planes = local_planes(run.weights, fit_projection(run.weights), np.arange(0, 80, 4), k=5)
-    index = np.array([3, 11, 3, 0])
-    points = np.random.default_rng(0).normal(size=(4, 2))
-    few, place = planes.take(index)
-    np.testing.assert_allclose(few.lift(place, points), planes.lift(index, points), rtol=1e-12)
+    points, weights = np.random.default_rng(0).normal(size=(3, 2)), np.zeros((3, 50))
+    weights[:, 7], weights[1:, 9] = [1.0, 0.5, 0.0], [0.5, 1.0]
+    task = evaluation._Query(planes, points, weights).take()
+    assert len(task.planes) == 2
+    assert len(cloudpickle.dumps(task)) < 2 * 3 * 4 * 4353 + 20_000
+    np.testing.assert_array_equal(task.planes.lift(points, task.weights), planes.lift(points, weights))
 
 
 def test_a_worker_builds_an_objective_once():

@@ -1,14 +1,17 @@
-"""Held-out heights, and the choices based on them, against the sums of the reference."""
+"""Held-out heights and the choice of planes against plain loops; nothing left out has any effect."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import reference
+import torch
 from tqdm import tqdm
 
 import loss_viz as lv
-from loss_viz.landscapes.grid import build_sampling
-from loss_viz.landscapes.held_out import fit_shaped_kernel, held_out_error, held_out_heights, select_kernel
-from loss_viz.landscapes.kernels import fit_kernel
+from loss_viz.landscapes import held_out
+from loss_viz.landscapes.grid import build_sampling, spread_anchors
+from loss_viz.landscapes.held_out import choose_planes, fit_planes_kernel, held_out_error, held_out_heights
 from loss_viz.planes.projection import fit_projection
 from loss_viz.runs.run_set import as_run_set
 from loss_viz.settings import LandscapeSettings
@@ -16,151 +19,202 @@ from loss_viz.settings import LandscapeSettings
 SILENT = tqdm(disable=True)
 
 
-@pytest.fixture(scope="module")
-def sampling(run):
-    projection = fit_projection(run.weights)
-    return build_sampling(as_run_set(run), projection, LandscapeSettings(k=3, resolution=(5, 3), n_anchors=12))
+def sample(runs, plane="local", k=3, n_anchors=12, blend="planes"):
+    run_set = as_run_set(runs)
+    settings = LandscapeSettings(plane=plane, k=k, resolution=(5, 3), n_anchors=n_anchors, blend=blend)
+    anchors = spread_anchors(run_set, n_anchors)
+    return build_sampling(run_set, fit_projection(run_set.weights), settings, anchors)
 
 
-def round_kernel(sampling):
-    planes = sampling.planes
-    return fit_kernel(planes.position, "auto", diagonal=sampling.projection.diagonal, path=planes.path)
-
-
+@pytest.mark.parametrize("plane", ["local", "parallel"])
+@pytest.mark.parametrize(("sigma", "blend"), [("auto", "planes"), (0.06, "planes"), ("auto", "losses")])
 @pytest.mark.parametrize("block_radius", [0.0, 0.03, 0.2])
-@pytest.mark.parametrize("shaped", [True, False])
-def test_held_out_heights_are_those_of_the_other_planes_alone(run, sampling, block_radius, shaped):
-    kernel = fit_shaped_kernel(sampling, "auto") if shaped else round_kernel(sampling)
-    rows, heights = held_out_heights(sampling, kernel, block_radius, SILENT)
-    anchors = sampling.anchors.tolist()
-    expected = reference.held_out_heights(run, anchors, block_radius, k=3, sigma="auto", plane="local", shaped=shaped)
+def test_held_out_heights_are_those_of_the_other_planes_alone(run, plane, sigma, blend, block_radius):
+    sampling = sample(run, plane, n_anchors=25, blend=blend)
+    rows, heights = held_out_heights(sampling, sigma, block_radius, SILENT)
+    picture = reference.Picture([run], sampling.anchors, k=3, sigma=sigma, plane=plane, blend=blend)
+    expected = picture.held_out(block_radius)
     assert rows.tolist() == expected[0]
-    np.testing.assert_allclose(heights, expected[1], rtol=0.01)
-    decades = np.log10(expected[1] / run.loss[rows])
-    assert held_out_error(sampling, kernel, block_radius, SILENT) == pytest.approx(
-        np.sqrt(np.mean(decades**2)), abs=0.01
-    )
+    np.testing.assert_allclose(heights, expected[1], rtol=1e-9)
+    error = held_out_error(sampling, sigma, block_radius, SILENT)
+    assert error == pytest.approx(picture.held_out_error(block_radius), rel=1e-9)
 
 
-def test_what_is_left_out_does_not_matter(run, sampling):
-    """A plane that is left out may hold any loss: the blend is as if it were not there."""
-    kernel = fit_shaped_kernel(sampling, 0.1)
+def test_steps_of_other_runs_are_not_left_out():
+    runs = lv.compare("x^3", ["adam", "sgd"], steps=30, dtype=torch.float64, progress=False)
+    sampling = sample(runs, n_anchors=20)
+    picture = reference.Picture(runs, sampling.anchors, k=3)
+    expected = picture.held_out(0.1)
+    rows, heights = held_out_heights(sampling, "auto", 0.1, SILENT)
+    assert rows.tolist() == expected[0]
+    np.testing.assert_allclose(heights, expected[1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("plane", ["local", "parallel"])
+@pytest.mark.parametrize("j", [0, 3, 11, 24])
+def test_left_out_steps_have_no_effect(run, plane, j):
+    """Other weights in the gap around an anchor change nothing there, and other weights beside the gap do."""
+    sampling = sample(run, plane, n_anchors=25)
+    anchor = int(sampling.anchors[j])
+    gap = reference.Picture([run], sampling.anchors, k=3, plane=plane).gap(anchor, 0.1)
+    rows, heights = held_out_heights(sampling, "auto", 0.1, SILENT)
+    place = rows.tolist().index(anchor)
+
+    def height_with_garbage_in(changed):
+        weights = run.weights.copy()
+        weights[changed] = np.random.default_rng(0).normal(size=(len(changed), weights.shape[1])) * 5
+        other = as_run_set(replace(run, weights=weights, buffers=None))
+        planes = build_sampling(other, sampling.projection, sampling.settings, sampling.anchors)
+        return held_out_heights(planes, "auto", 0.1, SILENT)[1][place]
+
+    assert height_with_garbage_in(sorted(gap)) == pytest.approx(heights[place], rel=1e-12)
+    outside = [t for t in sampling.anchors.tolist() if t not in gap]
+    nearest = min(outside, key=lambda t: abs(t - anchor))
+    assert height_with_garbage_in([nearest]) != pytest.approx(heights[place], rel=1e-3)
+
+
+def test_left_out_planes_have_no_weight(run):
+    sampling = sample(run)
+    kernel = fit_planes_kernel(sampling, 0.1)
     left_out = np.zeros((1, len(sampling.planes)), dtype=bool)
     left_out[0, 3:7] = True
-    shares = kernel.weights(sampling.projection.path[[20]], left_out)
-    assert (shares[0, 3:7] == 0).all()
+    shares = kernel.weights(sampling.projection.path[[20]], left_out)[0]
+    assert not shares[3:7].any()
     assert shares.sum() == pytest.approx(1.0)
-    rest = fit_kernel(np.delete(kernel.centers, range(3, 7), axis=0), 0.1, diagonal=sampling.projection.diagonal)
-    np.testing.assert_allclose(np.delete(shares[0], range(3, 7)), rest.weights(sampling.projection.path[[20]])[0])
+    rest = replace(
+        kernel, centers=np.delete(kernel.centers, range(3, 7), 0), width=np.delete(kernel.width, range(3, 7))
+    )
+    np.testing.assert_allclose(np.delete(shares, range(3, 7)), rest.weights(sampling.projection.path[[20]])[0])
 
 
-def test_auto_takes_the_shape_that_predicts_the_run_better(sampling):
-    kernels = {True: fit_shaped_kernel(sampling, "auto"), False: round_kernel(sampling)}
-    errors = {shaped: held_out_error(sampling, kernel, 0.03, SILENT) for shaped, kernel in kernels.items()}
-    assert errors[True] != errors[False]
-    chosen = select_kernel(sampling, "auto", SILENT)
-    assert (chosen.shape is not None) == (errors[True] < errors[False])
-
-
-def test_both_shapes_are_chosen_by_some_run(post_landscapes):
-    assert {land.kernel.shape is not None for land in post_landscapes.values()} == {True, False}
-
-
-def test_kernels_with_a_shape_count_what_their_plane_misses(sampling):
-    """r² = |d|² + 3 |d - M d|², by hand."""
-    kernel = fit_shaped_kernel(sampling, "auto")
-    axes, picture = sampling.planes.bases[5][1], sampling.projection.components
-    step = np.array([0.3, -0.2])
-    followed = picture @ axes.T @ axes @ picture.T @ step
-    expected = step @ step + 3 * (step - followed) @ (step - followed)
-    root = kernel.shape[5] @ step
-    assert root @ root == pytest.approx(expected, rel=1e-9)
-    assert fit_shaped_kernel(sampling, 0.06).shape is None
+@pytest.mark.parametrize(
+    ("plane", "sigma", "is_shaped"), [("local", "auto", 1), ("local", 0.1, 0), ("parallel", "auto", 0)]
+)
+def test_only_automatic_kernels_of_local_planes_are_shaped(run, plane, sigma, is_shaped):
+    """r² = |d|² + 3 |d - M d|²: what a plane misses of a displacement counts as distance."""
+    sampling = sample(run, plane)
+    kernel = fit_planes_kernel(sampling, sigma)
+    assert (kernel.shape is not None) == is_shaped
+    if is_shaped:
+        basis, picture = reference.local_basis(run.weights, int(sampling.anchors[5]), 3), sampling.projection.components
+        step = np.array([0.3, -0.2])
+        missed = step - picture @ reference.move(basis, picture.T @ step)
+        root = kernel.shape[5] @ step
+        assert root @ root == pytest.approx(step @ step + 3 * missed @ missed, rel=1e-9)
 
 
 def test_held_out_factors_of_a_landscape(run):
-    land = lv.landscape(run, k=3, resolution=(5, 3), n_anchors=12, progress=False)
-    shaped = land.kernel.shape is not None
-    fit = lv.fidelity(land, held_out=True, block_radius=0.03)
-    rows, heights = reference.held_out_heights(
-        run, land.anchors.tolist(), 0.03, k=3, sigma="auto", plane="local", shaped=shaped
-    )
+    land = lv.landscape(run, k=3, resolution=(5, 3), n_anchors=25, progress=False)
+    fit = lv.fidelity(land, held_out=True, block_radius=0.05)
+    rows, heights = reference.Picture([run], land.anchors, k=3).held_out(0.05)
     assert fit.step.tolist() == run.step[rows].tolist()
     ratio = heights / run.loss[rows]
-    np.testing.assert_allclose(fit.factor, np.maximum(ratio, 1 / ratio), rtol=0.02)
+    np.testing.assert_allclose(fit.factor, np.maximum(ratio, 1 / ratio), rtol=1e-9)
     assert fit.decades == pytest.approx(np.sqrt(np.mean(np.log10(fit.factor) ** 2)))
 
 
 def test_errors_where_nothing_can_be_held_out(run):
-    with pytest.raises(ValueError, match="one global plane") as error:
-        lv.fidelity(lv.landscape(run, plane="global", resolution=3, progress=False), held_out=True)
-    assert "Use `plane`='local'" in str(error.value)
+    with pytest.raises(ValueError, match=r"one flat plane\. Use `plane`='auto'"):
+        lv.fidelity(lv.landscape(run, plane="flat", resolution=3, progress=False), held_out=True)
     land = lv.landscape(run, resolution=3, n_anchors=3, progress=False)
     with pytest.raises(ValueError, match="leaves no plane for any anchor"):
         lv.fidelity(land, held_out=True, block_radius=5.0)
-    with pytest.raises(ValueError, match="must be a fraction of the path's diagonal, 0 or more; got -1"):
-        lv.fidelity(land, held_out=True, block_radius=-1.0)
+    for radius in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="must be a fraction of the path's diagonal, 0 or more; got") as error:
+            lv.fidelity(land, held_out=True, block_radius=radius)
+        assert error.value.argument == "block_radius"
 
 
 def test_the_sigma_curve_is_the_error_of_each_width(run):
     land = lv.landscape(run, k=3, resolution=3, n_anchors=12, progress=False)
     curve = lv.sigma_curve(land, [0.02, 0.2], progress=False)
-    for sigma, error in zip((0.02, 0.2), curve.error, strict=True):
-        rows, heights = reference.held_out_heights(
-            run, land.anchors.tolist(), 0.03, k=3, sigma=sigma, plane="local", shaped=False
-        )
-        assert error == pytest.approx(np.sqrt(np.mean(np.log10(heights / run.loss[rows]) ** 2)), abs=0.01)
-    assert curve.auto == pytest.approx(lv.fidelity(land, held_out=True).decades)
-    assert curve.best in (0.02, 0.2)
+    for sigma, error in zip((0.02, 0.2, "auto"), (*curve.error, curve.auto), strict=True):
+        picture = reference.Picture([run], land.anchors, k=3, sigma=sigma)
+        assert error == pytest.approx(picture.held_out_error(), rel=1e-9)
+    assert curve.best == curve.sigma[curve.error.argmin()]
     with pytest.raises(ValueError, match="needs planes to blend"):
-        lv.sigma_curve(lv.landscape(run, plane="final", resolution=3, progress=False))
+        lv.sigma_curve(lv.landscape(run, plane="flat", resolution=3, progress=False))
     with pytest.raises(ValueError, match="`sigma` must be 'auto' or a fraction"):
         lv.sigma_curve(land, [0.0])
 
 
+@pytest.fixture(scope="module")
+def long_run():
+    return lv.train("x^2", steps=160, dtype=torch.float64, progress=False)
+
+
+def test_planes_are_chosen_by_their_held_out_errors(long_run):
+    land = lv.landscape(long_run, sigma=0.2, resolution=(5, 3), n_anchors=30, progress=False)
+    anchors = spread_anchors(as_run_set(long_run), 30)
+    candidates = {
+        "local, k = 5": {"plane": "local", "k": 5},
+        "local, k = 8": {"plane": "local", "k": 8},
+        "parallel": {"plane": "parallel", "k": 5},
+    }
+    errors = {
+        name: reference.Picture([long_run], anchors, **given).held_out_error() for name, given in candidates.items()
+    }
+    assert list(land.choice.errors) == list(errors)
+    for name, error in errors.items():
+        assert land.choice.errors[name] == pytest.approx(error, rel=1e-9)
+    best = next(name for name, error in errors.items() if error <= 1.1 * min(errors.values()))
+    assert {"plane": land.plane, "k": land.k} == candidates[best]
+    assert land.n_evaluations == 3 * 30 + 5 * 3 + 161
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ((1.0, 1.0, 0.95), ("local", 5)),
+        ((1.09, 1.05, 1.0), ("local", 5)),
+        ((1.11, 1.05, 1.0), ("local", 8)),
+        ((1.2, 1.2, 1.0), ("parallel", 5)),
+        ((np.nan, 1.0, 0.95), ("local", 8)),
+        ((np.nan, np.nan, np.nan), ("local", 5)),
+        ((0.0, 0.0, 0.0), ("local", 5)),
+    ],
+)
+def test_ties_go_to_local_planes(long_run, monkeypatch, errors, expected):
+    given = iter(errors)
+    monkeypatch.setattr(held_out, "held_out_error", lambda *_: next(given))
+    run_set = as_run_set(long_run)
+    choice = choose_planes(run_set, fit_projection(run_set.weights), LandscapeSettings(), np.arange(0, 161, 40), SILENT)
+    assert (choice.plane, choice.k) == expected
+    np.testing.assert_array_equal(list(choice.errors.values()), errors)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"k": 4}, ("local", 4)),
+        ({"k": 4, "plane": "parallel"}, ("parallel", 4)),
+        ({"plane": "parallel"}, ("parallel", 5)),
+        ({"plane": "flat"}, ("flat", 5)),
+        ({"axes": "random"}, ("flat", 5)),
+        ({"plane": "local"}, ("local", 5)),  # a run of 61 steps has one stride to try
+        ({"axes": "saddle", "plane": "local", "k": 3}, ("local", 3)),
+    ],
+)
+def test_given_planes_are_not_tried(run, settings, expected):
+    land = lv.landscape(run, resolution=(4, 3), progress=False, **settings)
+    assert (land.plane, land.k) == expected == (land.choice.plane, land.choice.k)
+    assert not land.choice.errors
+    assert land.n_evaluations == 4 * 3 + len(run)
+
+
+def test_short_runs_have_shorter_strides(run):
+    for n, strides in ((2, []), (3, [1]), (9, [4]), (11, [5])):
+        short = lv.Run(run.weights[:n], run.loss[:n], run.step[:n], run.objective)
+        land = lv.landscape(short, resolution=3, progress=False)
+        assert [name for name in land.choice.errors if "local" in name] == [f"local, k = {k}" for k in strides]
+        assert np.isfinite(land.loss).all()
+        if not strides:
+            assert land.plane == "parallel"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["x^2", "x^3", "sin(3x)", "abs(x)"])
 def test_auto_is_near_the_best_width_that_could_be_chosen_afterwards(target, post_runs):
     run = post_runs.get(target) or lv.train(target, seed=0, progress=False)
     curve = lv.sigma_curve(lv.landscape(run, resolution=2, progress=False))
     assert curve.auto <= 1.3 * np.nanmin(curve.error)
-
-
-def test_maps_against_the_definition(run):
-    land = lv.landscape(run, k=3, resolution=(5, 3), n_anchors=12, progress=False)
-    mixing, disagreement = lv.disagreement_map(land, of="run"), lv.disagreement_map(land, progress=False)
-    assert mixing.shape == disagreement.shape == (3, 5)
-    weights = np.array(run.weights)
-    _, components, _ = reference.principal_plane(weights)
-    for row, column in ((0, 0), (2, 1), (1, 4)):
-        point = np.array([land.x[column], land.y[row]])
-        share = land.kernel.weights(point[None])[0]
-        counted = np.flatnonzero(share >= share.max() / 100)
-        share = share[counted] / share[counted].sum()
-        for found, losses in (
-            (mixing, [run.loss[land.anchors[j]] for j in counted]),
-            (
-                disagreement,
-                [
-                    reference.loss_at(
-                        run.model,
-                        run.objective.loss_fn,
-                        reference.lift(weights, components, land.path, land.anchors[j], 3, point, "local"),
-                    )
-                    for j in counted
-                ],
-            ),
-        ):
-            logs = np.log(losses)
-            spread = np.sqrt(share @ (logs - share @ logs) ** 2)
-            assert found[row, column] == pytest.approx(np.exp(spread), rel=1e-6)
-
-
-def test_one_plane_has_no_disagreement(run):
-    land = lv.landscape(run, plane="global", resolution=(5, 3), progress=False)
-    assert (lv.disagreement_map(land, of="run") == 1).all()
-    assert (lv.disagreement_map(land) == 1).all()
-
-
-def test_wide_kernels_average_more_different_losses(run):
-    narrow, wide = (lv.landscape(run, sigma=s, resolution=(7, 5), progress=False) for s in (0.01, 0.2))
-    assert np.median(lv.disagreement_map(wide, of="run")) > np.median(lv.disagreement_map(narrow, of="run"))

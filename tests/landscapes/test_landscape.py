@@ -1,4 +1,4 @@
-"""Landscapes against the reference implementation and closed forms, and their limiting cases."""
+"""Landscapes against closed forms, their grid and fields, parts of a run, and their limiting cases."""
 
 import copy
 import itertools
@@ -9,14 +9,9 @@ import pytest
 import reference
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 import loss_viz as lv
-from loss_viz.landscapes.blending import PlaneLosses
-from loss_viz.landscapes.kernels import fit_kernel
 from loss_viz.objective.objective import Objective
-from loss_viz.planes.local_planes import choose_anchors, local_planes
-from loss_viz.planes.plane_set import parallel_planes
 from loss_viz.planes.projection import fit_projection
 from loss_viz.runs.run import Run
 
@@ -42,209 +37,177 @@ def curve():
     return np.cos(t * np.arange(1, 7) * 0.4) + 0.1 * t
 
 
-def heights_at(run, points, **settings):
-    return lv.landscape(run, resolution=2, progress=False, **settings).at(points)
+class TwoParameters(nn.Module):
+    """f(x) = a (silu(w x) + silu(-w x)), an even function of x."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+        self.a = nn.Parameter(torch.tensor(0.0, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.a * (nn.functional.silu(self.w * x) + nn.functional.silu(-self.w * x))
 
 
-@pytest.mark.parametrize("sigma", ["auto", 0.003, 0.06, 0.5])
-@pytest.mark.parametrize("plane", ["local", "parallel"])
-@pytest.mark.parametrize("n_anchors", [9, None])
-def test_every_cell_is_within_one_percent_of_the_full_sum(run, sigma, plane, n_anchors):
-    land = lv.landscape(run, k=3, sigma=sigma, resolution=(5, 3), plane=plane, n_anchors=n_anchors, progress=False)
-    assert land.loss.shape == (3, 5)
-    anchors = choose_anchors(run.weights, n_anchors)
-    assert np.array_equal(land.anchors, anchors)
-    shaped = land.kernel.shape is not None
-    for row, column in itertools.product(range(3), range(5)):
-        point = np.array([land.x[column], land.y[row]])
-        expected = reference.blended_height(run, point, anchors.tolist(), k=3, sigma=sigma, plane=plane, shaped=shaped)
-        assert land.loss[row, column] == pytest.approx(expected, rel=0.01)
-    for t in (0, 17, 60):
-        expected = reference.blended_height(
-            run, land.path[t], anchors.tolist(), k=3, sigma=sigma, plane=plane, shaped=shaped
-        )
-        assert land.path_height[t] == pytest.approx(expected, rel=0.01)
+@pytest.fixture(scope="module")
+def two_parameters():
+    model, x = TwoParameters(), torch.linspace(-1, 1, 100, dtype=torch.float64)
+
+    def loss_fn(m):
+        return (m(x) - x**2).square().mean()
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    with lv.Recorder(model, loss_fn).attach(optimizer) as recorder:
+        for _ in range(400):
+            optimizer.zero_grad()
+            loss_fn(model).backward()
+            optimizer.step()
+    return recorder.run(progress=False)
 
 
-@pytest.mark.parametrize("sigma", ["auto", 0.02, 0.06])
-def test_skipped_terms_stay_within_one_percent_where_losses_span_decades(sigma):
-    """The whole picture of sin(3x), whose losses span five decades, against the sum over every anchor."""
-    run = lv.train("sin(3x)", dtype=torch.float64, progress=False)
-    land = lv.landscape(run, sigma=sigma, resolution=(23, 17), progress=False)
-    grid = np.stack(np.meshgrid(land.x, land.y), axis=-1).reshape(-1, 2)
-    full = reference.full_sum(run.objective, land.planes, land.kernel, grid)
-    np.testing.assert_allclose(land.loss.ravel(), full, rtol=0.01)
-    assert land.n_evaluations < 0.5 * len(land.planes) * (len(grid) + len(run))
-
-
-def test_a_threshold_on_the_weights_alone_would_not_do(post_landscapes):
-    """Without a bound on the losses the same cells are wrong by more than one percent."""
-    land = post_landscapes["sin(3x)"]
-    grid = np.stack(np.meshgrid(land.x[::4], land.y[::4]), axis=-1).reshape(-1, 2)
-    full, cut = (
-        reference.full_sum(land.run.objective, land.planes, land.kernel, grid, least=least) for least in (0.0, 1e-3)
-    )
-    weights = land.kernel.weights(grid)
-    cut /= (weights * (weights > 1e-3)).sum(axis=1)
-    assert np.abs(cut / full - 1).max() > 0.02
-    np.testing.assert_allclose(land.at(grid), full, rtol=0.01)
+@pytest.mark.parametrize("plane", ["parallel", "local", "flat"])
+@pytest.mark.parametrize("sigma", ["auto", 0.06])
+@pytest.mark.parametrize("zoom", [1.0, 0.1, 1e-3])
+def test_a_network_of_two_weights_is_drawn_as_it_is(two_parameters, plane, sigma, zoom):
+    """Every plane is the whole weight space, so the surface is the loss itself, however closely it is looked at."""
+    run = two_parameters
+    mean, axes, _ = reference.principal_plane(np.array(run.weights))
+    middle, extent = (run.weights[60] - mean) @ axes.T, 2 * np.ptp((run.weights - mean) @ axes.T, axis=0) * zoom
+    bounds = tuple((m - 0.5 * e, m + 0.6 * e) for m, e in zip(middle.tolist(), extent.tolist(), strict=True))
+    land = lv.landscape(run, plane=plane, k=5, sigma=sigma, resolution=(9, 7), bounds=bounds, progress=False)
+    if plane == "local":
+        assert all(len(reference.local_basis(run.weights, int(t), 5)) == 2 for t in land.anchors)
+    assert np.allclose([land.x[0], land.x[-1], land.y[0], land.y[-1]], np.ravel(bounds))
+    x = np.linspace(-1, 1, 100)
+    for row, column in itertools.product(range(7), range(9)):
+        w, a = mean + np.array([land.x[column], land.y[row]]) @ axes
+        even = w * x / (1 + np.exp(-w * x)) - w * x / (1 + np.exp(w * x))
+        assert land.loss[row, column] == pytest.approx(np.mean((a * even - x**2) ** 2), rel=1e-5)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_coordinate_probe_gives_back_the_axis(curve, axis):
-    """If the loss is a coordinate of the picture, each grid point has the value of its axis."""
+@pytest.mark.parametrize(("plane", "center"), [("parallel", "last"), ("flat", "mean"), ("flat", "last"), ("flat", 20)])
+@pytest.mark.parametrize("blend", ["planes", "losses"])
+def test_a_coordinate_of_the_picture_as_the_loss_gives_back_the_axis(curve, axis, plane, center, blend):
     projection = fit_projection(curve)
-    direction = torch.tensor(projection.components[axis])
-    mean = torch.tensor(projection.origin)
+    direction, mean = torch.tensor(projection.components[axis]), torch.tensor(projection.origin)
     probe = run_along(curve, lambda w: direction @ (w - mean) + 10)
-    for plane in ("parallel", "global", "final"):
-        land = lv.landscape(probe, resolution=(5, 3), plane=plane, progress=False)
-        wanted = np.meshgrid(land.x, land.y)[axis] + 10
-        tolerance = 0.005 if plane == "parallel" else 1e-12
-        np.testing.assert_allclose(land.loss, wanted, rtol=tolerance)
-
-
-def test_one_local_plane_sees_the_coordinates_that_lie_in_it(curve):
-    """With one anchor and the loss linear along an axis of its plane, the surface is exact."""
-    projection = fit_projection(curve)
-    planes = local_planes(curve, projection, np.array([20]), k=4)
-    axis = planes.bases[0][1][1]
-    objective = Objective(Vector(6), lambda m: torch.tensor(axis) @ m.w)
-    points = np.random.default_rng(0).normal(size=(8, 2))
-    kernel = fit_kernel(planes.position, "auto", diagonal=projection.diagonal)
-    heights, _ = PlaneLosses(points, planes, objective).blend(kernel, tqdm(disable=True))
-    expected = axis @ curve[20] + (points - projection.path[20]) @ projection.components @ axis
-    np.testing.assert_allclose(heights, expected, rtol=1e-12)
+    land = lv.landscape(probe, resolution=(5, 3), plane=plane, center=center, blend=blend, progress=False)
+    np.testing.assert_allclose(land.loss, np.meshgrid(land.x, land.y)[axis] + 10, rtol=1e-12)
 
 
 def test_quadratic_bowl_in_closed_form(curve):
-    """For L = w'Aw/2 the surface of a single plane is the quadratic in its coordinates, to rounding."""
-    rng = np.random.default_rng(4)
-    a = rng.normal(size=(6, 6))
+    """For L = w'Aw/2 the surface of a flat plane is the quadratic in its coordinates, to rounding."""
+    a = np.random.default_rng(4).normal(size=(6, 6))
     a = a @ a.T
     bowl = run_along(curve, lambda w: 0.5 * w @ torch.tensor(a) @ w)
     projection = fit_projection(curve)
-    for plane, origin, position in (
-        ("global", projection.origin, np.zeros(2)),
-        ("final", curve[-1], projection.path[-1]),
+    for center, origin, position in (
+        ("mean", projection.origin, np.zeros(2)),
+        ("last", curve[-1], projection.path[-1]),
+        (30, curve[30], projection.path[30]),
     ):
-        land = lv.landscape(bowl, resolution=(5, 3), plane=plane, progress=False)
+        land = lv.landscape(bowl, plane="flat", center=center, resolution=(5, 3), progress=False)
         for row, column in itertools.product(range(3), range(5)):
             w = origin + (np.array([land.x[column], land.y[row]]) - position) @ projection.components
             assert land.loss[row, column] == pytest.approx(0.5 * w @ a @ w, rel=1e-12)
 
 
-def test_one_anchor_gives_its_own_loss(run):
-    """A surface blended from one anchor has the true loss at that anchor."""
-    projection = fit_projection(run.weights)
-    for t in (0, 3, 31, 60):
-        for planes in (
-            local_planes(run.weights, projection, np.array([t]), k=3),
-            parallel_planes(run.weights, projection, np.array([t])),
-        ):
-            kernel = fit_kernel(planes.position, 0.06, diagonal=projection.diagonal)
-            height, _ = PlaneLosses(projection.path[[t]], planes, run.objective).blend(kernel, tqdm(disable=True))
-            assert height[0] == pytest.approx(run.loss[t], rel=1e-12)
-
-
 def test_a_constant_loss_gives_a_constant_surface(curve):
     run = run_along(curve, lambda w: 0 * w.sum() + 0.3)
-    land = lv.landscape(run, resolution=(6, 4), progress=False)
-    np.testing.assert_allclose(land.loss, 0.3, rtol=1e-12)
-
-
-@pytest.mark.parametrize("sigma", [1e-6, 1e3])
-def test_tiny_and_huge_sigma_are_the_nearest_anchor_and_the_mean(run, sigma):
-    projection = fit_projection(run.weights)
-    planes = local_planes(run.weights, projection, np.arange(61), k=3)
-    points = np.random.default_rng(5).normal(size=(7, 2)) * 0.3
-    heights = heights_at(run, points, k=3, sigma=sigma, n_anchors=None)
-    for point, height in zip(points, heights, strict=True):
-        losses = run.objective(planes.lift(np.arange(61), np.tile(point, (61, 1))))
-        nearest = np.linalg.norm(projection.path - point, axis=1).argmin()
-        assert height == pytest.approx(losses[nearest] if sigma < 1 else losses.mean(), rel=0.01)
-
-
-def test_kernels_are_normalized_gaussians_of_the_stated_widths():
-    centers = np.array([[0.0, 0.0], [0.1, 0.0], [0.1, 0.05], [0.1, 0.05], [1.0, 1.0]])
-    kernel = fit_kernel(centers, "auto", diagonal=2.0)
-    np.testing.assert_allclose(kernel.width, [0.006, 0.006, 2e-5, 2e-5, 0.006])
-    points = np.array([[0.3, 0.2], [0.1, 0.05], [50.0, -3.0]])
-    for point, weights in zip(points, kernel.weights(points), strict=True):
-        distance = np.linalg.norm(centers - point, axis=1)
-        width = np.sqrt(kernel.width**2 + (0.14 * distance.min()) ** 2)
-        logs = -2 * np.log(width) - distance**2 / (2 * width**2)
-        raw = np.exp(logs - logs.max())
-        np.testing.assert_allclose(weights, raw / raw.sum(), rtol=1e-9, atol=1e-300)
-    assert np.isfinite(fit_kernel(centers, 1e-6, diagonal=2.0).weights(points)).all()
-
-
-@pytest.mark.parametrize("chunk_size", [1, 13])
-def test_chunks_and_blocks_do_not_change_the_numbers(run, monkeypatch, chunk_size):
-    expected = lv.landscape(run, resolution=(5, 4), progress=False)
-    whole = copy.copy(run.objective)
-    whole.chunk_size = chunk_size
-    other = Run(run.weights, run.loss, run.step, whole, run.task)
-    monkeypatch.setattr("loss_viz.landscapes.blending.PAIRS_PER_BLOCK", 200)
-    monkeypatch.setattr("loss_viz.landscapes.evaluation.LIFT_BYTES", 2000)
-    land = lv.landscape(other, resolution=(5, 4), progress=False)
-    np.testing.assert_allclose(land.loss, expected.loss, rtol=0.01)
-    np.testing.assert_allclose(land.path_height, expected.path_height, rtol=0.01)
+    for blend in ("planes", "losses"):
+        land = lv.landscape(run, resolution=(6, 4), blend=blend, progress=False)
+        np.testing.assert_allclose(land.loss, 0.3, rtol=1e-12)
 
 
 def test_grid_spans_the_path_and_thirty_percent_a_side(run):
     land = lv.landscape(run, resolution=(7, 4), progress=False)
     low, high = land.path.min(axis=0), land.path.max(axis=0)
     diagonal = np.linalg.norm(high - low)
-    for axis, i in ((land.x, 0), (land.y, 1)):
+    for axis, i, n in ((land.x, 0, 7), (land.y, 1, 4)):
         span = max(high[i] - low[i], 0.1 * diagonal)
-        assert axis[-1] - axis[0] == pytest.approx(1.6 * span)
-        assert (axis[-1] + axis[0]) / 2 == pytest.approx((low[i] + high[i]) / 2)
-    assert len(land.x) == 7
-    assert len(land.y) == 4
+        centre = (low[i] + high[i]) / 2
+        np.testing.assert_allclose(axis, np.linspace(centre - 0.8 * span, centre + 0.8 * span, n))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"k": 3}, {"plane": "parallel", "sigma": 0.05}, {"plane": "flat", "blend": "losses"}]
+)
+def test_bounds_cut_out_a_part_of_the_same_surface(run, settings):
+    whole = lv.landscape(run, resolution=(6, 5), progress=False, **settings)
+    bounds = ((whole.path[40, 0], whole.path[40, 0] + 0.3), (-0.2, 0.05))
+    part = lv.landscape(run, resolution=(5, 3), bounds=bounds, progress=False, **settings)
+    np.testing.assert_allclose(part.x, np.linspace(*bounds[0], 5))
+    np.testing.assert_allclose(part.y, np.linspace(*bounds[1], 3))
+    grid = np.stack(np.meshgrid(part.x, part.y), axis=-1).reshape(-1, 2)
+    np.testing.assert_allclose(part.loss.ravel(), whole.at(grid), rtol=1e-12)
+    np.testing.assert_allclose(part.path_height, whole.path_height, rtol=1e-12)
+    distance = np.linalg.norm(grid[:, None] - part.path, axis=-1).min(axis=1)
+    expected = np.exp(-(distance**2) / (2 * (0.03 * part.projection.diagonal) ** 2))
+    np.testing.assert_allclose(part.support.ravel(), expected, rtol=1e-9)
+
+
+def test_steps_draw_a_part_of_the_run_on_a_plane_of_its_own(run):
+    sparse = lv.Run(run.weights[::2], run.loss[::2], run.step[::2], run.objective)
+    land = lv.landscape(sparse, steps=(11, 50), resolution=(5, 3), progress=False)
+    rows = slice(6, 26)
+    part = lv.Run(sparse.weights[rows], sparse.loss[rows], sparse.step[rows], run.objective)
+    assert part.step[[0, -1]].tolist() == [12, 50]
+    alone = lv.landscape(part, resolution=(5, 3), progress=False)
+    for name in ("x", "y", "loss", "support", "path", "path_loss", "path_height", "off_plane", "anchors"):
+        np.testing.assert_array_equal(getattr(land, name), getattr(alone, name))
+    assert (land.plane, land.k, land.choice) == (alone.plane, alone.k, alone.choice)
+    other = lv.train("x^3", steps=30, seed=3, dtype=torch.float64, progress=False)
+    both = lv.landscape([run, other], steps=(10, 60), k=3, resolution=3, progress=False)
+    assert [len(one) for one in both.runs] == [51, 21]
 
 
 def test_the_fields_of_a_landscape(run):
     land = lv.landscape(run, k=4, sigma=0.06, resolution=(6, 5), n_anchors=11, progress=False)
     diagonal = np.linalg.norm(np.ptp(land.path, axis=0))
     np.testing.assert_allclose(land.sigma_absolute, 0.06 * diagonal)
-    assert (land.k, land.sigma, land.plane) == (4, 0.06, "local")
+    assert (land.k, land.sigma, land.plane, land.requested) == (4, 0.06, "local", (6, 5))
+    assert (land.given.plane, land.given.k, land.given.resolution) == ("auto", 4, (6, 5))
     assert np.array_equal(land.path_loss, run.loss)
-    np.testing.assert_allclose(land.at(land.path[[5, 9]]), land.path_height[[5, 9]], rtol=0.01)
+    np.testing.assert_allclose(land.at(land.path[[5, 9]]), land.path_height[[5, 9]], rtol=1e-12)
     grid = np.stack(np.meshgrid(land.x, land.y), axis=-1)
+    np.testing.assert_allclose(land.at(grid.reshape(-1, 2)).reshape(5, 6), land.loss, rtol=1e-12)
     distance = np.linalg.norm(grid[:, :, None] - land.path, axis=-1).min(axis=-1)
     np.testing.assert_allclose(land.support, np.exp(-(distance**2) / (2 * (0.03 * diagonal) ** 2)), rtol=1e-9)
     mean, components, ratio = reference.principal_plane(run.weights)
     np.testing.assert_allclose(land.explained_variance_ratio, ratio, atol=1e-9)
     inside = mean + land.path @ components
     np.testing.assert_allclose(land.off_plane, np.linalg.norm(run.weights - inside, axis=1), atol=1e-9)
-    assert land.n_evaluations > 0
-    with pytest.raises(ValueError, match="read-only"):
-        land.loss[0, 0] = 0
-    with pytest.raises(ValueError, match="read-only"):
-        run.weights[0, 0] = 0
+    for array in (land.loss, run.weights):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0] = 0
 
 
 def test_the_plane_does_not_depend_on_k_sigma_or_grid(run):
-    lands = [
-        lv.landscape(run, k=k, sigma=sigma, resolution=resolution, progress=False)
-        for k, sigma, resolution in ((2, "auto", 4), (9, 0.1, (3, 6)))
-    ]
-    assert np.array_equal(lands[0].path, lands[1].path)
+    views = (
+        {"k": 2, "resolution": 4},
+        {"k": 9, "sigma": 0.1, "resolution": (3, 6), "bounds": ((0.0, 1.0), (0.0, 1.0))},
+    )
+    one, other = (lv.landscape(run, progress=False, **view) for view in views)
+    assert np.array_equal(one.path, other.path)
 
 
 def test_losses_that_overflow_are_shown_as_they_are(curve):
     """inf far from the path stays inf, and does not spread to the path."""
     run = run_along(curve, lambda w: torch.exp(torch.exp(3 * (w - w.detach().clamp(-1.7, 1.7)).abs().sum() * 5)))
-    land = lv.landscape(run, resolution=(9, 7), progress=False)
-    assert np.isinf(land.loss).any()
-    assert not np.isnan(land.loss).any()
-    assert np.isfinite(land.path_height).all()
+    for blend in ("planes", "losses"):
+        land = lv.landscape(run, resolution=(9, 7), blend=blend, progress=False)
+        assert np.isinf(land.loss).any()
+        assert not np.isnan(land.loss).any()
+        assert np.isfinite(land.path_height).all()
 
 
 def test_degenerate_runs_have_landscapes():
     standing = run_along(np.full((5, 3), 0.7), lambda w: w.square().sum())
-    np.testing.assert_allclose(lv.landscape(standing, k=1, resolution=3, progress=False).loss, 3 * 0.49)
+    for plane in ("local", "auto", "flat"):
+        np.testing.assert_allclose(
+            lv.landscape(standing, plane=plane, resolution=3, progress=False).loss[1, 1], 3 * 0.49
+        )
 
     one_weight = run_along(np.linspace(2, 1, 11)[:, None], lambda w: w.square().sum())
     land = lv.landscape(one_weight, k=2, resolution=(9, 3), progress=False)
@@ -262,33 +225,60 @@ def test_k_at_its_bounds(run, k):
     assert np.isfinite(lv.landscape(run, k=k, resolution=(4, 3), progress=False).loss).all()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "cause", "repair"),
-    [
-        ({"k": 0}, "`k` must be a whole number of at least 1, got 0", "Use 5"),
-        ({"k": 31}, "`k`=31 needs at least 2k + 1 = 63 recorded steps, the run has 61", "at most 30"),
-        ({"sigma": 0.0}, "`sigma` must be 'auto' or a fraction", "0.06"),
-        ({"sigma": -0.1}, "got -0.1", "0.06"),
-        ({"sigma": float("nan")}, "got nan", "0.06"),
-        ({"sigma": "wide"}, "got 'wide'", "0.06"),
-        ({"resolution": 1}, "`resolution` must be a whole number of at least 2", "Use 61"),
-        ({"resolution": (5, 1)}, "got (5, 1)", "Use 61"),
-        ({"plane": "globl"}, "`plane` must be one of local, valley, parallel, global, final, random", "default"),
-        ({"n_anchors": 1}, "`n_anchors` must be a whole number from 2 to 1048576, got 1", "Use 200"),
-    ],
-)
-def test_bad_input_is_refused_with_cause_and_repair(run, arguments, cause, repair):
+WRONG = [
+    ({"k": 0}, "`k` must be a whole number from 1 to 10000, got 0", "Use 'auto', or 5"),
+    ({"k": 31}, "`k`=31 needs at least 2k + 1 = 63 recorded steps, the run has 61", "at most 30"),
+    ({"k": "long"}, "`k` must be 'auto' or a whole number", "Use 'auto'"),
+    ({"sigma": 0.0}, "`sigma` must be 'auto' or a fraction", "0.06"),
+    ({"sigma": -0.1}, "got -0.1", "0.06"),
+    ({"sigma": float("nan")}, "got nan", "0.06"),
+    ({"sigma": "wide"}, "got 'wide'", "0.06"),
+    ({"resolution": 1}, "`resolution` must be a whole number of at least 2", "Use 61"),
+    ({"resolution": (5, 1)}, "got (5, 1)", "Use 61"),
+    ({"resolution": (5000, 5000)}, "of at most 16,777,216 points", "Use 61"),
+    ({"plane": "global"}, "`plane` must be one of auto, local, parallel, flat; got 'global'", "default"),
+    ({"plane": "valley"}, "got 'valley'", "default"),
+    ({"blend": "both"}, "`blend` must be one of planes, losses; got 'both'", "default"),
+    ({"axes": "pc"}, "`axes` must be one of pca, random, hessian, saddle; got 'pc'", "(u, v)"),
+    ({"axes": ("PC1", "PC3")}, "got 'PC3'", "0.weight"),
+    ({"axes": ("PC1", "PC1")}, "two independent directions", "Choose others"),
+    ({"axes": (np.full(25, np.nan), "PC1")}, "must be finite", "run.weights"),
+    ({"center": "middle"}, "`center` must be 'last', 'mean' or a training step", "Use 'last'"),
+    ({"center": 61}, "`center` must be within the run, from 0 to 60; got 61", ""),
+    ({"steps": (50, 10)}, "`steps` must be (first, last)", "Use None"),
+    ({"steps": (61, 90)}, "the run has steps 0 to 60", "Use None"),
+    ({"steps": (-1, 10)}, "`steps` must be a whole number", "Use None"),
+    ({"steps": (7, 7)}, "`axes`='pca' needs at least 2 recorded steps, the run has 1", "'random'"),
+    ({"bounds": ((0.0, 1.0), (1.0, 1.0))}, "with x0 < x1 and y0 < y1", "Use None"),
+    ({"bounds": ((0.0, 1.0), (0.0, np.inf))}, "`bounds` must be ((x0, x1), (y0, y1))", "Use None"),
+    ({"n_anchors": 1}, "`n_anchors` must be a whole number from 2 to 1048576, got 1", "Use 200"),
+    ({"seed": -1}, "`seed` must be a whole number", "Use 0"),
+    ({"budget": 0}, "`budget` must be a whole number of at least 1", "Leave it out"),
+    ({"budget": 10}, "`budget` must be at least", "coarsest picture"),
+]
+
+
+@pytest.mark.parametrize(("given", "cause", "repair"), WRONG, ids=[str(given)[:40] for given, *_ in WRONG])
+def test_bad_input_is_refused_with_cause_and_repair_before_any_loss(run, monkeypatch, given, cause, repair):
+    counts, evaluate = [], run.objective._evaluate
+    monkeypatch.setattr(run.objective, "_evaluate", lambda w, b: counts.append(len(w)) or evaluate(w, b))
     with pytest.raises(ValueError, match=re.escape(cause)) as error:
-        lv.landscape(run, progress=False, **arguments)
+        lv.landscape(run, progress=False, **given)
     assert repair in str(error.value)
+    assert error.value.argument == ("axes" if given == {"steps": (7, 7)} else next(iter(given)))
+    assert not counts
 
 
 def test_points_of_another_shape_are_refused(run):
     land = lv.landscape(run, resolution=2, progress=False)
     with pytest.raises(ValueError, match=re.escape("must have shape (n, 2), got (2,). For one point pass point[None]")):
         land.at(np.zeros(2))
-    with pytest.raises(ValueError, match="must be finite"):
-        land.at(np.array([[0.0, np.nan]]))
+    for bad, cause in ((np.nan, "must be finite"), (1e200, "must lie within 1e")):
+        with pytest.raises(ValueError, match=cause):
+            land.at(np.array([[0.0, bad]]))
+        with pytest.raises(ValueError, match=cause):
+            land.network_at(np.array([0.0, bad]))
+    assert land.at(np.empty((0, 2))).shape == (0,)
 
 
 def test_a_run_must_be_consistent(run):
@@ -301,8 +291,11 @@ def test_a_run_must_be_consistent(run):
 def test_public_calls_leave_model_and_random_state_alone(run):
     before = copy.deepcopy(run.model.state_dict())
     rng = torch.get_rng_state()
-    land = lv.landscape(run, resolution=4, progress=False)
+    land = lv.landscape(run, resolution=4, metrics={"size": lambda m: m[0].weight.abs().max()}, progress=False)
     land.at(np.zeros((2, 2)))
+    network = land.network_at(np.zeros(2))
+    with torch.no_grad():
+        network[0].weight.add_(1.0)
     with pytest.raises(ValueError, match="sigma"):
         lv.landscape(run, sigma=-1.0, progress=False)
     assert all(torch.equal(before[name], value) for name, value in run.model.state_dict().items())

@@ -18,7 +18,10 @@ from loss_viz.settings import to_json
         ({}, {"resolution": (7, 5)}),
         ({"every": 4, "dtype": torch.float64, "n_points": 31}, {"resolution": 6, "k": 2, "sigma": 0.05}),
         ({"width": 5, "depth": 2, "activation": "tanh", "optimizer": "sgd", "lr": 0.05, "seed": 3}, {"n_anchors": 9}),
-        ({}, {"plane": "random", "seed": 11, "resolution": (4, 3)}),
+        ({}, {"axes": "random", "seed": 11, "resolution": (4, 3)}),
+        ({}, {"axes": ("PC1", "2.weight"), "plane": "flat", "center": 20}),
+        ({}, {"blend": "losses", "plane": "parallel", "bounds": ((0.0, 1.0), (-0.5, 0.5))}),
+        ({}, {"steps": (10, 30), "k": 3}),
         ({}, {"n_anchors": None, "resolution": (4, 3)}),
     ],
 )
@@ -131,11 +134,32 @@ def test_incomplete_runs_in_settings_are_refused(run):
             lv.reproduce(saved | {"runs": [wrong]}, progress=False)
 
 
-@pytest.mark.parametrize("behind", ["}", ', "version": 1, "runs": ' + "[" * 100_000, ', "version": 1, "runs": 5}'])
+@pytest.mark.parametrize("behind", ["}", ', "version": 2, "runs": ' + "[" * 100_000, ', "version": 2, "runs": 5}'])
 def test_invalid_settings_in_a_file_are_refused(tmp_path, behind):
     path = tmp_path / "settings.json"
     path.write_text('{"format": "loss_viz settings"' + behind, encoding="utf-8")
     with pytest.raises(ValueError, match=r"settings of version None|no settings of loss_viz, or only a part"):
         read_settings(path)
-    path.write_bytes(b" " * (2**20 - 7) + path.read_bytes()[:30] + b', "version": 1, "runs": [], "landscape": {}}')
+    path.write_bytes(b" " * (2**20 - 7) + path.read_bytes()[:30] + b', "version": 2, "runs": [], "landscape": {}}')
     assert read_settings(path)["runs"] == []  # wherever in the file they start
+
+
+def test_settings_of_the_first_version_are_read_in_the_words_of_today(run, tmp_path):
+    """Their surfaces were averages of losses, on planes with other names."""
+    land = lv.landscape(run, k=3, resolution=(4, 3), progress=False)
+    path = tmp_path / "settings.json"
+    for old, expected in {
+        "local": ("pca", "local", "last", "losses"),
+        "parallel": ("pca", "parallel", "last", "losses"),
+        "global": ("pca", "flat", "mean", "planes"),
+        "final": ("pca", "flat", "last", "planes"),
+        "random": ("random", "flat", "last", "planes"),
+        "saddle": ("saddle", "flat", "last", "planes"),
+    }.items():
+        view = {"k": 3, "sigma": "auto", "resolution": [4, 3], "plane": old, "n_anchors": 200, "seed": 0}
+        path.write_text(json.dumps(land.settings | {"version": 1, "landscape": view}))
+        given = lv.reproduce(path, progress=False).given
+        assert (given.axes, given.plane, given.center, given.blend) == expected
+    path.write_text(json.dumps(land.settings | {"version": 1, "landscape": view | {"plane": "valley"}}))
+    with pytest.raises(ValueError, match="`plane`='valley', which this version does not draw"):
+        read_settings(path)

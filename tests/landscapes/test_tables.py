@@ -119,13 +119,13 @@ def test_a_data_set_names_the_run_of_each_step(race):
         assert mine.step.values.tolist() == list(range(31))
 
 
-@pytest.mark.parametrize("plane", ["global", "final", "random"])
-def test_planes_without_kernels_have_data_sets_too(run, plane, tmp_path):
-    land = lv.landscape(run, plane=plane, resolution=(4, 3), progress=False)
+@pytest.mark.parametrize("view", [{"center": "mean"}, {"center": "last"}, {"axes": "random"}], ids=str)
+def test_flat_planes_have_data_sets_too(run, view, tmp_path):
+    land = lv.landscape(run, plane="flat", resolution=(4, 3), progress=False, **view)
     data = land.to_xarray()
     assert np.array_equal(data.loss, land.loss)
-    assert ("anchor" in data.sizes) == (len(land.anchors) > 0)
-    assert data.x.attrs["units"] == ("filter norms" if plane == "random" else "weights")
+    assert ("anchor" in data.sizes) == (len(land.anchors) > 0) == (view != {"center": "mean"})
+    assert data.x.attrs["units"] == ("filter norms" if "axes" in view else "weights")
     data.to_netcdf(tmp_path / "land.nc", engine="scipy")
 
 

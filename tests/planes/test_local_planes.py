@@ -3,11 +3,10 @@ import re
 import numpy as np
 import pytest
 import reference
+from scipy.sparse import csr_array
 
-import loss_viz as lv
-from loss_viz.planes.directions import hessian_eigenvalues_along
 from loss_viz.planes.local_planes import choose_anchors, local_planes
-from loss_viz.planes.plane_set import parallel_planes, single_plane
+from loss_viz.planes.plane_set import flat_plane, join_planes, parallel_planes
 from loss_viz.planes.projection import fit_projection
 
 RNG = np.random.default_rng(1)
@@ -15,7 +14,15 @@ WEIGHTS = np.cumsum(RNG.normal(size=(41, 6)), axis=0)
 
 
 def bases(planes):
-    return np.stack([planes.bases[i][1] for i in range(len(planes))])
+    everything = planes._build(np.arange(len(planes)), slice(None)).reshape(3, len(planes), -1)
+    return everything[1:].transpose(1, 0, 2)
+
+
+def lift_alone(planes, index, points):
+    """Return the points of single planes."""
+    weights = np.zeros((len(points), len(planes)))
+    weights[np.arange(len(points)), index] = 1.0
+    return planes.lift(points, weights)
 
 
 @pytest.mark.parametrize("k", [1, 3, 7, 20])
@@ -23,7 +30,7 @@ def test_bases_are_orthonormalized_velocity_and_acceleration(k):
     anchors = np.arange(41)
     planes = local_planes(WEIGHTS, fit_projection(WEIGHTS), anchors, k=k)
     for t in anchors:
-        np.testing.assert_allclose(planes.bases[int(t)][1], reference.local_basis(WEIGHTS, t, k), atol=1e-12)
+        np.testing.assert_allclose(bases(planes)[int(t)], reference.local_basis(WEIGHTS, t, k), atol=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 4, 10])
@@ -33,25 +40,55 @@ def test_the_plane_goes_through_three_points_of_the_run(k):
         side = -1 if t >= 2 * k else 1
         for other in (t + side * k, t + 2 * side * k):
             away = WEIGHTS[other] - WEIGHTS[t]
-            basis = planes.bases[int(t)][1]
+            basis = bases(planes)[int(t)]
             inside = basis.T @ (basis @ away)
             np.testing.assert_allclose(inside, away, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["local", "parallel"])
-def test_lift_projects_the_displacement_onto_the_plane(kind):
+@pytest.mark.parametrize("k", [3, 12, 20])
+def test_planes_that_look_forward(k):
+    planes = local_planes(WEIGHTS, fit_projection(WEIGHTS), np.arange(41), k=k, forward=True)
+    for t in range(41):
+        rows = reference.stencil(t, 41, k, forward=True)
+        assert planes.index[t].tolist() == [t, *rows]
+        np.testing.assert_allclose(bases(planes)[t], reference.span(WEIGHTS, rows), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["local", "parallel", "flat", "joined"])
+@pytest.mark.parametrize("held_bytes", [2**28, 0])
+@pytest.mark.parametrize("to_weights", [np.asarray, csr_array])
+def test_lift_averages_the_points_of_the_planes(monkeypatch, kind, held_bytes, to_weights):
+    monkeypatch.setattr("loss_viz.planes.plane_set.HELD_BYTES", held_bytes)
+    monkeypatch.setattr("loss_viz.runs.weights.BLOCK_BYTES", 700)  # two or three columns at a time
     projection = fit_projection(WEIGHTS)
     anchors = np.array([0, 5, 11, 40])
-    planes = (
-        local_planes(WEIGHTS, projection, anchors, k=3)
-        if kind == "local"
-        else parallel_planes(WEIGHTS, projection, anchors)
-    )
-    points = RNG.normal(size=(9, 2))
-    index = np.array([0, 1, 2, 3, 3, 2, 1, 0, 2])
-    lifted = planes.lift(index, points)
+    spans = [reference.local_basis(WEIGHTS, t, 3) for t in anchors]
+    if kind == "parallel":
+        planes, spans = parallel_planes(WEIGHTS, projection, anchors), [None] * 4
+    elif kind == "flat":
+        planes, spans = flat_plane(projection, WEIGHTS[7], projection.path[7]), [None]
+        anchors = np.array([7])
+    else:
+        planes = local_planes(WEIGHTS, projection, anchors, k=3)
+    if kind == "joined":
+        planes = join_planes(planes, local_planes(WEIGHTS, projection, anchors, k=3, forward=True))
+        spans += [reference.span(WEIGHTS, reference.stencil(t, 41, 3, forward=True)) for t in anchors]
+        anchors = np.append(anchors, anchors)
+    rng = np.random.default_rng(3)
+    points, weights = rng.normal(size=(9, 2)), rng.random((9, len(anchors)))
+    weights[rng.random(weights.shape) < 0.5] = 0.0
+    weights[:, :1] += 0.1
+    weights /= weights.sum(axis=1, keepdims=True)
+    lifted = planes.lift(points, to_weights(weights))
+    some = np.unique(rng.integers(0, len(anchors), 3))
+    only = weights.copy()
+    only[:, np.setdiff1d(np.arange(len(anchors)), some)] = 0
+    np.testing.assert_allclose(planes.take(some).lift(points, only[:, some]), planes.lift(points, only), atol=1e-12)
     for i, point in enumerate(points):
-        expected = reference.lift(WEIGHTS, projection.components, projection.path, anchors[index[i]], 3, point, kind)
+        expected = np.zeros(6)
+        for share, t, span in zip(weights[i], anchors, spans, strict=True):
+            displacement = projection.components.T @ (point - projection.path[t])
+            expected += share * (WEIGHTS[t] + reference.move(span, displacement))
         np.testing.assert_allclose(lifted[i], expected, atol=1e-12)
 
 
@@ -59,14 +96,15 @@ def test_a_plane_passes_through_its_anchor():
     projection = fit_projection(WEIGHTS)
     anchors = np.array([2, 30])
     for planes in (local_planes(WEIGHTS, projection, anchors, k=2), parallel_planes(WEIGHTS, projection, anchors)):
-        assert np.array_equal(planes.lift(np.array([0, 1]), projection.path[anchors]), WEIGHTS[anchors])
+        found = lift_alone(planes, [0, 1], projection.path[anchors])
+        np.testing.assert_allclose(found, WEIGHTS[anchors], rtol=1e-14)
 
 
-def test_the_single_plane_is_the_projection_itself():
+def test_the_flat_plane_through_the_mean_is_the_projection_itself():
     projection = fit_projection(WEIGHTS)
     points = RNG.normal(size=(5, 2))
-    lifted = single_plane(projection).lift(np.zeros(5, dtype=int), points)
-    np.testing.assert_allclose(lifted, projection.lift(points), atol=1e-12)
+    flat = flat_plane(projection, projection.origin, np.zeros(2))
+    np.testing.assert_allclose(lift_alone(flat, 0, points), projection.lift(points), atol=1e-12)
 
 
 def test_planes_of_a_straight_run_are_lines_and_of_a_resting_one_points():
@@ -81,7 +119,7 @@ def test_planes_of_a_straight_run_are_lines_and_of_a_resting_one_points():
     resting = np.full((9, 3), 0.7)
     planes = local_planes(resting, fit_projection(resting), np.arange(9), k=2)
     assert not bases(planes).any()
-    assert np.array_equal(planes.lift(np.array([4]), np.array([[3.0, -1.0]]))[0], resting[4])
+    assert np.array_equal(lift_alone(planes, 4, np.array([[3.0, -1.0]]))[0], resting[4])
 
 
 def test_acceleration_alone_spans_a_line_where_the_velocity_vanishes():
@@ -125,27 +163,3 @@ def test_a_stride_that_does_not_fit_is_refused(k, cause, repair):
     with pytest.raises(ValueError, match=re.escape(cause)) as error:
         local_planes(WEIGHTS, fit_projection(WEIGHTS), np.arange(41), k=k)
     assert repair in str(error.value)
-
-
-def test_valley_planes_hold_velocity_and_the_steepest_direction(run):
-    land = lv.landscape(run, k=3, plane="valley", resolution=(5, 3), n_anchors=6, progress=False)
-    weights = np.array(run.weights)
-    for i, t in enumerate(land.anchors.tolist()):
-        origin, axes = land.planes.bases[i]
-        np.testing.assert_array_equal(origin, weights[t])
-        velocity = weights[t] - weights[t - 3] if t >= 6 else weights[t + 3] - weights[t]
-        _, vectors = np.linalg.eigh(reference.dense_hessian(run.model, run.objective.loss_fn, weights[t]))
-        for wanted in (velocity / np.linalg.norm(velocity), vectors[:, -1]):
-            assert np.linalg.norm(axes @ wanted) == pytest.approx(1.0, abs=1e-6)
-        np.testing.assert_allclose(axes @ axes.T, np.eye(2), atol=1e-12)
-        np.testing.assert_allclose(land.planes.overlap[i], axes @ land.projection.components.T, atol=1e-12)
-    _, [wall] = hessian_eigenvalues_along(run.objective, run.weights, np.array([60]))
-    assert wall @ wall == pytest.approx(1.0)
-    assert lv.fidelity(land).start == pytest.approx(1.0, abs=0.01)
-
-
-def test_valley_planes_that_do_not_fit_in_memory_are_refused(run, monkeypatch):
-    monkeypatch.setattr("loss_viz.landscapes.grid.HELD_BYTES", 16 * 25 * 10)
-    with pytest.raises(ValueError, match="two axes for each of 61 anchors in memory") as error:
-        lv.landscape(run, plane="valley", resolution=3, progress=False)
-    assert "`n_anchors` of at most 10" in str(error.value)

@@ -61,8 +61,12 @@ def test_planes_stay_on_their_own_run(runs):
     assert planes.path.tolist() == [0, 0, 0, 1, 1, 1, 1]
     for i, row in enumerate(anchors):
         run, t = (runs[0], row) if row < 41 else (runs[1], row - 41)
-        np.testing.assert_allclose(planes.bases[i][1], reference.local_basis(run.weights, t, 4), atol=1e-10)
-        np.testing.assert_array_equal(planes.bases[i][0], run.weights[t])
+        alone = np.zeros((2, len(anchors)))
+        alone[:, i] = 1.0
+        corners = planes.lift(projection.path[row] + np.eye(2), alone)
+        basis = reference.local_basis(run.weights, t, 4)
+        expected = [run.weights[t] + reference.move(basis, axis) for axis in projection.components]
+        np.testing.assert_allclose(corners, expected, atol=1e-10)
 
 
 def test_kernels_do_not_reach_from_the_end_of_one_run_to_the_start_of_the_next():
@@ -73,20 +77,25 @@ def test_kernels_do_not_reach_from_the_end_of_one_run_to_the_start_of_the_next()
     np.testing.assert_allclose(apart, 0.35 * np.array([0.1, 0.1, 0.2, 0.2]))
 
 
-def test_every_cell_is_the_full_sum_over_the_anchors_of_all_runs(runs, land):
+def test_every_cell_is_the_loss_of_the_average_over_the_anchors_of_all_runs(runs, land):
     anchors = [start + choose_anchors(run.weights, 66) for start, run in zip(land.run_set.starts, runs, strict=True)]
     assert np.array_equal(land.anchors, np.concatenate(anchors))
-    k, points = 3, np.stack(np.meshgrid(land.x[::3], land.y[::2]), axis=-1).reshape(-1, 2)
-    projection, offsets = land.projection, np.repeat(land.run_set.starts, [len(part) for part in anchors])
-    losses = np.empty((len(points), len(land.anchors)))
-    for j, (row, offset) in enumerate(zip(land.anchors, offsets, strict=True)):
-        run = runs[land.run_set.starts.index(offset)]
-        path = projection.path[offset : offset + 41]
-        for i, point in enumerate(points):
-            weights = reference.lift(run.weights, projection.components, path, row - offset, k, point, "local")
-            losses[i, j] = reference.loss_at(runs[0].model, runs[0].objective.loss_fn, weights)
-    full = (land.kernel.weights(points) * losses).sum(axis=1)
-    np.testing.assert_allclose(land.at(points), full, rtol=0.01)
+    picture = reference.Picture(runs, land.anchors, k=3)
+    np.testing.assert_allclose(land.loss, reference.grid_heights(picture, land), rtol=1e-9)
+
+
+def test_parts_of_the_runs(runs):
+    run_set = as_run_set(runs)
+    assert run_set.cut(None) is run_set
+    part = run_set.cut((5, 12))
+    assert part.rows == [slice(0, 8), slice(8, 16), slice(16, 24)]
+    assert part.names == run_set.names
+    np.testing.assert_array_equal(part.weights, np.concatenate([run.weights[5:13] for run in runs]))
+    np.testing.assert_array_equal(part.loss, np.concatenate([run.loss[5:13] for run in runs]))
+    assert part.step.tolist() == [*range(5, 13)] * 3
+    with pytest.raises(ValueError, match="recorded steps from first to last") as error:
+        run_set.cut((12, 5))
+    assert error.value.argument == "steps"
 
 
 def test_fidelity_to_every_run(land):
