@@ -93,12 +93,16 @@ def test_the_notebook_draws_what_the_library_computes(panel):
 
 MOVES = {
     "k": lambda panel: panel.press("k", "ArrowRight", 2),
+    "auto k": lambda panel: panel.button("auto k").click(),
+    "k again": lambda panel: panel.press("k", "ArrowRight", 2),
     "sigma": lambda panel: panel.press("σ", "ArrowRight", 2),
     "auto": lambda panel: panel.button("auto σ").click(),
     "post": lambda panel: panel.button("post's 0.06").click(),
     "grid": lambda panel: panel.press("grid", "PageDown"),
     "plane": lambda panel: panel.choose("plane", "parallel"),
     "plane again": lambda panel: panel.choose("plane", "local"),
+    "axes": lambda panel: panel.choose("axes", "random"),
+    "axes again": lambda panel: panel.choose("axes", "pca"),
     "loss axis": lambda panel: panel.choose("loss", "log"),
     "step": lambda panel: panel.press("step", "ArrowLeft", 3),
     "target": lambda panel: panel.choose("target", "x^2"),
@@ -348,17 +352,18 @@ def test_two_panels_are_independent_and_closing_them_leaves_nothing(lab, browser
     for panel in (first, second):
         panel.wait_drawn()
     before = second.look()
-    first.press("k", "ArrowRight", 2)
+    first.press("k", "Home")
+    first.press("k", "ArrowRight", 6)
     first.wait_drawn()
     assert "<b>x, local planes</b>, k = 7" in first.title
     assert second.look() == before
     n_widgets, n_threads, *strides = notebook.run_cell(2).split()
     assert n_threads == "0"
-    assert strides == ["7", "5"]
+    assert strides == ["7", "auto"]
     for _ in range(3):  # rerunning a cell closes its previous panel
         notebook.run_cell(0)
         notebook.wait_idle()
-    assert notebook.run_cell(2).split() == [n_widgets, "0", "5", "5"]
+    assert notebook.run_cell(2).split() == [n_widgets, "0", "auto", "auto"]
     left = notebook.run_cell(3).split()
     assert int(left[0]) < int(n_widgets) / 4
     assert left[1] == "0"
@@ -390,12 +395,13 @@ def test_several_runs_share_one_plane(lab, browser):
     assert step == 147
     shown = [panel.trace("curve", f"step{i}", axis) for i in ("", "-1") for axis in "xy"]
     assert np.ravel(shown) == pytest.approx([147, losses[0], 147, losses[1]], rel=1e-4)
-    for plane in ("random", "saddle", "local"):
+    for label, choice in (("axes", "random"), ("plane", "parallel"), ("axes", "pca"), ("plane", "local")):
         before = panel.look()
-        panel.choose("plane", plane)
+        panel.choose(label, choice)
         panel.wait_until(lambda before=before: panel.look() != before)
         panel.wait_drawn()
-        assert f"2 runs, {plane} plane" in panel.title
+        assert f"2 runs, {'flat plane' if choice == 'random' else ''}" in panel.title
+    assert "2 runs, local planes" in panel.title
     page.locator(".lossviz-pane-surface .legendtoggle").nth(1).click()
     page.wait_for_timeout(800)
     hidden = "() => document.querySelector('.lossviz-pane-surface')._fullData.map(t => t.visible)"

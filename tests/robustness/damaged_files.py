@@ -32,7 +32,7 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 import loss_viz as lv
-from loss_viz.landscapes.provenance import read_settings
+from loss_viz.landscapes.provenance import VERSION, read_settings
 
 OURS = str(Path(lv.__file__).parent)
 MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))
@@ -100,7 +100,7 @@ def make(folder):
         for step in range(3):
             write_state(kind, folder / kind, step)
     run = lv.train("x^2", steps=60, progress=False)
-    land = lv.landscape(run, resolution=9, progress=False)
+    land = lv.landscape(run, k=5, resolution=9, progress=False)
     for kind in ("run", "again", *EXPORTS):
         (folder / kind).mkdir()
     run.save(folder / "run" / "a.run")
@@ -126,7 +126,7 @@ def read(kind, path):
     else:
         settings = read_settings(path)
         assert settings["format"] == "loss_viz settings"
-        assert settings["version"] == 1
+        assert settings["version"] == VERSION
         return
     weights = run.weights[:]
     assert np.isfinite(weights).all()
@@ -237,36 +237,36 @@ HOSTILE = [None, 5, -1, 1e308, True, "", "\0", "\ud800", [], {}, [[]], [None], {
 
 
 def change_run(data):
-    """What is told of a run in its file, and its numbers."""
+    """The facts of a run in its file, and its numbers."""
     header, body = take_apart(data)
-    told = json.loads(header["__metadata__"]["loss_viz"])
+    facts = json.loads(header["__metadata__"]["loss_viz"])
 
     def tell(report):
         text = report if isinstance(report, str) else json.dumps(report)
         return join(header | {"__metadata__": {"loss_viz": text}}, body)
 
-    for key in told:
+    for key in facts:
         for i, value in enumerate(HOSTILE):
             if (i + len(key)) % 3 == 0:
-                yield f"{key} is {str(value)[:20]!r}", tell(told | {key: value})
-        yield f"{key} is missing", tell({one: told[one] for one in told if one != key})
-    for key in told["settings"]:
+                yield f"{key} is {str(value)[:20]!r}", tell(facts | {key: value})
+        yield f"{key} is missing", tell({one: facts[one] for one in facts if one != key})
+    for key in facts["settings"]:
         for value in (None, -1, "x", [2**70]):
-            yield f"{key} of the settings is {value}", tell(told | {"settings": told["settings"] | {key: value}})
+            yield f"{key} of the settings is {value}", tell(facts | {"settings": facts["settings"] | {key: value}})
     wide = [["0.weight", [2**40, 1]], ["0.bias", [2**40]], ["2.weight", [1, 2**40]], ["2.bias", [1]]]
-    shapes = {"wide": wide, "deep": told["parameters"] * 5000, "negative": [["0.weight", [-8, 1]]] * 4}
-    shapes |= {"texts": [["0.weight", "81"]], "fractions": [[name, [1.5]] for name, _ in told["parameters"]]}
+    shapes = {"wide": wide, "deep": facts["parameters"] * 5000, "negative": [["0.weight", [-8, 1]]] * 4}
+    shapes |= {"texts": [["0.weight", "81"]], "fractions": [[name, [1.5]] for name, _ in facts["parameters"]]}
     for what, parameters in shapes.items():
-        yield f"parameters are {what}", tell(told | {"parameters": parameters})
+        yield f"parameters are {what}", tell(facts | {"parameters": parameters})
     yield (
         "settings that are deep",
-        tell(json.dumps(told).replace('"settings": {', '"settings": {"a": ' + "[" * 99_999, 1)),
+        tell(json.dumps(facts).replace('"settings": {', '"settings": {"a": ' + "[" * 99_999, 1)),
     )
-    yield "facts twice", tell(json.dumps(told)[:-1] + ", " + json.dumps(told | {"task": "y"})[1:])
+    yield "facts twice", tell(json.dumps(facts)[:-1] + ", " + json.dumps(facts | {"task": "y"})[1:])
     yield "no facts", tell("null")
     yield "facts that are no numbers", tell('{"format": NaN, "version": Infinity}')
     yield "metadata as a text", join(header | {"__metadata__": "loss_viz"}, body)
-    yield from change_arrays(told, read_arrays(data))
+    yield from change_arrays(facts, read_arrays(data))
 
 
 def read_arrays(data):
@@ -275,10 +275,10 @@ def read_arrays(data):
     return load(data)
 
 
-def change_arrays(told, arrays):
+def change_arrays(facts, arrays):
     def write(**changed):
         kept = {name: tensor.contiguous() for name, tensor in (arrays | changed).items() if tensor is not None}
-        return save(kept, {"loss_viz": json.dumps(told)})
+        return save(kept, {"loss_viz": json.dumps(facts)})
 
     weights, loss, step, x = (arrays[name] for name in ("weights", "loss", "step", "task.x"))
     for name in arrays:
@@ -546,14 +546,14 @@ def change_settings(data):
 
 def change_plan(data):
     """What a landscape is made again from."""
-    told = json.loads(data)
-    [run] = told["runs"]
+    settings = json.loads(data)
+    [run] = settings["runs"]
     trained = run["train"]
 
     def write(part, changed):
-        return told | {"": changed, "landscape": {"landscape": changed}}.get(part, {"runs": [changed]})
+        return settings | {"": changed, "landscape": {"landscape": changed}}.get(part, {"runs": [changed]})
 
-    parts = {"": told, "landscape": told["landscape"], "run": run}
+    parts = {"": settings, "landscape": settings["landscape"], "run": run}
     for part, own in parts.items():
         for i, key in enumerate(own):
             yield f"{key} of the {part} missing", write(part, {one: own[one] for one in own if one != key})
@@ -569,9 +569,9 @@ def change_plan(data):
     for steps in (2**62, 10**12):
         yield f"{steps} steps", write("run", run | {"train": trained | {"steps": steps, "width": 1000}})
     yield "a word more", write("run", run | {"train": trained | {"callback": "os.system"}})
-    yield "a grid of any size", write("landscape", told["landscape"] | {"resolution": [10**9, 10**9]})
-    yield "many runs", told | {"runs": [run] * 3}
-    yield "no runs", told | {"runs": []}
+    yield "a grid of any size", write("landscape", settings["landscape"] | {"resolution": [10**9, 10**9]})
+    yield "many runs", settings | {"runs": [run] * 3}
+    yield "no runs", settings | {"runs": []}
 
 
 # Changes to what lies at the path.
@@ -631,8 +631,8 @@ def list_mutants(folder, marker, rng):
             for what, data in change_index(whole):
                 yield kind, what, data
         if kind == "again":
-            for what, told in change_plan(whole):
-                yield kind, what, json.dumps({**told}).encode()
+            for what, changed in change_plan(whole):
+                yield kind, what, json.dumps({**changed}).encode()
         if kind in EXPORTS and kind != "gif":
             for what, data in change_settings(whole):
                 yield kind, what, data
@@ -667,29 +667,29 @@ def work_off(kind, paths, whole, speak):
         Path("/proc/self/clear_refs").write_text("5")  # the height is measured from here on
         before, _ = measure_memory()
         end, said = judge(kind, path)
-        told = {"end": end, "said": said, "grown": measure_memory()[1] - before}
-        os.write(speak, json.dumps(told).encode() + b"\n")
+        report = {"end": end, "said": said, "grown": measure_memory()[1] - before}
+        os.write(speak, json.dumps(report).encode() + b"\n")
 
 
 def try_out(kind, paths, whole):
     """How reading each file ends, in a child that may crash; another child goes on behind the file that did it."""
-    told = []
-    while len(told) < len(paths):
+    reports = []
+    while len(reports) < len(paths):
         listen, speak = os.pipe()
         child = os.fork()
         if not child:
             try:
-                work_off(kind, paths[len(told) :], whole, speak)
+                work_off(kind, paths[len(reports) :], whole, speak)
             finally:
                 os._exit(0)
         os.close(speak)
         with os.fdopen(listen, "rb") as pipe:
-            told += [json.loads(line) for line in pipe]
+            reports += [json.loads(line) for line in pipe]
         _, status = os.waitpid(child, 0)
-        if len(told) < len(paths):
+        if len(reports) < len(paths):
             code = os.waitstatus_to_exitcode(status)
-            told.append({"end": "crashed", "said": f"exit status {code}", "grown": 0})
-    return told
+            reports.append({"end": "crashed", "said": f"exit status {code}", "grown": 0})
+    return reports
 
 
 def in_a_child(work):
@@ -748,8 +748,8 @@ def main(folder):
     cases = prepare_cases(originals, place, list_mutants(originals, marker, rng))
     for kind, some in itertools.groupby(cases, key=lambda case: case[0]):
         while batch := list(itertools.islice(some, N_TOGETHER)):
-            told = try_out(kind, [path for _, _, path in batch], originals / kind / FILES[kind])
-            for (_, what, path), one in zip(batch, told, strict=True):
+            reports = try_out(kind, [path for _, _, path in batch], originals / kind / FILES[kind])
+            for (_, what, path), one in zip(batch, reports, strict=True):
                 line = {"kind": kind, "what": what, "size": measure_folder(path, kind), "ran": marker.exists(), **one}
                 print(json.dumps(line), flush=True)
             shutil.rmtree(place)

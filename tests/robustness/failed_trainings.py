@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import loss_viz as lv
-from loss_viz.settings import PLANES
+from loss_viz.settings import AXES, PLANES
 
 
 class Weights(nn.Module):
@@ -157,15 +157,15 @@ def explore(run):
 
 def require_drawn(explorer):
     drawn = explorer.wait(60.0)
-    told = explorer.control_panel._status.value + "".join(
+    message = explorer.control_panel._status.value + "".join(
         notice.value for notice in explorer.control_panel._errors.values()
     )
-    assert drawn or "lossviz-bad" in told, "neither drawn nor told"
+    assert drawn or "lossviz-bad" in message, "neither drawn nor refused"
     if not drawn:
-        raise Told(told)
+        raise PanelMessage(message)
 
 
-class Told(ValueError):
+class PanelMessage(ValueError):
     """What a panel says in place of a picture."""
 
 
@@ -196,6 +196,9 @@ def measure(run):
 SMALL = {"width": 320, "height": 320}
 VIEWS = {
     **{f"plane {plane}": lambda run, plane=plane: lv.fidelity(draw(run, plane=plane)) for plane in PLANES},
+    **{f"axes {axes}": lambda run, axes=axes: lv.fidelity(draw(run, axes=axes)) for axes in AXES[1:]},
+    "axes PC1 and sharpest": lambda run: draw(run, axes=("PC1", "sharpest")),
+    "averaged losses": lambda run: draw(run, blend="losses"),
     "sigma of the post": lambda run: draw(run, sigma=0.06, k=1),
     "surface": lambda run: require_figure(lv.surface_figure(draw_plainly(run))),
     "surface, logarithmic": lambda run: require_figure(lv.surface_figure(draw_plainly(run), log=True)),
@@ -216,7 +219,7 @@ VIEWS = {
     "race": lambda run: require_figure(lv.compare_figure(draw([run, run]))),
     "panel, then logarithmic": explore,
     "file": save,
-    "page": lambda run: export(draw_plainly(run), lv.export_html, "a.html", k=[5], sigma=["auto"], progress=False),
+    "page": lambda run: export(draw(run, k=1), lv.export_html, "a.html", k=[1], sigma=["auto"], progress=False),
 }
 if find_spec("matplotlib"):
     VIEWS |= {

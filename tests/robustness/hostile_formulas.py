@@ -308,7 +308,7 @@ def main():
     switch["on"] = False
     print(json.dumps(events))
     for kind, thing, good in list_cases():
-        told = [tell(call, thing) for call in calls]
+        ends = [tell(call, thing) for call in calls]
         events.clear()
         switch["on"] = True
         for call in calls[:2]:
@@ -316,7 +316,7 @@ def main():
                 call(thing)
         switch["on"] = False
         shown = thing[:40] if isinstance(thing, str) else type(thing).__name__
-        line = {"kind": kind, "thing": repr(shown), "good": good, "told": told, "events": list(events)}
+        line = {"kind": kind, "thing": repr(shown), "good": good, "ends": ends, "events": list(events)}
         print(json.dumps(line), flush=True)
 
 

@@ -23,32 +23,32 @@ ROOM = 16 * 2**20  # beside twice the file: what Python and PyTorch take for nam
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def cases(tmp_path_factory):
     return run_driver("damaged_files.py", tmp_path_factory.mktemp("damaged"))
 
 
-def test_every_file_is_read_or_refused_in_words(told, record_property):
-    record_property("cases", len(told))
-    assert len(told) >= 600
-    assert [case for case in told if case["end"] not in ("loaded", "refused")] == []
-    ends = Counter((case["kind"], case["end"]) for case in told)
-    for kind in {case["kind"] for case in told}:  # of each kind some are harmless, and some are not
+def test_every_file_is_read_or_refused_in_words(cases, record_property):
+    record_property("cases", len(cases))
+    assert len(cases) >= 600
+    assert [case for case in cases if case["end"] not in ("loaded", "refused")] == []
+    ends = Counter((case["kind"], case["end"]) for case in cases)
+    for kind in {case["kind"] for case in cases}:  # of each kind some are harmless, and some are not
         assert ends[kind, "loaded"] >= 4, kind
         assert ends[kind, "refused"] >= 10, kind
 
 
-def test_what_is_said_names_the_file_and_how_to_repair_it(told):
-    for case in told:
+def test_what_is_said_names_the_file_and_how_to_repair_it(cases):
+    for case in cases:
         if case["end"] == "refused" and not case["said"].startswith("OSError"):
             head, _, repair = case["said"].partition(": ")[2].partition(". ")
             assert head, case
             assert repair or "; build" in case["said"], case
 
 
-def test_no_file_runs_code(told):
-    assert [case for case in told if case["ran"]] == []
+def test_no_file_runs_code(cases):
+    assert [case for case in cases if case["ran"]] == []
 
 
-def test_no_file_takes_more_memory_than_twice_its_size(told):
-    read = [case for case in told if case["kind"] != "again"]  # which trains and draws
+def test_no_file_takes_more_memory_than_twice_its_size(cases):
+    read = [case for case in cases if case["kind"] != "again"]  # which trains and draws
     assert [case for case in read if case["grown"] > 2 * case["size"] + ROOM] == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from failed_trainings import RUNS, VIEWS, Told, draw_plainly, record, square, train
+from failed_trainings import RUNS, VIEWS, PanelMessage, draw_plainly, record, square, train
 
 import loss_viz as lv
 
@@ -18,10 +18,11 @@ NEVER_BEGIN = {"weights that were nan", "a loss that was inf"}
 SENTENCES = {
     r"`k`=\d+ needs at least 2k \+ 1 = \d+ recorded steps": lambda run, view: len(run) < 11,
     r"`log`=True needs losses above 0": lambda run, view: "logarithmic" in view and not is_positive(run),
-    r"`plane`='random' needs a weight matrix": lambda run, view: view == "plane random" and not run.task,
-    r"`plane`='\w+' needs at least 2 weights": lambda run, view: run.objective.n_params == 1,
+    r"`axes`='random' needs a weight matrix": lambda run, view: view == "axes random" and not run.task,
+    r"`axes`='\w+' needs at least 2 weights": lambda run, view: run.objective.n_params == 1,
+    r"`axes` must be two independent directions": lambda run, view: view == "axes PC1 and sharpest",
     r"The Hessian needs a loss that PyTorch can differentiate twice": lambda run, view: not run.task,
-    r"The eigenvectors of `plane`='\w+' could not be found": lambda run, view: view in (*CURVED, "geometry"),
+    r"The eigenvectors of the Hessian could not be found": lambda run, view: view in (*CURVED, "geometry"),
     r"`block_radius`=0.03 leaves no": lambda run, view: view in ("held out", "costs"),
     r"The weights of a run must lie within 1e\+140": lambda run, view: abs(run.weights).max() > 1e140,
 }
@@ -32,7 +33,7 @@ def is_positive(run):
     return run.loss.min() > 0 and all(land.loss.min() > 0 for land in grids)
 
 
-CURVED = ("plane hessian", "plane saddle", "plane valley")
+CURVED = ("axes hessian", "axes saddle", "axes PC1 and sharpest")
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in NEVER_BEGIN])
@@ -41,10 +42,10 @@ def test_a_bad_run_has_a_picture_or_a_sentence(name, record_property):
     record_property("cases", len(VIEWS))
     ends = {view: find_end(look, run) for view, look in VIEWS.items()}
     assert list(ends.values()).count("") >= 2
-    for view, told in ends.items():
-        if told:
-            assert any(re.search(said, told) and may(run, view) for said, may in SENTENCES.items()), (view, told)
-            assert re.search(r"[.;:] [A-Z'`]", told), (view, told)
+    for view, message in ends.items():
+        if message:
+            assert any(re.search(said, message) and may(run, view) for said, may in SENTENCES.items()), (view, message)
+            assert re.search(r"[.;:] [A-Z'`]", message), (view, message)
 
 
 def find_end(look, run):
@@ -53,7 +54,9 @@ def find_end(look, run):
         look(run)
         return ""
     except ValueError as error:
-        if not (isinstance(error, Told) or traceback.extract_tb(error.__traceback__)[-1].filename.startswith(OURS)):
+        if not (
+            isinstance(error, PanelMessage) or traceback.extract_tb(error.__traceback__)[-1].filename.startswith(OURS)
+        ):
             raise
         return str(error).replace("&#x27;", "'")
 
@@ -78,6 +81,6 @@ class NoRate(torch.optim.Optimizer):
 def test_a_page_says_that_it_has_no_number_for_the_largest_losses(tmp_path):
     path = [[1 - t / 30, t / 40] for t in range(30)]
     run = record(lambda m: square(m) * 1e300, path, torch.float64)
-    land = lv.landscape(run, resolution=5, progress=False)
+    land = lv.landscape(run, k=5, resolution=5, progress=False)
     lv.export_html(land, tmp_path / "a.html", k=[5], sigma=["auto"], progress=False)
     assert "Losses above 3.4e+38, the largest such number, are left open." in (tmp_path / "a.html").read_text("utf-8")

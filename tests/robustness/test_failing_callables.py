@@ -83,7 +83,7 @@ def record(folder=None):
 LOOKS = {
     "a landscape": lambda run, _: lv.landscape(run, resolution=5, progress=False),
     "a cached landscape": lambda run, folder: lv.landscape(run, resolution=5, cache=folder / "losses", progress=False),
-    "a saddle": lambda run, _: lv.landscape(run, resolution=5, plane="saddle", progress=False),
+    "a saddle": lambda run, _: lv.landscape(run, resolution=5, axes="saddle", progress=False),
     "sharpness": lambda run, _: lv.measure_sharpness(run, [0, 20], progress=False),
     "gradients": lambda run, _: run.objective.gradients(run.weights[:2]),
     "losses": lambda run, _: run.objective(run.weights[:2]),

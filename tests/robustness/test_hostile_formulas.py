@@ -18,44 +18,44 @@ MILLISECONDS = 50  # of work, on a slow machine, too: far more than is needed, a
 
 
 @pytest.fixture(scope="module")
-def told():
+def cases():
     """How each on the list ended, in a process of its own: here the shape checks of the tests would speak first."""
-    heard, *cases = run_driver("hostile_formulas.py", timeout=300)
+    heard, *found = run_driver("hostile_formulas.py", timeout=300)
     assert {"compile", "exec"} <= set(heard)  # who listens would have heard it
-    return cases
+    return found
 
 
-def test_every_target_is_refused_in_words_or_is_a_task_of_finite_numbers(told, record_property):
-    record_property("cases", len(told))
-    assert len(told) >= 800
-    assert min(Counter(case["kind"] for case in told).values()) >= 8
-    ends = {end["end"] for case in told for end in case["told"]}
+def test_every_target_is_refused_in_words_or_is_a_task_of_finite_numbers(cases, record_property):
+    record_property("cases", len(cases))
+    assert len(cases) >= 800
+    assert min(Counter(case["kind"] for case in cases).values()) >= 8
+    ends = {end["end"] for case in cases for end in case["ends"]}
     assert ends == {"refused", "taken"}, [
-        case for case in told if {end["end"] for end in case["told"]} - {"refused", "taken"}
+        case for case in cases if {end["end"] for end in case["ends"]} - {"refused", "taken"}
     ]
-    for case in told:
-        _, built, trained = case["told"]
+    for case in cases:
+        _, built, trained = case["ends"]
         assert case["good"] in (None, built["end"] == "taken"), case
         assert built["end"] == trained["end"], case
 
 
-def test_what_is_said_tells_how_to_repair_it_in_letters_that_can_be_seen(told):
-    for case in told:
-        for end in case["told"]:
+def test_what_is_said_tells_how_to_repair_it_in_letters_that_can_be_seen(cases):
+    for case in cases:
+        for end in case["ends"]:
             if end["end"] == "refused":
                 assert re.search(r"Type one|Pass one|Choose a formula", end["said"]), case
                 assert end["said"].isprintable(), case
 
 
-def test_none_takes_longer_than_a_blink(told):
-    slow = [case for case in told if any(end["ms"] > MILLISECONDS for end in case["told"])]
+def test_none_takes_longer_than_a_blink(cases):
+    slow = [case for case in cases if any(end["ms"] > MILLISECONDS for end in case["ends"])]
     assert slow == []
 
 
-def test_nothing_is_imported_opened_or_run_and_only_arithmetic_is_parsed(told):
+def test_nothing_is_imported_opened_or_run_and_only_arithmetic_is_parsed(cases):
     names = "|".join(["x", "group", *FUNCTIONS])
     words = re.compile(rf"{names}|[0-9.]+(?:[eE][+-]?[0-9]+)?|[-+/(),]|[*]{{1,2}}|")
-    for case in told:
+    for case in cases:
         for event in case["events"]:
             kind, _, source = event.partition(" ")
             assert kind == "parse", case

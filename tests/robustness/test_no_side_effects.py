@@ -102,8 +102,17 @@ CALLS = {
     "compare": lambda t, m: lv.compare("x", steps=5),
     **{
         f"landscape, {plane}": lambda t, m, plane=plane: lv.landscape(m["run"], k=2, resolution=3, plane=plane)
-        for plane in ("local", "parallel", "global", "final", "random", "hessian", "saddle")
+        for plane in ("local", "parallel", "flat")
     },
+    **{
+        f"landscape, {axes}": lambda t, m, axes=axes: lv.landscape(m["run"], resolution=3, axes=axes)
+        for axes in ("random", "hessian", "saddle", ("PC1", "sharpest"), ("0", "4.weight"))
+    },
+    "landscape, metrics": lambda t, m: lv.landscape(
+        m["run"], resolution=3, metrics={"size": lambda model: model[0].weight.square().sum()}
+    ),
+    "landscape, losses": lambda t, m: lv.landscape(m["run"], resolution=3, blend="losses"),
+    "network_at": lambda t, m: m["land"].network_at(m["land"].path[3])(X),
     "several": lambda t, m: lv.landscape([m["run"], m["run"]], k=2, resolution=3),
     "surface_figure": lambda t, m: lv.surface_figure(m["land"]),
     "contour_figure": lambda t, m: lv.contour_figure(m["land"]),
@@ -117,7 +126,7 @@ CALLS = {
 def explore(run):
     panel = lv.Explorer(run, k=2, resolution=4)
     panel.wait(60.0)
-    panel.plane = "hessian"
+    panel.axes = "hessian"
     panel.wait(60.0)
     panel.close()
 
@@ -174,7 +183,7 @@ def test_nor_does_a_recorded_training_differ_after_landscapes_on_the_way():
             if recorder is not None:
                 recorder.record()
                 if i == 7:
-                    for plane in ("local", "hessian"):
-                        lv.landscape(recorder.run(), k=2, resolution=3, plane=plane)
+                    for axes in ("pca", "hessian"):
+                        lv.landscape(recorder.run(), k=2, resolution=3, axes=axes)
         ends.append([*(copy.deepcopy(theirs.model).state_dict().values()), torch.get_rng_state()])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))

@@ -168,11 +168,34 @@ def list_cases(folder):
     yield "objective.hessian_vector_product", product, "vector", [*ARRAY, weights, weights[0, :3]]
     other = lv.train("x", steps=5, width=3, progress=False)
     yield "landscape", draw, "runs", [*THING, [run, other], [run, 5], {"a": run, "b": None}]
-    yield "landscape", draw, "k", [*WHOLE, 0, 16, 10**30]
+    draw_any = call(lv.landscape, runs=run, resolution=4, progress=False)
+    flat = call(lv.landscape, runs=run, plane="flat", resolution=4, progress=False)
+    yield "landscape", draw, "k", [*WHOLE, 0, 16, 10**30, "Auto"]
     yield "landscape", draw, "sigma", [*NUMBER, 0, -0.1, 1e-7, 1e4, "Auto"]
     sizes = [0, 1, 10**6, (5, 1), (5, 5.0), (5, 5, 5), (10**9, 2)]
     yield "landscape", draw, "resolution", [*WHOLE, *sizes]
-    yield "landscape", draw, "plane", WORD
+    yield "landscape", draw, "plane", [*WORD, "global", "valley"]
+    pairs = [("PC1", "PC3"), ("PC1", "PC1"), ("PC1", ""), ("PC1", None), ("PC1", 5), ("PC1",), ("PC1", "PC2", "PC1")]
+    vectors = [weights[0], weights[0] * 0], [weights[0], weights[0, :3]], [weights[0], weights[0] * NAN]
+    yield "landscape", draw_any, "axes", [*WORD, "PC1", *pairs, *vectors, [weights[0], weights], weights[:2]]
+    for function in (draw_any, flat, call(flat, axes="random")):
+        yield "landscape", function, "center", [*without(WORD, 0, 1.5), -1, 31, INF, True, 10**30]
+    yield "landscape", draw_any, "blend", [*WORD, "loss"]
+    steps = [(5, 4), (31, 40), (-1, 5), (0, 1.5), (None, 5), ("0", "5"), (0, 10**30), (True, 5), (0, 5, 9), (5,), "05"]
+    yield "landscape", draw_any, "steps", [*without(THING, None, LISTS[3]), *steps]
+    ends = [(1, 0), (0, 0), (0, INF), (NAN, 1), ("a", "b"), (0, None), (0, 1, 2), 5, None, ()]
+    yield "landscape", draw_any, "bounds", [*without(THING, None), *(((0, 1), end) for end in ends), (0, 1), ((0, 1),)]
+    scalars = [lambda m: None, lambda m: "a", lambda m: torch.ones(2), lambda m: 1j, lambda: 1, 5]
+    named = [{5: lambda m: 1.0}, {"": None}, *({"a": scalar} for scalar in scalars), [lambda m: 1.0], lambda m: 1.0]
+    yield "landscape", draw_any, "metrics", [*without(THING, None, LISTS[1]), *named]
+    yield "landscape", draw_any, "budget", [*without(WHOLE, None), 0, 30]
+    yield "Landscape.metric", land.metric, "name", [*THING, "loss"]
+    yield (
+        "Landscape.network_at",
+        land.network_at,
+        "point",
+        [*without(THING, THINGS[5], LISTS[3]), land.path[:3], land.path[0] * NAN, np.ones(3)],
+    )
     yield "landscape", draw, "n_anchors", [*without(WHOLE, None), 0, 1, 10**30]
     yield "landscape", draw, "seed", [*WHOLE, 10**30]
     yield "landscape", draw, "cache", [*without(PATH, None), folder / "run.safetensors"]
@@ -185,7 +208,7 @@ def list_cases(folder):
         yield name, getattr(lv, name), "landscape", of_a_landscape
     yield "surface_figure", lambda landscape: lv.surface_figure(landscape), "landscape", of_a_landscape
     yield "loss_curve_figure", call(lv.loss_curve_figure), "runs", [*THING, land, [run, 5], {"a": None}, []]
-    single = lv.landscape(run, plane="global", resolution=3, progress=False)
+    single = lv.landscape(run, plane="flat", resolution=3, progress=False)
     held_out = partial(lv.fidelity, held_out=True)
     yield "fidelity, held out", held_out, "landscape", [single]
     yield "sigma_curve", lv.sigma_curve, "landscape", [single]
@@ -264,19 +287,19 @@ def list_cases(folder):
         yield "Explorer", explore, name, [*without(WHOLE, True), 10**30]
     for name in ("lr", "sigma", "min_support"):
         yield "Explorer", explore, name, [*without(NUMBER, True), -1]
-    for name in ("plane", "beside", "loss_axis", "activation", "optimizer"):
+    for name in ("axes", "plane", "beside", "loss_axis", "height", "activation", "optimizer"):
         yield "Explorer", explore, name, WORD
     yield "Explorer", explore, "step", [*without(WHOLE, None, True), 2**60]
     yield "Explorer", explore, "nothing", [None, 5]
 
 
 def judge(function, keyword, value):
-    """How a call with one wrong argument ends, and in which words."""
+    """How a call with one wrong argument ends, in which words, and which argument the error names in `argument`."""
     signal.alarm(SECONDS)
     try:
         function(**{keyword: value})
     except TimeoutError:
-        return "hung", ""
+        return "hung", "", ""
     except Exception as error:
         said, where = str(error), traceback.extract_tb(error.__traceback__)[-1].filename
         kind = type(error).__name__
@@ -284,10 +307,11 @@ def judge(function, keyword, value):
         ours = where.startswith(OURS) or kind == "TraitError"
         # Words of ours name the argument, or what it stands for, and say in a second sentence how to repair it.
         repaired = kind == "TraitError" or re.search(r"[.:] [A-Z\"'`]|; build", said)
-        return ("refused" if documented and ours and repaired else "other"), f"{kind}: {said} ({where})"
+        verdict = "refused" if documented and ours and repaired else "other"
+        return verdict, f"{kind}: {said} ({where})", getattr(error, "argument", "")
     finally:
         signal.alarm(0)
-    return "taken", ""
+    return "taken", "", ""
 
 
 def stop(*_):
@@ -303,9 +327,9 @@ def main():
         os.chdir(folder)
         for name, function, keyword, values in list_cases(Path(folder)):
             for value in values:
-                verdict, said = judge(function, keyword, value)
-                case = f"{name}({keyword}={str(value)[:60]})"
-                print(json.dumps({"case": case, "verdict": verdict, "said": said[:300]}), flush=True)
+                verdict, said, argument = judge(function, keyword, value)
+                case = {"case": f"{name}({keyword}={str(value)[:60]})", "verdict": verdict, "said": said[:300]}
+                print(json.dumps(case | {"function": name, "wrong": keyword, "argument": argument}), flush=True)
         os.chdir("/")
 
 
