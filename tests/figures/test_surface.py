@@ -149,7 +149,7 @@ def test_the_notes_warn_about_variance_and_folds(post_landscapes):
 
 
 def test_side_by_side_on_one_scale(run, land):
-    other = lv.landscape(run, plane="global", resolution=4, progress=False)
+    other = lv.landscape(run, plane="flat", resolution=4, progress=False)
     figure = lv.surface_figure(land, other)
     assert figure.layout.scene.zaxis.range == figure.layout.scene2.zaxis.range
     assert figure.layout.scene.camera == figure.layout.scene2.camera
@@ -181,7 +181,7 @@ def test_loss_curves(run):
 
 
 def test_logarithmic_axes_are_ticked_whatever_their_span(run):
-    narrow = lv.landscape(run, resolution=3, plane="final", progress=False)
+    narrow = lv.landscape(run, resolution=3, plane="flat", progress=False)
     for low, high in ((0.2, 0.5), (1e-4, 3.0), (1e-6, 1e30)):
         loss = np.linspace(low, high, 9).reshape(3, 3)
         scale = fit_scale([replace_loss(narrow, loss).loss], log=True)
