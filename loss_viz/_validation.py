@@ -28,6 +28,11 @@ def argument_error(name: str, text: str) -> ValueError:
     return _argument_error(ValueError, name, text)
 
 
+def argument_type_error(name: str, text: str) -> TypeError:
+    """Return a `TypeError` with the message `text` whose attribute `argument` is `name`."""
+    return _argument_error(TypeError, name, text)
+
+
 def _argument_error(kind: type[AnyError], name: str, text: str) -> AnyError:
     error = kind(text)
     error.argument = name  # type: ignore[attr-defined]

@@ -16,7 +16,6 @@ from loss_viz.settings import check_sigma
 
 NEAR = 0.1  # support of the grid points at which the surface should not depend on the choice of anchors
 SETTLED = 10**0.1  # factor up to which it does not
-
 SIGMAS = (0.003, 0.0055, 0.01, 0.018, 0.033, 0.06, 0.11, 0.2)
 
 

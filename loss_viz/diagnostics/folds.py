@@ -12,9 +12,7 @@ from loss_viz.landscapes.kernels import neighbor_distances
 from loss_viz.landscapes.landscape import Landscape, check_landscape
 
 MIN_FACTOR = 1.5
-
 MAX_GAP = 1 / 50  # of the recorded steps: stretches that are closer together count as one fold
-
 PAIRS_PER_BLOCK = 2**20
 
 

@@ -9,7 +9,6 @@ STATIC = Path(__file__).parent.parent / "static"
 
 # Plotly 5.24.0 requests this style sheet as soon as it is loaded, with or without a map to draw.
 FETCHED = re.compile(r"https://unpkg\.com/maplibre-gl[^\"']*\.css")
-
 MODULE = "const module = {exports: {}}, exports = module.exports;\n"  # Plotly assigns itself to `module.exports`
 
 

@@ -15,13 +15,13 @@ SMALL = "<span style='font-size:12px'>{}</span>"
 
 
 def caption(landscape: Landscape) -> str:
-    """Return two lines: what is drawn, and how far it is from the run."""
+    """Return two lines: what is drawn; and the median error under the path, and at left-out steps."""
     fit = assess(landscape).fidelity
     median, p90, start = map(write_factor, (fit.median, fit.p90, fit.start))
     name = name_surface(landscape.run_set, plane=landscape.plane, k=landscape.k, sigma=landscape.sigma)
-    errors = f"error under the path: median {median}, p90 {p90}, start {start}"
+    errors = f"error {median}, p90 {p90}, start {start}"
     if (held := assess(landscape).held_out) is not None:
-        errors += f"; held out: median {write_factor(held.median)}, p90 {write_factor(held.p90)}"
+        errors += f"; held out {write_factor(held.median)}, p90 {write_factor(held.p90)}"
     return f"{name}<br>{SMALL.format(errors)}"
 
 

@@ -16,7 +16,6 @@ from loss_viz.landscapes.landscape import Landscape, check_landscape
 from loss_viz.settings import POST_SIGMA, check_sigma
 
 TICKS = (1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 1e3, 1e4, 1e6)
-
 MAP_TICKS = (1, 1.1, 1.25, 1.5, 2, 3, 5, 10)  # larger factors have the color of the last
 
 

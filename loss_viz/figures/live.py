@@ -54,7 +54,6 @@ CLICK_RADIUS = 0.08  # of the path's diagonal: a click on the surface this near 
 Updates = dict[str, dict[str, Any]]
 
 Curve = tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]  # steps and losses
-
 PAPER = {
     "paper_bgcolor": CLEAR,
     "plot_bgcolor": CLEAR,
@@ -73,11 +72,8 @@ LIVE_LEGEND = {
 }
 
 SMALL_AXIS = {"zeroline": False, "tickfont": {"size": 10}, "title": {"font": {"size": 11}, "standoff": 6}}
-
 BALL_HOVER = "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<extra></extra>"
-
 EMPTY: dict[str, list] = {"x": [], "y": [], "z": []}
-
 EMPTY_CURVE: dict[str, list] = {"x": [], "y": []}
 
 

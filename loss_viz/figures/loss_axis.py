@@ -11,11 +11,8 @@ from loss_viz._validation import argument_error
 
 # As shares of the axis: lines lie above the surface instead of half inside it, and the ball rests on its point.
 LINE_LIFT = 0.006
-
 BALL_RADIUS = 0.03
-
 MIN_SPAN = 1e-9  # of an axis, relative to the losses on it: less is rounding
-
 LEAST_SPAN = 1e-300  # of an axis: shares of a shorter one underflow
 
 

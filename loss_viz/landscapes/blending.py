@@ -21,7 +21,6 @@ from loss_viz.objective.objective import Objective
 from loss_viz.planes.plane_set import Planes
 
 PAIRS_PER_BLOCK = 2**19  # 4 MiB for each array over points and planes
-
 MIN_SPREAD_WEIGHT = 0.01  # of the largest weight at a point; planes below it do not count in `Blend.spread`
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
-from loss_viz._validation import argument_error, check_int, check_type
+from loss_viz._validation import argument_error, argument_type_error, check_int, check_type, first_line
 from loss_viz.landscapes.blending import Blend, fill_heights
 from loss_viz.landscapes.grid import (
     Sampling,
@@ -166,7 +166,7 @@ class Pipeline:
                 RuntimeWarning,
                 stacklevel=3,
             )
-        key = sampling, self.blend(settings, bar), settings, shown
+        key = sampling, self.blend(settings, bar), _planes_key(settings), shown
         return self._cached("landscape", key, lambda: self._build(settings, shown, bar))
 
     def check_budget(self, settings: LandscapeSettings, budget: int, bar: tqdm) -> None:
@@ -183,7 +183,8 @@ class Pipeline:
             raise argument_error(
                 "budget",
                 f"`budget` must be at least {least:,} losses, for the coarsest picture ({n_points:,}), the recorded "
-                f"steps ({n_compared:,}) and the choice of planes ({n_tried:,}); got {budget:,}.",
+                f"steps ({n_compared:,}) and the choice of planes ({n_tried:,}); got {budget:,}. Leave it out for "
+                "the whole picture.",
             )
 
     def is_known(self, settings: LandscapeSettings) -> bool:
@@ -217,15 +218,14 @@ class Pipeline:
 
         def open_table() -> HeightTable:
             n = len(sampling.x) * len(sampling.y) if name == "grid" else len(self.run_set)
-            if self._cache is None:
+            folder = self._cache
+            if folder is None:
                 return HeightTable(n, len(blend.objectives))
             chosen = sampling.settings
             if name == "path":
                 chosen = replace(chosen, resolution=2, bounds=None)
             about = repr(replace(chosen, sigma=settings.sigma, blend=settings.blend)) + repr(list(self._metrics))
-            cache = self._cached(
-                "cache", about, lambda: LossCache(self._cache or "", self.run_set, blend.objectives, about)
-            )
+            cache = self._cached("cache", about, lambda: LossCache(folder, self.run_set, blend.objectives, about))
             return cache.open_table(name, n)
 
         return self._cached(name, (blend, *key), open_table)
@@ -320,9 +320,8 @@ def _build_metric(loss: Objective, name: str, metric: Any) -> Objective:
     """Wrap a function of a model as an objective; numbers of Python and whole or true/false tensors are widened."""
     advice = "Pass functions like lambda model: (model(x).argmax(1) == y).float().mean()."
     if not isinstance(name, str) or not callable(metric):
-        raise TypeError(
-            f"`metrics` must be a dict from names to functions of a model, got {name!r}: {metric!r}. {advice}"
-        )
+        text = f"`metrics` must be a dict from names to functions of a model, got {name!r}: {metric!r}. {advice}"
+        raise argument_type_error("metrics", text)
     dtype = loss.layout.dtype
 
     def scalar(model: nn.Module) -> torch.Tensor:
@@ -331,8 +330,9 @@ def _build_metric(loss: Objective, name: str, metric: Any) -> Objective:
 
     try:
         return Objective(loss.model, scalar, device=loss.device)
-    except (TypeError, ValueError) as error:
-        raise argument_error("metrics", f"`metrics`[{name!r}]: {error}") from error
+    except Exception as error:  # of any kind: it is the user's function
+        text = f"`metrics`[{name!r}] must be a function of a model that returns a number: {first_line(error)}. {advice}"
+        raise argument_error("metrics", text) from error
 
 
 def landscape(

@@ -30,17 +30,11 @@ from loss_viz.planes.plane_set import Planes, PlaneWeights, used_planes
 from loss_viz.runs.weights import take_rows
 
 LIFT_BYTES = 2**24
-
 CHUNKS_PER_UPDATE = 8  # of the progress bar: a few hundredths of a second
-
 MIN_SECONDS = 1.0  # that workers must save, until their start-up time is known
-
 TASK_SECONDS = 0.25  # duration of a task: long compared with its dispatch, short enough to wait for
-
 BUILD_SECONDS = 60.0  # of a task that first has to build its planes: two seconds for one of ResNet-50
-
 STUCK_SECONDS = 300.0  # plus ten times its expected duration: then a task is considered lost
-
 MAX_FAILURES = 2  # with no loss in between: then the rest is evaluated locally
 
 Losses = Float[np.ndarray, "n_part n_scalars"]
@@ -126,11 +120,8 @@ def _is_broken(objective: Objective) -> bool:
 
 
 Known = WeakKeyDictionary[Any, float]
-
 _SECONDS: Known = WeakKeyDictionary()  # of a local loss, at best; 0 after the first evaluation, which warms up
-
 _WORKER_SECONDS: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()  # of a loss on a worker, by backend
-
 _DELAY: Known = WeakKeyDictionary()  # start-up time of each backend in the last call
 
 
@@ -238,7 +229,6 @@ def _stream(tasks: Iterator[Any], backend: Any, n_workers: int, timeout: float) 
 
 
 _OPENED: dict[str, Objectives] = {}  # the latest ones sent to this process
-
 _OPENING = threading.Lock()
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from scipy.spatial import KDTree
 from tqdm import tqdm
 
-from loss_viz._validation import argument_error, check_choice
+from loss_viz._validation import argument_error, argument_type_error, check_choice, check_float
 from loss_viz.planes.directions import hessian_directions, own_directions, random_directions
 from loss_viz.planes.local_planes import check_anchors, check_stride, choose_anchors, local_planes
 from loss_viz.planes.plane_set import Planes, flat_plane, parallel_planes
@@ -111,11 +111,10 @@ def check_view(run_set: RunSet, settings: LandscapeSettings) -> None:
     bent = settings.plane == "auto" and not is_flat_by_default(settings.axes)
     if settings.plane == "local" or (bent and settings.k != "auto"):
         check_stride(1 if settings.k == "auto" else int(settings.k), shortest)
-    if settings.center not in ("last", "mean"):
-        if isinstance(settings.center, str):
-            raise argument_error(
-                "center", f"`center` must be 'last', 'mean' or a training step, got {settings.center!r}. Use 'last'."
-            )
+    if isinstance(settings.center, str):
+        check_choice("center", settings.center, ("last", "mean"), advice="Or pass a training step.")
+    else:
+        check_float("center", settings.center, "'last', 'mean' or a training step", advice="Use 'last'.")
         run_set.nearest_rows(settings.center, name="center")
     check_anchors(settings.n_anchors)
     _read_resolution(settings.resolution)
@@ -127,10 +126,8 @@ def check_axes(axes: Any) -> None:
     if isinstance(axes, str):
         return check_choice("axes", axes, AXES, advice="Two directions of your own are a pair, as in (u, v).")
     if not isinstance(axes, Sequence) or len(axes) != 2:
-        raise TypeError(
-            f"`axes` must be one of {', '.join(AXES)}, or a pair of vectors or names; got {reprlib.repr(axes)}. Use "
-            "'pca'."
-        )
+        text = f"`axes` must be one of {', '.join(AXES)}, or a pair of vectors or names; got {reprlib.repr(axes)}."
+        raise argument_type_error("axes", f"{text} Use 'pca'.")
 
 
 def is_flat_by_default(axes: Any) -> bool:

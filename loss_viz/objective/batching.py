@@ -17,15 +17,10 @@ from torch.overrides import TorchFunctionMode
 # Keeps a chunk's largest tensor in the cache. Measured on 1-8-1, 1-64-1 and 1-64-64-1 MLPs, a small CNN and a
 # transformer: within 20 % of the best chunk on each; a single vector is several times slower.
 CHUNK_BYTES = 2**22
-
 MAX_CHUNK = 4096
-
 WEIGHT_BYTES = 2**26  # of the weight vectors in a chunk: large models gain nothing from batching
-
 NARROW_FACTOR = 2  # narrow networks are so fast that Python's overhead per chunk still shows
-
 MAX_ATTENTION_CHUNK = 64  # in chunks up to this size models with attention are faster one at a time
-
 DEVICE_FACTOR = 64  # GPUs have no such cache, and small chunks leave them idle
 
 # glibc returns freed blocks above 128 kB to the system at once, and the next chunk faults its pages in again, which
@@ -127,9 +122,7 @@ def _stack_batch(tensor: Any, dim: int | None, n: int) -> Any:
 
 
 N_TRIALS = 3  # of each number of threads; the first is a warm-up
-
 GAIN = 0.9  # more threads take cores from other programs: they must save a tenth of the time
-
 FAR_BEHIND = 2.0
 
 

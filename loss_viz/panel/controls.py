@@ -40,7 +40,7 @@ def build_controls() -> dict[str, Any]:
         "preset": widgets.Dropdown(options=[*PRESETS, OWN], description="preset", style=WIDE),
         "train": widgets.Button(description="Train", button_style="primary", icon="refresh"),
         "stop": widgets.Button(description="Stop", icon="stop", disabled=True),
-        "auto_k": widgets.ToggleButton(description="auto k"),
+        "auto_k": widgets.ToggleButton(description="auto k", layout={"max_width": "49%"}),
         "auto": widgets.ToggleButton(description="auto σ"),
         "post": widgets.Button(description=f"post's {POST_SIGMA}"),
         "code": widgets.Button(description="Copy code", icon="copy"),

@@ -13,7 +13,6 @@ import traitlets
 from loss_viz.figures.assets import read_plotly, read_static
 
 Updates = Mapping[str, Mapping[str, Any]]
-
 WIRE_DTYPES = {"f": "float32", "i": "uint32", "u": "uint32"}
 
 

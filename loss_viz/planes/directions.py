@@ -21,13 +21,9 @@ from loss_viz.runs.weights import WeightRows, take_rows
 
 # As `eigsh` names them: the largest eigenvalues, or the largest and the smallest.
 ENDS = {"hessian": "LA", "saddle": "BE"}
-
 EIGEN_TOLERANCE = 1e-6  # relative; float32 losses allow no less
-
 N_KEPT = 12  # Lanczos vectors along a run: 200 anchors of a small network take a second or two
-
 MIN_SINE = 1e-6  # between two axes of your own
-
 EPSILON = 1e-10  # avoids division by zero for a filter of zeros, as in the authors' code
 
 

@@ -16,9 +16,7 @@ from loss_viz.objective.batching import limit_blas_threads
 from loss_viz.runs.weights import WeightRows, column_blocks
 
 LARGEST = 1e140  # products of two such numbers, and of their inverses, are finite and not zero
-
 SMALL = 1e8  # multiplications: a few hundredths of a second on one thread
-
 MANY_STEPS = 300  # Lanczos is faster than a full eigendecomposition above this
 
 

@@ -21,12 +21,10 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 # Files that Hugging Face's Trainer writes into a folder, in the order in which transformers looks for them.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "_orig_mod")
 
 # Bytes of names, shapes and other values that are not tensors; in memory they take up to ten times as much.
 MAX_STRUCTURE = 2**22
-
 MAX_INDEX = 2**25
 
 # Functions that PyTorch allows in checkpoints, although a few bytes can make them fill the memory.
@@ -38,7 +36,6 @@ GREEDY = {
 }
 
 N_PICKLES = 5  # in front of the numbers, in files written before PyTorch 1.6
-
 REPAIR = "build `model` as it was when this checkpoint was written, or leave the file out."
 
 

@@ -28,7 +28,6 @@ from loss_viz.runs.checkpoint_file import (
 )
 
 KINDS = f"files ending in {', '.join(SUFFIXES)}, or folders such as checkpoint-500 with {WEIGHTS[0]} in them"
-
 ADVICE = 'Give a folder of checkpoints, or a pattern such as "runs/*.pt".'
 
 # Ignored: hidden and incomplete files, and the states of optimizers and the like.

@@ -22,7 +22,6 @@ from loss_viz.tasks.regression import Task
 FORMAT, VERSION = "loss_viz run", 1
 
 ARRAYS = ("weights", "loss", "step", "buffers", "task.x", "task.y")  # others in a file are ignored
-
 KEY = "loss_viz"
 
 

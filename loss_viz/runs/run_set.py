@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from loss_viz._validation import argument_error, check_float, check_int, check_type
+from loss_viz._validation import argument_error, argument_type_error, check_float, check_int, check_type
 from loss_viz.objective.objective import Objective
 from loss_viz.runs.run import MAX_STEP, Run
 from loss_viz.runs.weights import WeightRows, stack_rows, take_rows
 
 Runs = Run | Sequence[Run] | Mapping[str, Run]
-
 RTOL = 1e-3  # losses differ by rounding between two evaluations, and by far more between two loss functions
 
 
@@ -102,7 +101,8 @@ class RunSet:
         if steps is None:
             return self
         if not isinstance(steps, Sequence) or isinstance(steps, str) or len(steps) != 2:
-            raise TypeError(f"`steps` must be a pair (first, last), got {steps!r}. Use None for the whole run.")
+            text = f"`steps` must be a pair (first, last), got {steps!r}. Use None for the whole run."
+            raise argument_type_error("steps", text)
         first, last = (check_int("steps", step, 0, MAX_STEP, advice="Use None for the whole run.") for step in steps)
         parts = []
         for run in self.runs:

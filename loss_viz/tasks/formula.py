@@ -20,7 +20,6 @@ from loss_viz._validation import argument_error, check_type
 MAX_LENGTH = 200
 MAX_DEPTH = 30
 CONSTANTS = {"pi": math.pi, "e": math.e}
-
 _TRIGONOMETRIC = ("sin", "cos", "tan", "asin", "arcsin", "acos", "arccos", "atan", "arctan", "sinh", "cosh", "tanh")
 _OTHERS = ("exp", "log", "log2", "log10", "sqrt", "abs", "floor", "ceil", "relu", "sigmoid")
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -35,7 +34,6 @@ _OPERATORS = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", a
 
 # Other spellings of the operators and pi: from Python, from papers and from phone keyboards.
 SPELLINGS = {"**": "^", "−": "-", "·": "*", "×": "*", "÷": "/", "π": "pi", "²": "^2", "³": "^3"}
-
 _TOKEN = re.compile(  # a number, a name, a sign or a stray character
     r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)|([A-Za-z]+(?:(?<=log)(?:10|2))?)|([-+*/^(),])|(\S)"
 )
