@@ -217,7 +217,7 @@ def _compare_anchors(landscape: Landscape, rows: Int[np.ndarray, " n"], bar: tqd
 
 @dataclass(frozen=True, eq=False)
 class SigmaCurve:
-    """Held-out errors in decades: the mean of |log10(height / loss)|. 0.3 is a factor of two.
+    """Held-out errors in decades: the mean of abs(log10(height / loss)). 0.3 is a factor of two.
 
     Attributes:
         sigma: `(n,)`, fixed bandwidths, as fractions of the path's diagonal.

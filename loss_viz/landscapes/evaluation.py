@@ -29,7 +29,8 @@ from loss_viz.objective.objective import Objective
 from loss_viz.planes.plane_set import Planes, PlaneWeights, used_planes
 from loss_viz.runs.weights import take_rows
 
-LIFT_BYTES = 2**24
+LIFT_BYTES = 2**24  # of the weights in a block of points
+LARGE_LIFT_BYTES = 2**28  # where planes are not held in memory
 CHUNKS_PER_UPDATE = 8  # of the progress bar: a few hundredths of a second
 MIN_SECONDS = 1.0  # that workers must save, until their start-up time is known
 TASK_SECONDS = 0.25  # duration of a task: long compared with its dispatch, short enough to wait for
@@ -87,8 +88,11 @@ class _Query:
 
     def evaluate(self, objectives: Objectives) -> Updates:
         """Yield the scalars, in whole chunks of the objective, because other batch sizes round differently."""
-        chunk = objectives[0].chunk_size
-        n_rows = chunk * max(1, min(CHUNKS_PER_UPDATE, LIFT_BYTES // (self.planes.row_bytes * chunk)))
+        chunk, row_bytes = objectives[0].chunk_size, self.planes.row_bytes
+        n_chunks = min(CHUNKS_PER_UPDATE, LIFT_BYTES // (row_bytes * chunk))
+        if not self.planes.in_memory:  # each block of points reads and spans all of its planes
+            n_chunks = LARGE_LIFT_BYTES // (row_bytes * chunk)
+        n_rows = chunk * max(1, n_chunks)
         for start in range(0, len(self), n_rows):
             part = self.part(start, start + n_rows)
             lifted, buffers = self.planes.lift(part.points, part.weights), self.planes.average_buffers(part.weights)

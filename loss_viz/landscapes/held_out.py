@@ -72,7 +72,7 @@ def held_out_heights(
 
 
 def held_out_error(sampling: Sampling, sigma: float | str, block_radius: float, bar: tqdm) -> float:
-    """Measure the mean of |log10(height / loss)| over held-out anchors, in decades; nan if there are none.
+    """Measure the mean of abs(log10(height / loss)) over held-out anchors, in decades; nan if there are none.
 
     Steps at which height and loss differ in sign or one of them is zero are skipped.
     """
@@ -108,7 +108,7 @@ class PlaneChoice:
     Attributes:
         plane: kind of planes.
         k: stride; 5 where it does not matter.
-        errors: mean of |log10(height / loss)| of each candidate that was tried; empty if there was no choice.
+        errors: mean of abs(log10(height / loss)) of each candidate that was tried; empty if there was no choice.
     """
 
     plane: str
