@@ -23,7 +23,7 @@ from loss_viz.tasks.regression import N_POINTS, Target, build_task
 AXES = ("pca", "random", "hessian", "saddle")
 PLANES = ("auto", "local", "parallel", "flat")
 BLENDS = ("planes", "losses")
-Axes = str | tuple[Any, Any]  # a word of `AXES`, or two directions
+Axes = str | Sequence[Any]  # a word of `AXES`, or two directions
 OWN_VECTOR = "a vector of your own"  # in place of a direction, where settings are kept as text
 NO_PLANE = "none"  # beside the surface
 SIGMA_RANGE = (1e-6, 1e3)

@@ -76,7 +76,7 @@ class Report:
         axes, overlap = self._landscape.projection.components, self._landscape.planes.overlap
         if self._landscape.plane != "local":
             return 1.0
-        followed = np.linalg.solve(axes @ axes.T, overlap.transpose(0, 2, 1) @ overlap)
+        followed = np.linalg.pinv(axes @ axes.T) @ overlap.transpose(0, 2, 1) @ overlap
         return float(np.trace(followed, axis1=1, axis2=2).mean() / 2)
 
     @cached_property

@@ -142,16 +142,19 @@ class Pipeline:
         """
         sampling, choice = self.sampling(settings, bar), self.choice(settings, bar)
         path = self._path(settings, bar)
-        n_compared = len(self._compared_rows(settings, bar))
-        n_before = len(choice.errors) * len(self.anchors(settings, bar)) + n_compared
+        grids = [sampling.coarsen(stride) for stride in sampling.strides]
         strides = sampling.strides
-        sizes = [len(sampling.coarsen(stride)[1]) for stride in strides]
-        n_grids = max(1, sum(budget is None or n_before + size <= budget for size in sizes))
-        n_known = int(self._grid(settings, bar).known.sum())
-        bar.total = (bar.total or 0) + int((~path.known).sum()) + max(0, sizes[n_grids - 1] - n_known)
+        if budget is not None:
+            blend = self.blend(settings, bar)
+            n_before = len(choice.errors) * len(self.anchors(settings, bar)) + self._count_path(settings, bar)
+            n_grids = sum(n_before + blend.count(coarse.points) <= budget for coarse, _ in grids)
+            strides = strides[: max(1, n_grids)]
+        finest = grids[len(strides) - 1][1]
+        n_new = int((~self._grid(settings, bar).known[finest]).sum())
+        bar.total = (bar.total or 0) + int((~path.known).sum()) + n_new
         shown = 0
         try:
-            for stride, _ in zip(strides[:n_grids], self._refine(settings, bar), strict=False):
+            for stride, _ in zip(strides, self._refine(settings, bar), strict=False):
                 if not shown:
                     self._fill_path(settings, path, bar)
                 shown = stride
@@ -176,8 +179,9 @@ class Pipeline:
         n_tried = n_anchors * len(candidates) if len(candidates) > 1 else 0
         first = replace(settings, plane=candidates[0][0], k=candidates[0][1])
         sampling = self.sampling(first, bar)
-        n_points = len(sampling.coarsen(sampling.strides[0])[1])
-        n_compared = len(self._compared_rows(first, bar))
+        coarsest, _ = sampling.coarsen(sampling.strides[0])
+        n_points = self.blend(first, bar).count(coarsest.points)
+        n_compared = self._count_path(first, bar)
         least = n_points + n_compared + n_tried
         if budget < least:
             raise argument_error(
@@ -221,10 +225,9 @@ class Pipeline:
             folder = self._cache
             if folder is None:
                 return HeightTable(n, len(blend.objectives))
-            chosen = sampling.settings
-            if name == "path":
-                chosen = replace(chosen, resolution=2, bounds=None)
-            about = repr(replace(chosen, sigma=settings.sigma, blend=settings.blend)) + repr(list(self._metrics))
+            view = (settings.resolution, settings.bounds) if name == "grid" else ()
+            planes = *_planes_key(sampling.settings), settings.steps, settings.sigma, settings.blend
+            about = repr((planes, view, list(self._metrics)))
             cache = self._cached("cache", about, lambda: LossCache(folder, self.run_set, blend.objectives, about))
             return cache.open_table(name, n)
 
@@ -235,6 +238,11 @@ class Pipeline:
         new = rows[~table.known[rows]]
         points = self.sampling(settings, bar).projection.path
         fill_heights(table, new, self.blend(settings, bar), points, bar)
+
+    def _count_path(self, settings: LandscapeSettings, bar: tqdm) -> int:
+        """Return the number of losses that the heights under the runs take."""
+        rows = self._compared_rows(settings, bar)
+        return self.blend(settings, bar).count(self.sampling(settings, bar).projection.path[rows])
 
     def _compared_rows(self, settings: LandscapeSettings, bar: tqdm) -> Int[np.ndarray, " n"]:
         """Return the recorded steps at which the surface is compared with the run: all, unless that takes too long."""
@@ -265,7 +273,7 @@ class Pipeline:
         true = self._metrics_along_path()
         metrics = {name: Heights(surfaces[i], true[name], heights[i]) for i, name in enumerate(self._metrics, start=1)}
         n_tried = len(choice.errors) * len(self.anchors(settings, bar))
-        compared = self._compared_rows(settings, bar)
+        n_evaluations = n_tried + blend.count(coarse.points) + self._count_path(settings, bar)
         return Landscape(
             run_set=run_set,
             x=coarse.x,
@@ -282,7 +290,7 @@ class Pipeline:
             k=int(sampling.settings.k),
             sigma=blend.kernel.sigma,
             sigma_absolute=blend.kernel.width,
-            n_evaluations=n_tried + blend.count(coarse.points) + blend.count(projection.path[compared]),
+            n_evaluations=n_evaluations,
             blend=blend,
             projection=projection,
             sampling=coarse,

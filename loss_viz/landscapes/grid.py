@@ -111,9 +111,10 @@ def check_view(run_set: RunSet, settings: LandscapeSettings) -> None:
     bent = settings.plane == "auto" and not is_flat_by_default(settings.axes)
     if settings.plane == "local" or (bent and settings.k != "auto"):
         check_stride(1 if settings.k == "auto" else int(settings.k), shortest)
-    if isinstance(settings.center, str):
-        check_choice("center", settings.center, ("last", "mean"), advice="Or pass a training step.")
-    else:
+    if isinstance(settings.center, str) and settings.center not in ("last", "mean"):
+        text = f"`center` must be 'last', 'mean' or a training step, got {settings.center!r}. Use 'last'."
+        raise argument_error("center", text)
+    if not isinstance(settings.center, str):
         check_float("center", settings.center, "'last', 'mean' or a training step", advice="Use 'last'.")
         run_set.nearest_rows(settings.center, name="center")
     check_anchors(settings.n_anchors)

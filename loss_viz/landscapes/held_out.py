@@ -149,7 +149,7 @@ def choose_planes(
 
     The candidates are local planes with a stride of 5 steps and of a twentieth of the run, and parallel planes; the
     first whose error is at most a tenth above the smallest is taken. The kernels are those of `sigma="auto"`, so that
-    the choice does not depend on the bandwidth.
+    the choice does not depend on the bandwidth, and the planes are averaged, not their losses.
 
     Args:
         run_set: the runs.
@@ -163,7 +163,9 @@ def choose_planes(
         return PlaneChoice(*candidates[0], {})
     errors = []
     for plane, k in candidates:
-        sampling = build_sampling(run_set, projection, replace(settings, plane=plane, k=k), anchors, bar)
+        sampling = build_sampling(
+            run_set, projection, replace(settings, plane=plane, k=k, blend="planes"), anchors, bar
+        )
         errors.append(held_out_error(sampling, "auto", BLOCK_RADIUS, bar))
     known = [error for error in errors if np.isfinite(error)]
     limit = TIE * min(known, default=0.0)

@@ -112,7 +112,7 @@ def _shape(
     For a displacement d, a plane is evaluated at weights whose projection onto the picture is M d, so d - M d counts as
     additional distance. A plane steep to the picture has about the loss of its anchor at every point.
     """
-    miss = np.eye(2) - np.linalg.solve(gram, overlap.transpose(0, 2, 1) @ overlap)
+    miss = np.eye(2) - np.linalg.pinv(gram) @ overlap.transpose(0, 2, 1) @ overlap
     return np.linalg.cholesky(np.eye(2) + STRETCH * miss.transpose(0, 2, 1) @ miss).transpose(0, 2, 1)
 
 

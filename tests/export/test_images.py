@@ -184,7 +184,7 @@ def test_the_surface_stands_at_the_heights_of_the_landscape(land, log):
             place = view.find(point[None])[0]
             column, row = np.floor(2 * place[:2]).astype(int)
             near = scene._background.depth[row - 1 : row + 2, column - 1 : column + 2]
-            if not view.hides(point, margin=0.02) and land.support[j, i] < 0.1:  # away from the line
+            if not view.hides(point, margin=0.02) and land.support[j, i] < 0.1 and np.isfinite(near).all():  # inside
                 n_seen += 1
                 assert near.min() - 1e-3 < place[2] < near.max() + 1e-3
     assert n_seen > 20
@@ -328,7 +328,7 @@ def test_scale_multiplies_the_resolution(land, tmp_path):
             assert image.size == (400 * scale, 300 * scale)
             assert image.info["dpi"] == pytest.approx((96 * scale, 96 * scale), rel=0.01)
             small = np.asarray(image.convert("RGB").resize(SIZE, Image.Resampling.BOX))
-        assert np.abs(small - plain).mean() < (0.01 if scale == 1 else 3)
+        assert np.abs(small - plain).mean() < (0.01 if scale == 1 else 4)
 
 
 def test_the_caption_states_step_loss_and_surface(land, monkeypatch):
@@ -464,8 +464,8 @@ def test_files_without_settings_are_refused(land, tmp_path):
     (tmp_path / "half.json").write_text(text[: len(text) // 2])
     with pytest.raises(ValueError, match="or only a part of them"):
         read_settings(tmp_path / "half.json")
-    (tmp_path / "later.json").write_text(text.replace('"version": 1', '"version": 2'))
-    with pytest.raises(ValueError, match="version 2, this is version 1"):
+    (tmp_path / "later.json").write_text(text.replace('"version": 2', '"version": 3'))
+    with pytest.raises(ValueError, match="version 3, this is version 2"):
         read_settings(tmp_path / "later.json")
     with pytest.raises(FileNotFoundError, match="There is no file"):
         read_settings(tmp_path / "none.png")

@@ -101,7 +101,7 @@ def test_path_and_ball_lie_at_true_losses(land, log):
 def test_the_caption_states_the_error_under_the_path(land):
     fit = lv.fidelity(land)
     text = lv.surface_figure(land).layout.annotations[0].text
-    assert f"median ×{fit.median:.2f}, p90 ×{fit.p90:.2f}, start ×{fit.start:.2f}" in text
+    assert f"error ×{fit.median:.2f}, p90 ×{fit.p90:.2f}, start ×{fit.start:.2f}" in text
     assert text in lv.contour_figure(land).layout.title.text
     scene = lv.surface_figure(land).layout.scene
     assert scene.xaxis.title.text == f"PC1 ({land.explained_variance_ratio[0]:.1%})"
