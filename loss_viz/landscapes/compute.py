@@ -385,7 +385,8 @@ def landscape(
         plane: how the surface is laid over the axes. `"local"`, bent through the run by planes of velocity and
             acceleration; `"parallel"`, bent through the run with the axes kept parallel; `"flat"`, one plane through
             `center`, as most tools draw it. `"auto"` takes local or parallel planes, whichever has the smaller held-out
-            error; on the axes `"random"`, `"hessian"` and `"saddle"` it is flat.
+            error; on directions of your own they are parallel, and on the axes `"random"`, `"hessian"` and `"saddle"`
+            the plane is flat.
         center: `"last"`, `"mean"` or a training step of the first run: through which a flat plane passes, and where
             random and Hessian directions are taken.
         blend: `"planes"`, as above; or `"losses"`, S(q) = sum_t w_t(q) L(theta_t(q)), which takes ten to fifty times

@@ -120,12 +120,14 @@ def list_candidates(run_set: RunSet, settings: LandscapeSettings) -> list[tuple[
     """Return the planes and strides that `"auto"` chooses among; a single one if nothing is to be chosen.
 
     `k` given by hand means local planes. On the axes `"random"`, `"hessian"` and `"saddle"` the plane is flat, as other
-    tools draw it.
+    tools draw it. On directions of your own, planes are parallel: local ones would follow only a part of them.
     """
     plane, k = settings.plane, settings.k
     usual = SHORT_STRIDE if k == "auto" else int(k)
     if plane == "auto" and (is_flat_by_default(settings.axes) or len(run_set) < 2):
         plane = "flat"
+    if plane == "auto" and k == "auto" and not isinstance(settings.axes, str):
+        plane = "parallel"
     if plane in ("flat", "parallel"):
         return [(plane, usual)]
     if k != "auto":

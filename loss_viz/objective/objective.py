@@ -1,5 +1,6 @@
 """The loss at many weight vectors, batched."""
 
+import copy
 import threading
 import uuid
 import warnings
@@ -157,7 +158,15 @@ class Objective:
         for layer in layers:
             layer.track_running_stats = False
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
-        return Objective(model, self.loss_fn, device=self.device) if layers else None
+        if not layers:
+            return None
+        # Not a new objective: it would draw random numbers to probe the loss, in the panel beside the user's own code.
+        other = copy.copy(self)
+        other.model, other._loss = model, FunctionalLoss(model, self.loss_fn, self.device)
+        other._idle, other._returned = [other._loss], threading.Condition()
+        other.buffer_layout, other.initial_buffers = other._loss.buffer_layout, self.initial_buffers[:0]
+        other.chunk_size, other._evaluate = 1, other._evaluate_singly
+        return other
 
     def gradients(
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None

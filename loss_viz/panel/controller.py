@@ -147,7 +147,8 @@ class Controller:
         self.worker = Worker(self._work, self._fail)
         self._own_runs = own_runs
         self._metrics = metrics
-        self._pipeline: Pipeline | None = None  # of the latest runs
+        # Of the latest runs. That of the user's own is built here, because probing metrics draws random numbers.
+        self._pipeline = Pipeline(own_runs, metrics=metrics) if own_runs else None
         self._plateaus = PlateauSummary()
         self._width_errors: WeakKeyDictionary[Planes, SigmaCurve | None] = WeakKeyDictionary()
         self._drawing = threading.RLock()  # the ball is moved from other threads than the worker's

@@ -272,6 +272,7 @@ def count_records(cache, name="*"):
     return sum(path.stat().st_size // 24 for path in cache.glob(name)) if cache.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_resumed(tmp_path, expected):
     cache = tmp_path / "cache"
     process = start(tmp_path, cache, 6e-3)

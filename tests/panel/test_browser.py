@@ -184,6 +184,7 @@ def test_training_draws_its_curve_and_can_be_stopped(panel):
     assert len(panel.trace("curve", "loss", "x")) == 401
 
 
+@pytest.mark.slow
 def test_of_fifty_moves_in_five_seconds_the_last_one_is_drawn(panel):
     panel.button("auto σ").click() if "auto" not in panel.title else None
     panel.wait_drawn()
@@ -342,6 +343,7 @@ def test_the_figures_follow_the_theme(panel):
     panel.wait_until(lambda: panel.page.evaluate(colors)[1] == light[1])
 
 
+@pytest.mark.slow
 def test_two_panels_are_independent_and_closing_them_leaves_nothing(lab, browser):
     page = browser.new_page(viewport={"width": 1000, "height": 1400})
     notebook = Notebook(page, lab, "two.ipynb")
@@ -372,6 +374,7 @@ def test_two_panels_are_independent_and_closing_them_leaves_nothing(lab, browser
     page.close()
 
 
+@pytest.mark.slow
 def test_several_runs_share_one_plane(lab, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     notebook = Notebook(page, lab, "race.ipynb")
@@ -410,6 +413,7 @@ def test_several_runs_share_one_plane(lab, browser):
     page.close()
 
 
+@pytest.mark.slow
 def test_random_moves_cause_no_error_and_end_with_the_right_figures(lab, browser):
     """A short version of `test_soak.py`."""
     rng = np.random.default_rng(0)

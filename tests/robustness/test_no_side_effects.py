@@ -106,7 +106,7 @@ CALLS = {
     },
     **{
         f"landscape, {axes}": lambda t, m, axes=axes: lv.landscape(m["run"], resolution=3, axes=axes)
-        for axes in ("random", "hessian", "saddle", ("PC1", "sharpest"), ("0", "4.weight"))
+        for axes in ("random", "hessian", "saddle", ("PC1", "sharpest"), ("0", "5.weight"))
     },
     "landscape, metrics": lambda t, m: lv.landscape(
         m["run"], resolution=3, metrics={"size": lambda model: model[0].weight.square().sum()}

@@ -206,7 +206,10 @@ def test_a_checkpoint_that_is_not_finite_ends_the_run(tmp_path):
     assert run.note == "The loss is nan at step 5; the run is kept up to step 4."
 
 
-def test_one_checkpoint_raises(tmp_path):
-    torch.save(build().state_dict(), tmp_path / "final.pt")
-    with pytest.raises(ValueError, match="at least 2"):
-        lv.Run.from_checkpoints(build(), loss_fn, tmp_path)
+def test_one_checkpoint_is_a_run_of_one_row(tmp_path):
+    model = build()
+    torch.save(model.state_dict(), tmp_path / "final.pt")
+    run = lv.Run.from_checkpoints(build(), loss_fn, tmp_path)
+    assert len(run) == 1
+    assert np.isclose(run.loss[0], loss_fn(model.eval()).item(), rtol=1e-5)
+    assert lv.landscape(run, axes="hessian", resolution=3, progress=False).loss.shape == (3, 3)
