@@ -160,16 +160,18 @@ class Report:
                 f"{self.spikes[0]}, by more than {write_factor(MIN_FACTOR)}."
             )
         ratio = None if self.held_out is None else self.held_out.ratio
-        if ratio is not None and (low := float(np.nanmedian(ratio))) < 1 / RIDES_ABOVE:
+        known = np.empty(0) if ratio is None else ratio[np.isfinite(ratio) & (ratio > 0)]
+        if len(known) and (low := float(np.median(known))) < 1 / RIDES_ABOVE:
             sentences.append(
                 f"The surface lies below the run, by {write_factor(1 / low)} in the median of left-out steps: averaged "
                 "weights lie lower than single steps, as where mini-batch noise lifts them."
             )
         lag = self.batch_norm_lag
         if lag is not None and lag.max > MIN_FACTOR:
+            worst_step = lag.step[np.nan_to_num(lag.factor).argmax()]
             sentences.append(
-                f"Running statistics of batch normalization lag behind: at step {lag.step[np.nanargmax(lag.factor)]} "
-                f"the loss differs by {write_factor(lag.max)} from that on batch statistics, which "
+                f"Running statistics of batch normalization lag behind: at step {worst_step} the loss differs by "
+                f"{write_factor(lag.max)} from that on batch statistics, which "
                 "lambda m: loss_fn(m.train()) as the loss would draw."
             )
         if all(square > limit for square, limit in zip(self.cosines, COSINE_LIMITS, strict=True)):

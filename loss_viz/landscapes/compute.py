@@ -91,11 +91,12 @@ class Pipeline:
         """Choose the planes where the settings leave the choice open."""
 
         def choose() -> PlaneChoice:
-            n_losses = len(list_candidates(self.run_set, settings))
+            n_candidates = len(list_candidates(self.run_set, settings))
+            projection = self.projection(settings, bar)  # refuses weights without finite squares
             anchors = self.anchors(settings, bar)
-            if n_losses > 1:
-                bar.total = (bar.total or 0) + n_losses * len(anchors)
-            return choose_planes(self.run_set, self.projection(settings, bar), settings, anchors, bar)
+            if n_candidates > 1:
+                bar.total = (bar.total or 0) + n_candidates * len(anchors)
+            return choose_planes(self.run_set, projection, settings, anchors, bar)
 
         return self._cached("choice", _planes_key(settings), choose)
 
@@ -175,6 +176,7 @@ class Pipeline:
     def check_budget(self, settings: LandscapeSettings, budget: int, bar: tqdm) -> None:
         """Raise `ValueError` unless `budget` losses are enough for the coarsest picture; nothing is evaluated."""
         candidates = list_candidates(self.run_set, settings)
+        self.projection(settings, bar)
         n_anchors = len(self.anchors(settings, bar))
         n_tried = n_anchors * len(candidates) if len(candidates) > 1 else 0
         first = replace(settings, plane=candidates[0][0], k=candidates[0][1])

@@ -179,9 +179,11 @@ def fit_picture_plane(run_set: RunSet, settings: LandscapeSettings, bar: tqdm | 
 
 def _fit_principal_plane(run_set: RunSet, bar: tqdm | None) -> Projection:
     """Fit principal components, without runs that lead so far out that they would be all that the picture shows."""
+    if len(run_set.runs) < 3:
+        return fit_projection(run_set.weights, bar)
     lengths = [_reach(run) for run in run_set.runs]
     near = np.array([length <= FAR * np.median(lengths) for length in lengths])
-    if len(lengths) < 3 or near.all() or not near.any():
+    if near.all() or not near.any():
         return fit_projection(run_set.weights, bar)
     framed = np.repeat(near, [len(run) for run in run_set.runs])
     kept = stack_rows([run.weights for run, is_near in zip(run_set.runs, near, strict=True) if is_near])
@@ -193,7 +195,8 @@ def _fit_principal_plane(run_set: RunSet, bar: tqdm | None) -> Projection:
 def _reach(run: Run) -> float:
     """Return the distance between the ends of a run."""
     first, last = (run.weights[row].astype(np.float64) for row in (0, len(run) - 1))
-    return float(np.linalg.norm(last - first))
+    with np.errstate(over="ignore"):  # such weights are refused later
+        return float(np.linalg.norm(last - first))
 
 
 def _find_center(

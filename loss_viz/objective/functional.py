@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from loss_viz._validation import check_type, first_line
+from loss_viz._validation import argument_error, check_type, first_line
 from loss_viz.objective.layout import buffer_layout, names_by_id, parameter_layout
 
 
@@ -224,9 +224,10 @@ class FunctionalLoss:
                 [gradient] = torch.autograd.grad(loss, at, create_graph=True)
                 [product] = torch.autograd.grad(gradient, at, vector)
             except RuntimeError as error:
-                raise ValueError(
+                raise argument_error(
+                    "axes",
                     "The Hessian needs a loss that PyTorch can differentiate twice, this one is not "
-                    f"({first_line(error)}). Use another `plane`."
+                    f"({first_line(error)}). Use other `axes`.",
                 ) from error
         return product
 

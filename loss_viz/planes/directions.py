@@ -157,7 +157,9 @@ def _solve(
     """Compute two eigenvalues at the ends of the spectrum, and their eigenvectors as rows."""
     n_params = objective.n_params
     if n_params < 2:
-        raise argument_error("axes", f"Eigenvectors need at least 2 weights, the model has {n_params}. Use 'pca'.")
+        raise argument_error(
+            "axes", f"Eigenvectors need at least 2 weights, the model has {n_params}. Use other `axes`."
+        )
 
     def multiply(vector: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, " n_params"]:
         product = objective.hessian_vector_product(weights, vector.ravel(), buffers)

@@ -103,7 +103,10 @@ class Planes:
     def take(self, index: Int[np.ndarray, " n"]) -> "Planes":
         """Return some planes with only the recorded rows they need; rows on disk stay there."""
         rows, needed, span = self.rows, self.index[index], self.span
-        if isinstance(rows, np.ndarray):
+        if span is not None and self.in_memory:  # their axes are known, and smaller than the rows that span them
+            rows, *axes = self._held[:, index]
+            needed, span = np.arange(len(index))[:, None], _hold(np.stack(axes, axis=1))
+        elif isinstance(rows, np.ndarray):
             used, place = np.unique(needed, return_inverse=True)
             rows, needed = rows[used], place.reshape(needed.shape)
         return Planes(
@@ -112,7 +115,7 @@ class Planes:
             self.position[index],
             self.overlap[index],
             self.path[index],
-            None if span is None else lambda planes, its_rows: span(index[planes], its_rows),
+            span if span is None or span is not self.span else _renumber(span, index),
             self.shared_axes,
             take_rows(self.buffers, index),
         )
@@ -144,6 +147,15 @@ class Planes:
             return origins
         axes = self.span(used, recorded[place].astype(np.float64)).astype(recorded.dtype)
         return np.concatenate([origins, axes[:, 0], axes[:, 1]])
+
+
+# Without type annotations, whose checks in tests could not be sent to another process.
+def _hold(axes):  # type: ignore[no-untyped-def]
+    return lambda planes, _: axes[planes]
+
+
+def _renumber(span, index):  # type: ignore[no-untyped-def]
+    return lambda planes, its_rows: span(index[planes], its_rows)
 
 
 def parallel_planes(

@@ -95,9 +95,9 @@ def test_a_full_disk_takes_nothing_that_was_there(tmp_path):
     tell(lambda: record(folder / "others"))
     kept = recorder.run(progress=False)
     print(len(kept), sorted(path.suffix for path in folder.iterdir()))
-    whole = lv.landscape(run, resolution=(9, 7), progress=False)
+    whole = lv.landscape(run, resolution=(25, 19), progress=False)
     lands = []
-    tell(lambda: lands.append(lv.landscape(run, resolution=(9, 7), cache=folder / "losses", progress=False)))
+    tell(lambda: lands.append(lv.landscape(run, resolution=(25, 19), cache=folder / "losses", progress=False)))
     assert np.array_equal(lands[0].loss, whole.loss) and np.array_equal(lands[0].path_height, whole.path_height)
     """
     lines = run_script(script, tmp_path)
