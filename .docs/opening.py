@@ -23,8 +23,10 @@ def show_panel(explorer: lv.Explorer) -> None:
     explorer.wait()
     path = FOLDER / f"{NAME}_{next(numbers)}.html"
     strides = {1, 5, 20} if explorer.run.task else set()  # other networks take long
-    settings = {"k": sorted(strides | {explorer.k}), "sigma": ["auto", 0.02, 0.06], "step": explorer.step}
-    lv.export_html(explorer.landscape, path, **settings, progress=False)
+    land = explorer.landscape
+    choice = {"k": sorted(strides | {land.k})} if land.plane == "local" else {}
+    settings = choice | {"sigma": ["auto", 0.02, 0.06], "step": explorer.step}
+    lv.export_html(land, path, **settings, progress=False)
     caption = "The panel needs a running kernel. This precomputed page replaces it."
     url = f"../_static/{path.name}"
     frame = f'<iframe src="{url}" title="{caption}" loading="lazy"></iframe>'
