@@ -286,7 +286,7 @@ def test_the_geometry_of_a_run_is_in_its_bounds(data):
         lambda: lv.measure_sharpness(land.run, [int(land.run.step[0])], progress=False),
         "needs a loss that PyTorch can differentiate twice",
         "could not be found",
-        "needs at least 2 weights",
+        "need at least 2 weights",
     )
     if sharpness:
         assert (sharpness.largest >= sharpness.smallest).all()
