@@ -74,10 +74,8 @@ class Blend:
         left_out: Bool[np.ndarray, "n n_planes"] | None = None,
     ) -> Iterator[tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m n_scalars"]]]:
         """Yield indices of points and their heights, as they become known."""
-        n_rows = max(1, PAIRS_PER_BLOCK // len(self.planes))
         with limit_blas_threads():
-            for start in range(0, len(points), n_rows):
-                part = slice(start, start + n_rows)
+            for part in self._blocks(len(points)):
                 weights = self.kernel.weights(points[part], None if left_out is None else left_out[part])
                 # Points with the same leading plane share most of the others.
                 order = np.argsort(weights.argmax(axis=1), kind="stable")
@@ -85,8 +83,13 @@ class Blend:
                 done = 0
                 blend = self._average_losses if self.of == "losses" else self._average_planes
                 for heights in blend(block, weights, bar):
-                    yield start + order[done : done + len(heights)], heights
+                    yield part.start + order[done : done + len(heights)], heights
                     done += len(heights)
+
+    def _blocks(self, n: int) -> Iterator[slice]:
+        """Yield slices of points whose arrays over points and planes fit in memory."""
+        n_rows = max(1, PAIRS_PER_BLOCK // len(self.planes))
+        return (slice(start, start + n_rows) for start in range(0, n, n_rows))
 
     def lift(self, points: Float[np.ndarray, "n 2"]) -> tuple[Float[np.ndarray, "n n_params"], np.ndarray | None]:
         """Return the blended weights and buffers at points: the networks of which the surface shows the loss."""
@@ -97,9 +100,7 @@ class Blend:
         """Return the number of losses that the heights at points take."""
         if self.of == "planes":
             return len(points)
-        n_rows = max(1, PAIRS_PER_BLOCK // len(self.planes))
-        starts = range(0, len(points), n_rows)
-        return sum(int(np.count_nonzero(self.kernel.weights(points[start : start + n_rows]))) for start in starts)
+        return sum(int(np.count_nonzero(self.kernel.weights(points[part]))) for part in self._blocks(len(points)))
 
     def spread(self, points: Float[np.ndarray, "n 2"], bar: tqdm) -> Float[np.ndarray, " n"]:
         """Measure how much the losses on the planes disagree at each point: the factor exp(std(ln L)).
@@ -145,9 +146,8 @@ class Blend:
         return losses
 
     def _leading_weights(self, points: Float[np.ndarray, "n 2"]) -> Iterator[csr_array]:
-        n_rows = max(1, PAIRS_PER_BLOCK // len(self.planes))
-        for start in range(0, len(points), n_rows):
-            weights = self.kernel.weights(points[start : start + n_rows])
+        for part in self._blocks(len(points)):
+            weights = self.kernel.weights(points[part])
             weights[weights < MIN_SPREAD_WEIGHT * weights.max(axis=1, keepdims=True)] = 0
             yield csr_array(weights)
 

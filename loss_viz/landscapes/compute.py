@@ -30,6 +30,7 @@ from loss_viz.landscapes.loss_cache import HeightTable, LossCache
 from loss_viz.objective.objective import Objective
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run_set import Runs, RunSet, as_run_set
+from loss_viz.runs.weights import row_blocks
 from loss_viz.settings import Axes, LandscapeSettings, check_sigma
 
 N_KEPT = 4  # results of each stage
@@ -258,8 +259,7 @@ class Pipeline:
         """Evaluate the metrics at the recorded weights; each needs its own forward pass there."""
 
         def evaluate(metric: Objective) -> np.ndarray:
-            rows = [np.arange(run.start, run.stop) for run in self.run_set.rows]
-            blocks = [part for run in rows for part in np.array_split(run, max(1, len(run) // 512))]
+            blocks = row_blocks(self.run_set.weights.shape)
             return np.concatenate([metric(*self.run_set.state(block)) for block in blocks])
 
         return self._cached("metrics", None, lambda: {name: evaluate(metric) for name, metric in self._metrics.items()})
