@@ -18,10 +18,10 @@ class RecorderCallback(CallbackRecorder, Callback):
     """Records the weights of a LightningModule during training.
 
     At the start of `trainer.fit`, when module and optimizers are on their devices, it creates a `Recorder` and attaches
-    it to the optimizer: a step is one update of the weights, also with gradient accumulation, mixed precision and
-    manual optimization. Of several optimizers it follows the last one. It detaches at the end, also after an exception
-    or Ctrl+C, and the steps recorded until then are the run. Each `trainer.fit` is recorded separately and counts from
-    0; with `folder` each needs a new folder.
+    it to the optimizers: a step is one update of the weights, also with gradient accumulation, mixed precision and
+    manual optimization; several optimizers are followed as by `Recorder.attach`. It detaches at the end, also after an
+    exception or Ctrl+C, and the steps recorded until then are the run. Each `trainer.fit` is recorded separately and
+    counts from 0; with `folder` each needs a new folder.
 
     With several processes the first one records. Sharded weights (FSDP, DeepSpeed) are not gathered. Callbacks that
     replace the weights at the end, such as `StochasticWeightAveraging`, must come after this one in the list.
@@ -73,7 +73,7 @@ class RecorderCallback(CallbackRecorder, Callback):
                 "`configure_optimizers` must return an optimizer, whose steps are recorded, it returned none. "
                 "Return it there, or use loss_viz.Recorder and call recorder.record() after each update."
             )
-        self.recorder = self._make(pl_module).attach(trainer.optimizers[-1])
+        self.recorder = self._make(pl_module).attach(*trainer.optimizers)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Detach from the optimizer and record the last weights."""

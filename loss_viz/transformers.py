@@ -1,10 +1,6 @@
 """A callback for Hugging Face's Trainer that records a training."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-
-from torch import nn
 
 from loss_viz.runs.recorder import CallbackRecorder
 
@@ -71,8 +67,7 @@ class RecorderCallback(CallbackRecorder, TrainerCallback):
         if state.is_world_process_zero:
             given = kwargs["model"]
             model = unwrap_model(getattr(given, "_orig_mod", given))
-            with _own_forward(model):
-                self.recorder = self._make(model)
+            self.recorder = self._make(model)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count one update."""
@@ -91,18 +86,3 @@ class RecorderCallback(CallbackRecorder, TrainerCallback):
     ) -> None:
         """Record the last weights."""
         self._finish()
-
-
-@contextmanager
-def _own_forward(model: nn.Module) -> Iterator[None]:
-    """Restore the forward pass that accelerate has wrapped in autocast, because a copy would keep the wrapper."""
-    wrapped = vars(model).get("forward")
-    original = vars(model).get("_original_forward")
-    if wrapped is None or original is None:
-        yield
-        return
-    vars(model)["forward"] = original
-    try:
-        yield
-    finally:
-        vars(model)["forward"] = wrapped

@@ -7,24 +7,29 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 
-def network(model, weights, buffers=None):
-    """Return a copy of the model in evaluation mode, with other weights and floating-point buffers."""
+def network(model, weights, buffers=None, names=None):
+    """Return a copy of the model in evaluation mode, with other weights, and other buffers or frozen parameters.
+
+    The names are those of the buffers, in their order; without them they are the floating-point ones of the model.
+    """
     other = copy.deepcopy(model).eval()
     trainable = [p for p in other.parameters() if p.requires_grad]
     vector_to_parameters(torch.as_tensor(np.array(weights), dtype=trainable[0].dtype), trainable)
+    tensors = dict(other.named_parameters()) | dict(other.named_buffers())
+    if names is None:
+        names = [name for name, buffer in other.named_buffers() if buffer.is_floating_point()]
     start = 0
-    for buffer in other.buffers() if buffers is not None else ():
-        if buffer.is_floating_point():
-            part = np.array(buffers[start : start + buffer.numel()])
-            buffer.copy_(torch.as_tensor(part).reshape(buffer.shape))
-            start += buffer.numel()
+    for name in names if buffers is not None else ():
+        part = np.array(buffers[start : start + tensors[name].numel()])
+        tensors[name].data.copy_(torch.as_tensor(part).reshape(tensors[name].shape))
+        start += tensors[name].numel()
     return other
 
 
-def loss_at(model, loss_fn, weights, buffers=None):
+def loss_at(model, loss_fn, weights, buffers=None, names=None):
     """Return the loss of the model itself with other weights."""
     with torch.no_grad():
-        return loss_fn(network(model, weights, buffers)).item()
+        return loss_fn(network(model, weights, buffers, names)).item()
 
 
 def principal_plane(weights):
@@ -84,7 +89,7 @@ class Picture:
         self.anchors = [int(row) for row in anchors]
         self.weights = np.concatenate([np.array(run.weights[:], dtype=float) for run in runs])
         self.loss = np.concatenate([run.loss for run in runs])
-        self.buffers = None
+        self.buffers, self.names = None, [entry.name for entry in runs[0].objective.buffer_layout.entries]
         if any(run.buffers is not None for run in runs):
             own = runs[0].objective.initial_buffers
             self.buffers = np.concatenate(
@@ -155,10 +160,20 @@ class Picture:
             theta = theta + share * (self.weights[t] + move(basis, self.axes.T @ (point - self.path[t])))
             if buffers is not None:
                 buffers = buffers + share * self.buffers[t]
+        if buffers is not None:  # whole numbers are those of the heaviest plane
+            shares = self.shares(point, planes)
+            heaviest = self.buffers[planes[int(np.argmax(shares))][0]]
+            whole = [name.endswith("num_batches_tracked") for name in self.names]
+            buffers[self.nominal(whole)] = heaviest[self.nominal(whole)]
         return theta, buffers
 
+    def nominal(self, whole):
+        tensors = dict(self.runs[0].model.named_buffers()) | dict(self.runs[0].model.named_parameters())
+        sizes = [tensors[name].numel() for name in self.names]
+        return np.repeat(whole, sizes)
+
     def true_loss(self, weights, buffers=None):
-        return loss_at(self.runs[0].model, self.runs[0].objective.loss_fn, weights, buffers)
+        return loss_at(self.runs[0].model, self.runs[0].objective.loss_fn, weights, buffers, self.names)
 
     def height(self, point, planes=None):
         if self.blend == "planes" or self.plane == "flat":

@@ -54,7 +54,11 @@ def measure_between(landscape: Landscape, *, progress: bool = True) -> Fidelity:
         for row, other in pairwise(ends.tolist()):
             pair = [row, other]
             weights, buffers = run_set.state(pair)
-            buffers = None if buffers is None else _mix(buffers, share)
+            if buffers is not None:
+                fixed = run_set.objective.buffer_layout.nominal | ~np.isfinite(buffers).all(axis=0)
+                nearer = buffers[(share[:, 0] > 0.5).astype(int)]
+                with np.errstate(invalid="ignore"):
+                    buffers = np.where(fixed, nearer, _mix(buffers, share))
             losses.append(run_set.objective(_mix(weights.astype(np.float64), share), buffers))
             bar.update(N_INSIDE)
             heights.append(landscape.blend.heights(_mix(landscape.path[pair], share), bar)[:, 0])
@@ -120,7 +124,7 @@ def measure_batch_norm_lag(landscape: Landscape, n_steps: int = 50) -> Fidelity 
     if on_batches is None:
         return None
     rows = np.unique(np.linspace(0, len(run_set) - 1, n_steps).round().astype(int))
-    losses = on_batches(run_set.weights[rows])
+    losses = on_batches(*run_set.state(rows))
     return compare_heights(run_set.step[rows], landscape.path_loss[rows], losses)
 
 

@@ -13,6 +13,7 @@ from loss_viz.diagnostics.plateaus import Plateau, find_plateaus
 from loss_viz.diagnostics.predictions import measure_ahead, measure_batch_norm_lag, measure_between
 from loss_viz.landscapes.landscape import Landscape, check_landscape
 from loss_viz.planes.projection import Projection
+from loss_viz.runs.run import LossCheck, describe_check
 from loss_viz.runs.run_set import RunSet
 
 # Squared correlations of PC1 and PC2 with cosines of time above which `warnings` mentions them. Smooth runs that learn
@@ -35,6 +36,11 @@ class Report:
 
     def __init__(self, landscape: Landscape) -> None:
         self._landscape = landscape
+
+    @cached_property
+    def checks(self) -> tuple[LossCheck, ...]:
+        """For each run, how far its losses are from those of the model itself, loaded afresh at some steps."""
+        return tuple(run.check for run in self._landscape.runs)
 
     @cached_property
     def fidelity(self) -> Fidelity:
@@ -133,7 +139,8 @@ class Report:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """Sentences on what this picture cannot show; often none."""
-        sentences, land = [], self._landscape
+        land = self._landscape
+        sentences = [describe_check(check) for check in self.checks if not check.passed]
         shown, asked = (len(land.x), len(land.y)), land.requested
         if shown != asked:
             sentences.append(f"Stopped early: {shown[0]} x {shown[1]} of {asked[0]} x {asked[1]} points.")
@@ -196,6 +203,7 @@ class Report:
         near = int((self._landscape.support >= NEAR).sum())
         settled = 1 - self.unsettled.sum() / max(1, near)
         rows += [("settled", f"{settled:.1%}", "of the grid near the run would be as high with half the anchors")]
+        rows += [("checked", f"{sum(c.n for c in self.checks)} steps", "losses against those of the model itself")]
         rows += [variance_row(self._landscape.projection)]
         rows += [("plateaus", str(len(plateaus)), ", ".join(levels)), ("folds", str(len(self.folds)), "")]
         table = [f"{name:<14} {value:<8} {comment}".rstrip() for name, value, comment in rows]

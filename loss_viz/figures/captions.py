@@ -32,6 +32,8 @@ def write_notes(landscape: Landscape, width: int) -> list[str]:
     sentences = [f"{of[0].upper()}{of[1:]}. {share:.1%} of the variance, which does not measure fidelity."]
     if landscape.plane == "local":
         sentences.append(f"The planes follow {report.following:.0%} of a displacement.")
+    n_checked = sum(check.n for check in report.checks if check.passed)
+    sentences += [f"Losses checked at {n_checked} steps against the model itself."] if n_checked else []
     sentences += report.warnings
     return [line for sentence in sentences for line in wrap(sentence, width)]
 

@@ -71,6 +71,8 @@ class Pipeline:
         self.run_set = run_set
         self._cache = cache
         self._like = like
+        for run in run_set.runs:
+            run.check  # noqa: B018 - once for each run, before any picture
         loss = run_set.objective
         self._metrics = {name: _build_metric(loss, name, f) for name, f in (metrics or {}).items()}
         self._results: dict[str, OrderedDict[Hashable, Any]] = {}
@@ -339,7 +341,7 @@ def _build_metric(loss: Objective, name: str, metric: Any) -> Objective:
         return value if value.is_floating_point() else value.to(dtype)
 
     try:
-        return Objective(loss.model, scalar, device=loss.device)
+        return Objective(loss.model, scalar, device=loss.device).with_layout(loss.buffer_layout)
     except Exception as error:  # of any kind: it is the user's function
         text = f"`metrics`[{name!r}] must be a function of a model that returns a number: {first_line(error)}. {advice}"
         raise argument_error("metrics", text) from error

@@ -249,7 +249,7 @@ def build_sampling(
         return Sampling(
             run_set,
             projection,
-            replace(planes, buffers=None if buffers is None else buffers[None]),
+            _with_buffers(planes, run_set, None if buffers is None else buffers[None]),
             anchors,
             settings,
             *build_grid(projection, settings, len(run_set)),
@@ -273,7 +273,12 @@ def place_planes(
         planes = parallel_planes(weights, projection, anchors, starts=starts)
     else:
         planes = local_planes(weights, projection, anchors, k=int(settings.k), starts=starts, forward=forward, bar=bar)
-    return replace(planes, buffers=take_rows(run_set.buffers, anchors))
+    return _with_buffers(planes, run_set, take_rows(run_set.buffers, anchors))
+
+
+def _with_buffers(planes: Planes, run_set: RunSet, buffers: Float[np.ndarray, "n_planes n_buffers"] | None) -> Planes:
+    nominal = None if buffers is None else run_set.objective.buffer_layout.nominal
+    return replace(planes, buffers=buffers, nominal=nominal)
 
 
 def with_grid(sampling: Sampling, settings: LandscapeSettings) -> Sampling:

@@ -176,7 +176,6 @@ def _digest_rows(rows: WeightRows, feed: Callable[[bytes], object]) -> None:
 
 def _probe(run_set: RunSet, objective: Objective) -> Float[np.ndarray, " n"]:
     """Evaluate a scalar at both ends of the first run and halfway between them."""
-    run = run_set.runs[0]
-    ends, buffers = run.state([0, len(run) - 1])
+    ends, buffers = run_set.state([0, int(run_set.ends[0]) - 1])
     buffers = take_rows(buffers, [0, 1, 1])
     return objective(np.vstack([ends, ends.mean(axis=0, keepdims=True)]), buffers)

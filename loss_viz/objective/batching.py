@@ -47,7 +47,7 @@ def choose_chunk_size(largest: int, weight_bytes: int, device: torch.device, *, 
 
 def reserve_heap() -> None:
     """Make glibc keep freed memory for the next chunk."""
-    torch.empty(HEAP_BYTES, dtype=torch.uint8)
+    torch.empty(HEAP_BYTES, dtype=torch.uint8, device="cpu")
 
 
 def trim_heap() -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,32 +13,52 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from loss_viz._validation import argument_error, check_type, first_line
-from loss_viz.objective.layout import buffer_layout, names_by_id, parameter_layout
+from loss_viz.objective.layout import ParameterLayout, lay_out, names_by_id, parameter_layout
+from loss_viz.objective.private_copy import LossFn, PrivateCopy, changed_attributes, copy_program, plain_attributes
 
 
 class ForwardProbe(TorchDispatchMode):
-    """A context that observes a forward pass.
+    """A context that observes a forward pass of a private copy.
+
+    Args:
+        own: tensors of the copy, by name.
+        trained: names of the trained parameters among them.
+        originals: tensors of the user's model, by name.
 
     Attributes:
         largest_bytes: bytes of the largest tensor that an operation returned.
-        reads_parameters: whether an operation read a parameter.
+        reads_parameters: whether an operation read a trained parameter.
         has_attention: whether an operation was an attention kernel.
+        foreign: descriptions of trainable parameters, and of tensors of the user's model, that an operation read.
     """
 
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
+    def __init__(self, own: Mapping[str, Tensor], trained: Iterable[str], originals: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.largest_bytes = 1
         self.reads_parameters = self.has_attention = False
-        self._storages = {p.untyped_storage().data_ptr() for p in parameters}
+        self.foreign: dict[str, None] = {}
+        self._own = {_storage(tensor) for tensor in own.values()}
+        self._trained = {_storage(own[name]) for name in trained}
+        self._originals = {_storage(tensor): name for name, tensor in originals.items() if tensor.numel()}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         self.has_attention |= "attention" in str(func) or "transformer" in str(func)
-        self.reads_parameters |= any(t.untyped_storage().data_ptr() in self._storages for t in _tensors(args))
+        for tensor in _tensors(args):
+            place = _storage(tensor)
+            self.reads_parameters |= place in self._trained
+            if place in self._originals:
+                self.foreign[f"{self._originals[place]!r} of your own model"] = None
+            elif isinstance(tensor, nn.Parameter) and tensor.requires_grad and place not in self._own:
+                self.foreign[f"a trainable parameter of shape {tuple(tensor.shape)}, which is no part of it"] = None
         self.largest_bytes = max([self.largest_bytes, *(t.numel() * t.element_size() for t in _tensors(result))])
         return result
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -55,22 +75,6 @@ def unwrap_model(model: nn.Module) -> nn.Module:
     parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
     inner = getattr(model, "module" if parallel else "_orig_mod", None)
     return unwrap_model(inner) if isinstance(inner, nn.Module) else model
-
-
-def copy_model(model: nn.Module) -> nn.Module:
-    """Return a deep copy of a model.
-
-    Raises:
-        ValueError: if it cannot be copied.
-    """
-    try:
-        return copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"`model` must be one that copy.deepcopy can copy, got the error: {first_line(error)}. Keep no results "
-            "of a forward pass and no open files or locks on the model, and use torch.nn.utils.parametrizations "
-            "for weight and spectral normalization."
-        ) from error
 
 
 def check_scalar(loss: Any) -> None:
@@ -129,11 +133,8 @@ def _turn_off_fused_attention() -> None:
     _SETTINGS.enter_context(sdpa_kernel(SDPBackend.MATH))
 
 
-LossFn = Callable[[nn.Module], Tensor]
-
-
 class FunctionalLoss:
-    """`loss_fn(model)` as a function of weights and buffers, evaluated on a copy of the model in evaluation mode.
+    """`loss_fn(model)` as a function of weights and other state, evaluated on a private copy in evaluation mode.
 
     Not thread-safe, because a call replaces the weights of the copy: use one `clone` per thread.
 
@@ -143,57 +144,148 @@ class FunctionalLoss:
         device: device of the copy; the model's by default.
 
     Attributes:
-        layout: order and shapes of the parameters in the weight vector.
-        buffer_layout: order and shapes of the floating-point buffers.
+        originals: the user's model, and what its loss names.
+        layout: order and shapes of the trainable parameters, the weight vector.
         parameters: parameters of the copy, by name.
+        initial_state: all other tensors by name, as they were when the copy was made: buffers, frozen parameters, and
+            the tensors of modules that the loss names.
+        loose: names of trainable tensors that the loss names and no module holds.
+        switched: whether evaluation mode changes weights or attributes, as where a low-rank update is merged.
 
     Example:
         >>> loss = FunctionalLoss(nn.Linear(2, 1, bias=False), lambda m: m(torch.tensor([1.0, 10.0])).sum())
-        >>> loss.loss_at(torch.tensor([3.0, 4.0]), torch.empty(0)).item()
+        >>> loss.loss_at(torch.tensor([3.0, 4.0]), {}).item()
         43.0
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, device: str | torch.device | None = None) -> None:
         advice = "Write it as lambda m: criterion(m(x), y)."
         check_type("loss_fn", loss_fn, Callable, "a function of a model", advice=advice)
-        self.layout = parameter_layout(model)
-        self.buffer_layout = buffer_layout(model)
-        self._module = _LossModule(_move(copy_model(model), device).eval(), loss_fn)
+        self.layout, self._device = parameter_layout(model), device
+        self.originals, self._own = _copy_to(model, loss_fn, device)
+        self._training = {name: module.training for name, module in self._own.model.named_modules()}
+        before = [tensor._version for tensor in self._own.tensors().values()]
+        self._attributes = plain_attributes(self._own.model)
+        self._own.model.eval()
+        changed = changed_attributes(self._attributes, plain_attributes(self._own.model))
+        self.switched = bool(changed) or before != [tensor._version for tensor in self._own.tensors().values()]
+        if self.switched:
+            self._own = _copy_to(model, loss_fn, device)[1]
+        trained = {entry.name for entry in self.layout.entries}
+        self.initial_state = {
+            # Frozen parameters may be large. They need no copy of their own, because nothing writes to them.
+            name: tensor.detach() if isinstance(tensor, nn.Parameter) and not self.switched else tensor.detach().clone()
+            for name, tensor in self._own.tensors().items()
+            if name not in trained
+        }
+        self._own.model.eval()
         self._prepare()
 
     def clone(self) -> "FunctionalLoss":
         """Return a loss on another copy of the model, with the same data."""
         other = copy.copy(self)
-        other._module = _LossModule(copy.deepcopy(self._module.model), self._module.loss_fn)
+        other._own = copy_program(self._own.model, self._own.loss_fn)[1]
         other._prepare()
         return other
 
     def _prepare(self) -> None:
-        model = self._module.model
-        named = dict(model.named_parameters())
-        self.parameters = {entry.name: named[entry.name] for entry in self.layout.entries}
-        names = names_by_id(model.named_buffers(remove_duplicate=False))
-        self._buffers = [(names[id(b)], b) for b in model.buffers()]
+        self._module = _LossModule(self._own)
+        tensors = self._own.tensors()
+        keys = names_by_id(_all_names(self._module))
+        self._keys = {name: keys.get(id(tensor), ()) for name, tensor in tensors.items()}
+        self.loose = {name for name, found in self._keys.items() if not found}
+        self.parameters = {entry.name: tensors[entry.name] for entry in self.layout.entries}
+        self._buffers = [
+            name for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter) and name not in self.loose
+        ]
 
-    def loss_at(self, weights: Tensor, buffers: Tensor) -> Tensor:
-        """Return the loss at one weight vector `(n_params,)` and its buffers `(n_buffers,)`."""
+    @property
+    def model(self) -> nn.Module:
+        """The private copy of the model."""
+        return self._own.model
+
+    @property
+    def loss_fn(self) -> LossFn:
+        """The loss function, which names the private copies."""
+        return self._own.loss_fn
+
+    def state_layout(self, names: Iterable[str]) -> ParameterLayout:
+        """Return the layout of some tensors that are not trained, under all their names in the model."""
+        chosen = [name for name in self.initial_state if name in set(names)]
+        return lay_out({self._model_names(name): self.initial_state[name] for name in chosen})
+
+    def _model_names(self, name: str) -> tuple[str, ...]:
+        in_model = tuple(key.removeprefix("model.") for key in self._keys[name] if key.startswith("model."))
+        return in_model or (name,)
+
+    def loss_at(self, weights: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss at one weight vector `(n_params,)`, with some of the other tensors by name."""
         # All names of tied tensors are given: tie_weights=True would take as long as a layer of a small network.
-        return functional_call(self._module, self._tensors_by_name(weights, buffers, "model."), (), tie_weights=False)
+        return functional_call(self._module, self._tensors_by_name(weights, state), (), tie_weights=False)
 
-    def losses_in_loop(self, weights: Tensor, buffers: Tensor) -> Tensor:
-        """Return the losses `(n,)` at weight vectors `(n, n_params)`, one at a time; the copy keeps the last ones."""
-        if self._buffers:
-            return torch.stack([self.loss_at(*row) for row in zip(weights, buffers, strict=True)])
+    def losses_in_loop(self, weights: Tensor, states: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Return the losses `(n,)` at weight vectors `(n, n_params)`, one at a time; the copy keeps the last weights.
+
+        The weights are copied into the parameters, which is faster than replacing them, and leaves them what a loss may
+        ask for: parameters that require a gradient.
+        """
         own = [parameter.data for parameter in self.parameters.values()]
-        shapes = [(len(weights), *entry.shape) for entry in self.layout.entries]
-        parts = [part.reshape(to) for part, to in zip(weights.split(self.layout.sizes, dim=1), shapes, strict=True)]
+        columns = zip(weights.split(self.layout.sizes, dim=1), self.layout.entries, strict=True)
+        parts = [entry.unflatten(part) for part, entry in columns]
         losses = []
-        for row in zip(*parts, strict=True):  # copying weights into the module is faster than functional_call
+        for row, state in zip(zip(*parts, strict=True), states, strict=True):
             torch._foreach_copy_(own, list(row))
-            losses.append(self._module())
+            self._set_loose(state)
+            tensors = self._state_by_name(state)
+            loss = functional_call(self._module, tensors, (), tie_weights=False) if tensors else self._module()
+            losses.append(loss.detach())
         return torch.stack(losses)
 
-    def gradients(self, weights: Tensor, buffers: Tensor) -> Tensor:
+    def losses_by_loading(self, weights: Tensor, states: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Return the same losses, loading each state as a whole before the model is put into evaluation mode.
+
+        The slow way, for models whose evaluation mode changes weights.
+        """
+        losses = []
+        for row, state in zip(weights, states, strict=True):
+            self.load(row, state)
+            losses.append(self._module().detach())
+        return torch.stack(losses)
+
+    def load(self, weights: Tensor, state: Mapping[str, Tensor]) -> None:
+        """Load one whole state into the copy as it would be in training, and put it into evaluation mode."""
+        self.reset(weights, state)
+        self.model.eval()
+
+    def reset(self, weights: Tensor, state: Mapping[str, Tensor]) -> None:
+        """Load one whole state into the copy, in the mode in which the model was copied."""
+        self._load_into(self._own, weights, state)
+
+    def loss_of_fresh_copy(self, weights: Tensor, state: Mapping[str, Tensor]) -> tuple[float, list[str]]:
+        """Return the loss of another copy of the user's model, and the plain attributes that have changed there.
+
+        Nothing of the usual evaluation is used: the model is copied as it is now, the whole state is loaded in place,
+        and the copy is put into evaluation mode. If the model has other tensors by now, the private copy is copied.
+        """
+        known, now = self._own.tensors(), self.originals.tensors()
+        same = {name: tensor.shape for name, tensor in known.items()} == {name: t.shape for name, t in now.items()}
+        source = self.originals if same else self._own
+        _, fresh = _copy_to(source.model, source.loss_fn, self._device)
+        self._load_into(fresh, weights, state)
+        fresh.model.eval()
+        return float(fresh.loss_fn(fresh.model)), changed_attributes(self._attributes, plain_attributes(fresh.model))
+
+    def _load_into(self, own: PrivateCopy, weights: Tensor, state: Mapping[str, Tensor]) -> None:
+        for name, module in own.model.named_modules():
+            if module.training != self._training.get(name, module.training):
+                module.train(self._training[name])
+        tensors = own.tensors()
+        with torch.no_grad():
+            for name, value in (self.initial_state | dict(state) | self.layout.split(weights)).items():
+                if name in tensors:
+                    tensors[name].data.copy_(value)
+
+    def gradients(self, weights: Tensor, states: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Return the gradients at weight vectors `(n, n_params)`, computed one at a time.
 
         Raises:
@@ -201,7 +293,8 @@ class FunctionalLoss:
         """
         gradients = []
         with torch.enable_grad():
-            for at, state in zip([one.clone().requires_grad_() for one in weights], buffers, strict=True):
+            for at, state in zip([one.clone().requires_grad_() for one in weights], states, strict=True):
+                self._set_loose(state)
                 try:
                     gradients += torch.autograd.grad(self.loss_at(at, state), at)
                 except RuntimeError as error:
@@ -211,15 +304,16 @@ class FunctionalLoss:
                     ) from error
         return torch.stack(gradients)
 
-    def hessian_vector_product(self, weights: Tensor, buffers: Tensor, vector: Tensor) -> Tensor:
+    def hessian_vector_product(self, weights: Tensor, state: Mapping[str, Tensor], vector: Tensor) -> Tensor:
         """Return the product of the Hessian at one weight vector and another vector.
 
         Raises:
             ValueError: if the loss cannot be differentiated twice.
         """
+        self._set_loose(state)
         with torch.enable_grad():
             at = weights.requires_grad_()
-            loss = self.loss_at(at, buffers)
+            loss = self.loss_at(at, state)
             try:
                 [gradient] = torch.autograd.grad(loss, at, create_graph=True)
                 [product] = torch.autograd.grad(gradient, at, vector)
@@ -231,11 +325,19 @@ class FunctionalLoss:
                 ) from error
         return product
 
+    def probe(self, weights: Tensor) -> tuple[Any, ForwardProbe]:
+        """Return the loss at weights and the initial state, and what was observed during the forward pass."""
+        if self.switched:  # merging, which happens on the way to evaluation mode, reads weights, too
+            self.reset(weights, {})
+        with ForwardProbe(self._own.tensors(), self.parameters, self.originals.tensors()) as probe:
+            self.model.eval()
+            return self.loss_of_copy(), probe
+
     def loss_of_copy(self) -> Any:
         """Return the loss at the weights of the copy, without changing its buffers."""
-        return functional_call(self._module, self._buffers_by_name({}, "model."), (), tie_weights=False)
+        return functional_call(self._module, self._state_by_name({}), (), tie_weights=False)
 
-    def predict(self, weights: Tensor, buffers: Tensor, x: Tensor) -> Tensor:
+    def predict(self, weights: Tensor, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Return the model's output at inputs `x`.
 
         Raises:
@@ -243,51 +345,77 @@ class FunctionalLoss:
             ValueError: if the model does not accept it.
         """
         check_type("x", x, Tensor, "a tensor", advice="Pass the inputs of model(x).")
+        tensors = self._tensors_by_name(weights, state)
+        inside = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
         try:
-            return functional_call(self._module.model, self._tensors_by_name(weights, buffers), (x,), tie_weights=False)
+            return functional_call(self.model, inside, (x,), tie_weights=False)
         except RuntimeError as error:
             raise ValueError(
                 f"`x` must be an input of the model, got shape {tuple(x.shape)}; PyTorch says: {first_line(error)}. "
                 "Pass the inputs of model(x)."
             ) from error
 
-    def _tensors_by_name(self, weights: Tensor, buffers: Tensor, prefix: str = "") -> dict[str, Tensor]:
-        """Return all tensors of the model under all their names."""
-        state = self._buffers_by_name(self.buffer_layout.split(buffers), prefix)
-        for entry, part in zip(self.layout.entries, self.layout.split(weights).values(), strict=True):
-            tensor = part.to(self.parameters[entry.name].dtype)
-            state.update((prefix + name, tensor) for name in entry.names)
-        return state
+    def _tensors_by_name(self, weights: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights and state under all their names in `_LossModule`."""
+        tensors = self._state_by_name(state)
+        for name, part in self.layout.split(weights).items():
+            tensor = part.to(self.parameters[name].dtype)
+            tensors.update((key, tensor) for key in self._keys[name])
+        return tensors
 
-    def _buffers_by_name(self, given: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """Return copies of the given buffers, else of the model's: a forward pass may write to them."""
-        state: dict[str, Tensor] = {}
-        for names, own in self._buffers:
-            tensor = given.get(names[0], own).to(own.dtype, copy=True)
-            state.update((prefix + name, tensor) for name in names)
-        return state
+    def _state_by_name(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return copies of the given tensors, and of all buffers: a forward pass may write to them."""
+        tensors: dict[str, Tensor] = {}
+        for name in {**dict.fromkeys(self._buffers), **given}:
+            own = self.initial_state.get(name)
+            if own is not None:
+                tensor = given.get(name, own).to(own.dtype, copy=True)
+                tensors.update((key, tensor) for key in self._keys[name])
+        return tensors
+
+    def _set_loose(self, state: Mapping[str, Tensor]) -> None:
+        if self.loose:
+            tensors = self._own.tensors()
+            for name in self.loose:
+                tensors[name].data.copy_(state.get(name, self.initial_state[name]))
 
 
-def _move(model: nn.Module, device: str | torch.device | None) -> nn.Module:
+def _all_names(module: nn.Module) -> list[tuple[str, Tensor]]:
+    parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    return [*parameters, *buffers]
+
+
+def _copy_to(model: nn.Module, loss_fn: LossFn, device: str | torch.device | None) -> tuple[PrivateCopy, PrivateCopy]:
+    """Return a model and its loss, and a private copy of both on a device."""
+    originals, own = copy_program(model, loss_fn)
+    for layer in own.model.modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            layer.sparse = False  # the loss is the same, and it can be differentiated twice
     if device is None:
-        return model
+        return originals, own
     check_type("device", device, (str, torch.device), "a device", advice="Use 'cpu' or 'cuda:0', for example.")
     try:
-        return model.to(device)
+        for part in (own.model, *own.companions.values()):
+            if isinstance(part, nn.Module):
+                part.to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"`device` must be available to PyTorch, got {device!r}: {first_line(error)}. "
             "Use 'cpu', or leave it out to use the model's."
         ) from error
+    return originals, own
 
 
 class _LossModule(nn.Module):
     """`loss_fn(model)` as a forward pass, so that `functional_call` reaches the parameters inside it."""
 
-    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
+    def __init__(self, own: PrivateCopy) -> None:
         super().__init__()
-        self.model = model
-        self.loss_fn = loss_fn
+        self.model = own.model
+        for i, part in enumerate(own.companions.values()):
+            if isinstance(part, nn.Module):
+                self.add_module(f"companion_{i}", part)
+        self._loss_fn = (own.loss_fn,)  # a module here would be registered
 
     def forward(self) -> Any:  # `loss_fn` may return anything: see `check_scalar`
-        return self.loss_fn(self.model)
+        return self._loss_fn[0](self.model)

@@ -4,8 +4,9 @@ import copy
 import threading
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,35 @@ from loss_viz.objective.batching import (
     has_narrow_layers,
     reserve_heap,
 )
-from loss_viz.objective.functional import (
-    ForwardProbe,
-    FunctionalLoss,
-    LossFn,
-    check_scalar,
-    copy_model,
-    unfused_attention,
-    unwrap_model,
+from loss_viz.objective.functional import FunctionalLoss, check_scalar, unfused_attention, unwrap_model
+from loss_viz.objective.layout import ParameterLayout, float_buffers
+from loss_viz.objective.private_copy import LossFn
+
+NOTE = (
+    "loss_viz calls `loss_fn` on a copy of the model in evaluation mode. If the loss needs training mode, call "
+    "m.train() in it: lambda m: loss(m.train())."
 )
+PERTURBATION = 0.1  # of the size of each weight: far enough for a merged update to show, near enough to be finite
+
+
+@dataclass(frozen=True)
+class LossCheck:
+    """How far the losses of an objective are from those of the model itself, loaded afresh, in evaluation mode.
+
+    Attributes:
+        n: number of weight vectors that were compared.
+        factor: largest factor between the two losses; 1 where they differ by rounding.
+        cause: what differs, if it was found; else empty.
+    """
+
+    n: int
+    factor: float
+    cause: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the losses agree."""
+        return self.factor == 1
 
 
 class Objective:
@@ -80,23 +101,56 @@ class Objective:
         self.loss_fn = loss_fn
         self._loss = FunctionalLoss(model, loss_fn, device)
         self._idle, self._returned = [self._loss], threading.Condition()
-        self.layout, self.buffer_layout = self._loss.layout, self._loss.buffer_layout
-        self.n_params = self.layout.n
+        self.layout, self.n_params = self._loss.layout, self._loss.layout.n
+        self.buffer_layout = float_buffers(model)
         self.device = next(iter(self._loss.parameters.values())).device
-        self.initial_weights = self.layout.join(dict(model.named_parameters())).numpy()
-        self.initial_buffers = self.buffer_layout.join(dict(model.named_buffers())).numpy()
+        self.initial_weights = self.layout.join(self._loss.originals.tensors()).numpy()
         self._lock, self._tuner, self._token = threading.Lock(), ThreadTuner(), uuid.uuid4().hex
-        self._is_random, self._has_attention = True, False  # until `_probe` has found out
+        self._is_random, self._has_attention, self._needs_grad = True, False, False  # until `_probe` has found out
+        self._narrow = has_narrow_layers(model)
+        self.chunk_size, self._way = 1, "singly"
         with self._isolated():
-            loss, largest = self._probe()
+            largest = self._probe()
         with self._isolated():
-            self._narrow = has_narrow_layers(model)
-            self._evaluate = self._evaluate_batch
+            if self._loss.switched and not self._agrees_with_loading():
+                self._way = "loading"
+                return
             fitting = choose_chunk_size(largest, self.initial_weights.nbytes, self.device, narrow=self._narrow)
-            self.chunk_size = fitting if self._can_batch(loss) else 1
+            self.chunk_size = fitting if not self._needs_grad and self._can_batch() else 1
         # Fused attention, which cannot be batched, is faster than small batches without it.
-        if self.chunk_size == 1 or (self._has_attention and self.chunk_size <= MAX_ATTENTION_CHUNK):
-            self._evaluate = self._evaluate_singly
+        if self.chunk_size > 1 and not (self._has_attention and self.chunk_size <= MAX_ATTENTION_CHUNK):
+            self._way = "batch"
+
+    @property
+    def initial_buffers(self) -> Float[np.ndarray, " n_buffers"]:
+        """`(n_buffers,)`, the state that `buffer_layout` describes, as it was when the objective was made."""
+        absent = {entry.name: torch.zeros(entry.size, device="cpu") for entry in self.buffer_layout.entries}
+        return self.buffer_layout.join(absent | dict(self._loss.initial_state)).numpy()
+
+    @property
+    def initial_state(self) -> Mapping[str, Tensor]:
+        """All tensors that are not trained, by name, as they were when the objective was made."""
+        return self._loss.initial_state
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all parameters and buffers of the user's model and of the modules that the loss names, as they are."""
+        return self._loss.originals.tensors()
+
+    def following(self, names: Iterable[str]) -> "Objective":
+        """Return the same objective with other state beside the weights: the tensors that change during a run.
+
+        Args:
+            names: names in `initial_state`.
+        """
+        return self.with_layout(self._loss.state_layout(names))
+
+    def with_layout(self, layout: ParameterLayout) -> "Objective":
+        """Return the same objective with another `buffer_layout`, of which it ignores what the model does not have."""
+        other = copy.copy(self)
+        other.buffer_layout = layout
+        if self._loss.loose.intersection(entry.name for entry in layout.entries):  # cannot be replaced in a batch
+            other.chunk_size, other._way = 1, "singly"
+        return other
 
     def __call__(
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None = None
@@ -141,20 +195,20 @@ class Objective:
             ValueError: if it has another shape.
         """
         parameters, state = self._tensors(weights, buffers)
-        model = copy_model(self.model).to(self.device).eval()
-        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-        with torch.no_grad():
-            for name, value in (self.layout.split(parameters) | self.buffer_layout.split(state)).items():
-                tensors[name].copy_(value)
-        return model
+        with self._isolated(), self._borrow() as loss:
+            other = loss.clone()
+            other.load(parameters, state)
+        return other.model
 
     def with_batch_statistics(self) -> "Objective | None":
         """Return the loss with batch normalization on the statistics of the data instead of the running ones.
 
         None if the model has no batch normalization with running statistics.
         """
-        model = copy_model(self.model)
-        layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+        with self._borrow() as loss:
+            other_loss = loss.clone()
+        layers = [m for m in other_loss.model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+        layers = [layer for layer in layers if layer.track_running_stats]
         for layer in layers:
             layer.track_running_stats = False
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
@@ -162,10 +216,10 @@ class Objective:
             return None
         # Not a new objective: it would draw random numbers to probe the loss, in the panel beside the user's own code.
         other = copy.copy(self)
-        other.model, other._loss = model, FunctionalLoss(model, self.loss_fn, self.device)
+        other._loss = FunctionalLoss(other_loss.model, other_loss.loss_fn, self.device)
         other._idle, other._returned = [other._loss], threading.Condition()
-        other.buffer_layout, other.initial_buffers = other._loss.buffer_layout, self.initial_buffers[:0]
-        other.chunk_size, other._evaluate = 1, other._evaluate_singly
+        other.model = other._loss.originals.model
+        other.chunk_size, other._way = 1, "singly"
         return other
 
     def gradients(
@@ -178,6 +232,7 @@ class Objective:
             ValueError: if they have other shapes, or the loss cannot be differentiated.
         """
         weights, buffers = self._read(weights, buffers)
+        self._check_differentiable()
         gradients = np.empty(weights.shape)
         compute = vmap(grad(self._loss_at), randomness="same") if self.chunk_size > 1 else self._gradients_singly
         with self._isolated():
@@ -202,29 +257,44 @@ class Objective:
             TypeError: if they are not arrays of real numbers.
             ValueError: if they have other shapes, or the loss cannot be differentiated twice.
         """
+        self._check_differentiable()
         with self._isolated(), self._borrow() as loss:
             at, state = self._tensors(weights, buffers)
             product = loss.hessian_vector_product(at, state, self._tensors(vector)[0])
             return product.double().cpu().numpy()
 
+    def _check_differentiable(self) -> None:
+        if self._way == "loading":
+            raise ValueError(
+                "A gradient needs a loss that PyTorch can differentiate; in evaluation mode this model merges weights, "
+                "without a gradient. Use other `axes`, or a model that does not merge."
+            )
+
     def _loss_at(self, weights: Tensor, buffers: Tensor) -> Tensor:
         with self._borrow() as loss:
-            return loss.loss_at(weights, buffers)
+            return loss.loss_at(weights, self.buffer_layout.split(buffers))
 
     def _gradients_singly(self, weights: Tensor, buffers: Tensor) -> Tensor:
         with self._borrow() as loss:
-            return loss.gradients(weights, buffers)
+            return loss.gradients(weights, self._states(buffers))
+
+    def _evaluate(self, weights: Tensor, buffers: Tensor) -> Tensor:
+        """Return the losses of one chunk."""
+        if self._way == "batch":
+            return self._evaluate_batch(weights, buffers)
+        with self._borrow() as loss:
+            evaluate = loss.losses_in_loop if self._way == "singly" else loss.losses_by_loading
+            return evaluate(weights, self._states(buffers))
 
     def _evaluate_batch(self, weights: Tensor, buffers: Tensor) -> Tensor:
         with ExitStack() as stack:
             stack.enter_context(unfused_attention() if self._has_attention else nullcontext())
             stack.enter_context(NarrowLinearMode() if self._narrow else nullcontext())
             loss = stack.enter_context(self._borrow())
-            return vmap(loss.loss_at, randomness="same")(weights, buffers)
+            return vmap(lambda w, b: loss.loss_at(w, self.buffer_layout.split(b)), randomness="same")(weights, buffers)
 
-    def _evaluate_singly(self, weights: Tensor, buffers: Tensor) -> Tensor:
-        with self._borrow() as loss:
-            return loss.losses_in_loop(weights, buffers)
+    def _states(self, buffers: Tensor) -> list[dict[str, Tensor]]:
+        return [self.buffer_layout.split(row) for row in buffers]
 
     @contextmanager
     def _borrow(self) -> Iterator[FunctionalLoss]:
@@ -234,10 +304,12 @@ class Objective:
             while not self._idle:
                 self._returned.wait()
             loss = self._idle.pop()
-            if waited:
-                self._idle.append(loss.clone())
-                self._returned.notify()
         try:
+            if waited:
+                other = loss.clone()
+                with self._returned:
+                    self._idle.append(other)
+                    self._returned.notify()
             yield loss
         finally:
             with self._returned:
@@ -246,7 +318,16 @@ class Objective:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as constructor arguments; a worker rebuilds the objective once and reuses it."""
-        return _rebuild, (self._token, self.model, self.loss_fn, self.device, self.chunk_size)
+        with self._borrow() as loss:
+            other = loss.clone()
+        other.reset(self._tensor(self.initial_weights), {})
+        names = [entry.name for entry in self.buffer_layout.entries]
+        return _rebuild, (self._token, other.model, other.loss_fn, self.device, names, self.chunk_size, self._way)
+
+    def __copy__(self) -> "Objective":
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
 
     @contextmanager
     def _isolated(self, fused: bool = False) -> Iterator[None]:
@@ -256,7 +337,7 @@ class Objective:
             fused: allow fused attention.
         """
         with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.set_grad_enabled(self._needs_grad))
             if self.device.type in ("cpu", "cuda"):
                 stack.enter_context(torch.autocast(self.device.type, enabled=False))
             if self._has_attention and not fused:
@@ -270,16 +351,18 @@ class Objective:
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield the rows of each pass, their weights and their buffers."""
+        initial = self.initial_buffers
         for start in range(0, len(weights), self.chunk_size):
             rows = slice(start, start + self.chunk_size)
             chunk = self._tensor(weights[rows])
-            own = np.broadcast_to(self.initial_buffers, (len(chunk), len(self.initial_buffers)))
-            yield rows, chunk, self._tensor(own if buffers is None else buffers[rows])
+            own = np.broadcast_to(initial, (len(chunk), len(initial)))
+            yield rows, chunk, self._tensor(own if buffers is None else buffers[rows], self.buffer_layout)
 
-    def _tensors(self, weights: Any, buffers: Any = None) -> tuple[Tensor, Tensor]:
-        """Check one weight vector and its buffers, and move them to the device."""
+    def _tensors(self, weights: Any, buffers: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Check one weight vector and its buffers, and return it and them by name on the device."""
         weights, buffers = self._read(weights, buffers, single=True)
-        return self._tensor(weights), self._tensor(self.initial_buffers if buffers is None else buffers)
+        state = self._tensor(self.initial_buffers if buffers is None else buffers, self.buffer_layout)
+        return self._tensor(weights), self.buffer_layout.split(state)
 
     def _read(self, weights: Any, buffers: Any, *, single: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """Convert weight vectors as rows, or a single one, and their buffers if given to arrays."""
@@ -290,51 +373,129 @@ class Objective:
         advice = "Pass one row of buffers for each weight vector, or none to use the model's."
         return weights, check_array("buffers", buffers, (*weights.shape[:-1], self.buffer_layout.n), advice=advice)
 
-    def _tensor(self, array: Float[np.ndarray, "*shape"]) -> Tensor:
+    def _tensor(self, array: Float[np.ndarray, "*shape"], layout: ParameterLayout | None = None) -> Tensor:
         array = np.ascontiguousarray(array)  # PyTorch does not support negative strides
-        return torch.tensor(array, dtype=self.layout.dtype, device=self.device)
+        return torch.tensor(array, dtype=(layout or self.layout).dtype, device=self.device)
 
-    def _probe(self) -> tuple[Tensor, int]:
-        """Return the loss of the model and the bytes of the largest tensor in its evaluation."""
+    def _probe(self) -> int:
+        """Check the loss of the model, and return the bytes of the largest tensor in its evaluation."""
         random = torch.get_rng_state()
-        with ForwardProbe(self._loss.parameters.values()) as probe:
-            loss = self._evaluate_copy()
+        try:
+            loss, probe = self._loss.probe(self._tensor(self.initial_weights))
+        except Exception as error:
+            if self._needs_grad or "does not require grad" not in str(error):
+                raise self._explain(error) from error
+            self._needs_grad = True  # a loss that contains a derivative, such as the residual of an equation
+            with torch.enable_grad():
+                return self._probe()
         check_scalar(loss)
+        loss = loss.detach()
         if not probe.reads_parameters:
             raise ValueError(
                 "`loss_fn(model)` must use the model that it receives, it read none of its parameters. "
                 "Write it as lambda m: criterion(m(x), y), using m instead of the model's own name."
             )
+        if probe.foreign:
+            raise ValueError(
+                "`loss_fn(model)` must use only the model that it receives and what it names itself; it also read "
+                f"{', '.join(list(probe.foreign)[:3])}, through an object that a copy cannot follow. Make it part of "
+                "the model, pass it to the loss by name, or freeze it with requires_grad_(False) if it is not trained."
+            )
         self._is_random = self.device.type == "cuda" or not torch.equal(random, torch.get_rng_state())
         self._has_attention = probe.has_attention
-        again = self._evaluate_copy()
-        if not torch.equal(loss, again) and not (loss.isnan() and again.isnan()):
+        again = self._loss.loss_of_copy()
+        if not isinstance(again, Tensor) or again.shape or not (loss == again or (loss.isnan() and again.isnan())):
             raise ValueError(
-                f"`loss_fn(model)` must give the same loss twice, got {float(loss):.6g} and {float(again):.6g}. "
-                "Use a fixed set of data, and torch.manual_seed(0) inside it if it draws random numbers."
+                f"`loss_fn(model)` must give the same loss twice, got {float(loss):.6g} and {float(again):.6g}. Use a "
+                "fixed set of data that is not used up, and torch.manual_seed(0) inside it if it draws random numbers."
             )
-        return loss, probe.largest_bytes
+        return probe.largest_bytes
 
-    def _evaluate_copy(self) -> Any:
-        try:
-            return self._loss.loss_of_copy()
-        except RuntimeError as error:
-            if "device" not in str(error):
-                raise
-            raise ValueError(
+    def _explain(self, error: Exception) -> Exception:
+        """Return an error of `loss_fn` with what its author needs to know."""
+        if isinstance(error, RuntimeError) and "device" in str(error):
+            return ValueError(
                 f"The data of `loss_fn` must be on the device of the evaluation, {self.device}; PyTorch says: "
                 f"{first_line(error)}. Move it with x.to({str(self.device)!r})."
-            ) from error
+            )
+        # As error.add_note, which Python 3.10 does not have.
+        vars(error)["__notes__"] = [*getattr(error, "__notes__", []), NOTE]
+        return error
 
-    def _can_batch(self, loss: Tensor) -> bool:
-        """Return whether `vmap` gives the same loss; warn if not."""
-        weights, buffers = self._tensor(self.initial_weights), self._tensor(self.initial_buffers)
+    def _agrees_with_loading(self) -> bool:
+        """Return whether a model whose evaluation mode changes something may be evaluated without loading it anew."""
+        pair = self._two_weights()
+        fast, slow = self._loss.losses_in_loop(pair, [{}, {}]), self._loss.losses_by_loading(pair, [{}, {}])
+        return bool(_close(fast.double().cpu().numpy(), slow.double().cpu().numpy(), self._rtol).all())
+
+    def _two_weights(self) -> Tensor:
+        """Return the initial weights and others near them, at which a difference shows that the start hides."""
+        weights = self._tensor(self.initial_weights)
+        pattern = torch.cos(torch.arange(len(weights), device=self.device, dtype=weights.dtype))
+        return torch.stack([weights, weights + PERTURBATION * weights.abs().mean() * pattern])
+
+    @property
+    def _rtol(self) -> float:
+        """Relative difference of two losses that rounding can explain."""
+        return max(1e-3, *(4 * torch.finfo(p.dtype).eps for p in self._loss.parameters.values()))
+
+    def check_losses(
+        self,
+        weights: Float[np.ndarray, "n n_params"],
+        buffers: Float[np.ndarray, "n n_buffers"] | None = None,
+        losses: Float[np.ndarray, " n"] | None = None,
+    ) -> LossCheck:
+        """Compare the losses at weight vectors with those of the model itself, copied and loaded afresh for each.
+
+        The user's model is copied as it is now, the whole state is loaded into the copy in place, and the copy is put
+        into evaluation mode. If the losses differ by more than rounding, slower ways of evaluation are tried; the first
+        that agrees is used from then on, with a warning.
+
+        Args:
+            weights: weight vectors as rows.
+            buffers: as for a call.
+            losses: losses that are known from elsewhere, to be compared as well.
+        """
+        weights, buffers = self._read(weights, buffers)
+        expected, changed = np.empty(len(weights)), dict[str, None]()
+        with self._isolated():
+            for i, row in enumerate(weights):
+                vector, state = self._tensors(row, None if buffers is None else buffers[i])
+                expected[i], different = self._loss.loss_of_fresh_copy(vector, state)
+                changed |= dict.fromkeys(different)
+        first = self._way, self.chunk_size
+        factor = np.inf
+        for way in dict.fromkeys((self._way, "singly", "loading")):
+            if way != first[0]:
+                self._way, self.chunk_size = way, 1
+            found = self(weights, buffers)
+            if _close(found, expected, self._rtol).all():
+                if way != first[0]:
+                    warnings.warn(
+                        f"The usual evaluation gives other losses than the model itself, by up to a factor of "
+                        f"{factor:.3g}. Weight vectors are evaluated one at a time, which is slower and was checked.",
+                        RuntimeWarning,
+                        stacklevel=4,
+                    )
+                break
+            factor = min(factor, _largest_factor(found, expected))
+        else:
+            self._way, self.chunk_size = first
+            return LossCheck(len(weights), factor, ", ".join(list(changed)[:5]))
+        if losses is not None and not _close(losses, expected, self._rtol).all():
+            return LossCheck(len(weights), _largest_factor(losses, expected))
+        return LossCheck(len(weights), 1.0)
+
+    def _can_batch(self) -> bool:
+        """Return whether `vmap` gives the same losses; warn if not."""
+        weights, buffers = self._two_weights(), self._tensor(self.initial_buffers, self.buffer_layout)
+        expected = self._loss.losses_in_loop(weights, [{}, {}])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                pair = self._evaluate(torch.stack([weights, weights]), torch.stack([buffers, buffers]))
-                rtol = max(1e-3, *(4 * torch.finfo(p.dtype).eps for p in self._loss.parameters.values()))
-                reason = "" if torch.allclose(pair, loss, rtol=rtol, equal_nan=True) else "it gave another loss"
+                pair = self._evaluate_batch(weights, torch.stack([buffers, buffers]))
+                same = torch.allclose(pair, expected, rtol=self._rtol, equal_nan=True)
+                reason = "" if same else "it gave another loss"
             except Exception as error:  # a user's code may fail in any way on batched tensors
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
         reason = reason or next((str(w.message) for w in caught if "batching rule" in str(w.message)), "")
@@ -351,11 +512,27 @@ class Objective:
 _REBUILT: dict[str, Objective] = {}  # the last objective received from another process
 
 
-def _rebuild(token: str, model: nn.Module, loss_fn: LossFn, device: torch.device, chunk_size: int) -> Objective:
+def _rebuild(
+    token: str, model: nn.Module, loss_fn: LossFn, device: torch.device, names: list[str], chunk_size: int, way: str
+) -> Objective:
     if token not in _REBUILT:
         _REBUILT.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the original has warned already
             _REBUILT[token] = Objective(model, loss_fn, device=device)
-        _REBUILT[token].chunk_size = chunk_size
-    return _REBUILT[token]
+    objective = _REBUILT[token].following(names)
+    objective.chunk_size, objective._way = chunk_size, way
+    return objective
+
+
+def _close(found: np.ndarray, expected: np.ndarray, rtol: float) -> np.ndarray:
+    """Return which losses agree up to rounding, the largest of which rounding makes a part of every sum."""
+    finite = np.abs(expected[np.isfinite(expected)])
+    return np.isclose(found, expected, rtol=rtol, atol=rtol * 1e-3 * finite.max(initial=0), equal_nan=True)
+
+
+def _largest_factor(found: np.ndarray, expected: np.ndarray) -> float:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = found / expected
+        factors = np.where(ratio > 0, np.maximum(ratio, 1 / ratio), np.inf)
+    return float(factors.max())

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 
 from loss_viz.planes.projection import Projection
@@ -43,6 +43,7 @@ class Planes:
         span: function of planes and some columns of their rows that returns those columns of their axes E.
         shared_axes: `(2, n_params)`, the axes C of the picture if all planes share them, in place of `span`.
         buffers: `(n_planes, n_buffers)`, buffers of the model at the anchors; None if they never changed.
+        nominal: `(n_buffers,)`, which buffers cannot be averaged: whole numbers and flags. None if all can.
     """
 
     rows: WeightRows
@@ -53,6 +54,7 @@ class Planes:
     span: Span | None = None
     shared_axes: Float[np.ndarray, "2 n_params"] | None = None
     buffers: Float[np.ndarray, "n_planes n_buffers"] | None = None
+    nominal: Bool[np.ndarray, " n_buffers"] | None = None
 
     def __len__(self) -> int:
         return len(self.position)
@@ -97,8 +99,21 @@ class Planes:
         return combined
 
     def average_buffers(self, weights: PlaneWeights) -> Float[np.ndarray, "n n_buffers"] | None:
-        """Average the buffers of the planes with the same weights; None if they never changed."""
-        return None if self.buffers is None else weights @ self.buffers
+        """Average the buffers of the planes with the same weights; None if they never changed.
+
+        Whole numbers, flags, and values that are infinite or nan somewhere are those of the heaviest plane.
+        """
+        if self.buffers is None:
+            return None
+        taken = ~np.isfinite(self.buffers).all(axis=0)
+        if self.nominal is not None:
+            taken |= self.nominal
+        if not taken.any():
+            return weights @ self.buffers
+        heaviest = np.asarray(weights.argmax(axis=1)).ravel()
+        averaged = self.buffers[heaviest]
+        averaged[:, ~taken] = weights @ self.buffers[:, ~taken]
+        return averaged
 
     def take(self, index: Int[np.ndarray, " n"]) -> "Planes":
         """Return some planes with only the recorded rows they need; rows on disk stay there."""
@@ -118,6 +133,7 @@ class Planes:
             span if span is None or span is not self.span else _renumber(span, index),
             self.shared_axes,
             take_rows(self.buffers, index),
+            self.nominal,
         )
 
     @property
@@ -198,4 +214,5 @@ def join_planes(first: Planes, second: Planes) -> Planes:
         stack("path"),
         span,
         buffers=None if first.buffers is None else stack("buffers"),
+        nominal=first.nominal,
     )

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from loss_viz.objective.layout import TensorSpec
@@ -188,8 +188,9 @@ def check_shapes(path: Path, stored: Mapping[str, Any], entries: Sequence[Tensor
     """
     parts = [stored[name] for name in names]
     for entry, part in zip(entries, parts, strict=True):
-        if kind := _find_fault(part):
-            raise ValueError(f"{path} must hold plain real numbers: {entry.name!r} is {kind} in it; {REPAIR}")
+        if kind := _find_fault(part, entry.kind):
+            what = {"real": "real numbers", "complex": "complex numbers", "nominal": "whole numbers or flags"}
+            raise ValueError(f"{path} must hold plain {what[entry.kind]}: {entry.name!r} is {kind} in it; {REPAIR}")
     shapes = [tuple(part.shape if isinstance(part, Tensor) else part.get_shape()) for part in parts]
     pairs = [(entry, shape) for entry, shape in zip(entries, shapes, strict=True) if entry.shape != shape]
     if pairs:
@@ -197,11 +198,14 @@ def check_shapes(path: Path, stored: Mapping[str, Any], entries: Sequence[Tensor
         raise ValueError(f"{path} must hold tensors of the shapes of `model`: {where}; {REPAIR}")
 
 
-def _find_fault(part: Any) -> str:
-    """Describe a tensor that is not a plain array of real numbers; return "" for one that is."""
+def _find_fault(part: Any, kind: str) -> str:
+    """Describe a tensor that is not a plain array of numbers of a kind (see `TensorSpec`), or return ""."""
     if not isinstance(part, Tensor):  # a slice of a safetensors file, which holds plain tensors only
-        return "" if part.get_dtype().startswith(("F", "BF")) else part.get_dtype()
-    plain = part.is_floating_point() and part.layout == torch.strided and part.device.type == "cpu"
+        dtype = part.get_dtype()
+        found = "real" if dtype.startswith(("F", "BF")) else "complex" if dtype.startswith("C") else "nominal"
+        return "" if found == kind else dtype
+    found = "real" if part.is_floating_point() else "complex" if part.is_complex() else "nominal"
+    plain = found == kind and part.layout == torch.strided and part.device.type == "cpu"
     return "" if plain and not part.is_quantized else f"{part.dtype}, {part.layout}, on {part.device}"
 
 
@@ -232,9 +236,11 @@ def _rank(prefix: str) -> tuple[list[int], str]:
     return [WRAPPERS.index(part) if part in WRAPPERS else len(WRAPPERS) for part in prefix.split(".")[:-1]], prefix
 
 
-def read_flat(part: Any, shape: tuple[int, ...], start: int, stop: int) -> Float[Tensor, " m"]:
+def read_flat(part: Any, entry: TensorSpec, start: int, stop: int) -> Shaped[Tensor, " m"]:
     """Return values `start` to `stop` of a flattened tensor, reading only the rows of the file that contain them."""
-    width = torch.Size(shape[1:]).numel()
+    if entry.kind == "complex":
+        return torch.view_as_real(part[:] if entry.shape else part).reshape(-1)[start:stop]
+    width = torch.Size(entry.shape[1:]).numel()
     first = start // width
-    rows = part[first : -(-stop // width)] if shape else part
+    rows = part[first : -(-stop // width)] if entry.shape else part
     return rows.reshape(-1)[start - first * width : stop - first * width]

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import safetensors.torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from loss_viz._files import atomic_write
 from loss_viz._validation import check_path, check_type
-from loss_viz.objective.layout import ParameterLayout, TensorSpec, frozen_layouts
+from loss_viz.objective.layout import ParameterLayout
+from loss_viz.objective.objective import Objective
 from loss_viz.runs.checkpoint_file import (
     SUFFIXES,
     WEIGHTS,
@@ -85,21 +86,19 @@ def write_snapshot(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
         part.write_bytes(safetensors.torch.save(copies, dict(metadata)))
 
 
-def has_tensor(path: Path, entry: TensorSpec) -> bool:
-    """Return whether a checkpoint holds a tensor under one of its names, with any prefix."""
-    with open_checkpoint(path) as stored:
-        return bool(find_prefixes(stored, entry))
-
-
 class Checkpoints:
     """Weight vectors `(n, n_params)` in checkpoints, indexed like an array and read on demand.
 
     Nothing is cached and no file stays open. `rows[5]` is one vector, `rows[2:4]` and `rows[[0, 7]]` are several,
     `rows[:, 100:200]` reads only a range of columns, `np.asarray(rows)` reads everything.
 
-    Attributes:
+    Args:
         paths: checkpoints, one per row.
         layout: tensors that make up a row.
+        defaults: values of tensors that some of the checkpoints do not hold, by name.
+
+    Attributes:
+        paths, layout: as given.
         shape: `(n, n_params)`.
         dtype: dtype of the values returned; half precision is widened to float32.
         nbytes: memory held by the rows: 0.
@@ -117,13 +116,16 @@ class Checkpoints:
         ((1, 3), array([1., 2., 3.], dtype=float32), array([[2., 3.]], dtype=float32))
     """
 
-    def __init__(self, paths: Sequence[Path], layout: ParameterLayout) -> None:
+    def __init__(
+        self, paths: Sequence[Path], layout: ParameterLayout, defaults: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.paths = tuple(paths)
         self.layout = layout
         self.nbytes = 0
+        self._defaults = {} if defaults is None else defaults
         self._keys: dict[tuple[str, ...], list[str]] = {}  # by the names in a file: the files of a run have the same
         self.shape = (len(self.paths), layout.n)
-        self.dtype = torch.empty(0, dtype=layout.dtype).numpy().dtype
+        self.dtype = np.dtype(str(layout.dtype).removeprefix("torch."))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -136,7 +138,7 @@ class Checkpoints:
             )
         start, stop, _ = columns.indices(self.shape[1])
         rows = np.asarray(np.arange(len(self))[index])  # NumPy's rules for indices
-        out = torch.empty((rows.size, max(stop - start, 0)), dtype=self.layout.dtype)
+        out = torch.empty((rows.size, max(stop - start, 0)), dtype=self.layout.dtype, device="cpu")
         for row, values in zip(rows.flat, out, strict=True) if out.numel() else ():
             self._read(self.paths[row], start, values)
         return out.numpy().reshape(*rows.shape, out.shape[1])
@@ -146,37 +148,72 @@ class Checkpoints:
             raise ValueError("The rows are in files: an array of them is always a copy. Leave out copy=False.")
         return self[:].astype(dtype or self.dtype, copy=False)
 
+    def cut(self, rows: slice) -> "Checkpoints":
+        """Return consecutive rows, which stay on disk."""
+        return Checkpoints(self.paths[rows], self.layout, self._defaults)
+
     def _read(self, path: Path, start: int, out: Float[Tensor, " m"]) -> None:
         """Fill `out` with the values of a checkpoint, starting at column `start`."""
         entries, sizes = self.layout.entries, self.layout.sizes
         begins = accumulate(sizes[:-1], initial=-start)
         with open_checkpoint(path) as stored:
-            names = tuple(stored)
-            if names not in self._keys:
-                self._keys[names] = match_names(path, stored, entries)
-            keys = self._keys[names]
-            check_shapes(path, stored, entries, keys)
-            for entry, key, begin, size in zip(entries, keys, begins, sizes, strict=True):
+            parts = self._find(path, stored)
+            for entry, begin, size in zip(entries, begins, sizes, strict=True):
                 first, last = max(begin, 0), min(begin + size, len(out))
                 if first < last:
-                    out[first:last] = read_flat(stored[key], entry.shape, first - begin, last - begin)
+                    out[first:last] = read_flat(parts[entry.name], entry, first - begin, last - begin)
+
+    def _find(self, path: Path, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the tensors of the layout in a checkpoint, or their defaults, by name."""
+        entries = self.layout.entries
+        if self._defaults:
+            entries = tuple(entry for entry in entries if find_prefixes(stored, entry))
+        names = tuple(stored)
+        if names not in self._keys:
+            self._keys[names] = match_names(path, stored, entries) if entries else []
+        keys = self._keys[names]
+        check_shapes(path, stored, entries, keys)
+        found = {entry.name: stored[key] for entry, key in zip(entries, keys, strict=True)}
+        return found if len(found) == len(self.layout.entries) else {**self._defaults, **found}
 
 
-def check_frozen(model: nn.Module, paths: list[Path]) -> None:
-    """Check that the frozen parameters of a model have the values of the checkpoints.
+N_COMPARED = 5  # checkpoints that are searched for tensors that change
+
+
+def find_changing(paths: Sequence[Path], objective: Objective) -> list[str]:
+    """Return the names of tensors that are not trained by gradients and differ between the checkpoints of a run.
+
+    Args:
+        paths: checkpoints in order; the first, the last and some in between are compared.
+        objective: loss of the model, which holds the values of tensors that are in no checkpoint.
 
     Raises:
-        ValueError: if they have others, or a checkpoint is broken.
+        ValueError: if a frozen parameter has one and the same value in all of them, and another one in the model.
     """
-    parameters = dict(model.named_parameters())
-    for layout in frozen_layouts(model):
+    some = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, N_COMPARED).astype(int))]
+    Checkpoints(some[:1], objective.layout)[:, :1]  # another model is noticed by its weights
+    held = [set(_names_of(path)) for path in some]
+    changing, live = [], objective.tensors()
+    for name, own in objective.initial_state.items():
+        layout = objective.following([name]).buffer_layout
         [entry] = layout.entries
-        own = layout.join(parameters).numpy()
-        if has_tensor(paths[0], entry) and (Checkpoints(paths, layout)[:] != own).any():
+        if not any(find_prefixes(names, entry) for names in held):
+            continue
+        rows = Checkpoints(some, layout, {name: own})[:]
+        if (rows == layout.join({name: own}).numpy()).all():
+            continue
+        if isinstance(live[name], nn.Parameter) and (rows == rows[0]).all():
             raise ValueError(
-                f"{entry.name!r} is frozen in `model`, and the checkpoints hold other values. Load one of them into "
-                "`model` first, or set requires_grad as it was during training."
+                f"{name!r} is frozen in `model`, and the checkpoints hold other values. Load one of them into `model` "
+                "first, or set requires_grad as it was during training."
             )
+        changing.append(name)
+    return changing
+
+
+def _names_of(path: Path) -> list[str]:
+    with open_checkpoint(path) as stored:
+        return list(stored)
 
 
 def _search(place: Path) -> list[Path]:

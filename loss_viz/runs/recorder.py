@@ -1,19 +1,26 @@
 """Recording any training loop: snapshots of the weights, evenly spaced in steps."""
 
+import sys
+import threading
 import warnings
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.hooks import RemovableHandle
 
 from loss_viz._validation import check_int, check_path, check_type
-from loss_viz.objective.layout import ParameterLayout
 from loss_viz.objective.objective import LossFn, Objective
 from loss_viz.runs.checkpoints import Checkpoints, find_checkpoints, write_snapshot
 from loss_viz.runs.run import Run, evaluate_run
@@ -25,15 +32,24 @@ MIN_SNAPSHOTS, MIN_SNAPSHOTS_ON_DISK, MAX_SNAPSHOTS = 25, 200, 2000
 
 NAME = "step-{:010d}.safetensors"
 
-Arrays = tuple[np.ndarray, np.ndarray]  # weights and buffers
+MAX_EXACT = 2**53  # whole numbers up to this are recorded exactly
+
+
+Part = frozenset[int]  # parameters, by `id`
+
+
+class Snapshot(NamedTuple):
+    """The weights at one step, or the file that holds them, and all other tensors; those that stay are shared."""
+
+    weights: np.ndarray | Path
+    state: Mapping[str, Tensor]
 
 
 class Snapshots:
     """Snapshots of every `every`-th step and of the last one; when there are too many, every second one is dropped.
 
     Args:
-        layout: order and shapes of the parameters.
-        buffer_layout: order and shapes of the buffers.
+        objective: loss of the model before the first step.
         every: steps between snapshots; doubled each time there are too many.
         limit: maximum number of snapshots; as many as fit in 1 GiB if None.
         folder: folder for the snapshots, one file each, without snapshots of another run; None keeps them in memory.
@@ -43,16 +59,8 @@ class Snapshots:
         OSError: if the folder cannot be created.
     """
 
-    def __init__(
-        self,
-        layout: ParameterLayout,
-        buffer_layout: ParameterLayout,
-        *,
-        every: int,
-        limit: int | None,
-        folder: Path | None,
-    ) -> None:
-        self.layout, self.buffer_layout = layout, buffer_layout
+    def __init__(self, objective: Objective, *, every: int, limit: int | None, folder: Path | None) -> None:
+        self.objective = objective
         self.every = every
         self.folder = folder
         if folder is not None:
@@ -63,13 +71,20 @@ class Snapshots:
                     f"`folder` must be a new or empty folder, {folder} holds {n} snapshots of another run. "
                     "Open them with Run.from_checkpoints, or choose another folder."
                 )
-        n_fitting = DEFAULT_BYTES // (layout.n * layout.dtype.itemsize)
-        least = MIN_SNAPSHOTS_ON_DISK if folder else MIN_SNAPSHOTS
-        self.limit = limit or int(np.clip(n_fitting, least, MAX_SNAPSHOTS))
-        self._kept: dict[int, Path | Arrays] = {}  # by step, in increasing order
+        self._limit = limit
+        self._bytes = objective.initial_weights.nbytes  # of the last snapshot
+        self._last = dict(objective.initial_state)
+        self._changed: set[str] = set()
+        self._kept: dict[int, Snapshot] = {}  # by step, in increasing order
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def limit(self) -> int:
+        """Maximum number of snapshots."""
+        least = MIN_SNAPSHOTS_ON_DISK if self.folder else MIN_SNAPSHOTS
+        return self._limit or int(np.clip(DEFAULT_BYTES // self._bytes, least, MAX_SNAPSHOTS))
 
     @property
     def steps(self) -> Int[np.ndarray, " n"]:
@@ -82,31 +97,71 @@ class Snapshots:
             self._make_room()
         return step % self.every == 0
 
-    def add(self, step: int, weights: Float[Tensor, " n_params"], buffers: Float[Tensor, " n_buffers"]) -> None:
+    def restart(self, objective: Objective) -> None:
+        """Drop all snapshots, and compare with another initial state from now on."""
+        self._drop(list(self._kept))
+        self.objective, self._last, self._changed = objective, dict(objective.initial_state), set()
+
+    def add(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Add a snapshot, replacing a last one that is not a multiple of `every`.
 
+        Args:
+            step: training step.
+            tensors: all tensors of the model, by name.
+
         Raises:
+            ValueError: if whole numbers are too large to be recorded.
             OSError: if it cannot be written; the earlier ones are kept.
         """
         if step % self.every:
             self._make_room()
-        kept: Path | Arrays = (weights.numpy(), buffers.numpy())
+        weights = self.objective.layout.join(tensors)
+        state = {name: self._share(name, tensors[name].detach()) for name in self._last}
+        moved = [name for name, tensor in state.items() if tensor is not self._last[name]]
+        self._changed.update(name for name in state if state[name] is not self.objective.initial_state[name])
+        self._bytes = weights.nbytes + sum(state[name].nbytes for name in moved)
+        kept: np.ndarray | Path = weights.numpy()
         if self.folder is not None:
             kept = self.folder / NAME.format(step)
-            tensors = self.layout.split(weights) | self.buffer_layout.split(buffers)
-            write_snapshot(kept, tensors, {"step": str(step)})
+            chosen = [name for name in state if name in self._changed or not isinstance(tensors[name], nn.Parameter)]
+            stored = self.objective.layout.split(weights) | {name: state[name] for name in chosen}
+            write_snapshot(kept, stored, {"step": str(step)})
+        else:
+            self._last = state
         if self._has_tail:
             self._drop([max(self._kept)])
-        self._kept[step] = kept
+        self._kept[step] = Snapshot(kept, state if self.folder is None else {})
 
-    def gather(self) -> tuple[WeightRows, WeightRows | None]:
-        """Return all weights, and all buffers if they change; rows on disk are read on demand."""
-        if self.folder is not None:
-            paths = [kept for kept in self._kept.values() if isinstance(kept, Path)]
-            weights, buffers = (Checkpoints(paths, layout) for layout in (self.layout, self.buffer_layout))
-            return weights, buffers if self.buffer_layout.n else None
-        rows, states = map(np.stack, zip(*self._kept.values(), strict=True))
-        return rows, states if np.ptp(states, axis=0).any() else None
+    def _share(self, name: str, tensor: Tensor) -> Tensor:
+        """Return the last tensor of this name if it has the same values, else a copy of the new one on the CPU."""
+        last = self._last[name]
+        if bool((tensor.to(last.device) == last).all()):
+            return last
+        if tensor.dtype in (torch.int64, torch.uint64) and tensor.double().abs().max() > MAX_EXACT:
+            raise ValueError(f"{name!r} holds whole numbers beyond 2^53, which cannot be recorded exactly")
+        return tensor.to("cpu", copy=True)
+
+    def has_weights(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Return whether the last snapshot holds the weights among these tensors."""
+        last = self._kept[max(self._kept)].weights
+        known = Checkpoints([last], self.objective.layout)[0] if isinstance(last, Path) else last
+        return np.array_equal(known, self.objective.layout.join(tensors).numpy())
+
+    def gather(self) -> tuple[Objective, WeightRows, WeightRows | None]:
+        """Return all weights, and all other tensors that change; rows on disk are read on demand.
+
+        Returns:
+            The objective with those tensors in its `buffer_layout`; weights; the other tensors, or None.
+        """
+        objective = self.objective.following(self._changed)
+        layout = objective.buffer_layout
+        paths = [kept.weights for kept in self._kept.values() if isinstance(kept.weights, Path)]
+        if paths:
+            buffers = Checkpoints(paths, layout, objective.initial_state) if layout.n else None
+            return objective, Checkpoints(paths, objective.layout), buffers
+        rows = np.stack([kept.weights for kept in self._kept.values() if isinstance(kept.weights, np.ndarray)])
+        states = [layout.join(kept.state).numpy() for kept in self._kept.values()] if layout.n else None
+        return objective, rows, None if states is None else np.stack(states)
 
     def _make_room(self) -> None:
         if len(self._kept) - self._has_tail >= self.limit:
@@ -119,7 +174,7 @@ class Snapshots:
 
     def _drop(self, steps: list[int]) -> None:
         for step in steps:
-            kept = self._kept.pop(step)
+            kept = self._kept.pop(step).weights
             if isinstance(kept, Path):
                 kept.unlink(missing_ok=True)
 
@@ -186,11 +241,15 @@ class Recorder:
         self.objective = Objective(model, loss_fn, device=device)
         self.model = self.objective.model
         self.name = name
-        layouts = self.objective.layout, self.objective.buffer_layout
-        self._snapshots = Snapshots(*layouts, every=every, limit=max_snapshots, folder=place)
+        self._snapshots = Snapshots(self.objective, every=every, limit=max_snapshots, folder=place)
+        self._known = _describe(self.objective.tensors())
         self.step = 0
         self.note = ""
+        self._lock = threading.RLock()
         self._hooks: list[RemovableHandle] = []
+        self._parts: set[Part] = set()  # the parts of the model that have optimizers of their own
+        self._stepped: set[Part] = set()  # those updated since the last step
+        self._running: list[int] = []  # optimizers within their step, by `id`: a wrapper calls an inner one
         self._add()
         [loss] = self.objective(self.objective.initial_weights[None])
         if not np.isfinite(loss):
@@ -209,36 +268,81 @@ class Recorder:
         """Count one update of the weights, and take a snapshot if one is due.
 
         With gradient accumulation call it once per update, not per batch; `attach` does so by itself. It raises no
-        errors: if recording cannot continue (weights that are not finite, parameters that were added, removed or
-        resized, a full disk), a `RuntimeWarning` says so, the run so far is kept and training continues.
+        errors: if recording cannot continue (weights that are not finite, parameters or buffers that were added,
+        removed or resized, a full disk), a `RuntimeWarning` says so, the run so far is kept and training continues.
         """
-        self.step += 1
-        if not self.note and self._snapshots.is_due(self.step):
-            self._add()
+        with self._lock:
+            self.step += 1
+            self._stepped.clear()
+            if not self.note and self._snapshots.is_due(self.step):
+                self._add()
 
-    def attach(self, optimizer: Optimizer) -> "Recorder":
-        """Record after each step of an optimizer, until the end of a `with` block or `detach()`.
+    def attach(self, *optimizers: Optimizer) -> "Recorder":
+        """Record after each update by optimizers, until the end of a `with` block or `detach()`.
+
+        An update is one step of each optimizer of the model, so that several that are stepped in turn (Muon for
+        matrices and AdamW for the rest, the two of a GAN) count once; one that is stepped more often than the others
+        counts each time. A step inside another optimizer's step, as of a wrapper, is part of it. Any optimizer of the
+        model's parameters is noticed, also one that is not given here.
 
         Returns:
             The recorder, for `with Recorder(model, loss_fn).attach(optimizer) as recorder`.
 
         Raises:
-            TypeError: if `optimizer` is not a PyTorch optimizer.
+            TypeError: if an optimizer has no `param_groups`.
             ValueError: if it updates no parameter of the model.
         """
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}. "
-                "If it is wrapped pass the inner one, or call recorder.record() after each step."
-            )
-        own = {id(p) for p in self.model.parameters() if p.requires_grad}
-        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-            raise ValueError(
-                "`optimizer` must update the recorded model, none of its parameters are the model's. "
-                "Create it from the same model, after the model was moved to its device."
-            )
-        self._hooks.append(optimizer.register_step_post_hook(lambda *_: self.record()))
+        for optimizer in optimizers:
+            if not isinstance(getattr(optimizer, "param_groups", None), list):
+                raise TypeError(
+                    f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}. "
+                    "If it is wrapped pass the inner one, or call recorder.record() after each step."
+                )
+            part = self._part_of(optimizer)
+            if not part & {id(p) for p in self.model.parameters() if p.requires_grad}:
+                raise ValueError(
+                    "`optimizer` must update the recorded model, none of its parameters are the model's. "
+                    "Create it from the same model, after the model was moved to its device."
+                )
+            self._parts.add(part)
+        if not self._hooks:
+            self._hooks += [
+                register_optimizer_step_pre_hook(_uncompiled(self._before_step)),
+                register_optimizer_step_post_hook(_uncompiled(self._after_step)),
+            ]
         return self
+
+    def _part_of(self, optimizer: Any) -> Part:
+        """Return which parameters of the model an optimizer updates, by `id`."""
+        own = map(id, self.model.parameters())
+        return frozenset(id(p) for group in optimizer.param_groups for p in group["params"]).intersection(own)
+
+    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+        with self._lock:
+            part = self._part_of(optimizer)
+            if id(optimizer) in self._running:  # its last step raised an error
+                del self._running[self._running.index(id(optimizer)) :]
+            if not self._running and any(part & known for known in self._stepped):
+                self.record()  # without those that were not stepped this time
+            if part:
+                self._running.append(id(optimizer))
+
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        with self._lock:
+            if id(optimizer) not in self._running:
+                return
+            del self._running[self._running.index(id(optimizer)) :]
+            if self._running:
+                return
+            part = self._part_of(optimizer)
+            is_new = not any(part & known for known in self._parts)
+            if is_new and self.step == 1:  # of the first update, which was taken for complete
+                self.step, self._stepped = 0, set(self._parts)
+            # One that overlaps is the same optimizer with other parameters than before.
+            self._parts = {known for known in self._parts if not part & known} | {part}
+            self._stepped = {known for known in self._stepped if not part & known} | {part}
+            if self._stepped >= self._parts:
+                self.record()
 
     def detach(self) -> None:
         """Stop recording the steps of all optimizers."""
@@ -268,15 +372,25 @@ class Recorder:
             ValueError: if nothing was recorded after the start.
         """
         self._catch_up()
+        moved = not self.note and not self._snapshots.has_weights(self.objective.tensors())
         if len(self) < 2:
+            seen = "The weights have moved, but no step was seen" if moved else "The recorder holds only the start"
             raise ValueError(
-                "The recorder holds only the start. Call recorder.record() after each optimizer.step(), or "
-                "recorder.attach(optimizer) before the loop, and train."
+                f"{seen}. Call recorder.record() after each update, or recorder.attach(optimizer) before the loop, and "
+                "train."
             )
-        weights, buffers = self._snapshots.gather()
+        if moved:
+            warnings.warn(
+                f"The weights of the model are no longer those of step {self.step}, with which the run ends. If an "
+                "update was missed call recorder.record() after each; weights that were put back (best, averaged) are "
+                "no part of the run.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        objective, weights, buffers = self._snapshots.gather()
         _warn_about_repeats(weights)
         run = evaluate_run(
-            self.objective,
+            objective,
             weights,
             self._snapshots.steps,
             buffers=buffers,
@@ -290,24 +404,48 @@ class Recorder:
 
     def _catch_up(self) -> None:
         """Record the current weights, with which the run ends."""
-        if self._snapshots.steps[-1] != self.step and not self.note:
-            self._add()
+        with self._lock:
+            if self._stepped:
+                self.record()
+            if self._snapshots.steps[-1] != self.step and not self.note:
+                self._add()
 
     def _add(self) -> None:
-        if change := self._find_change():
-            self._end(f"At step {self.step} the model has changed, {change}", "Make a new Recorder after that.")
-            return
-        weights = self.objective.layout.join(dict(self.model.named_parameters()))
-        buffers = self.objective.buffer_layout.join(dict(self.model.named_buffers()))
-        if not weights.isfinite().all():
-            self._end(f"The weights are no longer finite at step {self.step}")
-            return
         try:
-            self._snapshots.add(self.step, weights, buffers)
-        except OSError as error:
+            tensors = self.objective.tensors()
+            if change := self._find_change(tensors):
+                if not self._restart(tensors):
+                    self._end(f"At step {self.step} the model has changed, {change}", "Make a new Recorder after that.")
+                return
+            if not all(tensors[entry.name].isfinite().all() for entry in self.objective.layout.entries):
+                self._end(f"The weights are no longer finite at step {self.step}")
+                return
+            self._snapshots.add(self.step, tensors)
+        except Exception as error:  # nothing that happens here may end the training
             if not self._snapshots:
                 raise
             self._end(f"Recording could not go on at step {self.step}: {error}")
+
+    def _restart(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Begin the run at this step if buffers took another shape in the first update, and return whether they did."""
+        weights = {entry.name for entry in self.objective.layout.entries}
+        now = _describe(tensors)
+        if len(self) > 1 or any(now.get(name) != self._known[name] for name in weights):
+            return False
+        if any(p.requires_grad and name not in weights for name, p in self.model.named_parameters()):
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first objective has warned already
+            self.objective = Objective(self.model, self.objective.loss_fn, device=self.objective.device)
+        self._snapshots.restart(self.objective)
+        self._known = now
+        self._snapshots.add(self.step, tensors)
+        warnings.warn(
+            f"Buffers of the model took their shape in the first update; the run starts at step {self.step}.",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+        return True
 
     def _end(self, cause: str, repair: str = "") -> None:
         """Stop recording with a warning, and keep the run so far."""
@@ -317,15 +455,36 @@ class Recorder:
         self.detach()
         warnings.warn(self.note, RuntimeWarning, stacklevel=4)
 
-    def _find_change(self) -> str:
-        """Describe the first parameter that differs from the start in name, shape or requires_grad."""
-        now = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
-        known = {entry.name: entry.shape for entry in self.objective.layout.entries}
-        trained = [name for name, p in self.model.named_parameters() if p.requires_grad]
-        for name in [*known, *trained]:
+    def _find_change(self, tensors: Mapping[str, Tensor]) -> str:
+        """Describe the first tensor that differs from the start in name, shape, dtype or requires_grad."""
+        now, known = _describe(tensors), self._known
+        for name in [*known, *now]:
             if now.get(name) != known.get(name):
-                return f"{name!r} was {known.get(name, 'not trained')} and is {now.get(name, 'gone')}"
+                was, this = known.get(name, ("not there", "")), now.get(name, ("gone", ""))
+                part = int(was[0] == this[0])  # the dtype only where the shape is the same
+                return f"{name!r} was {was[part]} and is {this[part]}"
+        weights = {entry.name for entry in self.objective.layout.entries}
+        for name, p in self.model.named_parameters():
+            if p.requires_grad and name not in weights:
+                return f"{name!r} was not trained and is {now[name][0]}"
         return ""
+
+
+def _describe(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Any, ...]]:
+    """Return shape and dtype of tensors, by name."""
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _uncompiled(hook: Callable[..., None]) -> Callable[..., None]:
+    """Keep a hook out of a compiled update, which would compile it again for each step."""
+    uncompiled: list[Callable[..., None]] = []
+
+    def call(*given: Any) -> None:
+        if not uncompiled and "torch._dynamo" in sys.modules:  # not before, because it would import the compiler
+            uncompiled.append(torch.compiler.disable(hook))
+        (uncompiled or [hook])[0](*given)
+
+    return call
 
 
 def _warn_about_repeats(weights: WeightRows) -> None:

@@ -1,8 +1,10 @@
 """A recorded training run: its weights, the loss at each of them, and its file."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -14,13 +16,14 @@ from tqdm.auto import tqdm
 
 from loss_viz._files import check_destination
 from loss_viz._validation import check_array, check_int, check_type, first_line
-from loss_viz.objective.objective import LossFn, Objective
-from loss_viz.runs.checkpoints import Checkpoints, check_frozen, find_checkpoints, has_tensor
+from loss_viz.objective.objective import LossCheck, LossFn, Objective
+from loss_viz.runs.checkpoints import Checkpoints, find_changing, find_checkpoints
 from loss_viz.runs.run_file import Parameters, read_run_file, rebuild_model, write_archive
 from loss_viz.runs.weights import WeightRows, row_blocks, take_rows
 from loss_viz.tasks.regression import Task
 
 MAX_STEP = 2**53  # integers up to this are exact as floats
+N_CHECKED = 5  # steps at which losses are compared with those of the model itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +41,9 @@ class Run:
         objective: `objective(weights (n, n_params)) -> (n,)`, the loss anywhere in weight space.
         task: regression task of a run from `train`, else None.
         note: sentence that says why the run ended early, else empty.
-        buffers: `(n_steps, n_buffers)`, the floating-point buffers of the model, such as the statistics of batch
-            normalization; None if they never change.
+        buffers: `(n_steps, n_buffers)`, the other tensors of the model that change, as `objective.buffer_layout` lists
+            them: buffers such as the statistics of batch normalization, and frozen parameters that something else
+            moves, such as an average; None if there are none.
         name: name in legends.
         settings: training settings as plain values, as far as they are known.
 
@@ -83,14 +87,14 @@ class Run:
                 f"`buffers` must have shape {(n_steps, self.objective.buffer_layout.n)}, got {self.buffers.shape}. "
                 "Record them at the same steps, or leave them out if they never change."
             )
-        given = (self.weights, self.buffers, self.loss, self.step)
-        arrays = [array for array in given if isinstance(array, np.ndarray)]
+        arrays = [array for array in (self.weights, self.loss, self.step) if isinstance(array, np.ndarray)]
         if not all(np.isfinite(array).all() for array in arrays):
             raise ValueError(
                 "A run needs finite weights and losses; some are nan or inf. Keep the rows before the first one."
             )
-        for array in arrays:
-            array.setflags(write=False)
+        for array in (*arrays, self.buffers):
+            if isinstance(array, np.ndarray):
+                array.setflags(write=False)
 
     def _convert(self) -> None:
         """Check types, and convert everything that NumPy can read as numbers to arrays."""
@@ -122,6 +126,15 @@ class Run:
         name = f"{self.name or self.task.name!r}, " if self.task else f"{self.name}, " if self.name else ""
         ends = f"loss {self.loss[0]:.3g} -> {self.loss[-1]:.3g}"
         return f"Run({name}{len(self)} steps of {self.objective.n_params} weights, {ends})"
+
+    @cached_property
+    def check(self) -> LossCheck:
+        """How far the losses are from those of the model itself, loaded afresh, at some steps from first to last."""
+        rows = np.unique(np.linspace(0, len(self) - 1, N_CHECKED).astype(int))
+        check = self.objective.check_losses(*self.state(rows), self.loss[rows])
+        if not check.passed:
+            warnings.warn(describe_check(check), RuntimeWarning, stacklevel=2)
+        return check
 
     @property
     def title(self) -> str:
@@ -200,6 +213,7 @@ class Run:
                 "loss_viz": version("loss_viz"),
                 "torch": torch.__version__,
                 "parameters": [[entry.name, list(entry.shape)] for entry in self.objective.layout.entries],
+                "buffers": [entry.name for entry in self.objective.buffer_layout.entries],
                 "task": self.task.name if self.task else None,
                 "note": self.note,
                 "name": self.name,
@@ -235,9 +249,9 @@ class Run:
             (9, 9)
         """
         objective = Objective(model, loss_fn, device=device)
-        buffers = objective.initial_buffers[None] if objective.buffer_layout.n else None
-        weights, step = objective.initial_weights[None], np.zeros(1, dtype=int)
-        return evaluate_run(objective, weights, step, buffers=buffers, name=name, progress=False)
+        return evaluate_run(
+            objective, objective.initial_weights[None], np.zeros(1, dtype=int), name=name, progress=False
+        )
 
     @classmethod
     def from_checkpoints(
@@ -281,11 +295,10 @@ class Run:
         """
         found, step = find_checkpoints(paths)
         objective = Objective(model, loss_fn, device=device)
-        check_frozen(objective.model, [found[0], found[-1]])
-        buffers = None
-        if objective.buffer_layout.n and all(has_tensor(found[0], entry) for entry in objective.buffer_layout.entries):
-            buffers = Checkpoints(found, objective.buffer_layout)
-        weights = Checkpoints(found, objective.layout)
+        objective = objective.following(find_changing(found, objective))
+        weights, buffers = Checkpoints(found, objective.layout), None
+        if objective.buffer_layout.n:
+            buffers = Checkpoints(found, objective.buffer_layout, objective.initial_state)
         return evaluate_run(objective, weights, step, buffers=buffers, name=name, progress=progress)
 
 
@@ -311,6 +324,11 @@ def evaluate_run(
     """
     loss = np.full(len(weights), np.nan)
     n_rows = len(weights)
+    # Before the losses, because it may change how they are evaluated.
+    some = np.unique(np.linspace(0, n_rows - 1, N_CHECKED).astype(int))
+    check = objective.check_losses(weights[some], take_rows(buffers, some))
+    if not check.passed:
+        note = f"{describe_check(check)} {note}".strip()
     with tqdm(total=n_rows, desc="losses of the run", delay=1, leave=False, disable=not progress) as bar:
         for rows in row_blocks(weights.shape):
             block = weights[rows]
@@ -330,12 +348,25 @@ def evaluate_run(
         note = f"{end} {note}".strip()
         kept = slice(0, n_rows)
         weights, buffers = cut_rows(weights, kept), None if buffers is None else cut_rows(buffers, kept)
-    return Run(weights, loss[:n_rows], step[:n_rows], objective, note=note, buffers=buffers, name=name)
+    run = Run(weights, loss[:n_rows], step[:n_rows], objective, note=note, buffers=buffers, name=name)
+    vars(run)["check"] = check
+    return run
+
+
+def describe_check(check: LossCheck) -> str:
+    """Return a sentence on a check that was not passed: how far the losses are off, and what to do."""
+    cause = (
+        f"Recorded are parameters and buffers; these attributes changed, too: {check.cause}. Make them buffers with "
+        "register_buffer."
+        if check.cause
+        else "The model keeps something that is neither a parameter nor a buffer, or it has changed since."
+    )
+    return f"The losses of the run differ from those of the model itself, by up to ×{check.factor:.3g}. {cause}"
 
 
 def cut_rows(weights: WeightRows, rows: slice) -> WeightRows:
     """Return consecutive rows; those on disk stay there."""
-    return Checkpoints(weights.paths[rows], weights.layout) if isinstance(weights, Checkpoints) else weights[rows]
+    return weights.cut(rows) if isinstance(weights, Checkpoints) else weights[rows]
 
 
 RTOL = 1e-3  # losses differ by rounding between two machines, and by far more between two loss functions
@@ -391,6 +422,14 @@ def load_run(
             f"{first_line(error)}. Build both as they were then."
         ) from error
     _check_parameters(path, objective, parameters)
+    held = fields.pop("buffer_names")
+    if held is not None and fields["buffers"] is not None:
+        if absent := sorted(set(held) - set(objective.initial_state)):
+            raise ValueError(
+                f"`model` must be the one of the run in {path}: the file has {absent[0]!r}, `model` has not. Build it "
+                "as it was when the run was recorded."
+            )
+        objective = objective.following(held)
     run = Run(objective=objective, **fields)
     _check_loss(path, run)
     return run

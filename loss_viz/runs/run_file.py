@@ -89,6 +89,8 @@ def read_run_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Paramet
             "buffers": arrays.get("buffers"),
             "task": task,
             "settings": dict(about["settings"]),
+            # Files before version 0.2 hold the floating-point buffers, without their names.
+            "buffer_names": about.get("buffers"),
         }, parameters
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(

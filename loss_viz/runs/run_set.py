@@ -63,19 +63,36 @@ class RunSet:
         return np.concatenate([run.step for run in self.runs])
 
     @cached_property
+    def objective(self) -> Objective:
+        """The objective of the first run, with the tensors that change in any of the runs in its `buffer_layout`."""
+        layouts = [run.objective.buffer_layout for run in self.runs if run.buffers is not None]
+        names = {entry.name for layout in layouts for entry in layout.entries}
+        first = self.runs[0].objective
+        return first if not names or names == _names(first) else first.following(names)
+
+    @cached_property
     def buffers(self) -> WeightRows | None:
-        """`(n_rows, n_buffers)` of all runs; None if they never change."""
+        """`(n_rows, n_buffers)` of all runs, as `objective.buffer_layout` lists them; None if they never change."""
         if all(run.buffers is None for run in self.runs):
             return None
-        own = self.objective.initial_buffers
-        return stack_rows(
-            [np.broadcast_to(own, (len(r), len(own))) if r.buffers is None else r.buffers for r in self.runs]
-        )
+        return stack_rows([self._buffers_of(run) for run in self.runs])
 
-    @property
-    def objective(self) -> Objective:
-        """The objective of the first run."""
-        return self.runs[0].objective
+    def _buffers_of(self, run: Run) -> WeightRows:
+        layout, known = self.objective.buffer_layout, run.objective.buffer_layout
+        if run.buffers is not None and known.entries == layout.entries:
+            return run.buffers
+        constant = layout.join(run.objective.initial_state).numpy()
+        rows = np.broadcast_to(constant, (len(run), layout.n))
+        if run.buffers is None:
+            return rows
+        rows = rows.copy()
+        parts = np.split(rows, np.cumsum(layout.sizes)[:-1], axis=1)  # views
+        columns = {entry.name: part for entry, part in zip(layout.entries, parts, strict=True)}
+        for entry, part in zip(
+            known.entries, np.split(run.buffers[:], np.cumsum(known.sizes)[:-1], axis=1), strict=True
+        ):
+            columns[entry.name][:] = part
+        return rows
 
     @property
     def first_step(self) -> int:
@@ -148,8 +165,8 @@ def as_run_set(runs: Runs) -> RunSet:
         ValueError: if there is no run, or the models or losses differ.
     """
     run_set = stack_runs(runs)
-    for name, run in zip(run_set.names[1:], run_set.runs[1:], strict=True):
-        _check_alike(run_set.runs[0], run, name)
+    for i in range(1, len(run_set.runs)):
+        _check_alike(run_set, i)
     return run_set
 
 
@@ -194,24 +211,35 @@ def number_names(names: Iterable[str]) -> tuple[str, ...]:
     )
 
 
+def _names(objective: Objective) -> set[str]:
+    return {entry.name for entry in objective.buffer_layout.entries}
+
+
 def _write_setting(key: str, value: object) -> str:
     return str(value) if isinstance(value, str) else f"{key} = {value}"
 
 
-def _check_alike(first: Run, other: Run, name: str) -> None:
-    one, two = first.objective.layout, other.objective.layout
-    if one.entries != two.entries:
-        pairs = zip((*one.entries, None), (*two.entries, None), strict=False)
+def _check_alike(run_set: RunSet, i: int) -> None:
+    first, other, name = run_set.runs[0], run_set.runs[i], run_set.names[i]
+    one, two = _describe(first.objective), _describe(other.objective)
+    if one != two:
+        pairs = zip((*one, None), (*two, None), strict=False)
         here, there = next(pair for pair in pairs if pair[0] != pair[1])
         raise ValueError(
             f"Runs on one plane must have the same model; {name!r} has {there} where the first has {here}. "
             "Record all of them with the same architecture and the same parameters trainable."
         )
-    ends = [0, len(other) - 1]
-    losses = first.objective(*other.state(ends))
-    if not np.allclose(losses, other.loss[ends], rtol=RTOL):
+    rows = run_set.rows[i]
+    losses = run_set.objective(*run_set.state([rows.start, rows.stop - 1]))
+    if not np.allclose(losses, other.loss[[0, -1]], rtol=RTOL):
         raise ValueError(
             f"Runs on one plane must have the same loss; the first one's is {losses[0]:.4g} and {losses[1]:.4g} at "
             f"the ends of {name!r}, which has {other.loss[0]:.4g} and {other.loss[-1]:.4g} there. Record all of them "
             "with the same data, `loss_fn` and frozen parameters."
         )
+
+
+def _describe(objective: Objective) -> list[tuple[str, tuple[int, ...]]]:
+    """Return names and shapes of all tensors of a model, the trained ones first."""
+    trained = [(entry.name, entry.shape) for entry in objective.layout.entries]
+    return trained + [(name, tuple(tensor.shape)) for name, tensor in objective.initial_state.items()]

@@ -277,17 +277,19 @@ def test_autocast_around_the_call_changes_nothing():
         assert Objective(model, lambda m: m(x).square().mean())(objective.initial_weights[None]) == plain
 
 
-def test_a_loss_that_ignores_its_model_raises():
+def test_a_loss_that_uses_no_model_raises():
     model, loss_fn = build(BATCHED["layer norm"])
     with pytest.raises(ValueError, match=r"must use the model that it receives.*lambda m: criterion\(m\(x\), y\)"):
-        Objective(model, lambda _: loss_fn(model))
+        Objective(model, lambda _: sequences().mean())
+    # The copy is used in place of a model that the loss names.
+    require_equal(model, loss_fn, Objective(model, lambda _: loss_fn(model)))
 
 
 def test_a_model_that_cannot_be_copied_raises():
     model = nn.Linear(8, 3)
     x = sequences().float()
-    model.last = model(x)  # not a leaf: deepcopy refuses it
-    with pytest.raises(ValueError, match=r"copy\.deepcopy can copy.*Keep no results"):
+    model.file = (line for line in "no copy")
+    with pytest.raises(ValueError, match=r"copy\.deepcopy can copy.*Keep no open files"):
         Objective(model, lambda m: m(x).mean())
 
 
@@ -300,10 +302,19 @@ def test_data_on_another_device_raise():
     assert next(model.parameters()).device.type == "cpu"
 
 
-def test_complex_parameters_raise():
-    model = nn.Linear(8, 3, dtype=torch.complex64)
-    with pytest.raises(ValueError, match=r"'weight' is torch\.complex64"):
-        Objective(model, lambda m: m.weight.abs().mean())
+def test_complex_parameters_are_two_real_ones_each():
+    model = nn.Linear(8, 3, dtype=torch.complex128)
+    x = sequences().to(torch.complex128)
+    objective = Objective(model, lambda m: m(x).abs().square().mean())
+    assert objective.n_params == 2 * (24 + 3)
+    weights = random_weights(objective, 3)
+    expected = []
+    for row in weights:
+        other, parts = copy.deepcopy(model), torch.tensor(row).reshape(-1, 2)
+        numbers = torch.complex(parts[:, 0], parts[:, 1])
+        nn.utils.vector_to_parameters(numbers, other.parameters())
+        expected.append(other(x).abs().square().mean().item())
+    np.testing.assert_allclose(objective(weights), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["layer norm", "batch norm", "attention", "tied"])

@@ -180,13 +180,17 @@ def test_checkpoints_of_a_plain_loop(tmp_path, kind):
         lv.Run.from_checkpoints(build(7), loss_fn, tmp_path)
 
 
-def test_frozen_parameters_must_equal_the_checkpoints(tmp_path):
+def test_frozen_parameters_must_equal_those_of_all_checkpoints_or_move_with_them(tmp_path):
     model = build()
     train(model, lambda step: torch.save(model.state_dict(), tmp_path / f"step_{step}.pt"))
+    moved = lv.Run.from_checkpoints(build(), loss_fn, tmp_path)
     other = build()
-    with torch.no_grad():
-        other[0].weight += 1
     other[0].requires_grad_(False)
+    run = lv.Run.from_checkpoints(other, loss_fn, tmp_path)
+    assert "0.weight" in [entry.name for entry in run.objective.buffer_layout.entries]
+    np.testing.assert_allclose(run.loss, moved.loss, rtol=1e-12)
+    for path in tmp_path.iterdir():
+        torch.save(torch.load(path) | {"0.weight": torch.ones_like(model[0].weight)}, path)
     with pytest.raises(ValueError, match=r"'0\.weight' is frozen in `model`.* other values"):
         lv.Run.from_checkpoints(other, loss_fn, tmp_path)
 
