@@ -8,6 +8,9 @@ import pytest
 import loss_viz as lv
 from loss_viz.landscapes.landscape import Landscape
 
+# The losses of these runs are made up.
+pytestmark = pytest.mark.filterwarnings("ignore:The losses of the run differ from those of the model:RuntimeWarning")
+
 
 @pytest.fixture
 def with_loss(run):

@@ -114,6 +114,7 @@ def test_control_c_returns_the_finest_complete_picture(run, monkeypatch, tmp_pat
     objective = lv.Objective(run.model, loss_fn)
     objective.chunk_size, objective._way = 1, "singly"
     own = copy_run(run, objective=objective)
+    assert own.check.passed
     given = {"k": 3, "resolution": (41, 23), "cache": tmp_path, "progress": False}
     seen.clear()
     if shape is None:
