@@ -146,7 +146,7 @@ def test_widths_and_weights_of_kernels_in_numbers():
 @pytest.mark.parametrize("blend", ["planes", "losses"])
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_numbers_in_blocks_are_those_at_once(tmp_path, monkeypatch, plane, blend, on_disk):
-    run, model, loss_fn = record_batch_norm(folder=tmp_path)
+    run, model, loss_fn = record_batch_norm(n=15, folder=tmp_path)
     settings = {"plane": plane, "k": 3, "blend": blend, "resolution": (5, 3), "progress": False}
     whole = lv.landscape(lv.Run(run.weights[:], run.loss, run.step, run.objective, buffers=run.buffers[:]), **settings)
     monkeypatch.setattr("loss_viz.planes.plane_set.HELD_BYTES", 0)
