@@ -20,7 +20,8 @@ from nbclient import NotebookClient
 
 EXPLORER = Path(__file__).parent.parent / "notebooks/02_explore.ipynb"
 MOVES = """
-for setting, value in {"k": 20, "sigma": 0.06, "axes": "hessian", "plane": "local", "beside": "flat", "target": "sin(3x)"}.items():
+MOVED = {"k": 20, "sigma": 0.06, "axes": "hessian", "plane": "local", "beside": "flat", "target": "sin(3x)"}
+for setting, value in MOVED.items():
     setattr(explorer, setting, value)
     assert explorer.wait(120), explorer.figures.state
 import os

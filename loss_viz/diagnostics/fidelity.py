@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
-from loss_viz._validation import check_array, check_bool, check_choice
+from loss_viz._validation import check_array, check_bool
 from loss_viz.landscapes.grid import halve_anchors
 from loss_viz.landscapes.held_out import BLOCK_RADIUS, fit_planes_kernel, held_out_error, held_out_heights
 from loss_viz.landscapes.landscape import Landscape, check_landscape
@@ -150,50 +150,32 @@ def compare_heights(
     return Fidelity(step, np.where(height == loss, 1.0, factor), ratio)
 
 
-def disagreement_map(
-    landscape: Landscape, *, of: str = "planes", progress: bool = True
-) -> Float[np.ndarray, "n_y n_x"]:
-    """Measure how uncertain the surface is at each grid point, as a factor; 1 is agreement.
+def disagreement_map(landscape: Landscape, *, progress: bool = True) -> Float[np.ndarray, "n_y n_x"]:
+    """Measure at each grid point the factor between the surface and that of every other anchor.
 
-    For `"planes"` and `"run"`: how far the losses at each point are apart, exp(std(ln L)), weighted as in the blend;
-    planes with less than a hundredth of the largest weight are left out. For `"anchors"`: the factor between the
-    surface and that of every other anchor, which is near 1 where the surface no longer depends on the choice of
-    anchors. Large values mark seams and places where the path passes over itself. Agreement does not prove that the
-    surface is right.
+    The factor is near 1 where the surface no longer depends on the choice of anchors. Large values mark seams and
+    places where the path passes over itself. Agreement does not prove that the surface is right.
 
     Args:
-        landscape: landscape whose planes and kernels are used.
-        of: `"planes"`: losses of the planes at each grid point, ten or more for each. `"run"`: true losses of the
-            anchors; on the path this is the error caused by the width of the kernel. `"anchors"`: one loss for each
-            grid point.
+        landscape: landscape whose planes and kernels are used; one loss is evaluated for each grid point.
         progress: show a progress bar if the work takes more than a second.
 
     Returns:
-        `(n_y, n_x)`; nan where a loss is not positive, and 1 everywhere for a single plane.
-
-    Raises:
-        ValueError: if `of` is another word.
+        `(n_y, n_x)`; infinite where the two differ in sign, nan where one is, and 1 everywhere for a single plane.
 
     Example:
         >>> import loss_viz as lv
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=(9, 7), progress=False)
-        >>> disagreement_map(land).shape, bool(disagreement_map(land, of="run").min() >= 1)
+        >>> factors = disagreement_map(land)
+        >>> factors.shape, bool(factors.min() >= 1)
         ((7, 9), True)
     """
     check_landscape(landscape)
-    check_choice("of", of, ("planes", "run", "anchors"), advice="Use 'planes'.")
-    points = landscape.sampling.points
     if len(landscape.planes) < 2:
         return np.ones_like(landscape.loss)
-    with progress_bar(total=0, desc="disagreement", delay=1, leave=False, disable=not progress) as bar:
-        losses = landscape.path_loss[landscape.anchors]
-        bar.total = len(points)
-        blend = landscape.blend
-        if of == "anchors":
-            factor = _compare_anchors(landscape, np.arange(len(points)), bar)
-        else:
-            factor = blend.spread(points, bar) if of == "planes" else blend.spread_of(losses, points)
-    return factor.reshape(landscape.loss.shape)
+    points = np.arange(landscape.loss.size)
+    with progress_bar(total=len(points), desc="disagreement", delay=1, leave=False, disable=not progress) as bar:
+        return _compare_anchors(landscape, points, bar).reshape(landscape.loss.shape)
 
 
 def find_unsettled(landscape: Landscape) -> Bool[np.ndarray, "n_y n_x"]:

@@ -21,7 +21,6 @@ from loss_viz.objective.objective import Objective
 from loss_viz.planes.plane_set import Planes
 
 PAIRS_PER_BLOCK = 2**19  # 4 MiB for each array over points and planes
-MIN_SPREAD_WEIGHT = 0.01  # of the largest weight at a point; planes below it do not count in `Blend.spread`
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,20 +101,6 @@ class Blend:
             return len(points)
         return sum(int(np.count_nonzero(self.kernel.weights(points[part]))) for part in self._blocks(len(points)))
 
-    def spread(self, points: Float[np.ndarray, "n 2"], bar: tqdm) -> Float[np.ndarray, " n"]:
-        """Measure how much the losses on the planes disagree at each point: the factor exp(std(ln L)).
-
-        Weights below a hundredth of the largest are ignored. 1 is agreement; nan where a loss is not positive.
-        """
-        return np.concatenate([_spread(w, losses) for w, losses in self._separate(points, bar)] or [np.empty(0)])
-
-    def spread_of(self, losses: Float[np.ndarray, " n_planes"], points: np.ndarray) -> Float[np.ndarray, " n"]:
-        """Measure the same factor over one given loss for each plane; nothing is evaluated."""
-        parts = []
-        for weights in self._leading_weights(points):
-            parts.append(_spread(weights, csr_array((losses[weights.indices], weights.indices, weights.indptr))))
-        return np.concatenate(parts or [np.empty(0)])
-
     def _average_planes(
         self, points: Float[np.ndarray, "n 2"], weights: Float[np.ndarray, "n n_planes"], bar: tqdm
     ) -> Iterator[Float[np.ndarray, "m n_scalars"]]:
@@ -144,33 +129,6 @@ class Blend:
             losses[order[done : done + len(part)]] = part
             done += len(part)
         return losses
-
-    def _leading_weights(self, points: Float[np.ndarray, "n 2"]) -> Iterator[csr_array]:
-        for part in self._blocks(len(points)):
-            weights = self.kernel.weights(points[part])
-            weights[weights < MIN_SPREAD_WEIGHT * weights.max(axis=1, keepdims=True)] = 0
-            yield csr_array(weights)
-
-    def _separate(self, points: Float[np.ndarray, "n 2"], bar: tqdm) -> Iterator[tuple[csr_array, csr_array]]:
-        start = 0
-        with limit_blas_threads():
-            for weights in self._leading_weights(points):
-                part = points[start : start + weights.shape[0]]
-                start += len(part)
-                losses = self._pair_losses(part, weights)[:, 0]
-                bar.update(len(part))
-                yield weights, csr_array((losses, weights.indices, weights.indptr), shape=weights.shape)
-
-
-def _spread(weights: csr_array, losses: csr_array) -> Float[np.ndarray, " n"]:
-    """Return the weighted factor exp(std(ln L)) of each row of losses; nan where a loss is not positive."""
-    starts = weights.indptr[:-1]
-    n = np.diff(weights.indptr)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(losses.data)
-        share = weights.data / np.repeat(np.add.reduceat(weights.data, starts), n)
-        mean = np.repeat(np.add.reduceat(share * logs, starts), n)
-        return np.exp(np.sqrt(np.add.reduceat(share * (logs - mean) ** 2, starts)))
 
 
 def fill_heights(

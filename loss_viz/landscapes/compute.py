@@ -1,6 +1,7 @@
 """From runs to a landscape: the cached stages, `Pipeline`, and `landscape`, which can be stopped and resumed."""
 
 import os
+import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -156,6 +157,8 @@ class Pipeline:
         finest = grids[len(strides) - 1][1]
         n_new = int((~self._grid(settings, bar).known[finest]).sum())
         bar.total = (bar.total or 0) + int((~path.known).sum()) + n_new
+        # From here on the bar estimates the time left: what came before took longer for each loss.
+        bar.last_print_n, bar.last_print_t = bar.n, time.time()
         shown = 0
         try:
             for stride, _ in zip(strides, self._refine(settings, bar), strict=False):

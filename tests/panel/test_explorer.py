@@ -30,6 +30,15 @@ def explorer():
     explorer.close()
 
 
+@pytest.fixture(scope="module")
+def lasting():
+    """Return a panel for tests that leave it as it was."""
+    lasting = Explorer("x^2", **SMALL)
+    assert lasting.wait(60.0), status(lasting)
+    yield lasting
+    lasting.close()
+
+
 def decode(figures, update, key):
     spec = getattr(figures, update)[key]
     return np.frombuffer(spec["data"], dtype=spec["dtype"]).reshape(spec["shape"])
@@ -334,16 +343,16 @@ def test_steps_and_seed_follow_the_target_until_they_are_set():
         ("seed", -1, "`seed` must be a whole number from 0"),
     ],
 )
-def test_a_wrong_value_raises_in_code_and_shows_a_message_at_its_control(explorer, name, value, cause):
-    before, part = explorer.settings, explorer.figures.surface_surface
+def test_a_wrong_value_raises_in_code_and_shows_a_message_at_its_control(lasting, name, value, cause):
+    before, part = lasting.settings, lasting.figures.surface_surface
     with pytest.raises(TraitError, match=re.escape(cause)):
-        setattr(explorer, name, value)
+        setattr(lasting, name, value)
     with pytest.raises(TraitError, match=re.escape(cause)):
         Explorer(**{"target": "x", name: value})
-    explorer._on_control(name, value)
-    assert cause in messages(explorer)[name].replace("&#x27;", "'")
-    assert explorer.settings == before
-    assert explorer.figures.surface_surface is part
+    lasting._on_control(name, value)
+    assert cause in messages(lasting)[name].replace("&#x27;", "'")
+    assert lasting.settings == before
+    assert lasting.figures.surface_surface is part
     good = {"target": "x^2 - 1", "k": 3, "steps": 70, "sigma": 0.1, "step": 4, "lr": 0.02, "seed": 7}.get(name, 7)
     good = {
         "plane": "flat",
@@ -353,9 +362,11 @@ def test_a_wrong_value_raises_in_code_and_shows_a_message_at_its_control(explore
         "activation": "relu",
         "optimizer": "adamw",
     }.get(name, good)
-    setattr(explorer, name, good)
-    assert explorer.wait(60.0)
-    assert messages(explorer) == {}
+    setattr(lasting, name, good)
+    assert lasting.wait(60.0)
+    assert messages(lasting) == {}
+    assert change(lasting, **before)
+    assert lasting.settings == before
 
 
 def test_an_error_that_depends_on_the_run_appears_at_its_control(explorer):

@@ -187,7 +187,6 @@ def save(run):
 def measure(run):
     land = draw_plainly(run)
     require_figure(lv.map_figure(land, lv.disagreement_map(land), title="factors"))
-    require_figure(lv.map_figure(land, lv.disagreement_map(land, of="run"), title="factors"))
     lv.find_folds(land)
     for plateau in lv.find_plateaus(run):
         lv.measure_escape(run, plateau)

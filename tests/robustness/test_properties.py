@@ -251,10 +251,9 @@ def test_every_measure_and_every_figure_of_a_landscape_is_finite_or_refused(data
     for fold in lv.find_folds(land):
         assert land.run.step[0] <= fold.start <= fold.step <= fold.end <= land.run.step[-1]
         assert fold.factor > 1.5
-    for of in ("planes", "run"):
-        factors = lv.disagreement_map(land, of=of)
-        assert is_within(factors, 1, np.inf).all()
-        lv.map_figure(land, factors, "factors").to_json()
+    factors = lv.disagreement_map(land)
+    assert is_within(factors, 1, np.inf).all()
+    lv.map_figure(land, factors, "factors").to_json()
     assert all(math.isnan(share) or 0 <= share <= 1 + 1e-9 for share in lv.assess(land).cosines)
     say_or_draw(lambda: lv.fidelity(land, held_out=True, progress=False).median, "`plane`='auto'", "`block_radius`=")
     widths = [1e-6, 0.06, 1e3]

@@ -214,7 +214,6 @@ def list_cases(folder):
     yield "sigma_curve", lv.sigma_curve, "landscape", [single]
     yield "fidelity, held out", call(held_out, landscape=land), "block_radius", [*NUMBER, -1, -0.01]
     yield "sigma_curve", call(lv.sigma_curve, landscape=land), "block_radius", [*NUMBER, -1, -0.01]
-    yield "disagreement_map", call(lv.disagreement_map, landscape=land), "of", WORD
     widths = [*without(ARRAY, ARRAY[11]), [0.1, NAN], [-1.0], [1e9], ["a"]]
     yield "sigma_curve", call(lv.sigma_curve, landscape=land), "sigmas", widths
     yield "measure_sharpness", call(lv.measure_sharpness), "run", [*THING, land]

@@ -1,4 +1,5 @@
 import re
+import time
 from functools import partial
 
 import numpy as np
@@ -76,7 +77,14 @@ def test_the_last_step_is_recorded_when_thinned():
 @pytest.mark.parametrize("activation", ["tanh", "silu", "relu", "gelu", torch.nn.ELU])
 @pytest.mark.parametrize(
     "optimizer",
-    ["adam", "adamw", "sgd", torch.optim.RMSprop, torch.optim.LBFGS, partial(torch.optim.Adagrad, lr=0.1)],
+    [
+        "adam",
+        "adamw",
+        "sgd",
+        torch.optim.RMSprop,
+        partial(torch.optim.LBFGS, max_iter=4),
+        partial(torch.optim.Adagrad, lr=0.1),
+    ],
 )
 def test_every_activation_and_optimizer_learns(activation, optimizer):
     run = lv.train("x", steps=30, activation=activation, optimizer=optimizer, depth=2, progress=False)
@@ -85,9 +93,9 @@ def test_every_activation_and_optimizer_learns(activation, optimizer):
 
 
 @pytest.mark.parametrize("spelling", ["x**2", "x ^ 2", "x²"])
-def test_one_formula_is_one_task_however_it_is_spelled(spelling):
+def test_one_formula_is_one_task_however_it_is_spelled(spelling, post_runs):
     run = lv.train(spelling, progress=False)
-    assert run.weights.tobytes() == lv.train("x^2", progress=False).weights.tobytes()
+    assert run.weights.tobytes() == post_runs["x^2"].weights.tobytes()
     assert len(run) == 501
 
 
@@ -126,6 +134,7 @@ def test_defaults_end_within_a_factor_of_three_of_the_post(target, post, post_ru
     assert 1 / 3 < loss[-1] / post < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "least"), [("x^2", 40), ("x^3", 200), ("sin(3x)", 200)])
 def test_robust_preset_sticks(target, least):
     loss = lv.train(target, preset="robust", progress=False).loss
@@ -232,7 +241,12 @@ def test_an_optimizer_function_must_return_an_optimizer():
 
 
 def test_progress_bar_shows_after_a_second(capsys):
-    lv.train("x^3", width=64, steps=8000)
+    class Slow(torch.optim.SGD):
+        def step(self, closure=None):
+            time.sleep(0.1)
+            return super().step(closure)
+
+    lv.train("x^3", steps=20, optimizer=Slow)
     assert "training on x^3" in capsys.readouterr().err
     lv.train("x", steps=10)
     assert capsys.readouterr().err == ""
