@@ -160,6 +160,7 @@ def test_functions_that_name_nothing_are_shared():
     assert copy_program(model, own := (lambda m: m(batches[0]).mean()))[1].loss_fn is own
 
 
+@pytest.mark.filterwarnings("ignore:torch.func.vmap cannot batch:RuntimeWarning")
 def test_lists_and_tensors_of_hooks_are_not_fed():
     model, kept, named = build(), [], {"n": 0}
     sums = torch.zeros(1, 5, dtype=torch.float64)
