@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from loss_viz._files import atomic_write
-from loss_viz._validation import check_path, check_type
+from loss_viz._validation import argument_error, check_choice, check_int, check_path, check_type
 from loss_viz.objective.layout import ParameterLayout, TensorSpec, frozen_layouts
 from loss_viz.runs.checkpoint_file import (
     SUFFIXES,
@@ -26,30 +27,46 @@ from loss_viz.runs.checkpoint_file import (
     open_checkpoint,
     read_flat,
 )
+from loss_viz.runs.checkpoint_order import ADVICE as ORDER_ADVICE
+from loss_viz.runs.checkpoint_order import NUMBER, leave_out_copies, order_naturally, sort_by_step
 
-KINDS = f"files ending in {', '.join(SUFFIXES)}, or folders such as checkpoint-500 with {WEIGHTS[0]} in them"
+KINDS = (
+    f"files ending in {', '.join(SUFFIXES)}, other files of torch.save, or folders such as checkpoint-500 with "
+    f"{WEIGHTS[0]} or {WEIGHTS[-1]} in them"
+)
 ADVICE = 'Give a folder of checkpoints, or a pattern such as "runs/*.pt".'
+ORDERS = ("step", "modified", "given")
+MAX_STEP = 2**53  # integers up to this are exact as floats
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 # Ignored: hidden and incomplete files, and the states of optimizers and the like.
 IGNORED = re.compile(r"\..*|.*\.tmp|(optimizer|scheduler|scaler|sampler|rng_state|training_args)(_\d+)?\.\w+")
-
-# Second copies of the last weights.
-FINAL_COPIES = re.compile(r"last(-v\d+)?\.ckpt|model\.safetensors|pytorch_model\.bin")
 
 Place = str | os.PathLike
 
 Index = SupportsIndex | slice | Sequence[int] | np.ndarray
 
 
-def find_checkpoints(paths: Place | Sequence[Place]) -> tuple[list[Path], Int64[np.ndarray, " n"]]:
-    """Return checkpoints in order, and their steps: the numbers in their names, or 0, 1, 2, ... if these repeat.
+def find_checkpoints(
+    paths: Place | Sequence[Place], order: str = "step", steps: Sequence[int] | np.ndarray | None = None
+) -> tuple[list[Path], Int64[np.ndarray, " n"]]:
+    """Return checkpoints in the order of the training, and their steps.
+
+    The steps are those stored in the files, else the numbers in their names. If there are none, they are 0, 1, 2, ...,
+    and a warning tells the order.
 
     Args:
-        paths: a folder, a pattern with `*` or `?`, one checkpoint, or a list of checkpoints.
+        paths: a folder, a pattern with `*`, `?` or `[...]`, one checkpoint, or a list of checkpoints.
+        order: `"step"`, `"modified"` for the time of the last change, or `"given"` for the order of a list.
+        steps: step of each path in a list.
 
     Raises:
-        TypeError: if `paths` is neither a path nor a list of paths.
-        ValueError: if there are no checkpoints, or a path is not a checkpoint.
+        TypeError: if `paths` is neither a path nor a list of paths, or the steps are not numbers.
+        ValueError: if there are no checkpoints, a path is not a checkpoint, or `order` or `steps` do not fit.
+
+    Warns:
+        UserWarning: if files are left out, or the order is uncertain.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -61,18 +78,56 @@ def find_checkpoints(paths: Place | Sequence[Place]) -> tuple[list[Path], Int64[
         (['epoch=0-step=0.ckpt', 'epoch=1-step=50.ckpt', 'epoch=20-step=1000.ckpt'], array([   0,   50, 1000]))
     """
     check_type("paths", paths, (str, os.PathLike, Sequence), "a path or a list of paths", advice=ADVICE)
+    check_choice("order", order, ORDERS, advice=f"{ORDER_ADVICE}.")
+    listed = not isinstance(paths, str | os.PathLike)
     if isinstance(paths, str | os.PathLike):
-        found = sorted(_search(check_path("paths", paths, advice=ADVICE).expanduser()), key=_order_naturally)
+        found = sorted(_search(check_path("paths", paths, advice=ADVICE).expanduser()), key=order_naturally)
     else:
         found = [_verify(check_path("paths", path, advice=ADVICE).expanduser()) for path in paths]
     if not found:
         raise ValueError(f"`paths` must lead to checkpoints, none is in {paths}. Give the folder of some {KINDS}.")
-    if all(re.search(r"\d", path.name) for path in found):
-        found.sort(key=_order_naturally)
-    steps = [_read_step(path) for path in found]
-    if len(set(steps)) < len(steps) or not 0 <= min(steps) <= max(steps) < 2**63:
+    if not listed and (steps is not None or order == "given"):
+        name, value = ("order", "'given'") if steps is None else ("steps", "one for each path")
+        raise argument_error(
+            name, f"`{name}` can be {value} only if `paths` is a list, it is one path. {ORDER_ADVICE}."
+        )
+    if steps is not None:
+        pairs = sorted(zip(_check_steps(steps, len(found), order), found, strict=True))
+        return [path for _, path in pairs], np.array([step for step, _ in pairs], dtype=np.int64)
+    if order == "given":
         return found, np.arange(len(found), dtype=np.int64)
-    return [path for _, path in sorted(zip(steps, found, strict=True))], np.array(sorted(steps), dtype=np.int64)
+    notes: list[str] = []
+    if not listed:
+        found = leave_out_copies(found, notes)
+    if order == "step":
+        found, numbers = sort_by_step(found, listed, notes)
+    else:
+        found, numbers = _sort_by_time(found), list(range(len(found)))
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return found, np.array(numbers if max(numbers) <= MAX_STEP else range(len(found)), dtype=np.int64)
+
+
+def _check_steps(steps: Sequence[int] | np.ndarray, n: int, order: str) -> list[int]:
+    advice = f"{ORDER_ADVICE}."
+    check_type("steps", steps, (Sequence, np.ndarray), "a list of whole numbers", advice=advice)
+    numbers = [check_int("steps", step, 0, MAX_STEP, advice=advice) for step in steps]
+    if order != "step":
+        raise argument_error("steps", f"`steps` already tells the order, `order` cannot be {order!r} too. Pass one.")
+    if len(set(numbers)) < len(numbers) or len(numbers) != n:
+        raise argument_error("steps", f"`steps` must be {n} different numbers, one for each path; got {numbers[:9]}.")
+    return numbers
+
+
+def _sort_by_time(paths: list[Path]) -> list[Path]:
+    times = {path: (find_weights(path) or path).stat().st_mtime_ns for path in paths}
+    if len(set(times.values())) < len(paths):
+        raise argument_error(
+            "order",
+            f"`order` can be 'modified' only if no two files were written at the same time, some in {paths[0].parent} "
+            f"were. {ORDER_ADVICE}.",
+        )
+    return sorted(paths, key=times.__getitem__)
 
 
 def write_snapshot(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -85,9 +140,9 @@ def write_snapshot(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
         part.write_bytes(safetensors.torch.save(copies, dict(metadata)))
 
 
-def has_tensor(path: Path, entry: TensorSpec) -> bool:
+def has_tensor(path: Path, entry: TensorSpec, key: str = "") -> bool:
     """Return whether a checkpoint holds a tensor under one of its names, with any prefix."""
-    with open_checkpoint(path) as stored:
+    with open_checkpoint(path, key) as stored:
         return bool(find_prefixes(stored, entry))
 
 
@@ -100,6 +155,7 @@ class Checkpoints:
     Attributes:
         paths: checkpoints, one per row.
         layout: tensors that make up a row.
+        key: dotted name of the dictionary in each file that holds them; empty if it is found by itself.
         shape: `(n, n_params)`.
         dtype: dtype of the values returned; half precision is widened to float32.
         nbytes: memory held by the rows: 0.
@@ -117,9 +173,10 @@ class Checkpoints:
         ((1, 3), array([1., 2., 3.], dtype=float32), array([[2., 3.]], dtype=float32))
     """
 
-    def __init__(self, paths: Sequence[Path], layout: ParameterLayout) -> None:
+    def __init__(self, paths: Sequence[Path], layout: ParameterLayout, key: str = "") -> None:
         self.paths = tuple(paths)
         self.layout = layout
+        self.key = key
         self.nbytes = 0
         self._keys: dict[tuple[str, ...], list[str]] = {}  # by the names in a file: the files of a run have the same
         self.shape = (len(self.paths), layout.n)
@@ -150,7 +207,7 @@ class Checkpoints:
         """Fill `out` with the values of a checkpoint, starting at column `start`."""
         entries, sizes = self.layout.entries, self.layout.sizes
         begins = accumulate(sizes[:-1], initial=-start)
-        with open_checkpoint(path) as stored:
+        with open_checkpoint(path, self.key) as stored:
             names = tuple(stored)
             if names not in self._keys:
                 self._keys[names] = match_names(path, stored, entries)
@@ -162,7 +219,7 @@ class Checkpoints:
                     out[first:last] = read_flat(stored[key], entry.shape, first - begin, last - begin)
 
 
-def check_frozen(model: nn.Module, paths: list[Path]) -> None:
+def check_frozen(model: nn.Module, paths: list[Path], key: str = "") -> None:
     """Check that the frozen parameters of a model have the values of the checkpoints.
 
     Raises:
@@ -172,7 +229,7 @@ def check_frozen(model: nn.Module, paths: list[Path]) -> None:
     for layout in frozen_layouts(model):
         [entry] = layout.entries
         own = layout.join(parameters).numpy()
-        if has_tensor(paths[0], entry) and (Checkpoints(paths, layout)[:] != own).any():
+        if has_tensor(paths[0], entry, key) and (Checkpoints(paths, layout, key)[:] != own).any():
             raise ValueError(
                 f"{entry.name!r} is frozen in `model`, and the checkpoints hold other values. Load one of them into "
                 "`model` first, or set requires_grad as it was during training."
@@ -182,17 +239,23 @@ def check_frozen(model: nn.Module, paths: list[Path]) -> None:
 def _search(place: Path) -> list[Path]:
     if place.is_dir():
         inside = _choose(place.iterdir())
-        return [place] if find_weights(place) and not any(path.is_dir() for path in inside) else inside
-    if re.search(r"[*?]", str(place)):
-        return _choose(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
-    return [_verify(place)]
+        own = [path for path in inside if path.name in WEIGHTS or SHARD.search(path.name)]  # parts of one checkpoint
+        several = (
+            any(path.is_dir() for path in inside)
+            or sum(bool(NUMBER.search(p.stem)) for p in inside if p not in own) > 1
+        )
+        return [place] if find_weights(place) and not several else inside
+    found = [Path(place.anchor)]
+    for part in place.relative_to(place.anchor).parts:  # a folder may be called [0.1]
+        found = [
+            one for folder in found for one in ([folder / part] if (folder / part).exists() else folder.glob(part))
+        ]
+    return _choose(dict.fromkeys(found)) if re.search(r"[*?\[]", str(place)) else [_verify(place)]
 
 
 def _choose(candidates: Iterable[Path]) -> list[Path]:
-    """Return the checkpoints of a run among files and folders."""
-    found = [path for path in candidates if find_weights(path) and not IGNORED.fullmatch(path.name)]
-    saves = [path for path in found if path.is_dir() and path.name.startswith("checkpoint-")]
-    return saves or [path for path in found if not FINAL_COPIES.fullmatch(path.name)] or found
+    """Return the checkpoints among files and folders."""
+    return [path for path in candidates if find_weights(path) and not IGNORED.fullmatch(path.name)]
 
 
 def _verify(path: Path) -> Path:
@@ -200,15 +263,3 @@ def _verify(path: Path) -> Path:
         what = "is not one" if path.exists() else "does not exist"
         raise ValueError(f"`paths` must be checkpoints, {path} {what}. Give {KINDS}.")
     return path
-
-
-def _order_naturally(path: Path) -> list[str | int]:
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", str(path)))]
-
-
-def _read_step(path: Path) -> int:
-    """Return the step in the name of a checkpoint, or -1."""
-    name = path.name if path.is_dir() else path.stem
-    named = re.search(r"steps?[-_= ]*(\d+)", name, re.IGNORECASE) or re.search(r"checkpoint-(\d+)", name)
-    whole = [named[1]] if named else re.findall(r"\d+", re.sub(r"\d+\.\d+", "", name))
-    return int(whole[-1]) if whole else -1

@@ -236,8 +236,8 @@ def touch(folder, *names):
         path.write_bytes(b"")
 
 
-def names_and_steps(paths):
-    found, steps = find_checkpoints(paths)
+def names_and_steps(paths, *options, **more):
+    found, steps = find_checkpoints(paths, *options, **more)
     assert steps.dtype == np.int64
     return [path.name for path in found], steps.tolist()
 
@@ -250,31 +250,165 @@ def names_and_steps(paths):
         (["step_0.bin", "step_12.bin"], [0, 12]),
         (["epoch=9-step=400.ckpt", "epoch=10-step=440.ckpt"], [400, 440]),
         (["epoch=0-step=10.ckpt", "epoch=0-step=20-v1.ckpt"], [10, 20]),
-        (["epoch=0-step=10-v1.ckpt", "epoch=0-step=10.ckpt"], [0, 1]),
         (["epoch=3-val_loss=0.25.ckpt", "epoch=12-val_loss=0.19.ckpt"], [3, 12]),
         (["Step=7.pth", "Step=30.pth"], [7, 30]),
         (["ckpt.5.pt", "ckpt.15.pt"], [5, 15]),
         (["b-step1.pt", "a-step2.pt"], [1, 2]),
-        (["a.pt", "b.pt", "c.PT"], [0, 1, 2]),
-        (["a.pt", "b7.pt"], [0, 1]),
-        (["1-of-9.pt", "2-of-9.pt"], [0, 1]),
+        (["1-of-9.pt", "2-of-9.pt"], [1, 2]),
+        (["lr=0.1_seed=3_w5.pt", "lr=0.1_seed=3_w40.pt"], [5, 40]),
+        (["w1_acc0.5.pt", "w2_acc1.pt"], [1, 2]),
+        (["iter_100.pth", "iter_900.pth"], [100, 900]),
+        (["0/model.pt", "20/model.pt"], [0, 20]),
+        (["checkpoint-500/model.safetensors", "checkpoint-1000/model.safetensors"], [500, 1000]),
+        (["step_5/state/a.pt", "step_10/state/a.pt"], [5, 10]),
+        (["init.pt", "epoch5.pt", "epoch10.pt"], [0, 5, 10]),
+        (["lr=[0.1]/w3.pt", "lr=[0.1]/w20.pt"], [3, 20]),
         ([f"w{10**20}.pt", f"w{10**21}.pt"], [0, 1]),
         (["model_12.pt"], [12]),
     ],
 )
-def test_natural_order_and_the_steps_in_the_names(names, steps, tmp_path):
+def test_order_and_steps_by_the_names(names, steps, tmp_path):
     touch(tmp_path, *reversed(names))
-    for place in (tmp_path, str(tmp_path), tmp_path / "*", f"{tmp_path}/?*.*", [tmp_path / name for name in names]):
-        assert names_and_steps(place) == (names, steps)
+    pattern = tmp_path.joinpath(*["*"] * len(Path(names[0]).parts))
+    listed = [tmp_path / name for name in reversed(names)]
+    for place in (pattern, str(pattern), listed, *[Path(tmp_path, names[0]).parent] * (names[0].count("/") == 1)):
+        if place != tmp_path and isinstance(place, Path) and place != pattern:
+            continue
+        found, numbers = find_checkpoints(place)
+        assert [str(path.relative_to(tmp_path)) for path in found] == [str(Path(name)) for name in names]
+        assert (numbers.tolist(), numbers.dtype) == (steps, np.int64)
 
 
-def test_a_list_is_sorted_if_every_name_has_a_number_and_kept_otherwise(tmp_path):
-    touch(tmp_path, "w2.pt", "w10.pt", "init.pt", "final.pt")
+UNCERTAIN = [
+    ["a.pt", "b.pt", "c.PT"],
+    ["a.pt", "b7.pt"],
+    ["epoch=0-step=10-v1.ckpt", "epoch=0-step=10.ckpt"],
+    ["seed_1.pt", "seed_2.pt"],
+    ["fold1_epoch5.pt", "fold2_epoch5.pt"],
+    ["e1_b10.pt", "e2_b5.pt"],
+    ["ema_0.9999_10.pt", "model10.pt"],
+    ["best.pt", "last.pt"],
+    ["bestmodel.pt", "w1.pt", "w2.pt"],
+]
+
+
+@pytest.mark.parametrize("names", UNCERTAIN)
+def test_an_uncertain_order_is_said_to_be(names, tmp_path):
+    touch(tmp_path, *names)
+    with pytest.warns(
+        UserWarning, match=rf"order of these .* uncertain.*{names[0]}.*by name.*steps=\[0, 100.*order="
+    ) as said:
+        assert names_and_steps(tmp_path) == (names, [*range(len(names))])
+    assert len(said) == 1
+    paths = [tmp_path / name for name in reversed(names)]
+    assert names_and_steps(paths, "given") == (names[::-1], [*range(len(names))])
+    assert names_and_steps(paths, steps=range(len(names))) == (names[::-1], [*range(len(names))])
+    assert names_and_steps(paths, steps=range(len(names), 0, -1)) == (names, [*range(1, len(names) + 1)])
+    for i, path in enumerate(paths):
+        os.utime(path, (i, i))
+    assert names_and_steps(tmp_path, "modified") == (names[::-1], [*range(len(names))])
+
+
+def test_numbers_that_disagree_are_said_to(tmp_path):
+    touch(tmp_path, "epoch=1-step=9.pt", "epoch=2-step=4.pt")
+    with pytest.warns(UserWarning, match=r"tell different orders: epoch=1.*steps are 9, 4. Pass"):
+        assert names_and_steps(tmp_path) == (["epoch=2-step=4.pt", "epoch=1-step=9.pt"], [4, 9])
+
+
+@pytest.mark.parametrize(
+    ("names", "counters", "steps"),
+    [
+        ("ab", [{"global_step": 7, "epoch": 0}, {"global_step": 3, "epoch": 0}], [7, 3]),
+        ("ab", [{"epoch": 2}, {"epoch": 1}], [2, 1]),
+        ("ab", [{"meta": {"epoch": 1, "iter": 50}}, {"meta": {"epoch": 2, "iter": 100}}], [50, 100]),
+        (("w1", "w2"), [{"step": 10}, {"step": 20}], [10, 20]),
+        (("step10", "step20"), [{"epoch": 1}, {"epoch": 2}], [10, 20]),
+        (("w1", "w2"), [{"epoch": 5}, {"epoch": 5}], [1, 2]),
+        (("w1", "w2"), [{"epoch": 5}, {}], [1, 2]),
+        (("w1", "w2"), [{"epoch": True}, {"epoch": "9"}], [1, 2]),
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_steps_stored_in_the_files(names, counters, steps, zipped, tmp_path):
+    for name, one in zip(names, counters, strict=True):
+        torch.save({"net": {}, **one}, tmp_path / f"{name}.pt", _use_new_zipfile_serialization=zipped)
+    found, numbers = find_checkpoints(tmp_path)
+    assert dict(zip([path.stem for path in found], numbers.tolist(), strict=True)) == dict(
+        zip(names, steps, strict=True)
+    )
+    assert numbers.tolist() == sorted(steps)
+
+
+@pytest.mark.parametrize(
+    "numbered", ["epoch{}.pt", "epoch_{}.pth", "model_{}.pth.tar", "{}.pt", "checkpoint-{}/model.safetensors"]
+)
+@pytest.mark.parametrize(
+    "copies", [["best"], ["last"], ["latest"], ["model_best", "model_final"], ["best_acc_epoch_4", "LAST"]]
+)
+def test_copies_are_left_out_and_named(numbered, copies, tmp_path):
+    kept, ending = [numbered.format(i) for i in (2, 10)], numbered.partition("}")[2]
+    touch(tmp_path, *kept, *[f"{name}{ending}" for name in copies])
+    for name in kept:
+        if numbered.endswith("tar"):
+            torch.save({}, tmp_path / name)
+    for name in copies * numbered.endswith("tar"):
+        torch.save({}, tmp_path / f"{name}{ending}")
+    with pytest.warns(UserWarning, match=r"a copy: .*Pass a list of paths") as said:
+        names, steps = names_and_steps(tmp_path)
+    assert (names, steps) == ([Path(name).parts[0] for name in kept], [2, 10])
+    assert all(name in str(said[0].message) for name in copies)
+    listed = [tmp_path / name for name in (*kept, f"{copies[0]}{ending}")]
+    assert names_and_steps(listed, steps=[2, 10, 11])[1] == [2, 10, 11]
+
+
+def test_another_start_is_left_out_and_named(tmp_path):
+    touch(tmp_path, "init.pt", "w0.pt", "w5.pt")
+    with pytest.warns(UserWarning, match=r"another one is of step 0: init\.pt"):
+        assert names_and_steps(tmp_path) == (["w0.pt", "w5.pt"], [0, 5])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"order": "time"}, ValueError, "`order` must be one of step, modified, given"),
+        ({"order": "modified"}, ValueError, "were written at the same time|no two files"),
+        ({"steps": [-1, 2]}, ValueError, "`steps` must be a whole number"),
+        ({"steps": [1, 1]}, ValueError, "2 different numbers, one for each path"),
+        ({"steps": [1]}, ValueError, "2 different numbers"),
+        ({"steps": [1, 2], "order": "given"}, ValueError, "already tells the order"),
+    ],
+)
+def test_wrong_orders_and_steps_raise(options, error, text, tmp_path):
+    touch(tmp_path, "w1.pt", "w2.pt")
+    for path in tmp_path.iterdir():
+        os.utime(path, (9, 9))
+    with pytest.raises(error, match=text):
+        find_checkpoints([tmp_path / "w1.pt", tmp_path / "w2.pt"], **options)
+    if "steps" in options or options["order"] == "given":
+        with pytest.raises(ValueError, match="only if `paths` is a list"):
+            find_checkpoints(tmp_path, **options)
+
+
+def test_a_list_is_sorted_by_steps_and_kept_where_there_are_none(tmp_path, recwarn):
+    touch(tmp_path, "w2.pt", "w10.pt", "init.pt", "final.pt", "a.pt")
     assert names_and_steps([tmp_path / "w10.pt", str(tmp_path / "w2.pt")]) == (["w2.pt", "w10.pt"], [2, 10])
-    listed = ["init.pt", "w10.pt", "w2.pt", "final.pt"]
-    assert names_and_steps([tmp_path / name for name in listed]) == (listed, [0, 1, 2, 3])
+    assert names_and_steps([tmp_path / "final.pt", tmp_path / "a.pt"]) == (["final.pt", "a.pt"], [0, 1])
     os_path = os.path.join(tmp_path, "w2.pt")  # noqa: PTH118
     assert names_and_steps(os_path) == (["w2.pt"], [2])
+    assert not recwarn.list
+    listed = ["init.pt", "w10.pt", "w2.pt", "final.pt"]
+    with pytest.warns(UserWarning, match="as in the list"):
+        assert names_and_steps([tmp_path / name for name in listed]) == (listed, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("name", ["[0.1]", "lr=[0.1],n=[1-3]", "a[b"])
+def test_brackets_in_the_name_of_a_folder_are_taken_as_they_are(name, tmp_path):
+    touch(tmp_path, f"{name}/w1.pt", f"{name}/w2.pt", "0/w7.pt")
+    for place in (tmp_path / name, tmp_path / name / "*.pt", tmp_path / "**" / name / "w[0-9].pt"):
+        assert names_and_steps(place) == (["w1.pt", "w2.pt"], [1, 2])
+    assert names_and_steps(tmp_path / name / "w[2-9].pt") == (["w2.pt"], [2])
+    with pytest.raises(ValueError, match="must lead to checkpoints, none is in"):
+        find_checkpoints(tmp_path / "w[0-9].pt")
 
 
 def test_other_files_are_ignored(tmp_path):
@@ -286,9 +420,10 @@ def test_other_files_are_ignored(tmp_path):
     assert names_and_steps(tmp_path / "*") == (["w1.pt", "w2.pt"], [1, 2])
 
 
-def test_lightning_s_copy_of_the_last_checkpoint_is_ignored(tmp_path):
+def test_lightning_s_copies_of_the_last_checkpoint_are_left_out(tmp_path):
     touch(tmp_path, "epoch=0-step=10.ckpt", "epoch=1-step=20.ckpt", "last.ckpt", "last-v1.ckpt")
-    assert names_and_steps(tmp_path) == (["epoch=0-step=10.ckpt", "epoch=1-step=20.ckpt"], [10, 20])
+    with pytest.warns(UserWarning, match=r"a copy: last.*ckpt, last"):
+        assert names_and_steps(tmp_path) == (["epoch=0-step=10.ckpt", "epoch=1-step=20.ckpt"], [10, 20])
     touch(tmp_path / "alone", "last.ckpt")
     assert names_and_steps(tmp_path / "alone") == (["last.ckpt"], [0])
 
@@ -296,16 +431,24 @@ def test_lightning_s_copy_of_the_last_checkpoint_is_ignored(tmp_path):
 def test_folders_of_the_trainer(tmp_path):
     run = tmp_path / "run"
     touch(run, "checkpoint-500/model.safetensors", "checkpoint-500/optimizer.pt", "checkpoint-1000/pytorch_model.bin")
-    touch(run, "checkpoint-90/model.safetensors.index.json", "checkpoint-2000/trainer_state.json", "model.safetensors")
+    touch(run, "checkpoint-90/model.safetensors.index.json", "checkpoint-2000/trainer_state.json")
     expected = (["checkpoint-90", "checkpoint-500", "checkpoint-1000"], [90, 500, 1000])
     assert names_and_steps(run) == expected
-    assert names_and_steps(run / "*") == expected
+    touch(run, "model.safetensors")
+    touch(tmp_path / "accelerate", "step_10/model.safetensors", "step_5/model.safetensors", "model.safetensors")
+    touch(tmp_path / "beside", "model.safetensors", "step_1.safetensors", "step_2.safetensors")
+    for place, found in {
+        run: expected,
+        run / "*": expected,
+        tmp_path / "accelerate": (["step_5", "step_10"], [5, 10]),
+        tmp_path / "beside": (["step_1.safetensors", "step_2.safetensors"], [1, 2]),
+    }.items():
+        with pytest.warns(UserWarning, match=r"a copy: model\.safetensors"):
+            assert names_and_steps(place) == found
     assert names_and_steps(tmp_path / "*" / "checkpoint-?00") == (["checkpoint-500"], [500])
     assert names_and_steps(run / "checkpoint-90") == (["checkpoint-90"], [90])
-    touch(tmp_path / "final", "model.safetensors", "training_args.bin")
+    touch(tmp_path / "final", "model.safetensors", "training_args.bin", "model-00001-of-00002.safetensors")
     assert names_and_steps(tmp_path / "final") == (["final"], [0])
-    touch(tmp_path / "accelerate", "step_10/model.safetensors", "step_5/model.safetensors", "model.safetensors")
-    assert names_and_steps(tmp_path / "accelerate") == (["step_5", "step_10"], [5, 10])
 
 
 def test_the_home_folder_and_relative_paths(tmp_path, monkeypatch):
@@ -367,7 +510,7 @@ def test_a_model_with_other_names_or_shapes_raises(suffix, tmp_path):
     refuse(
         path,
         parameter_layout(nn.Linear(3, 4)),
-        "once, it does under 'net.0.', 'net.1.'. Write only one of them, or build",
+        "once, it does under 'net.0.', 'net.1.'. Choose one, as in key='net.0', or build",
     )
     refuse(path, parameter_layout(nn.RNNCell(1, 1, bias=False)), "lacks 'weight_ih', 'weight_hh', and holds 'net.")
 
