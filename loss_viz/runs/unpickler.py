@@ -132,9 +132,13 @@ class Unpickler(PlainUnpickler):  # type: ignore[misc]
             self.stack.pop()
 
     def _load_storage(self) -> None:
-        if not isinstance(self.stack[-1], tuple) or self.stack[-1][:1] != ("storage",):
-            raise ValueError("it refers to something else than numbers")
-        super().load_binpersid()
+        kind, *rest = self.stack[-1]
+        if kind == "module":  # a class and its source, before PyTorch 1.6
+            self.stack[-1] = rest[0]
+        elif kind == "storage":
+            super().load_binpersid()
+        else:
+            raise ValueError(f"it refers to a {kind!r:.50}")
 
 
 def _restrict(opcode: bytes, kinds: tuple[type, ...], at: int) -> Callable[[Unpickler], None]:

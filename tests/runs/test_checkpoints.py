@@ -1,20 +1,30 @@
+import argparse
+import collections
+import datetime
+import functools
 import io
 import json
 import os
 import pickle
+import signal
+import subprocess
 import sys
 import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loss_viz.objective.layout import TensorSpec, buffer_layout, parameter_layout
 from loss_viz.runs.checkpoints import Checkpoints, find_checkpoints, has_tensor, write_snapshot
+from loss_viz.runs.run import Run
 
 
 class Net(nn.Module):
@@ -623,6 +633,226 @@ def test_pickled_modules_and_torchscript_raise(tmp_path):
     refuse(tmp_path / "a.pt", parameter_layout(model), "holds a torch.nn.modules.linear.Linear", "model.state_dict()")
     torch.jit.trace(model, torch.ones(1, 2)).save(str(tmp_path / "b.pt"))
     refuse(tmp_path / "b.pt", parameter_layout(model), "TorchScript")
+
+
+# What else a file may hold.
+
+
+class Custom(dict):
+    pass
+
+
+NESTED = nn.Linear(2, 2, bias=False)
+BESIDE = {
+    "Namespace": {"args": argparse.Namespace(lr=0.1, inner=argparse.Namespace(path=Path("a")))},
+    "NumPy scalar": {"best": np.float64(0.9), "n": np.int64(3), "flag": np.bool_(True)},
+    "NumPy array": {"history": np.arange(3.0), "names": np.array(["a"]), "objects": np.array([None, {}], dtype=object)},
+    "NumPy generator": {"rng": np.random.default_rng(0).bit_generator.state, "state": np.random.RandomState(0)},
+    "path": {"root": Path("data")},
+    "time": {"when": datetime.datetime(2024, 5, 1, tzinfo=datetime.timezone.utc)},
+    "class": {"hyper_parameters": {"act": nn.ReLU, "function": torch.nn.functional.relu, "type": type}},
+    "criterion": {"hyper_parameters": {"criterion": nn.SmoothL1Loss(), "loss": nn.CrossEntropyLoss(torch.ones(3))}},
+    "model among others": {"config": {"net": NESTED}},
+    "containers": {"meters": collections.defaultdict(list, a=[1]), "last": collections.deque([1, 2]), "set": {1}},
+    "counter": {"count": collections.Counter("aab"), "frozen": frozenset([1]), "range": range(3), "slice": slice(3)},
+    "subclass of dict": {"config": Custom(a=Custom(b=1))},
+    "enumeration": {"kind": signal.SIGINT, "by": {signal.SIGINT: 1}},
+    "partial and bytes": {"make": functools.partial(print, 1), "raw": b"ab", "complex": 1j},
+    "exception": {
+        "error": ValueError("a"),
+        "device": torch.device("cpu"),
+        "size": torch.Size([2]),
+        "dtype": torch.half,
+    },
+    "sparse": {"s": torch.eye(2).to_sparse()},
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("what", BESIDE)
+def test_things_beside_the_weights_are_not_built(what, zipped, tmp_path):
+    model, path = build(), tmp_path / "w_1.pt"
+    for protocol in (2, 4):
+        torch.save(
+            {"state_dict": model.state_dict(), "step": 7, **BESIDE[what]},
+            path,
+            pickle_protocol=protocol,
+            _use_new_zipfile_serialization=zipped,
+        )
+        np.testing.assert_array_equal(Checkpoints([path], parameter_layout(model))[0], flatten(model))
+        assert find_checkpoints(path)[1].tolist() == [7]
+
+
+def test_nothing_that_a_file_names_is_imported(tmp_path):
+    (tmp_path / "unheard_of.py").write_text("raise SystemExit")
+    program = f"""
+import sys, types, torch
+sys.path.insert(0, {str(tmp_path)!r})
+module = types.ModuleType("unheard_of")
+module.Thing = type("Thing", (), {{"__module__": "unheard_of"}})
+sys.modules["unheard_of"] = module
+torch.save({{"weight": torch.ones(1, 1), "extra": module.Thing()}}, {str(tmp_path / "w.pt")!r})
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    layout = parameter_layout(nn.Linear(1, 1, bias=False))
+    assert Checkpoints([tmp_path / "w.pt"], layout)[0].tolist() == [1]
+    assert "unheard_of" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("weight", "what"),
+    [
+        (np.ones((1, 1)), r"'weight' is a numpy\.\w*\.?multiarray\._reconstruct in it"),
+        (torch.ones(1, 1).to_sparse(), r"'weight' is a torch\._utils\._rebuild_sparse_tensor in it"),
+        (nn.Linear(1, 1), r"'weight' is a torch\.nn\.modules\.linear\.Linear in it"),
+    ],
+)
+def test_weights_of_another_kind_are_named(weight, what, tmp_path):
+    torch.save({"weight": weight, "other": torch.ones(1)}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=what):
+        Checkpoints([tmp_path / "w.pt"], parameter_layout(nn.Linear(1, 1, bias=False)))[0]
+
+
+def test_the_numbers_of_a_zip_stay_in_the_file(tmp_path):
+    torch.save({"a": torch.zeros(25_000_000), "weight": torch.ones(1, 1)}, tmp_path / "w.pt")
+    program = f"""
+from pathlib import Path
+from loss_viz.runs.checkpoint_file import open_checkpoint
+size = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+with open_checkpoint(Path({str(tmp_path / "w.pt")!r})):  # warm up
+    pass
+before = size()
+with open_checkpoint(Path({str(tmp_path / "w.pt")!r})) as stored:
+    assert stored["weight"].item() == 1
+    assert size() - before < 20_000_000, size() - before
+"""
+    if sys.platform == "linux":
+        subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("suffix", [".pth.tar", ".tar", ".t7", ".pkl", ".model", "", ".25", ".PKL"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_other_endings_are_known_by_their_content(suffix, zipped, tmp_path):
+    model = build()
+    for step in range(1, 3):
+        path = tmp_path / f"ck_{step}{suffix}"
+        torch.save({"state_dict": model.state_dict()}, path, _use_new_zipfile_serialization=zipped)
+    touch(tmp_path, f"ck_3{suffix}", "README", "LICENSE.txt")
+    (tmp_path / f"plain{suffix}").write_bytes(pickle.dumps({"a": 1}))
+    with zipfile.ZipFile(tmp_path / f"other{suffix}", "w") as archive:
+        archive.writestr("data.txt", "a")
+    found, _ = find_checkpoints(tmp_path)
+    assert [path.name for path in found] == [f"ck_{step}{suffix}" for step in range(1, 3)]
+    np.testing.assert_array_equal(Checkpoints(found, parameter_layout(model))[1], flatten(model))
+
+
+# Folders of torch.distributed.checkpoint.
+
+
+def write_distributed(folder, state):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(state, checkpoint_id=str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("prefix", ["", "model", "app.model"])
+def test_distributed_checkpoints(prefix, tmp_path):
+    for step in (5, 10):
+        state = build(step).state_dict()
+        for part in reversed(prefix.split(".") if prefix else []):
+            state = {part: state}
+        write_distributed(tmp_path / f"step-{step}", {**state, "counter": {"n": 3, "args": argparse.Namespace(lr=1)}})
+    found, steps = find_checkpoints(tmp_path)
+    assert ([path.name for path in found], steps.tolist()) == (["step-5", "step-10"], [5, 10])
+    assert find_checkpoints(tmp_path / "step-10")[0] == [tmp_path / "step-10"]
+    model = build(10)
+    rows = Checkpoints(found, parameter_layout(model))
+    np.testing.assert_array_equal(rows[1], flatten(model))
+    np.testing.assert_array_equal(rows[0], flatten(build(5)))
+    np.testing.assert_array_equal(rows[1, 30:130], flatten(model)[30:130])
+    wider = nn.Sequential(nn.Linear(3, 4))
+    refuse(found[0], parameter_layout(wider), "must hold every tensor of `model`: it lacks '0.weight'")
+
+
+def test_distributed_checkpoints_of_another_shape_or_kind_raise(tmp_path):
+    layout = parameter_layout(nn.Linear(2, 1, bias=False))
+    refuse(write_distributed(tmp_path / "a", {"weight": torch.ones(1, 3)}), layout, "(1, 3) in it, (1, 2) in `model`")
+    refuse(write_distributed(tmp_path / "b", {"weight": torch.ones(1, 2).long()}), layout, "is torch.int64 in it")
+    whole = write_distributed(tmp_path / "c", {"weight": torch.ones(1, 2)})
+    (whole / "__0_0.distcp").unlink()
+    refuse(whole, layout, ".metadata cannot be read", "must name files beside it, '__0_0.distcp' is not one")
+
+
+@pytest.mark.parametrize("kind", ["a command", "a file elsewhere", "cut"])
+def test_metadata_runs_no_code_and_leads_nowhere_else(kind, tmp_path):
+    folder, target = write_distributed(tmp_path / "a", {"weight": torch.ones(1, 2)}), tmp_path / "was_here"
+    file = folder / ".metadata"
+    about = pickle.loads(file.read_bytes())
+    if kind == "a command":
+        about.planner_data = Malicious(target)
+    elif kind == "a file elsewhere":
+        (tmp_path / "b.distcp").write_bytes((folder / "__0_0.distcp").read_bytes())
+        next(iter(about.storage_data.values())).relative_path = "../b.distcp"
+    data = pickle.dumps(about)
+    file.write_bytes(data[: len(data) // 2] if kind == "cut" else data)
+    refuse(folder, parameter_layout(nn.Linear(2, 1, bias=False)), str(file), "cannot be read")
+    assert not target.exists()
+
+
+# Two copies of the model in a file.
+
+
+def open_copies(names, folder, **options):
+    states = {name: {"weight": torch.full((1, 1), float(i))} for i, name in enumerate(names)}
+    for step in (1, 2):
+        torch.save(states, folder / f"w{step}.pt")
+    model = nn.Linear(1, 1, bias=False)
+    run = Run.from_checkpoints(model, lambda m: m(torch.ones(1, 1)).sum(), folder, progress=False, **options)
+    return run.weights[:].ravel().tolist()
+
+
+@pytest.mark.parametrize(
+    ("plain", "average"),
+    [
+        ("params", "params_ema"),
+        ("net", "ema"),
+        ("student", "teacher"),
+        ("generator", "g_ema"),
+        ("w", "swa"),
+        ("n", "n_avg"),
+    ],
+)
+def test_the_plain_weights_are_taken_and_their_average_is_named(plain, average, tmp_path):
+    with pytest.warns(
+        UserWarning, match=rf"twice: the weights of '{plain}' are shown, not those of '{average}'.*key='{plain}'"
+    ) as said:
+        assert open_copies([average, plain], tmp_path) == [1, 1]
+    assert len(said) == 1
+    assert open_copies([average, plain], tmp_path, key=average) == [0, 0]
+    assert open_copies([average, plain], tmp_path, key=plain) == [1, 1]
+
+
+@pytest.mark.parametrize("names", [["generator", "discriminator"], ["ema", "swa"], ["a", "b", "ema"]])
+def test_other_copies_are_named(names, tmp_path):
+    with pytest.raises(ValueError, match=rf"must hold `model` once.*'{names[0]}\.'.* Choose one, as in key='\w+'"):
+        open_copies(names, tmp_path)
+    assert open_copies(names, tmp_path, key=names[1]) == [1, 1]
+    with pytest.raises(
+        ValueError, match=rf"must hold tensors under `key`, 'c'; it does under .*'{names[0]}'.*Pass one"
+    ):
+        open_copies(names, tmp_path, key="c")
+
+
+def test_every_row_is_of_the_same_copy(tmp_path):
+    torch.save({"net": {"weight": torch.ones(1, 1)}, "ema": {"weight": torch.zeros(1, 1)}}, tmp_path / "w1.pt")
+    torch.save({"ema": {"weight": torch.zeros(1, 1)}}, tmp_path / "w2.pt")
+    model = nn.Linear(1, 1, bias=False)
+    with (
+        pytest.warns(UserWarning, match="key='net'"),
+        pytest.raises(ValueError, match=r"w2\.pt must hold tensors under"),
+    ):
+        Run.from_checkpoints(model, lambda m: m(torch.ones(1, 1)).sum(), tmp_path, progress=False)
 
 
 # Writing.
