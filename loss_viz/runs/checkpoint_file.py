@@ -81,7 +81,7 @@ def open_checkpoint(path: Path, key: str = "") -> Iterator[Mapping[str, Any]]:
             for file in _list_files(path):
                 stored.update(_get_reader(file)(_check_kind(file), stack))
         except Exception as error:  # a broken file may fail in any way
-            raise ValueError(_explain(file, error)) from error
+            raise ValueError(explain_failure(file, error)) from error
         chosen = {name: part for name, part in stored.items() if not key or name.startswith(f"{key}.")}
         if stored and not chosen:
             present = join_some(sorted({repr(name.rpartition(".")[0]) for name in stored}))
@@ -224,7 +224,8 @@ def _flatten(value: Any, seen: set[int], prefix: str = "") -> Iterator[tuple[str
             yield from _flatten(part, seen, f"{prefix}{name}.")
 
 
-def _explain(path: Path, error: Exception) -> str:
+def explain_failure(path: Path, error: BaseException) -> str:
+    """Return a sentence that says why a checkpoint cannot be read, and how to repair it."""
     if refused := re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error)):
         return (
             f"{path} cannot be read: it holds a {refused[1]}, and only tensors and plain values are read from a "

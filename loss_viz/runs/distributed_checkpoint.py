@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader, filesystem, metadata
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from loss_viz.runs import unpickler
+from loss_viz.runs.checkpoint_file import explain_failure
+
+MAX_AXES = 64  # as many as a tensor can have; a few bytes could copy a longer tuple a million times
 
 RECORDS = (
     *(metadata.Metadata, metadata.MetadataIndex, metadata.StorageMeta, metadata.TensorProperties),
@@ -18,7 +22,7 @@ RECORDS = (
 )
 CALLS = {
     **unpickler.CALLS,
-    "torch.Size": torch.Size,
+    "torch.Size": lambda sizes: torch.Size(sizes[:MAX_AXES]),
     "torch.serialization._get_layout": torch.serialization._get_layout,
     **{f"{kind.__module__}.{kind.__name__}": kind for kind in (*RECORDS, metadata._MEM_FORMAT_ENCODING)},
 }
@@ -42,14 +46,24 @@ class _Reader(FileSystemReader):
     def _read_safely(self) -> metadata.Metadata:
         with (Path(self.path) / ".metadata").open("rb") as file:
             found = _Unpickler(file).load()
-        if not isinstance(found, metadata.Metadata) or not isinstance(found.storage_data, dict):
+        if not isinstance(found, metadata.Metadata):
             raise ValueError("its .metadata describes no tensors")
         for place in found.storage_data.values():
             name = place.relative_path
             if Path(name).name != name or not (Path(self.path) / name).is_file():
                 raise ValueError(f"its .metadata must name files beside it, {str(name)[:50]!r} is not one")
-        found.storage_meta = found.storage_meta or metadata.StorageMeta()
+        for about in found.state_dict_metadata.values():
+            if isinstance(about, metadata.TensorStorageMetadata):
+                _check_pieces(about)
+        found.storage_meta = metadata.StorageMeta()
         return found
+
+
+def _check_pieces(about: metadata.TensorStorageMetadata) -> None:
+    if not isinstance(about.properties.dtype, torch.dtype) or not isinstance(about.size, torch.Size):
+        raise ValueError("its .metadata must tell the shapes of tensors")
+    if sum(torch.Size(chunk.sizes).numel() for chunk in about.chunks) != about.size.numel():
+        raise ValueError("its .metadata must name all pieces of a tensor once")
 
 
 class Part:
@@ -72,8 +86,15 @@ class Part:
 
     def read(self) -> Tensor:
         """Read the whole tensor from the files in which its pieces are."""
-        tensor = torch.empty(self._about.size, dtype=self._about.properties.dtype)
-        _load_state_dict({self._name: tensor}, self._reader, no_dist=True)
+        tensor = torch.zeros(self._about.size, dtype=self._about.properties.dtype)
+        if tensor.is_floating_point():
+            tensor.fill_(torch.nan)  # what is not in any piece must not look like a weight
+        try:
+            _load_state_dict({self._name: tensor}, self._reader, no_dist=True)
+        except (Exception, CheckpointException) as error:  # a broken file may fail in any way
+            failures = getattr(error, "failures", {}).values()
+            cause = next((failure for failure, _ in failures), error)
+            raise ValueError(explain_failure(Path(self._reader.path), cause)) from error
         return tensor
 
 

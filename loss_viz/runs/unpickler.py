@@ -31,7 +31,7 @@ VALUES = {
     **{f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
 }
 CALLS: dict[str, Callable] = {
-    "collections.OrderedDict": OrderedDict,
+    "collections.OrderedDict": lambda *pairs: _order(*pairs),
     "collections.defaultdict": lambda *_: {},
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
     "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
@@ -49,6 +49,7 @@ PlainUnpickler: Any = pickle._Unpickler  # the one in Python: its opcodes can be
 class Stub(dict):
     """What is left of an object that is not built: its name, and the items that were put into it."""
 
+    __slots__ = ("name",)
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
 
@@ -64,6 +65,14 @@ class Stub(dict):
     def get_dtype(self) -> str:
         """Return what this is, where a tensor has its dtype."""
         return f"a {self.name}"
+
+
+def _order(pairs: list | None = None) -> OrderedDict:
+    """Return a dictionary of a list of pairs, which is emptied: a few bytes could copy it a million times."""
+    made = OrderedDict(pairs or [])
+    if pairs:
+        pairs.clear()
+    return made
 
 
 def _rebuild(rebuild: Any, kind: Any, arguments: Any) -> Any:
@@ -132,13 +141,12 @@ class Unpickler(PlainUnpickler):  # type: ignore[misc]
             self.stack.pop()
 
     def _load_storage(self) -> None:
-        kind, *rest = self.stack[-1]
-        if kind == "module":  # a class and its source, before PyTorch 1.6
-            self.stack[-1] = rest[0]
-        elif kind == "storage":
-            super().load_binpersid()
+        if not isinstance(self.stack[-1], tuple) or self.stack[-1][:1] not in (("storage",), ("module",)):
+            raise ValueError("it refers to something else than numbers")
+        if self.stack[-1][0] == "module":  # a class and its source, before PyTorch 1.6
+            self.stack[-1] = self.stack[-1][1]
         else:
-            raise ValueError(f"it refers to a {kind!r:.50}")
+            super().load_binpersid()
 
 
 def _restrict(opcode: bytes, kinds: tuple[type, ...], at: int) -> Callable[[Unpickler], None]:
