@@ -37,7 +37,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "_orig_mod")
 AVERAGE = re.compile(r"(?<![a-z])(ema|avg|averaged?|swa|shadow|teacher)(?![a-z])", re.IGNORECASE)
 
 # Counters beside the weights. `meta` is where OpenMMLab keeps them.
-COUNTERS = {"step": ("global_step", "step", "iteration", "iter"), "epoch": ("epoch",)}
+COUNTERS = {"step": ("global_step", "step", "iteration", "iter", "iter_num"), "epoch": ("epoch",)}
 
 MAX_INDEX = 2**25
 
@@ -84,9 +84,9 @@ def open_checkpoint(path: Path, key: str = "") -> Iterator[Mapping[str, Any]]:
             raise ValueError(explain_failure(file, error)) from error
         chosen = {name: part for name, part in stored.items() if not key or name.startswith(f"{key}.")}
         if stored and not chosen:
-            present = join_some(sorted({repr(name.rpartition(".")[0]) for name in stored}))
+            present = join_some(sorted({repr(name.rpartition(".")[0]) for name in stored if "." in name})) or "none"
             raise ValueError(
-                f"{path} must hold tensors under `key`, {key!r}; it does under {present}. Pass one of them."
+                f"{path} must hold tensors under `key`, {key!r}; it does under {present}. Pass one of these, or leave it out."
             )
         yield chosen
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loss_viz.runs.checkpoint_file import WEIGHTS, join_some, read_counters
+from loss_viz.runs.checkpoint_file import AVERAGE, WEIGHTS, join_some, read_counters
 
 ADVICE = 'Pass a list of paths with steps=[0, 100, ...], or in their order with order="given"'
 
@@ -27,14 +27,15 @@ def order_naturally(path: Path) -> list[str | int]:
 
 
 def leave_out_copies(paths: list[Path], notes: list[str]) -> list[Path]:
-    """Return the checkpoints of a run without copies such as `best.pt`, if the others have numbers; note which."""
+    """Return checkpoints without copies such as `best.pt` and averages, if the others have numbers; note which."""
     saves = [path for path in paths if path.is_dir() and re.match(r"checkpoint-\d", path.name)]
     named = zip(paths, _names(paths), strict=True)
-    kept = saves or [path for path, name in named if not COPY.search(name) and path.name not in WEIGHTS]
+    own = [path for path, name in named if not COPY.search(name) and not AVERAGE.search(name)]
+    kept = saves or [path for path in own if path.name not in WEIGHTS]
     others = [path for path in paths if path not in kept]
     if not others or not find_steps([path for path in kept if not START.search(path.name)], []):
         return paths
-    notes.append(f"Not taken, because it seems to be a copy: {_list(others)}. {ADVICE}, to take it too.")
+    notes.append(f"Not taken, because it seems to be a copy or an average: {_list(others)}. {ADVICE}, to take it too.")
     return kept
 
 
@@ -59,7 +60,9 @@ def sort_by_step(paths: list[Path], given: bool, notes: list[str]) -> tuple[list
     if steps:
         pairs = sorted(zip(steps, paths, strict=True))
         return [path for _, path in pairs], [step for step, _ in pairs]
-    if len(paths) > 1 and not (given and not any(NUMBER.search(path.stem) for path in paths)):
+    if starts and not given:
+        paths = starts + [path for path in paths if path not in starts]
+    if len(paths) > 1 + len(starts) and not (given and not any(NUMBER.search(path.stem) for path in paths)):
         kind = "as in the list" if given else "by name"
         notes.append(
             f"The order of these checkpoints is uncertain, because not all of them have a step of their own, stored "
@@ -73,7 +76,7 @@ def find_steps(paths: Sequence[Path], notes: list[str]) -> list[int]:
     known = [
         [number for number in numbers if number is not None]
         for numbers in _read_numbers(paths)
-        if None not in numbers and len(set(numbers)) == len(numbers) > 0
+        if not any(number is None or number < 0 for number in numbers) and len(set(numbers)) == len(numbers) > 0
     ]
     orders = [sorted(range(len(paths)), key=numbers.__getitem__) for numbers in known]
     if any(order != orders[0] for order in orders):

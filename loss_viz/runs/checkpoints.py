@@ -41,7 +41,9 @@ MAX_STEP = 2**53  # integers up to this are exact as floats
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 # Ignored: hidden and incomplete files, and the states of optimizers and the like.
-IGNORED = re.compile(r"\..*|.*\.tmp|(optimizer|scheduler|scaler|sampler|rng_state|training_args)(_\d+)?\.\w+")
+IGNORED = re.compile(
+    r"\..*|.*\.tmp|(opt|optim|optimizer|scheduler|scaler|sampler|rng_state|training_args)(_?\d+)?\.\w+"
+)
 
 Place = str | os.PathLike
 

@@ -296,7 +296,7 @@ UNCERTAIN = [
     ["seed_1.pt", "seed_2.pt"],
     ["fold1_epoch5.pt", "fold2_epoch5.pt"],
     ["e1_b10.pt", "e2_b5.pt"],
-    ["ema_0.9999_10.pt", "model10.pt"],
+    ["2024-05-31.pt", "2024-06-01.pt"],
     ["best.pt", "last.pt"],
     ["bestmodel.pt", "w1.pt", "w2.pt"],
 ]
@@ -335,6 +335,7 @@ def test_numbers_that_disagree_are_said_to(tmp_path):
         (("step10", "step20"), [{"epoch": 1}, {"epoch": 2}], [10, 20]),
         (("w1", "w2"), [{"epoch": 5}, {"epoch": 5}], [1, 2]),
         (("w1", "w2"), [{"epoch": 5}, {}], [1, 2]),
+        (("w1", "w2"), [{"step": -1}, {"step": 0}], [1, 2]),
         (("w1", "w2"), [{"epoch": True}, {"epoch": "9"}], [1, 2]),
     ],
 )
@@ -353,7 +354,8 @@ def test_steps_stored_in_the_files(names, counters, steps, zipped, tmp_path):
     "numbered", ["epoch{}.pt", "epoch_{}.pth", "model_{}.pth.tar", "{}.pt", "checkpoint-{}/model.safetensors"]
 )
 @pytest.mark.parametrize(
-    "copies", [["best"], ["last"], ["latest"], ["model_best", "model_final"], ["best_acc_epoch_4", "LAST"]]
+    "copies",
+    [["best"], ["last"], ["latest"], ["model_best", "model_final"], ["best_acc_epoch_4", "LAST"], ["ema_0.9999_010"]],
 )
 def test_copies_are_left_out_and_named(numbered, copies, tmp_path):
     kept, ending = [numbered.format(i) for i in (2, 10)], numbered.partition("}")[2]
@@ -363,12 +365,20 @@ def test_copies_are_left_out_and_named(numbered, copies, tmp_path):
             torch.save({}, tmp_path / name)
     for name in copies * numbered.endswith("tar"):
         torch.save({}, tmp_path / f"{name}{ending}")
-    with pytest.warns(UserWarning, match=r"a copy: .*Pass a list of paths") as said:
+    with pytest.warns(UserWarning, match=r"a copy or an average: .*Pass a list of paths") as said:
         names, steps = names_and_steps(tmp_path)
     assert (names, steps) == ([Path(name).parts[0] for name in kept], [2, 10])
     assert all(name in str(said[0].message) for name in copies)
     listed = [tmp_path / name for name in (*kept, f"{copies[0]}{ending}")]
     assert names_and_steps(listed, steps=[2, 10, 11])[1] == [2, 10, 11]
+
+
+def test_the_start_comes_first(tmp_path):
+    touch(tmp_path, "a.pt", "init.pt")
+    assert names_and_steps(tmp_path) == (["init.pt", "a.pt"], [0, 1])
+    touch(tmp_path, "b.pt")
+    with pytest.warns(UserWarning, match="uncertain"):
+        assert names_and_steps(tmp_path) == (["init.pt", "a.pt", "b.pt"], [0, 1, 2])
 
 
 def test_another_start_is_left_out_and_named(tmp_path):
@@ -422,9 +432,7 @@ def test_brackets_in_the_name_of_a_folder_are_taken_as_they_are(name, tmp_path):
 
 
 def test_other_files_are_ignored(tmp_path):
-    touch(
-        tmp_path, "w1.pt", "w2.pt", ".w3.pt", ".w4.pt.17.tmp", "w5.pt.tmp", "optimizer.pt", "scheduler.pt", "notes.txt"
-    )
+    touch(tmp_path, "w1.pt", "w2.pt", ".w3.pt", ".w4.pt.17.tmp", "w5.pt.tmp", "optimizer.pt", "opt010.pt", "notes.txt")
     touch(tmp_path, "rng_state.pth", "rng_state_0.pth", "training_args.bin", "trainer_state.json", "plots/a.png")
     assert names_and_steps(tmp_path) == (["w1.pt", "w2.pt"], [1, 2])
     assert names_and_steps(tmp_path / "*") == (["w1.pt", "w2.pt"], [1, 2])
@@ -432,7 +440,7 @@ def test_other_files_are_ignored(tmp_path):
 
 def test_lightning_s_copies_of_the_last_checkpoint_are_left_out(tmp_path):
     touch(tmp_path, "epoch=0-step=10.ckpt", "epoch=1-step=20.ckpt", "last.ckpt", "last-v1.ckpt")
-    with pytest.warns(UserWarning, match=r"a copy: last.*ckpt, last"):
+    with pytest.warns(UserWarning, match=r"average: last.*ckpt, last"):
         assert names_and_steps(tmp_path) == (["epoch=0-step=10.ckpt", "epoch=1-step=20.ckpt"], [10, 20])
     touch(tmp_path / "alone", "last.ckpt")
     assert names_and_steps(tmp_path / "alone") == (["last.ckpt"], [0])
@@ -453,7 +461,7 @@ def test_folders_of_the_trainer(tmp_path):
         tmp_path / "accelerate": (["step_5", "step_10"], [5, 10]),
         tmp_path / "beside": (["step_1.safetensors", "step_2.safetensors"], [1, 2]),
     }.items():
-        with pytest.warns(UserWarning, match=r"a copy: model\.safetensors"):
+        with pytest.warns(UserWarning, match=r"average: model\.safetensors"):
             assert names_and_steps(place) == found
     assert names_and_steps(tmp_path / "*" / "checkpoint-?00") == (["checkpoint-500"], [500])
     assert names_and_steps(run / "checkpoint-90") == (["checkpoint-90"], [90])
@@ -817,6 +825,7 @@ def open_copies(names, folder, **options):
         torch.save(states, folder / f"w{step}.pt")
     model = nn.Linear(1, 1, bias=False)
     run = Run.from_checkpoints(model, lambda m: m(torch.ones(1, 1)).sum(), folder, progress=False, **options)
+    assert run.cut(slice(1, 2)).weights[0] == run.weights[1]
     return run.weights[:].ravel().tolist()
 
 
