@@ -86,7 +86,8 @@ def open_checkpoint(path: Path, key: str = "") -> Iterator[Mapping[str, Any]]:
         if stored and not chosen:
             present = join_some(sorted({repr(name.rpartition(".")[0]) for name in stored if "." in name})) or "none"
             raise ValueError(
-                f"{path} must hold tensors under `key`, {key!r}; it does under {present}. Pass one of these, or leave it out."
+                f"{path} must hold tensors under `key`, {key!r}; it does under {present}. Pass one of these, "
+                "or leave it out."
             )
         yield chosen
 
