@@ -163,6 +163,7 @@ def _digest_rows(rows: WeightRows, feed: Callable[[bytes], object]) -> None:
     """Digest values in memory, but files by name, size and time, because reading them takes minutes."""
     feed(repr((rows.shape, str(rows.dtype))).encode())
     if isinstance(rows, Checkpoints):
+        feed(rows.key.encode())
         for path in rows.paths:
             status = path.stat()
             feed(repr((path.name, status.st_size, status.st_mtime_ns)).encode())

@@ -1,14 +1,14 @@
 """Reading one checkpoint: its tensors by name, loaded on demand and without running code."""
 
 import json
-import pickletools
 import re
+import tarfile
 import warnings
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -16,51 +16,106 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from loss_viz.objective.layout import TensorSpec
+from loss_viz.runs import unpickler
+from loss_viz.runs.unpickler import MAX_STRUCTURE, Stub
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
-# Files that Hugging Face's Trainer writes into a folder, in the order in which transformers looks for them.
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# Files with these endings, or none, are checkpoints if they begin as torch.save begins them.
+OTHER_SUFFIXES = re.compile(r"(\.(tar|t7|pkl|pickle|model|\d+))?", re.IGNORECASE)
+LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # before PyTorch 1.6
+
+# Files with the weights in a folder, or with the index of their files: those of Hugging Face's Trainer, in the order in
+# which transformers looks for them, and that of torch.distributed.checkpoint.
+WEIGHTS = (
+    *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ".metadata",
+)
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "_orig_mod")
 
-# Bytes of names, shapes and other values that are not tensors; in memory they take up to ten times as much.
-MAX_STRUCTURE = 2**22
+# An average of the weights beside the weights.
+AVERAGE = re.compile(r"(?<![a-z])(ema|avg|averaged?|swa|shadow|teacher)(?![a-z])", re.IGNORECASE)
+
+# Counters beside the weights. `meta` is where OpenMMLab keeps them.
+COUNTERS = {"step": ("global_step", "step", "iteration", "iter", "iter_num"), "epoch": ("epoch",)}
+
 MAX_INDEX = 2**25
 
-# Functions that PyTorch allows in checkpoints, although a few bytes can make them fill the memory.
-GREEDY = {
-    "builtins bytearray",
-    "__builtin__ bytearray",
-    "torch._utils _rebuild_device_tensor_from_numpy",
-    "torch._utils _rebuild_device_tensor_from_cpu_tensor",
-}
-
-N_PICKLES = 5  # in front of the numbers, in files written before PyTorch 1.6
 REPAIR = "build `model` as it was when this checkpoint was written, or leave the file out."
 
 
 def find_weights(path: Path) -> Path | None:
-    """Return the file of a checkpoint with the weights, or with the index of its shards; None if it is not one."""
-    files = [path / name for name in WEIGHTS] if path.is_dir() else [path] * (path.suffix.lower() in SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
+    """Return the file of a checkpoint with the weights, or with the index of their files; None if it is not one."""
+    if path.is_dir():
+        return next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    suffix = path.suffix.lower()
+    known = suffix in SUFFIXES or (OTHER_SUFFIXES.fullmatch(suffix) and _is_from_torch(path))
+    return path if known and path.is_file() else None
+
+
+def _is_from_torch(path: Path) -> bool:
+    """Return whether a file begins as `torch.save` begins it."""
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(1024)
+            return start.startswith(LEGACY_START) or (start.startswith(b"PK\x03\x04") and b"/data.pkl" in start)
+    return False
 
 
 @contextmanager
-def open_checkpoint(path: Path) -> Iterator[Mapping[str, Any]]:
+def open_checkpoint(path: Path, key: str = "") -> Iterator[Mapping[str, Any]]:
     """Yield the tensors of a checkpoint by name; where possible they stay in the file until they are sliced.
 
+    Args:
+        path: checkpoint.
+        key: yield only those in the dictionary of this dotted name.
+
     Raises:
-        ValueError: if the checkpoint cannot be read.
+        ValueError: if the checkpoint cannot be read, or holds nothing under `key`.
     """
     stored: dict[str, Any] = {}
     file = path
     with ExitStack() as stack:
         try:
             for file in _list_files(path):
-                stored.update(_open_file(file, stack))
+                stored.update(_get_reader(file)(_check_kind(file), stack))
         except Exception as error:  # a broken file may fail in any way
-            raise ValueError(_explain(file, error)) from error
-        yield stored
+            raise ValueError(explain_failure(file, error)) from error
+        chosen = {name: part for name, part in stored.items() if not key or name.startswith(f"{key}.")}
+        if stored and not chosen:
+            present = join_some(sorted({repr(name.rpartition(".")[0]) for name in stored if "." in name})) or "none"
+            raise ValueError(
+                f"{path} must hold tensors under `key`, {key!r}; it does under {present}. Pass one of these, "
+                "or leave it out."
+            )
+        yield chosen
+
+
+def read_counters(path: Path) -> dict[str, int]:
+    """Return the step and the epoch that are stored in a checkpoint beside the weights, as far as there are any."""
+    try:
+        file = find_weights(path)
+        values = _read_values(_check_kind(file)) if file else {}
+    except Exception:  # a broken file is reported where its weights are read
+        return {}
+    places = [place for place in (values, values.get("meta")) if isinstance(place, Mapping)]
+    found = {
+        kind: [place[name] for name in names for place in places if type(place.get(name)) is int]
+        for kind, names in COUNTERS.items()
+    }
+    return {kind: numbers[0] for kind, numbers in found.items() if numbers}
+
+
+def _read_values(file: Path) -> Mapping[str, Any]:
+    value = _load_torch(file) if _get_reader(file) is _read_torch else {}
+    return value if isinstance(value, Mapping) else {}
+
+
+def _check_kind(path: Path) -> Path:
+    if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would block
+        raise ValueError("it is a pipe or a device")
+    return path
 
 
 def _list_files(path: Path) -> list[Path]:
@@ -89,21 +144,47 @@ def _check_size(n_bytes: int, limit: int = MAX_STRUCTURE) -> None:
         raise ValueError(f"it has more than {limit >> 20} MiB of data beside the tensors")
 
 
-def _open_file(path: Path, stack: ExitStack) -> Iterable[tuple[str, Any]]:
-    if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would block
-        raise ValueError("it is a pipe or a device")
-    if path.suffix.lower() == ".safetensors":
-        check_header_size(path)
-        file = stack.enter_context(safetensors.safe_open(str(path), framework="pt"))
-        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        # A zero-dimensional tensor cannot be sliced.
-        return [(name, part if part.get_shape() else file.get_tensor(name)) for name, part in parts.items()]
+def _read_safetensors(path: Path, stack: ExitStack) -> Iterable[tuple[str, Any]]:
+    check_header_size(path)
+    file = stack.enter_context(safetensors.safe_open(str(path), framework="pt"))
+    parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    # A zero-dimensional tensor cannot be sliced.
+    return [(name, part if part.get_shape() else file.get_tensor(name)) for name, part in parts.items()]
+
+
+def _read_distributed(path: Path, stack: ExitStack) -> Iterable[tuple[str, Any]]:
+    from loss_viz.runs.distributed_checkpoint import read_parts  # PyTorch may be built without it
+
+    return read_parts(path.parent)
+
+
+def _read_torch(path: Path, stack: ExitStack) -> Iterable[tuple[str, Any]]:
+    value = _load_torch(path)
+    parts = list(_flatten(value, set()))
+    stubs = [part for _, part in parts if isinstance(part, Stub)]
+    if stubs and len(stubs) == len(parts):
+        raise ValueError(f"GLOBAL {stubs[0].name}")
+    return parts
+
+
+READERS = {".safetensors": _read_safetensors, ".metadata": _read_distributed}  # of files other than those of torch.save
+
+
+def _get_reader(file: Path) -> Callable[[Path, ExitStack], Iterable[tuple[str, Any]]]:
+    return READERS.get((file.suffix or file.name).lower(), _read_torch)
+
+
+def _load_torch(path: Path) -> Any:
+    """Return what `torch.save` wrote, with stubs in place of all objects that are not tensors or plain values."""
     zipped = zipfile.is_zipfile(path)
-    (_check_zip if zipped else _check_legacy)(path)
+    if zipped:
+        _check_zip(path)
+    elif _is_tar(path):
+        raise ValueError("it is a tar, as PyTorch before 0.1.10 wrote it")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*TorchScript")
-        warnings.filterwarnings("ignore", message=".*pickle protocol")
-        return _flatten(torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped), set())
+        # Safe because the unpickler is ours: PyTorch's own refuses all that is not a tensor or a plain value.
+        return torch.load(str(path), map_location="cpu", weights_only=False, pickle_module=unpickler, mmap=zipped)
 
 
 def _check_zip(path: Path) -> None:
@@ -121,45 +202,37 @@ def _check_zip(path: Path) -> None:
                 raise ValueError("it is compressed, as torch.save never does")
             if entry.filename.endswith("data.pkl"):
                 _check_size(entry.file_size)
-                greedy = [name for name in GREEDY if f"c{name}\n".replace(" ", "\n").encode() in archive.read(entry)]
-                if greedy:
-                    raise ValueError(f"GLOBAL {greedy[0].replace(' ', '.')}")
 
 
-def _check_legacy(path: Path) -> None:
-    """Check a file written before PyTorch 1.6, some pickles followed by the numbers, in the same way."""
-    with path.open("rb") as file:
-        for position, name in _list_globals(file):
-            _check_size(position)
-            if name in GREEDY:
-                raise ValueError(f"GLOBAL {name.replace(' ', '.')}")
+def _is_tar(path: Path) -> bool:
+    """Return whether `torch.load` would unpack a file."""
+    try:
+        tarfile.open(path, "r:").close()
+    except tarfile.TarError:
+        return False
+    return True
 
 
-def _list_globals(file: BinaryIO) -> Iterator[tuple[int, str]]:
-    """Yield the position of each opcode of the pickles and the name that it imports, up to the first invalid one."""
-    with suppress(ValueError, EOFError, UnicodeError):
-        for _ in range(N_PICKLES):
-            for opcode, argument, position in pickletools.genops(file):
-                yield position or 0, str(argument) if opcode.name == "GLOBAL" else ""
-
-
-def _flatten(value: Any, seen: set[int], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in nested dictionaries by dotted name, visiting each dictionary once."""
+def _flatten(value: Any, seen: set[int], prefix: str = "") -> Iterator[tuple[str, Tensor | Stub]]:
+    """Yield the tensors and stubs in nested dictionaries by dotted name, visiting each dictionary once."""
     if isinstance(value, Tensor):
         yield prefix[:-1], value.detach()
+    elif isinstance(value, Stub) and not value:
+        yield prefix[:-1], value
     elif isinstance(value, Mapping) and id(value) not in seen:
         seen.add(id(value))
         for name, part in value.items():
             yield from _flatten(part, seen, f"{prefix}{name}.")
 
 
-def _explain(path: Path, error: Exception) -> str:
+def explain_failure(path: Path, error: BaseException) -> str:
+    """Return a sentence that says why a checkpoint cannot be read, and how to repair it."""
     if refused := re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error)):
         return (
-            f"{path} cannot be read: it holds a {refused[1]}, and only tensors, numbers and strings are read from a "
+            f"{path} cannot be read: it holds a {refused[1]}, and only tensors and plain values are read from a "
             "checkpoint, because other objects can run code. Write torch.save(model.state_dict(), path) instead."
         )
-    reason = (str(error).split("WeightsUnpickler error: ")[-1].strip().splitlines() or [""])[0].split(". ")[0]
+    reason = (str(error).strip().splitlines() or [""])[0].split(". ")[0]
     cause = f"{type(error).__name__}: {reason}"
     return f"{path} cannot be read as a checkpoint ({cause}). It may be truncated; leave it out or write it again."
 
@@ -170,14 +243,37 @@ def match_names(path: Path, stored: Mapping[str, Any], entries: Sequence[TensorS
     Raises:
         ValueError: if some are missing, or the checkpoint holds the model twice.
     """
-    found = {prefix: _find_keys(stored, prefix, entries) for prefix in find_prefixes(stored, entries[0])}
-    complete = sorted((prefix for prefix, keys in found.items() if len(keys) == len(entries)), key=_rank)
+    complete = _find_complete(stored, entries)
     if not complete:
         raise ValueError(_explain_missing(path, stored, entries))
-    if len(complete) > 1 and _rank(complete[0])[0] == _rank(complete[1])[0]:
-        where = _enumerate([repr(prefix) for prefix in complete])
-        raise ValueError(f"{path} must hold `model` once, it does under {where}. Write only one of them, or {REPAIR}")
-    return [found[complete[0]][entry.name] for entry in entries]
+    if len(complete) > 1:
+        where = join_some([repr(prefix) for prefix in complete])
+        raise ValueError(
+            f"{path} must hold `model` once, it does under {where}. Choose one, as in key={min(complete)[:-1]!r}, "
+            f"or {REPAIR}"
+        )
+    [found] = complete.values()
+    return [found[entry.name] for entry in entries]
+
+
+def choose_key(path: Path, entries: Sequence[TensorSpec], key: str = "") -> str:
+    """Return the dotted name of the dictionary to read: `key`, or the weights themselves if their average is there too.
+
+    Warns:
+        UserWarning: if there is a choice.
+    """
+    with open_checkpoint(path, key) as stored:
+        names = [prefix[:-1] for prefix in _find_complete(stored, entries)]
+    plain = [name for name in names if not AVERAGE.search(name)]
+    if len(plain) != 1 or len(names) == 1:
+        return key
+    others = join_some([repr(name) for name in names if name not in plain])
+    warnings.warn(
+        f"{path} holds `model` twice: the weights of {plain[0]!r} are shown, not those of {others}. Pass "
+        f"key={plain[0]!r}, or the other, to choose.",
+        stacklevel=3,
+    )
+    return plain[0]
 
 
 def check_shapes(path: Path, stored: Mapping[str, Any], entries: Sequence[TensorSpec], names: Sequence[str]) -> None:
@@ -187,14 +283,19 @@ def check_shapes(path: Path, stored: Mapping[str, Any], entries: Sequence[Tensor
         ValueError: if some are not.
     """
     parts = [stored[name] for name in names]
+    shapes = [tuple(part.shape if isinstance(part, Tensor) else part.get_shape()) for part in parts]
+    # Complex numbers may be written as pairs of real ones.
+    entries = [
+        TensorSpec(entry.names, shape) if entry.kind == "complex" and shape == (*entry.shape, 2) else entry
+        for entry, shape in zip(entries, shapes, strict=True)
+    ]
     for entry, part in zip(entries, parts, strict=True):
         if kind := _find_fault(part, entry.kind):
             what = {"real": "real numbers", "complex": "complex numbers", "nominal": "whole numbers or flags"}
             raise ValueError(f"{path} must hold plain {what[entry.kind]}: {entry.name!r} is {kind} in it; {REPAIR}")
-    shapes = [tuple(part.shape if isinstance(part, Tensor) else part.get_shape()) for part in parts]
     pairs = [(entry, shape) for entry, shape in zip(entries, shapes, strict=True) if entry.shape != shape]
     if pairs:
-        where = _enumerate([f"{entry.name!r} is {shape} in it, {entry.shape} in `model`" for entry, shape in pairs])
+        where = join_some([f"{entry.name!r} is {shape} in it, {entry.shape} in `model`" for entry, shape in pairs])
         raise ValueError(f"{path} must hold tensors of the shapes of `model`: {where}; {REPAIR}")
 
 
@@ -209,15 +310,23 @@ def _find_fault(part: Any, kind: str) -> str:
     return "" if plain and not part.is_quantized else f"{part.dtype}, {part.layout}, on {part.device}"
 
 
+def _find_complete(stored: Collection[str], entries: Sequence[TensorSpec]) -> dict[str, dict[str, str]]:
+    """Return the most usual prefixes under which a checkpoint holds every tensor, each with the names in the file."""
+    found = {prefix: _find_keys(stored, prefix, entries) for prefix in find_prefixes(stored, entries[0])}
+    complete = sorted((prefix for prefix, keys in found.items() if len(keys) == len(entries)), key=_rank)
+    return {prefix: found[prefix] for prefix in complete if _rank(prefix)[0] == _rank(complete[0])[0]}
+
+
 def _explain_missing(path: Path, stored: Collection[str], entries: Sequence[TensorSpec]) -> str:
     prefixes = sorted({""}.union(*(find_prefixes(stored, entry) for entry in entries)), key=_rank)
     best = max((_find_keys(stored, prefix, entries) for prefix in prefixes), key=len)
-    missing = _enumerate([repr(entry.name) for entry in entries if entry.name not in best])
-    present = _enumerate([repr(name) for name in stored]) or "no tensors"
+    missing = join_some([repr(entry.name) for entry in entries if entry.name not in best])
+    present = join_some([repr(name) for name in stored]) or "no tensors"
     return f"{path} must hold every tensor of `model`: it lacks {missing}, and holds {present}; {REPAIR}"
 
 
-def _enumerate(texts: Sequence[str]) -> str:
+def join_some(texts: Sequence[str]) -> str:
+    """Join the first few texts, and tell how many more there are."""
     return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
 
 
@@ -239,7 +348,8 @@ def _rank(prefix: str) -> tuple[list[int], str]:
 def read_flat(part: Any, entry: TensorSpec, start: int, stop: int) -> Shaped[Tensor, " m"]:
     """Return values `start` to `stop` of a flattened tensor, reading only the rows of the file that contain them."""
     if entry.kind == "complex":
-        return torch.view_as_real(part[:] if entry.shape else part).reshape(-1)[start:stop]
+        whole = part if isinstance(part, Tensor) else part[:]
+        return (torch.view_as_real(whole) if whole.is_complex() else whole).reshape(-1)[start:stop]
     width = torch.Size(entry.shape[1:]).numel()
     first = start // width
     rows = part[first : -(-stop // width)] if entry.shape else part

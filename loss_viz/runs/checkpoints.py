@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from loss_viz._files import atomic_write
-from loss_viz._validation import check_path, check_type
+from loss_viz._validation import argument_error, check_choice, check_int, check_path, check_type
 from loss_viz.objective.layout import ParameterLayout
 from loss_viz.objective.objective import Objective
 from loss_viz.runs.checkpoint_file import (
@@ -27,30 +28,48 @@ from loss_viz.runs.checkpoint_file import (
     open_checkpoint,
     read_flat,
 )
+from loss_viz.runs.checkpoint_order import ADVICE as ORDER_ADVICE
+from loss_viz.runs.checkpoint_order import NUMBER, leave_out_copies, order_naturally, sort_by_step
 
-KINDS = f"files ending in {', '.join(SUFFIXES)}, or folders such as checkpoint-500 with {WEIGHTS[0]} in them"
+KINDS = (
+    f"files ending in {', '.join(SUFFIXES)}, other files of torch.save, or folders such as checkpoint-500 with "
+    f"{WEIGHTS[0]} or {WEIGHTS[-1]} in them"
+)
 ADVICE = 'Give a folder of checkpoints, or a pattern such as "runs/*.pt".'
+ORDERS = ("step", "modified", "given")
+MAX_STEP = 2**53  # integers up to this are exact as floats
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 # Ignored: hidden and incomplete files, and the states of optimizers and the like.
-IGNORED = re.compile(r"\..*|.*\.tmp|(optimizer|scheduler|scaler|sampler|rng_state|training_args)(_\d+)?\.\w+")
-
-# Second copies of the last weights.
-FINAL_COPIES = re.compile(r"last(-v\d+)?\.ckpt|model\.safetensors|pytorch_model\.bin")
+IGNORED = re.compile(
+    r"\..*|.*\.tmp|(opt|optim|optimizer|scheduler|scaler|sampler|rng_state|training_args)(_?\d+)?\.\w+"
+)
 
 Place = str | os.PathLike
 
 Index = SupportsIndex | slice | Sequence[int] | np.ndarray
 
 
-def find_checkpoints(paths: Place | Sequence[Place]) -> tuple[list[Path], Int64[np.ndarray, " n"]]:
-    """Return checkpoints in order, and their steps: the numbers in their names, or 0, 1, 2, ... if these repeat.
+def find_checkpoints(
+    paths: Place | Sequence[Place], order: str = "step", steps: Sequence[int] | np.ndarray | None = None
+) -> tuple[list[Path], Int64[np.ndarray, " n"]]:
+    """Return checkpoints in the order of the training, and their steps.
+
+    The steps are those stored in the files, else the numbers in their names. If there are none, they are 0, 1, 2, ...,
+    and a warning tells the order.
 
     Args:
-        paths: a folder, a pattern with `*` or `?`, one checkpoint, or a list of checkpoints.
+        paths: a folder, a pattern with `*`, `?` or `[...]`, one checkpoint, or a list of checkpoints.
+        order: `"step"`, `"modified"` for the time of the last change, or `"given"` for the order of a list.
+        steps: step of each path in a list.
 
     Raises:
-        TypeError: if `paths` is neither a path nor a list of paths.
-        ValueError: if there are no checkpoints, or a path is not a checkpoint.
+        TypeError: if `paths` is neither a path nor a list of paths, or the steps are not numbers.
+        ValueError: if there are no checkpoints, a path is not a checkpoint, or `order` or `steps` do not fit.
+
+    Warns:
+        UserWarning: if files are left out, or the order is uncertain.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -62,25 +81,67 @@ def find_checkpoints(paths: Place | Sequence[Place]) -> tuple[list[Path], Int64[
         (['epoch=0-step=0.ckpt', 'epoch=1-step=50.ckpt', 'epoch=20-step=1000.ckpt'], array([   0,   50, 1000]))
     """
     check_type("paths", paths, (str, os.PathLike, Sequence), "a path or a list of paths", advice=ADVICE)
+    check_choice("order", order, ORDERS, advice=f"{ORDER_ADVICE}.")
+    listed = not isinstance(paths, str | os.PathLike)
     if isinstance(paths, str | os.PathLike):
-        found = sorted(_search(check_path("paths", paths, advice=ADVICE).expanduser()), key=_order_naturally)
+        found = sorted(_search(check_path("paths", paths, advice=ADVICE).expanduser()), key=order_naturally)
     else:
         found = [_verify(check_path("paths", path, advice=ADVICE).expanduser()) for path in paths]
     if not found:
         raise ValueError(f"`paths` must lead to checkpoints, none is in {paths}. Give the folder of some {KINDS}.")
-    if all(re.search(r"\d", path.name) for path in found):
-        found.sort(key=_order_naturally)
-    steps = [_read_step(path) for path in found]
-    if len(set(steps)) < len(steps) or not 0 <= min(steps) <= max(steps) < 2**63:
+    if not listed and (steps is not None or order == "given"):
+        name, value = ("order", "'given'") if steps is None else ("steps", "one for each path")
+        raise argument_error(
+            name, f"`{name}` can be {value} only if `paths` is a list, it is one path. {ORDER_ADVICE}."
+        )
+    if steps is not None:
+        pairs = sorted(zip(_check_steps(steps, len(found), order), found, strict=True))
+        return [path for _, path in pairs], np.array([step for step, _ in pairs], dtype=np.int64)
+    if order == "given":
         return found, np.arange(len(found), dtype=np.int64)
-    return [path for _, path in sorted(zip(steps, found, strict=True))], np.array(sorted(steps), dtype=np.int64)
+    notes: list[str] = []
+    if not listed:
+        found = leave_out_copies(found, notes)
+    if order == "step":
+        found, numbers = sort_by_step(found, listed, notes)
+    else:
+        found, numbers = _sort_by_time(found), list(range(len(found)))
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return found, np.array(numbers if max(numbers) <= MAX_STEP else range(len(found)), dtype=np.int64)
+
+
+def _check_steps(steps: Sequence[int] | np.ndarray, n: int, order: str) -> list[int]:
+    advice = f"{ORDER_ADVICE}."
+    check_type("steps", steps, (Sequence, np.ndarray), "a list of whole numbers", advice=advice)
+    numbers = [check_int("steps", step, 0, MAX_STEP, advice=advice) for step in steps]
+    if order != "step":
+        raise argument_error("steps", f"`steps` already tells the order, `order` cannot be {order!r} too. Pass one.")
+    if len(set(numbers)) < len(numbers) or len(numbers) != n:
+        raise argument_error("steps", f"`steps` must be {n} different numbers, one for each path; got {numbers[:9]}.")
+    return numbers
+
+
+def _sort_by_time(paths: list[Path]) -> list[Path]:
+    times = {path: (find_weights(path) or path).stat().st_mtime_ns for path in paths}
+    if len(set(times.values())) < len(paths):
+        raise argument_error(
+            "order",
+            f"`order` can be 'modified' only if no two files were written at the same time, some in {paths[0].parent} "
+            f"were. {ORDER_ADVICE}.",
+        )
+    return sorted(paths, key=times.__getitem__)
 
 
 def write_snapshot(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write one safetensors file atomically."""
     # Copies, because safetensors rejects tensors that share memory, such as views of one vector.
+    # Complex numbers are written as pairs, because safetensors has no double ones.
     copies = {
-        name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()
+        name: (torch.view_as_real(t.detach().resolve_conj()) if t.is_complex() else t.detach()).to(
+            "cpu", copy=True, memory_format=torch.contiguous_format
+        )
+        for name, t in tensors.items()
     }
     with atomic_write(path) as part:
         part.write_bytes(safetensors.torch.save(copies, dict(metadata)))
@@ -96,9 +157,10 @@ class Checkpoints:
         paths: checkpoints, one per row.
         layout: tensors that make up a row.
         defaults: values of tensors that some of the checkpoints do not hold, by name.
+        key: dotted name of the dictionary in each file that holds them; empty if it is found by itself.
 
     Attributes:
-        paths, layout: as given.
+        paths, layout, key: as given.
         shape: `(n, n_params)`.
         dtype: dtype of the values returned; half precision is widened to float32.
         nbytes: memory held by the rows: 0.
@@ -117,10 +179,15 @@ class Checkpoints:
     """
 
     def __init__(
-        self, paths: Sequence[Path], layout: ParameterLayout, defaults: Mapping[str, Tensor] | None = None
+        self,
+        paths: Sequence[Path],
+        layout: ParameterLayout,
+        defaults: Mapping[str, Tensor] | None = None,
+        key: str = "",
     ) -> None:
         self.paths = tuple(paths)
         self.layout = layout
+        self.key = key
         self.nbytes = 0
         self._defaults = {} if defaults is None else defaults
         self._keys: dict[tuple[str, ...], list[str]] = {}  # by the names in a file: the files of a run have the same
@@ -150,13 +217,13 @@ class Checkpoints:
 
     def cut(self, rows: slice) -> "Checkpoints":
         """Return consecutive rows, which stay on disk."""
-        return Checkpoints(self.paths[rows], self.layout, self._defaults)
+        return Checkpoints(self.paths[rows], self.layout, self._defaults, self.key)
 
     def _read(self, path: Path, start: int, out: Float[Tensor, " m"]) -> None:
         """Fill `out` with the values of a checkpoint, starting at column `start`."""
         entries, sizes = self.layout.entries, self.layout.sizes
         begins = accumulate(sizes[:-1], initial=-start)
-        with open_checkpoint(path) as stored:
+        with open_checkpoint(path, self.key) as stored:
             parts = self._find(path, stored)
             for entry, begin, size in zip(entries, begins, sizes, strict=True):
                 first, last = max(begin, 0), min(begin + size, len(out))
@@ -180,26 +247,27 @@ class Checkpoints:
 N_COMPARED = 5  # checkpoints that are searched for tensors that change
 
 
-def find_changing(paths: Sequence[Path], objective: Objective) -> list[str]:
+def find_changing(paths: Sequence[Path], objective: Objective, key: str = "") -> list[str]:
     """Return the names of tensors that are not trained by gradients and differ between the checkpoints of a run.
 
     Args:
         paths: checkpoints in order; the first, the last and some in between are compared.
         objective: loss of the model, which holds the values of tensors that are in no checkpoint.
+        key: as for `Checkpoints`.
 
     Raises:
         ValueError: if a frozen parameter has one and the same value in all of them, and another one in the model.
     """
     some = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, N_COMPARED).astype(int))]
-    Checkpoints(some[:1], objective.layout)[:, :1]  # another model is noticed by its weights
-    held = [set(_names_of(path)) for path in some]
+    Checkpoints(some[:1], objective.layout, key=key)[:, :1]  # another model is noticed by its weights
+    held = [set(_names_of(path, key)) for path in some]
     changing, live = [], objective.tensors()
     for name, own in objective.initial_state.items():
         layout = objective.following([name]).buffer_layout
         [entry] = layout.entries
         if not any(find_prefixes(names, entry) for names in held):
             continue
-        rows = Checkpoints(some, layout, {name: own})[:]
+        rows = Checkpoints(some, layout, {name: own}, key)[:]
         if (rows == layout.join({name: own}).numpy()).all():
             continue
         if isinstance(live[name], nn.Parameter) and (rows == rows[0]).all():
@@ -211,25 +279,31 @@ def find_changing(paths: Sequence[Path], objective: Objective) -> list[str]:
     return changing
 
 
-def _names_of(path: Path) -> list[str]:
-    with open_checkpoint(path) as stored:
+def _names_of(path: Path, key: str) -> list[str]:
+    with open_checkpoint(path, key) as stored:
         return list(stored)
 
 
 def _search(place: Path) -> list[Path]:
     if place.is_dir():
         inside = _choose(place.iterdir())
-        return [place] if find_weights(place) and not any(path.is_dir() for path in inside) else inside
-    if re.search(r"[*?]", str(place)):
-        return _choose(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
-    return [_verify(place)]
+        own = [path for path in inside if path.name in WEIGHTS or SHARD.search(path.name)]  # parts of one checkpoint
+        several = (
+            any(path.is_dir() for path in inside)
+            or sum(bool(NUMBER.search(p.stem)) for p in inside if p not in own) > 1
+        )
+        return [place] if find_weights(place) and not several else inside
+    found = [Path(place.anchor)]
+    for part in place.relative_to(place.anchor).parts:  # a folder may be called [0.1]
+        found = [
+            one for folder in found for one in ([folder / part] if (folder / part).exists() else folder.glob(part))
+        ]
+    return _choose(dict.fromkeys(found)) if re.search(r"[*?\[]", str(place)) else [_verify(place)]
 
 
 def _choose(candidates: Iterable[Path]) -> list[Path]:
-    """Return the checkpoints of a run among files and folders."""
-    found = [path for path in candidates if find_weights(path) and not IGNORED.fullmatch(path.name)]
-    saves = [path for path in found if path.is_dir() and path.name.startswith("checkpoint-")]
-    return saves or [path for path in found if not FINAL_COPIES.fullmatch(path.name)] or found
+    """Return the checkpoints among files and folders."""
+    return [path for path in candidates if find_weights(path) and not IGNORED.fullmatch(path.name)]
 
 
 def _verify(path: Path) -> Path:
@@ -237,15 +311,3 @@ def _verify(path: Path) -> Path:
         what = "is not one" if path.exists() else "does not exist"
         raise ValueError(f"`paths` must be checkpoints, {path} {what}. Give {KINDS}.")
     return path
-
-
-def _order_naturally(path: Path) -> list[str | int]:
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", str(path)))]
-
-
-def _read_step(path: Path) -> int:
-    """Return the step in the name of a checkpoint, or -1."""
-    name = path.name if path.is_dir() else path.stem
-    named = re.search(r"steps?[-_= ]*(\d+)", name, re.IGNORECASE) or re.search(r"checkpoint-(\d+)", name)
-    whole = [named[1]] if named else re.findall(r"\d+", re.sub(r"\d+\.\d+", "", name))
-    return int(whole[-1]) if whole else -1

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from loss_viz._files import check_destination
 from loss_viz._validation import check_array, check_int, check_type, first_line
 from loss_viz.objective.objective import LossCheck, LossFn, Objective
+from loss_viz.runs.checkpoint_file import choose_key
 from loss_viz.runs.checkpoints import Checkpoints, find_changing, find_checkpoints
 from loss_viz.runs.run_file import Parameters, read_run_file, rebuild_model, write_archive
 from loss_viz.runs.weights import WeightRows, row_blocks, take_rows
@@ -260,6 +261,9 @@ class Run:
         loss_fn: LossFn,
         paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
+        order: str = "step",
+        steps: Sequence[int] | np.ndarray | None = None,
+        key: str = "",
         device: str | torch.device | None = None,
         name: str = "",
         progress: bool = True,
@@ -270,9 +274,13 @@ class Run:
             model: model, built as it was when the checkpoints were written. Its trainable weights do not matter, its
                 frozen ones do.
             loss_fn: loss of a model on fixed data.
-            paths: a folder, a pattern such as `"runs/*.pt"`, or a list of checkpoints: `.safetensors`, `.pt`, `.pth`,
-                `.bin` and Lightning's `.ckpt`, loaded without running code, and the folders of Hugging Face's
-                `Trainer`. They are sorted by the numbers in their names, which become the steps.
+            paths: a folder, a pattern such as `"runs/*.pt"`, or a list of checkpoints: `.safetensors`, files of
+                `torch.save` and Lightning, loaded without running code, and the folders of Hugging Face's `Trainer` and
+                of `torch.distributed.checkpoint`.
+            order: `"step"` sorts by the steps stored in the files, else by those in their names; `"modified"` by the
+                time at which the files were written; `"given"` keeps the order of a list.
+            steps: number of updates at each path in a list, if the files do not tell.
+            key: name of the dictionary with the weights, such as `"params_ema"`, in files that hold the model twice.
             device: device of the evaluation; the model's by default.
             name: name in legends.
             progress: show a progress bar if evaluating the losses takes more than a second.
@@ -280,6 +288,10 @@ class Run:
         Raises:
             TypeError: if an argument has another type.
             ValueError: if there is no checkpoint, or one cannot be read or belongs to another model.
+
+        Warns:
+            UserWarning: if copies such as `best.pt` are left out, the order is uncertain, or the average of the weights
+                is in the files too.
 
         Example:
             >>> import torch
@@ -293,12 +305,14 @@ class Run:
             >>> run.step.tolist(), run.weights.shape
             ([0, 5, 10], (3, 2))
         """
-        found, step = find_checkpoints(paths)
+        check_type("key", key, str, "a string", advice="Leave it out if the files hold the model once.")
+        found, step = find_checkpoints(paths, order, steps)
         objective = Objective(model, loss_fn, device=device)
-        objective = objective.following(find_changing(found, objective))
-        weights, buffers = Checkpoints(found, objective.layout), None
+        key = choose_key(found[0], objective.layout.entries, key)
+        objective = objective.following(find_changing(found, objective, key))
+        weights, buffers = Checkpoints(found, objective.layout, key=key), None
         if objective.buffer_layout.n:
-            buffers = Checkpoints(found, objective.buffer_layout, objective.initial_state)
+            buffers = Checkpoints(found, objective.buffer_layout, objective.initial_state, key)
         return evaluate_run(objective, weights, step, buffers=buffers, name=name, progress=progress)
 
 

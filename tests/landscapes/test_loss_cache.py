@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 import loss_viz as lv
 from loss_viz.landscapes.compute import Pipeline
-from loss_viz.landscapes.loss_cache import LossCache
+from loss_viz.landscapes.loss_cache import LossCache, _digest_rows
+from loss_viz.runs.checkpoints import Checkpoints
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import as_run_set
 from loss_viz.settings import LandscapeSettings
@@ -211,6 +212,10 @@ def test_checkpoints_are_identified_by_name_size_and_time(tmp_path):
     os.utime(path, (1, 1))
     digests.append(LossCache(tmp_path / "c", as_run_set(loaded), (loaded.objective,), "k=5")._digest)
     assert digests[0] == digests[1] != digests[2]
+    fed = [[], []]
+    for key, parts in zip(["net", "ema"], fed, strict=True):
+        _digest_rows(Checkpoints(loaded.weights.paths, loaded.weights.layout, key), parts.append)
+    assert fed[0] != fed[1]
 
 
 def test_a_cache_that_is_a_file_is_refused(run, tmp_path):

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import save, save_file
 from torch import nn
 
@@ -64,6 +65,8 @@ STATES = {
     "trainer": "checkpoint-1/pytorch_model.bin",
     "shard": "checkpoint-1/model-00002-of-00002.safetensors",
     "index": "checkpoint-1/model.safetensors.index.json",
+    "distributed": "checkpoint-1/.metadata",
+    "piece": "checkpoint-1/__0_0.distcp",
 }
 EXPORTS = {"json": "a.json", "html": "a.html", "csv": "surface.csv"}
 if find_spec("matplotlib"):
@@ -82,6 +85,8 @@ def write_state(kind, folder, step):
         torch.save(state, path, _use_new_zipfile_serialization=False)
     elif kind == "ckpt":
         torch.save({"state_dict": {f"net.{name}": t for name, t in state.items()}, "global_step": step}, path)
+    elif kind in ("distributed", "piece"):
+        dcp.save({"model": state}, checkpoint_id=str(path.parent))
     elif kind in ("shard", "index"):
         parts = {f"model-0000{i}-of-00002.safetensors": names for i, names in ((1, ["0.weight"]), (2, list(state)[1:]))}
         for name, held in parts.items():
@@ -393,10 +398,41 @@ def change_pickle(data, zipped, marker):
     yield "a text of any size", b"\x80\x02X\xff\xff\xff\x7fx."
     yield "bytes of any size", b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"x."
     yield "a frame of any size", b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"N."
+    yield "bytes to be filled, of any size", b"\x80\x05\x96" + struct.pack("<Q", 2**34) + b"x."
     yield "a tar", write_tar(marker)
+    yield from change_objects(zipped)
     if not zipped:
         for what, change in list(claim_storages())[:3]:
             yield what, change(data)
+
+
+def change_objects(zipped):
+    """What a pickle may do to the objects that it names."""
+    state = build().state_dict()
+    whole = save_bytes(state, True)
+    pairs = b"(" + b"K\x01K\x02\x86" * 100_000 + b"l"
+    for what, change in {
+        "attributes set on a function": b"ctorch._utils\n_rebuild_tensor_v2\n}X\x08\0\0\0__name__K\x01sb",
+        "attributes set on a class": b"ctorch\nTensor\n}X\x01\0\0\0aK\x01sb",
+        "a class called": b"ctorch.storage\nUntypedStorage\nJ\xff\xff\xff\x7f\x85R",
+        "a tensor called": b"ctorch\nTensor\nJ\xff\xff\xff\x7f\x85R",
+        "a number called": b"K\x01)R",
+        "an object of a number": b"K\x01)\x81",
+        "something put into a number": b"K\x01K\x01a",
+        "something put into a class": b"ctorch\nTensor\n(K\x01K\x02u",
+        "a registered class": b"\x82\x01",
+        "an object in the old way": b"(ios\nsystem\n",
+        "a reference to another thing": b"X\x01\0\0\0a\x85Q",
+        "a list copied many times": pairs + b"q\xff0" + b"ccollections\nOrderedDict\nh\xff\x85R0" * 5000 + b"N",
+        "many stubs": b"ca\nb\nq\xff0(" + b"h\xff)\x81" * 50_000 + b"l",
+        "many names": b"(" + b"".join(f"ca\n{i}\n".encode() for i in range(50_000)) + b"l",
+        "an unknown function called with much": b"ca\nb\n" + pairs + b"\x85R",
+    }.items():
+        code = b"\x80\x02" + change + b"."
+        yield f"{what} in a pickle", repack_raw(whole, lambda own, code=code: code) if zipped else LEGACY + code
+
+
+LEGACY = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
 
 
 def list_harm(marker):
@@ -514,6 +550,45 @@ def change_index(data):
     yield "an index twice", data[:-1] + b', "weight_map": {}}'
 
 
+# Changes to the metadata of a distributed checkpoint.
+
+
+def change_metadata(data, marker):
+    def change(act):
+        about = pickle.loads(data)
+        act(about, about.storage_data[next(iter(about.storage_data))], about.state_dict_metadata["model.0.weight"])
+        return pickle.dumps(about)
+
+    for what, harm in list_harm(marker):
+        yield f"{what} beside", change(lambda about, place, one, harm=harm: setattr(about, "planner_data", harm))
+        yield f"{what} for a tensor", pickle.dumps(harm)
+    for path in (
+        "../../../secret.distcp",
+        "/etc/passwd",
+        "",
+        ".",
+        "..",
+        "nothing.distcp",
+        5,
+        None,
+        "/dev/zero",
+        ".metadata",
+    ):
+        yield f"a piece in {path}", change(lambda about, place, one, path=path: setattr(place, "relative_path", path))
+    for name in ("offset", "length"):
+        for value in (-1, 2**62, 0.5, "8", None):
+            yield f"{name} {value}", change(lambda about, place, one, v=value, n=name: setattr(place, n, v))
+    for size in ((2**50,), (2**32, 2**32), (), (60, 20, 1), (1,) * 1000):
+        yield f"a size of {size[:3]}", change(lambda about, place, one, s=size: setattr(one, "size", torch.Size(s)))
+    for name in ("chunks", "properties", "size"):
+        for value in ([], None, 5):
+            yield f"{name} {value}", change(lambda about, place, one, v=value, n=name: setattr(one, n, v))
+    for name in ("state_dict_metadata", "storage_data", "storage_meta", "planner_data"):
+        for value in ({}, None, [1]):
+            yield f"{name} {value}", change(lambda about, place, one, v=value, n=name: setattr(about, n, v))
+    yield "no metadata", pickle.dumps({"a": 1})
+
+
 # Changes to settings, wherever they stand.
 
 
@@ -620,6 +695,9 @@ def list_mutants(folder, marker, rng):
                 yield kind, what, data
         if kind == "run":
             for what, data in change_run(whole):
+                yield kind, what, data
+        if kind == "distributed":
+            for what, data in change_metadata(whole, marker):
                 yield kind, what, data
         if kind in ("pt", "pth"):
             for what, data in change_pickle(whole, kind == "pt", marker):

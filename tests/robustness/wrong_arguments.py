@@ -139,6 +139,9 @@ def list_cases(folder):
     yield "Run.from_checkpoints", checkpoints, "model", [*THING, *models, nn.Linear(1, 1)]
     yield "Run.from_checkpoints", checkpoints, "loss_fn", [*without(THING, object), *losses]
     yield "Run.from_checkpoints", checkpoints, "paths", [*PATH, folder, folder / "nothing", ["a", None]]
+    yield "Run.from_checkpoints", checkpoints, "order", [*WORD, "given"]
+    yield "Run.from_checkpoints", checkpoints, "steps", [*without(THING, None), [0, 1, 2], ["a", 1, 2], [0, 0.5, 1]]
+    yield "Run.from_checkpoints", checkpoints, "key", [*TEXT, "nothing"]
     yield "Run.from_checkpoints", checkpoints, "device", devices
     yield "Run.from_checkpoints", checkpoints, "name", TEXT
     yield "Run", made, "weights", [*ARRAY, short, short[:, 0], weights * np.nan, weights[None]]
