@@ -283,6 +283,9 @@ def check_shapes(path: Path, stored: Mapping[str, Any], entries: Sequence[Tensor
         ValueError: if some are not.
     """
     parts = [stored[name] for name in names]
+    for entry, part in zip(entries, parts, strict=True):
+        if isinstance(part, Stub):
+            raise ValueError(f"{path} must hold plain numbers: {entry.name!r} is a {part.name} in it; {REPAIR}")
     shapes = [tuple(part.shape if isinstance(part, Tensor) else part.get_shape()) for part in parts]
     # Complex numbers may be written as pairs of real ones.
     entries = [

@@ -245,6 +245,7 @@ class Recorder:
         self._known = _describe(self.objective.tensors())
         self.step = 0
         self.note = ""
+        self._is_finished = False
         self._lock = threading.RLock()
         self._hooks: list[RemovableHandle] = []
         self._parts: set[Part] = set()  # the parts of the model that have optimizers of their own
@@ -273,6 +274,7 @@ class Recorder:
         """
         with self._lock:
             self.step += 1
+            self._is_finished = False
             self._stepped.clear()
             if not self.note and self._snapshots.is_due(self.step):
                 self._add()
@@ -353,6 +355,7 @@ class Recorder:
         """Detach and record the current weights, as a `with` block does at its end."""
         self.detach()
         self._catch_up()
+        self._is_finished = True
 
     def __enter__(self) -> "Recorder":
         return self
@@ -372,7 +375,8 @@ class Recorder:
             ValueError: if nothing was recorded after the start.
         """
         self._catch_up()
-        moved = not self.note and not self._snapshots.has_weights(self.objective.tensors())
+        is_open = not (self.note or self._is_finished)
+        moved = is_open and not self._snapshots.has_weights(self.objective.tensors())
         if len(self) < 2:
             seen = "The weights have moved, but no step was seen" if moved else "The recorder holds only the start"
             raise ValueError(

@@ -90,10 +90,11 @@ def test_every_grid_point_is_the_loss_at_its_weights(cnn_run, single, axes, cent
     if axes == "random":
         np.testing.assert_allclose(directions, random_directions(run.objective.layout, origin, seed=2), rtol=1e-9)
         assert land.x[0] <= -1 < 1 <= land.x[-1]
-    buffers = run.buffers[row]
+    buffers = None if run.buffers is None else run.buffers[row]
+    names = [entry.name for entry in run.objective.buffer_layout.entries]
     for i, j in itertools.product(range(3), range(5)):
         weights = origin + land.x[j] * directions[0] + land.y[i] * directions[1]
-        expected = reference.loss_at(run.model, run.objective.loss_fn, weights, buffers)
+        expected = reference.loss_at(run.model, run.objective.loss_fn, weights, buffers, names)
         assert land.loss[i, j] == pytest.approx(expected, rel=1e-10)
     if center is None:
         assert land.path.tolist() == [[0, 0]]

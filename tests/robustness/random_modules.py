@@ -1,4 +1,4 @@
-"""Random models and losses with the habits of real code, and their losses by the plainest means: the live model itself."""
+"""Random models and losses with the habits of real code, and their losses by the plainest means: the model itself."""
 
 import copy
 from functools import partial

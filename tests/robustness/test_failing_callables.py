@@ -51,8 +51,9 @@ CALLS = {
 
 @pytest.mark.parametrize("what", CALLS)
 def test_the_error_of_a_callable_comes_back_as_it_is(what):
-    with pytest.raises(Own, match=r"^mine$"):
+    with pytest.raises(Own) as error:
         CALLS[what]()
+    assert str(error.value) == "mine"
 
 
 class Moody:
