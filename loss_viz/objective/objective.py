@@ -65,10 +65,12 @@ class Objective:
     **evaluation mode** and without autocast, with each weight vector in place of the trainable parameters
     (`torch.func.functional_call`), batched by `torch.func.vmap` in chunks that fit in a core's cache. So dropout is off
     and batch normalization uses its running statistics, unless `loss_fn` itself calls `model.train()`. The original
-    model is never changed: neither weights, mode and buffers nor PyTorch's random state.
+    model is never changed: neither weights, mode and buffers nor PyTorch's random state. Functions that name the model,
+    such as hooks and penalties, are copied with it (see `loss_viz.objective.private_copy`).
 
     If `vmap` cannot batch the model (recurrent layers, control flow that depends on the data, ...) the vectors are
-    evaluated one at a time, with a warning that gives the reason.
+    evaluated one at a time, with a warning that gives the reason. `check_losses` compares the losses with those of the
+    model itself.
 
     Args:
         model: network; its trainable parameters, in `model.parameters()` order, make up the vector.
@@ -79,10 +81,11 @@ class Objective:
         model: the model, without the wrapper of `torch.compile` or data parallelism.
         loss_fn: the loss of a model.
         layout: order and shapes of the parameters in the weight vector.
-        buffer_layout: order and shapes of the floating-point buffers.
+        buffer_layout: order and shapes of the other tensors that may differ between weight vectors: the floating-point
+            buffers, or in the objective of a run those that change in it, whatever they are.
         n_params: length of a weight vector.
         initial_weights: `(n_params,)`, the weights of the model when the objective was made.
-        initial_buffers: `(n_buffers,)`, its floating-point buffers at that time.
+        initial_buffers: `(n_buffers,)`, the tensors of `buffer_layout` at that time.
         chunk_size: number of vectors evaluated in one pass.
         device: device of the evaluation.
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim.optimizer import (
     Optimizer,
@@ -102,11 +102,12 @@ class Snapshots:
         self._drop(list(self._kept))
         self.objective, self._last, self._changed = objective, dict(objective.initial_state), set()
 
-    def add(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+    def add(self, step: int, weights: Float[Tensor, " n_params"], tensors: Mapping[str, Tensor]) -> None:
         """Add a snapshot, replacing a last one that is not a multiple of `every`.
 
         Args:
             step: training step.
+            weights: the trained ones, as one vector.
             tensors: all tensors of the model, by name.
 
         Raises:
@@ -115,7 +116,6 @@ class Snapshots:
         """
         if step % self.every:
             self._make_room()
-        weights = self.objective.layout.join(tensors)
         state = {name: self._share(name, tensors[name].detach()) for name in self._last}
         moved = [name for name, tensor in state.items() if tensor is not self._last[name]]
         self._changed.update(name for name in state if state[name] is not self.objective.initial_state[name])
@@ -135,7 +135,7 @@ class Snapshots:
     def _share(self, name: str, tensor: Tensor) -> Tensor:
         """Return the last tensor of this name if it has the same values, else a copy of the new one on the CPU."""
         last = self._last[name]
-        if bool((tensor.to(last.device) == last).all()):
+        if torch.equal(tensor.to(last.device), last):
             return last
         if tensor.dtype in (torch.int64, torch.uint64) and tensor.double().abs().max() > MAX_EXACT:
             raise ValueError(f"{name!r} holds whole numbers beyond 2^53, which cannot be recorded exactly")
@@ -243,6 +243,8 @@ class Recorder:
         self.name = name
         self._snapshots = Snapshots(self.objective, every=every, limit=max_snapshots, folder=place)
         self._known = _describe(self.objective.tensors())
+        self._frozen = [name for name, p in self.model.named_parameters() if not p.requires_grad]
+        self._own = frozenset(map(id, self.model.parameters()))
         self.step = 0
         self.note = ""
         self._is_finished = False
@@ -279,13 +281,16 @@ class Recorder:
             if not self.note and self._snapshots.is_due(self.step):
                 self._add()
 
-    def attach(self, *optimizers: Optimizer) -> "Recorder":
+    def attach(self, *optimizers: Any) -> "Recorder":
         """Record after each update by optimizers, until the end of a `with` block or `detach()`.
 
         An update is one step of each optimizer of the model, so that several that are stepped in turn (Muon for
         matrices and AdamW for the rest, the two of a GAN) count once; one that is stepped more often than the others
         counts each time. A step inside another optimizer's step, as of a wrapper, is part of it. Any optimizer of the
         model's parameters is noticed, also one that is not given here.
+
+        Args:
+            optimizers: of `torch.optim`, or wrappers of them with the same `param_groups`.
 
         Returns:
             The recorder, for `with Recorder(model, loss_fn).attach(optimizer) as recorder`.
@@ -316,8 +321,7 @@ class Recorder:
 
     def _part_of(self, optimizer: Any) -> Part:
         """Return which parameters of the model an optimizer updates, by `id`."""
-        own = map(id, self.model.parameters())
-        return frozenset(id(p) for group in optimizer.param_groups for p in group["params"]).intersection(own)
+        return frozenset(id(p) for group in optimizer.param_groups for p in group["params"]) & self._own
 
     def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
         with self._lock:
@@ -421,10 +425,13 @@ class Recorder:
                 if not self._restart(tensors):
                     self._end(f"At step {self.step} the model has changed, {change}", "Make a new Recorder after that.")
                 return
-            if not all(tensors[entry.name].isfinite().all() for entry in self.objective.layout.entries):
+            self._own = frozenset(map(id, tensors.values()))
+            weights = self.objective.layout.join(tensors)
+            # A finite sum has finite terms, and is found three times as soon.
+            if not weights.sum().isfinite() and not weights.isfinite().all():
                 self._end(f"The weights are no longer finite at step {self.step}")
                 return
-            self._snapshots.add(self.step, tensors)
+            self._snapshots.add(self.step, weights, tensors)
         except Exception as error:  # nothing that happens here may end the training
             if not self._snapshots:
                 raise
@@ -443,7 +450,7 @@ class Recorder:
             self.objective = Objective(self.model, self.objective.loss_fn, device=self.objective.device)
         self._snapshots.restart(self.objective)
         self._known = now
-        self._snapshots.add(self.step, tensors)
+        self._snapshots.add(self.step, self.objective.layout.join(tensors), tensors)
         warnings.warn(
             f"Buffers of the model took their shape in the first update; the run starts at step {self.step}.",
             RuntimeWarning,
@@ -467,9 +474,8 @@ class Recorder:
                 was, this = known.get(name, ("not there", "")), now.get(name, ("gone", ""))
                 part = int(was[0] == this[0])  # the dtype only where the shape is the same
                 return f"{name!r} was {was[part]} and is {this[part]}"
-        weights = {entry.name for entry in self.objective.layout.entries}
-        for name, p in self.model.named_parameters():
-            if p.requires_grad and name not in weights:
+        for name in self._frozen:
+            if tensors[name].requires_grad:
                 return f"{name!r} was not trained and is {now[name][0]}"
         return ""
 
