@@ -489,7 +489,8 @@ class Objective:
         else:
             self._way, self.chunk_size = first
             return LossCheck(len(weights), factor, ", ".join(list(changed)[:5]))
-        if losses is not None and not _close(losses, expected, self._rtol).all():
+        # Those may come from another machine, and from batches that were summed in another order.
+        if losses is not None and not _close(losses, expected, max(1e-3, self._rtol)).all():
             return LossCheck(len(weights), _largest_factor(losses, expected))
         return LossCheck(len(weights), 1.0)
 

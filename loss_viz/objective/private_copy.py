@@ -240,12 +240,18 @@ class _Copier:
             return self._functions[id(function)]  # type: ignore[return-value]
         if not self._needs_copy(function, wanted, set()):
             return function
-        names, cells = function.__code__.co_freevars, [CellType() for _ in function.__closure__ or ()]
+
+        def copies(value: Any) -> bool:
+            return self._needs_copy(value, wanted, set()) if isinstance(value, FunctionType) else wanted(value)
+
+        names, originals = function.__code__.co_freevars, function.__closure__ or ()
+        # Variables that are not copied stay shared: a loss sees what becomes of them.
+        cells = tuple(CellType() if _is_filled(cell) and copies(cell.cell_contents) else cell for cell in originals)
         known = dict(function.__globals__)
-        twin = FunctionType(function.__code__, known, function.__name__, None, tuple(cells))
+        twin = FunctionType(function.__code__, known, function.__name__, None, cells)
         self._functions[id(function)] = twin  # first, because functions may name each other
-        for cell, name, original in zip(cells, names, function.__closure__ or (), strict=True):
-            if _is_filled(original):
+        for cell, name, original in zip(cells, names, originals, strict=True):
+            if cell is not original:
                 cell.cell_contents = convert(original.cell_contents, name)
         for name in _global_names(function) if not _is_library(function) else ():
             if name in known:
@@ -262,9 +268,10 @@ class _Copier:
 
 def _is_instance(value: Any) -> bool:
     """Return whether a value is an ordinary object with attributes: no class, Python module, function or tensor."""
-    return hasattr(value, "__dict__") and not isinstance(
-        value, type | ModuleType | FunctionType | Tensor | torch.dtype | torch.device
-    )
+    if isinstance(value, type | ModuleType | FunctionType | Tensor | torch.dtype | torch.device):
+        return False
+    # Runs and tasks lead to models, but not to that of the loss.
+    return hasattr(value, "__dict__") and not type(value).__module__.startswith("loss_viz.")
 
 
 def _named_values(function: FunctionType) -> dict[str, Any]:

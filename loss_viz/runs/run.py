@@ -375,7 +375,8 @@ def describe_check(check: LossCheck) -> str:
         if check.cause
         else "The model keeps something that is neither a parameter nor a buffer, or it has changed since."
     )
-    return f"The losses of the run differ from those of the model itself, by up to ×{check.factor:.3g}. {cause}"
+    size = f"×{check.factor:.3g}" if check.factor > 1.01 else f"{check.factor - 1:.2g} of their value"
+    return f"The losses of the run differ from those of the model itself, by up to {size}. {cause}"
 
 
 def cut_rows(weights: WeightRows, rows: slice) -> WeightRows:

@@ -214,7 +214,7 @@ def test_checkpoints_are_identified_by_name_size_and_time(tmp_path):
     assert digests[0] == digests[1] != digests[2]
     fed = [[], []]
     for key, parts in zip(["net", "ema"], fed, strict=True):
-        _digest_rows(Checkpoints(loaded.weights.paths, loaded.weights.layout, key), parts.append)
+        _digest_rows(Checkpoints(loaded.weights.paths, loaded.weights.layout, key=key), parts.append)
     assert fed[0] != fed[1]
 
 
