@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from . import cost, networks, plot, report, speed, targets
 from .timing import Timer
 
-SECTIONS = ("objective", "landscape", "growth", "projection", "imports")
+SECTIONS = ("objective", "landscape", "growth", "projection", "recording", "imports")
 
 
 def measure(sections: tuple[str, ...], timer: Timer, show: Callable[[str], None]) -> dict[str, Any]:
@@ -45,8 +45,12 @@ def measure(sections: tuple[str, ...], timer: Timer, show: Callable[[str], None]
         checked += targets.check_growth(results["growth"])
     if "projection" in sections:
         results["projection"] = cost.measure_projection(timer)
-        show("## Projection: the PCA of a run\n\n" + report.write_projection(results["projection"]))
+        show("## Projection: the PCA of a run\n\n" + report.write_comparison(results["projection"]))
         checked += targets.check_projection(results["projection"])
+    if "recording" in sections:
+        results["recording"] = cost.measure_recording(timer)
+        show("## Recording: a training with the recorder\n\n" + report.write_comparison(results["recording"]))
+        checked += targets.check_recording(results["recording"])
     if "imports" in sections:
         results["imports"] = cost.measure_imports()
         show("## Imports\n\n" + report.write_imports(results["imports"]))

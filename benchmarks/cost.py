@@ -10,12 +10,13 @@ from statistics import median
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 import loss_viz as lv
 from loss_viz.planes.projection import fit_projection
 
-from .networks import move_trained
+from .networks import build_digits, move_trained
 from .timing import Comparison, Timer, Workload
 
 RESOLUTIONS = (31, 61, 121, 241)
@@ -98,6 +99,32 @@ def measure_projection(timer: Timer) -> Comparison:
     gram = Workload(GRAM, lambda: centered @ centered.T)
     [comparison] = slow.compare(Workload("loss_viz", lambda: fit_projection(weights)), [gram], "projection")
     comparison.note = f"{PCA_SHAPE[0]:,} x {PCA_SHAPE[1]:,} random weights in float32"
+    return comparison
+
+
+def measure_recording(timer: Timer, n_updates: int = 100, batch: int = 64) -> Comparison:
+    """Compare the training of a CNN with batch normalization on digits, recorded at every step, with the bare loop."""
+    [cnn, _] = build_digits(torch.device("cpu"))
+    x, y = cnn.x, cnn.y
+    layers = [nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
+    optimizer, draw = torch.optim.Adam(model.parameters(), lr=1e-3), torch.Generator().manual_seed(0)
+    recorder = lv.Recorder(model, lambda m: nn.functional.cross_entropy(m(x), y))
+
+    def train() -> None:
+        for _ in range(n_updates):
+            rows = torch.randint(0, len(x), (batch,), generator=draw)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+
+    def record() -> None:
+        with recorder.attach(optimizer):
+            train()
+
+    bare = Workload(f"the bare loop, batches of {batch}", train)
+    [comparison] = timer.compare(Workload("loss_viz", record), [bare], "recording")
+    comparison.note = f"CNN with batch normalization on digits, {n_updates} updates"
     return comparison
 
 

@@ -92,8 +92,8 @@ def write_growth(curves: Sequence[CostCurve]) -> str:
     return table(["cost", "against", "exponent", "points"], rows)
 
 
-def write_projection(comparison: Comparison) -> str:
-    """Return the time of the PCA, compared with one matrix product."""
+def write_comparison(comparison: Comparison) -> str:
+    """Return the time of one piece of work, compared with a baseline."""
     head = ["loss_viz, s", "baseline", "baseline, s", "time relative to baseline [min, max]", "note"]
     ours, theirs = (format_number(median(taken)) for taken in (comparison.ours, comparison.theirs))
     return table(head, [[ours, comparison.baseline, theirs, comparison.time_ratio, comparison.note]])

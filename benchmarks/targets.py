@@ -14,6 +14,7 @@ MIN_SPEEDUP_OVER_NAIVE = 1000.0
 MAX_TIME_OVER_TOOL = {"1-8-1": 0.5, "1-64-64-1": 1.5, "digits CNN": 1.3}
 MAX_EXPONENT = {"cells": 1.05}
 MAX_TIME_OVER_GRAM = 1.5
+MAX_TIME_OVER_BARE_LOOP = 1.1
 MAX_IMPORT_SECONDS = 0.5
 
 
@@ -86,6 +87,11 @@ def check_growth(curves: Sequence[CostCurve]) -> list[Target]:
 def check_projection(comparison: Comparison) -> list[Target]:
     """Check the time of the PCA relative to one matrix product."""
     return [at_most("PCA: time relative to one Gram product", MAX_TIME_OVER_GRAM, comparison.time_ratio)]
+
+
+def check_recording(comparison: Comparison) -> list[Target]:
+    """Check the time of a recorded training relative to the bare loop."""
+    return [at_most("recording: time relative to the bare loop", MAX_TIME_OVER_BARE_LOOP, comparison.time_ratio)]
 
 
 def check_imports(found: dict[str, list[float]]) -> list[Target]:

@@ -6,10 +6,10 @@ import re
 import types
 from functools import partial
 
-import cloudpickle
 import numpy as np
 import pytest
 import torch
+from joblib.externals import cloudpickle
 from torch import nn
 from torch.nn.utils import prune
 

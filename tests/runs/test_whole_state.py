@@ -339,6 +339,10 @@ def overflow(model, step):
     model.count += 2**60
 
 
+def appear(model, step):
+    model.later = torch.ones(2)
+
+
 def add(model, step):
     model.register_buffer("new", torch.ones(1))
 
@@ -351,11 +355,13 @@ def add(model, step):
         (widen, r"'bank' was torch\.float64 and is torch\.float32"),
         (overflow, "'count' holds whole numbers beyond 2\\^53"),
         (add, r"'new' was not there and is \(1,\)"),
+        (appear, r"'later' was not there and is \(2,\)"),
     ],
 )
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_a_buffer_that_cannot_be_recorded_ends_only_the_recording(change, words, on_disk, tmp_path):
     model = Net(bank=torch.zeros(1, 6, dtype=torch.float64), count=torch.tensor(0))
+    model.register_buffer("later", None)
     recorder = lv.Recorder(model, mse, folder=tmp_path / "run" if on_disk else None)
     model.change = lambda step: change(model, step) if step == 6 else None
     with pytest.warns(RuntimeWarning, match=f"(?s){words}.*the run is kept up to step 5") as caught:
