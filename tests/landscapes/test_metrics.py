@@ -70,6 +70,7 @@ def test_each_scalar_costs_one_pass_for_each_point():
     t = np.linspace(0, 2, 20)[:, None]
     walk = np.cos(t * [1, 2, 3]) + 1
     run = lv.Run(walk, objective(walk), np.arange(20), objective)
+    assert run.check.passed  # once, before any picture
     passes = []
     for metrics in ({}, {"sum": lambda m: m().sum()}):
         model.calls.clear()
