@@ -327,8 +327,8 @@ class Objective:
         with self._borrow() as loss:
             other = loss.clone()
         other.reset(self._tensor(self.initial_weights), {})
-        names = [entry.name for entry in self.buffer_layout.entries]
-        return _rebuild, (self._token, other.model, other.loss_fn, self.device, names, self.chunk_size, self._way)
+        given = other.model, other.loss_fn, self.device, self.buffer_layout, self.chunk_size, self._way
+        return _rebuild, (self._token, *given)
 
     def __copy__(self) -> "Objective":
         other = object.__new__(type(self))
@@ -521,14 +521,20 @@ _REBUILT: dict[str, Objective] = {}  # the last objective received from another 
 
 
 def _rebuild(
-    token: str, model: nn.Module, loss_fn: LossFn, device: torch.device, names: list[str], chunk_size: int, way: str
+    token: str,
+    model: nn.Module,
+    loss_fn: LossFn,
+    device: torch.device,
+    layout: ParameterLayout,
+    chunk_size: int,
+    way: str,
 ) -> Objective:
     if token not in _REBUILT:
         _REBUILT.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the original has warned already
             _REBUILT[token] = Objective(model, loss_fn, device=device)
-    objective = _REBUILT[token].following(names)
+    objective = _REBUILT[token].with_layout(layout)
     objective.chunk_size, objective._way = chunk_size, way
     return objective
 

@@ -1,9 +1,12 @@
 """Further scalars of a model as heights, their cost, and functions that fail at some weights."""
 
+import pickle
+
 import numpy as np
 import pytest
 import reference
 import torch
+from joblib import wrap_non_picklable_objects
 from torch import nn
 
 import loss_viz as lv
@@ -145,3 +148,26 @@ def test_a_metric_that_is_no_number_is_refused(run, metric):
     with pytest.raises((TypeError, ValueError), match=r"`metrics`\['wrong'\]") as error:
         lv.landscape(run, resolution=3, metrics={"wrong": metric}, progress=False)
     assert error.value.argument == "metrics"
+
+
+def test_a_metric_ignores_what_only_the_loss_holds():
+    """The weights of a criterion are part of the state of a run; a metric of the model is evaluated without them."""
+    model, criterion = nn.Linear(2, 3).double(), nn.Linear(3, 1).double()
+    x = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(8, 2)
+    optimizer = torch.optim.SGD([*model.parameters(), *criterion.parameters()], 0.1)
+    recorder = lv.Recorder(model, lambda m: (criterion(m(x)) - 1).square().mean()).attach(optimizer)
+    for _ in range(8):
+        optimizer.zero_grad()
+        (criterion(model(x)) - 1).square().mean().backward()
+        optimizer.step()
+    run = recorder.run(progress=False)
+    assert run.buffers.shape == (9, 4)
+    land = lv.landscape(run, metrics={"size": lambda m: m(x).square().mean()}, resolution=(3, 5), progress=False)
+    shown = land.metric("size")
+    for i, point in enumerate(land.sampling.points):
+        network = land.network_at(point)
+        assert shown.loss.ravel()[i] == pytest.approx(network(x).square().mean().item(), rel=1e-10)
+    objective = lv.Objective(model, lambda m: m(x).square().mean()).with_layout(run.objective.buffer_layout)
+    sent = pickle.loads(pickle.dumps(wrap_non_picklable_objects(objective, keep_wrapper=False)))  # as to a worker
+    weights, buffers = run.state([0, 8])
+    np.testing.assert_allclose(sent(weights, buffers), objective(weights, buffers), rtol=1e-12)
