@@ -238,7 +238,7 @@ class FunctionalLoss:
             self._set_loose(state)
             tensors = self._state_by_name(state)
             loss = functional_call(self._module, tensors, (), tie_weights=False) if tensors else self._module()
-            losses.append(loss.detach())
+            losses.append(loss.detach().clone())  # it may be a view of a weight, which the next row replaces
         return torch.stack(losses)
 
     def losses_by_loading(self, weights: Tensor, states: Sequence[Mapping[str, Tensor]]) -> Tensor:
@@ -249,7 +249,7 @@ class FunctionalLoss:
         losses = []
         for row, state in zip(weights, states, strict=True):
             self.load(row, state)
-            losses.append(self._module().detach())
+            losses.append(self._module().detach().clone())
         return torch.stack(losses)
 
     def load(self, weights: Tensor, state: Mapping[str, Tensor]) -> None:

@@ -293,6 +293,15 @@ def test_a_loss_that_contains_a_derivative():
         np.testing.assert_allclose(gradient, torch.cat([part.reshape(-1) for part in parts]), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("way", ["batch", "singly", "loading"])
+def test_a_loss_that_is_one_of_the_weights(way):
+    objective = lv.Objective(build(), lambda m: m[4].bias[0])
+    assert objective._way == "batch"
+    objective._way, objective.chunk_size = way, 4
+    weights = np.random.default_rng(0).normal(size=(3, 61))
+    np.testing.assert_array_equal(objective(weights), weights[:, -1])
+
+
 @pytest.mark.parametrize("width", [16, 17])  # narrow layers are evaluated in another way
 def test_a_penalty_on_what_requires_a_gradient(width):
     model = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 1)).double()
