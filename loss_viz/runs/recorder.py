@@ -281,7 +281,7 @@ class Recorder:
             if not self.note and self._snapshots.is_due(self.step):
                 self._add()
 
-    def attach(self, *optimizers: Any) -> "Recorder":
+    def attach(self, optimizer: Any, *more: Any) -> "Recorder":
         """Record after each update by optimizers, until the end of a `with` block or `detach()`.
 
         An update is one step of each optimizer of the model, so that several that are stepped in turn (Muon for
@@ -290,7 +290,8 @@ class Recorder:
         model's parameters is noticed, also one that is not given here.
 
         Args:
-            optimizers: of `torch.optim`, or wrappers of them with the same `param_groups`.
+            optimizer: of `torch.optim`, or a wrapper of one with the same `param_groups`.
+            more: others of the same model.
 
         Returns:
             The recorder, for `with Recorder(model, loss_fn).attach(optimizer) as recorder`.
@@ -299,13 +300,13 @@ class Recorder:
             TypeError: if an optimizer has no `param_groups`.
             ValueError: if it updates no parameter of the model.
         """
-        for optimizer in optimizers:
-            if not isinstance(getattr(optimizer, "param_groups", None), list):
+        for one in (optimizer, *more):
+            if not isinstance(getattr(one, "param_groups", None), list):
                 raise TypeError(
-                    f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}. "
+                    f"`optimizer` must be a torch.optim.Optimizer, got {type(one).__name__}. "
                     "If it is wrapped pass the inner one, or call recorder.record() after each step."
                 )
-            part = self._part_of(optimizer)
+            part = self._part_of(one)
             if not part & {id(p) for p in self.model.parameters() if p.requires_grad}:
                 raise ValueError(
                     "`optimizer` must update the recorded model, none of its parameters are the model's. "

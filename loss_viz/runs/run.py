@@ -16,6 +16,8 @@ from tqdm.auto import tqdm
 
 from loss_viz._files import check_destination
 from loss_viz._validation import check_array, check_int, check_type, first_line
+from loss_viz.objective.functional import unwrap_model
+from loss_viz.objective.layout import ParameterLayout, parameter_layout
 from loss_viz.objective.objective import LossCheck, LossFn, Objective
 from loss_viz.runs.checkpoint_file import choose_key
 from loss_viz.runs.checkpoints import Checkpoints, find_changing, find_checkpoints
@@ -429,6 +431,7 @@ def load_run(
             f"{path} does not hold the {missing}, which is your own code. Pass it, as in "
             "load_run(path, model, loss_fn)."
         )
+    _check_parameters(path, parameter_layout(unwrap_model(model)), parameters)
     try:
         objective = Objective(model, loss_fn, device=device)
     except RuntimeError as error:
@@ -436,7 +439,6 @@ def load_run(
             f"`model` and `loss_fn` must fit together, as they did in the run in {path}; PyTorch says: "
             f"{first_line(error)}. Build both as they were then."
         ) from error
-    _check_parameters(path, objective, parameters)
     held = fields.pop("buffer_names")
     if held is not None and fields["buffers"] is not None:
         if absent := sorted(set(held) - set(objective.initial_state)):
@@ -450,8 +452,8 @@ def load_run(
     return run
 
 
-def _check_parameters(path: str | os.PathLike[str], objective: Objective, parameters: Parameters) -> None:
-    own = [(entry.name, entry.shape) for entry in objective.layout.entries]
+def _check_parameters(path: str | os.PathLike[str], layout: ParameterLayout, parameters: Parameters) -> None:
+    own = [(entry.name, entry.shape) for entry in layout.entries]
     if own != parameters:
         pairs = zip([*own, None], [*parameters, None], strict=False)
         here, there = next(pair for pair in pairs if pair[0] != pair[1])

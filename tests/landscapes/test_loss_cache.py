@@ -18,7 +18,7 @@ import loss_viz as lv
 from loss_viz.landscapes.compute import Pipeline
 from loss_viz.landscapes.loss_cache import LossCache, _digest_rows
 from loss_viz.runs.checkpoints import Checkpoints
-from loss_viz.runs.run import Run
+from loss_viz.runs.run import N_CHECKED, Run
 from loss_viz.runs.run_set import as_run_set
 from loss_viz.settings import LandscapeSettings
 
@@ -289,7 +289,7 @@ def test_a_killed_process_is_resumed(tmp_path, expected):
     resumed = finish(tmp_path, cache)
     np.testing.assert_allclose(resumed["loss"], expected["loss"], rtol=1e-5)
     np.testing.assert_allclose(resumed["height"], expected["height"], rtol=1e-5)
-    assert resumed["n"] == expected["n"] - n_kept + N_PROBES
+    assert resumed["n"] == expected["n"] - n_kept + N_PROBES + N_CHECKED
 
 
 def test_control_c_returns_the_coarser_landscape(tmp_path, expected):
