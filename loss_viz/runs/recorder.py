@@ -1,5 +1,6 @@
 """Recording any training loop: snapshots of the weights, evenly spaced in steps."""
 
+import math
 import sys
 import threading
 import warnings
@@ -84,7 +85,7 @@ class Snapshots:
     def limit(self) -> int:
         """Maximum number of snapshots."""
         least = MIN_SNAPSHOTS_ON_DISK if self.folder else MIN_SNAPSHOTS
-        return self._limit or int(np.clip(DEFAULT_BYTES // self._bytes, least, MAX_SNAPSHOTS))
+        return self._limit or max(least, min(DEFAULT_BYTES // self._bytes, MAX_SNAPSHOTS))
 
     @property
     def steps(self) -> Int[np.ndarray, " n"]:
@@ -118,7 +119,8 @@ class Snapshots:
             self._make_room()
         state = {name: self._share(name, tensors[name].detach()) for name in self._last}
         moved = [name for name, tensor in state.items() if tensor is not self._last[name]]
-        self._changed.update(name for name in state if state[name] is not self.objective.initial_state[name])
+        initial = self.objective.initial_state
+        self._changed.update(name for name in state if state[name] is not initial[name])
         self._bytes = weights.nbytes + sum(state[name].nbytes for name in moved)
         kept: np.ndarray | Path = weights.numpy()
         if self.folder is not None:
@@ -129,7 +131,7 @@ class Snapshots:
         else:
             self._last = state
         if self._has_tail:
-            self._drop([max(self._kept)])
+            self._drop([self._last_step])
         self._kept[step] = Snapshot(kept, state if self.folder is None else {})
 
     def _share(self, name: str, tensor: Tensor) -> Tensor:
@@ -143,7 +145,7 @@ class Snapshots:
 
     def has_weights(self, tensors: Mapping[str, Tensor]) -> bool:
         """Return whether the last snapshot holds the weights among these tensors."""
-        last = self._kept[max(self._kept)].weights
+        last = self._kept[self._last_step].weights
         known = Checkpoints([last], self.objective.layout)[0] if isinstance(last, Path) else last
         return np.array_equal(known, self.objective.layout.join(tensors).numpy())
 
@@ -170,7 +172,11 @@ class Snapshots:
 
     @property
     def _has_tail(self) -> bool:
-        return bool(self._kept and max(self._kept) % self.every)
+        return bool(self._kept and self._last_step % self.every)
+
+    @property
+    def _last_step(self) -> int:
+        return next(reversed(self._kept))
 
     def _drop(self, steps: list[int]) -> None:
         for step in steps:
@@ -429,7 +435,7 @@ class Recorder:
             self._own = frozenset(map(id, tensors.values()))
             weights = self.objective.layout.join(tensors)
             # A finite sum has finite terms, and is found three times as soon.
-            if not weights.sum().isfinite() and not weights.isfinite().all():
+            if not math.isfinite(weights.sum().item()) and not weights.isfinite().all():
                 self._end(f"The weights are no longer finite at step {self.step}")
                 return
             self._snapshots.add(self.step, weights, tensors)
@@ -470,20 +476,24 @@ class Recorder:
     def _find_change(self, tensors: Mapping[str, Tensor]) -> str:
         """Describe the first tensor that differs from the start in name, shape, dtype or requires_grad."""
         now, known = _describe(tensors), self._known
-        for name in [*known, *now]:
+        for name in [*known, *now] if now != known else ():
             if now.get(name) != known.get(name):
                 was, this = known.get(name, ("not there", "")), now.get(name, ("gone", ""))
                 part = int(was[0] == this[0])  # the dtype only where the shape is the same
-                return f"{name!r} was {was[part]} and is {this[part]}"
+                return f"{name!r} was {_write(was[part])} and is {_write(this[part])}"
         for name in self._frozen:
             if tensors[name].requires_grad:
-                return f"{name!r} was not trained and is {now[name][0]}"
+                return f"{name!r} was not trained and is {_write(now[name][0])}"
         return ""
 
 
 def _describe(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Any, ...]]:
     """Return shape and dtype of tensors, by name."""
-    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _write(value: Any) -> str:
+    return str(tuple(value)) if isinstance(value, torch.Size) else str(value)
 
 
 def _uncompiled(hook: Callable[..., None]) -> Callable[..., None]:
