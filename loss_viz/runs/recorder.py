@@ -40,10 +40,13 @@ Part = frozenset[int]  # parameters, by `id`
 
 
 class Snapshot(NamedTuple):
-    """The weights at one step, or the file that holds them, and all other tensors; those that stay are shared."""
+    """The weights at one step, or the file that holds them, and the other tensors that have changed by then.
+
+    As arrays where NumPy has their dtype: thousands of tensors would keep Python's garbage collector busy.
+    """
 
     weights: np.ndarray | Path
-    state: Mapping[str, Tensor]
+    state: Mapping[str, np.ndarray | Tensor]
 
 
 class Snapshots:
@@ -75,7 +78,7 @@ class Snapshots:
         self._limit = limit
         self._bytes = objective.initial_weights.nbytes  # of the last snapshot
         self._last = dict(objective.initial_state)
-        self._changed: set[str] = set()
+        self._values: dict[str, np.ndarray | Tensor] = {}  # of the tensors that have changed
         self._kept: dict[int, Snapshot] = {}  # by step, in increasing order
 
     def __len__(self) -> int:
@@ -101,7 +104,7 @@ class Snapshots:
     def restart(self, objective: Objective) -> None:
         """Drop all snapshots, and compare with another initial state from now on."""
         self._drop(list(self._kept))
-        self.objective, self._last, self._changed = objective, dict(objective.initial_state), set()
+        self.objective, self._last, self._values = objective, dict(objective.initial_state), {}
 
     def add(self, step: int, weights: Float[Tensor, " n_params"], tensors: Mapping[str, Tensor]) -> None:
         """Add a snapshot, replacing a last one that is not a multiple of `every`.
@@ -117,22 +120,23 @@ class Snapshots:
         """
         if step % self.every:
             self._make_room()
+        initial = self.objective.initial_state
         state = {name: self._share(name, tensors[name].detach()) for name in self._last}
         moved = [name for name, tensor in state.items() if tensor is not self._last[name]]
-        initial = self.objective.initial_state
-        self._changed.update(name for name in state if state[name] is not initial[name])
+        self._values.update((name, _as_array(state[name])) for name in moved)
         self._bytes = weights.nbytes + sum(state[name].nbytes for name in moved)
         kept: np.ndarray | Path = weights.numpy()
         if self.folder is not None:
             kept = self.folder / NAME.format(step)
-            chosen = [name for name in state if name in self._changed or not isinstance(tensors[name], nn.Parameter)]
+            chosen = [name for name in state if name in self._values or not isinstance(tensors[name], nn.Parameter)]
             stored = self.objective.layout.split(weights) | {name: state[name] for name in chosen}
             write_snapshot(kept, stored, {"step": str(step)})
         else:
             self._last = state
         if self._has_tail:
             self._drop([self._last_step])
-        self._kept[step] = Snapshot(kept, state if self.folder is None else {})
+        now = {name: value for name, value in self._values.items() if state[name] is not initial[name]}
+        self._kept[step] = Snapshot(kept, now if self.folder is None else {})
 
     def _share(self, name: str, tensor: Tensor) -> Tensor:
         """Return the last tensor of this name if it has the same values, else a copy of the new one on the CPU."""
@@ -155,15 +159,20 @@ class Snapshots:
         Returns:
             The objective with those tensors in its `buffer_layout`; weights; the other tensors, or None.
         """
-        objective = self.objective.following(self._changed)
+        objective = self.objective.following(self._values)
         layout = objective.buffer_layout
         paths = [kept.weights for kept in self._kept.values() if isinstance(kept.weights, Path)]
         if paths:
             buffers = Checkpoints(paths, layout, objective.initial_state) if layout.n else None
             return objective, Checkpoints(paths, objective.layout), buffers
         rows = np.stack([kept.weights for kept in self._kept.values() if isinstance(kept.weights, np.ndarray)])
-        states = [layout.join(kept.state).numpy() for kept in self._kept.values()] if layout.n else None
-        return objective, rows, None if states is None else np.stack(states)
+        if not layout.n:
+            return objective, rows, None
+        states = []
+        for kept in self._kept.values():
+            given = {name: torch.as_tensor(value) for name, value in kept.state.items()}
+            states.append(layout.join(dict(objective.initial_state) | given).numpy())
+        return objective, rows, np.stack(states)
 
     def _make_room(self) -> None:
         if len(self._kept) - self._has_tail >= self.limit:
@@ -183,6 +192,13 @@ class Snapshots:
             kept = self._kept.pop(step).weights
             if isinstance(kept, Path):
                 kept.unlink(missing_ok=True)
+
+
+def _as_array(tensor: Tensor) -> np.ndarray | Tensor:
+    try:
+        return tensor.numpy()
+    except TypeError:  # bfloat16, for example
+        return tensor
 
 
 class Recorder:

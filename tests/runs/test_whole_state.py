@@ -217,9 +217,28 @@ def test_what_stays_is_kept_once():
     model = Net(bank=torch.zeros(1000, dtype=torch.float64))
     recorder = lv.Recorder(model, mse)
     train(model, recorder.record)
-    kept = {id(snapshot.state["bank"]) for snapshot in recorder._snapshots._kept.values()}
-    assert len(kept) == 1
+    assert not any(snapshot.state for snapshot in recorder._snapshots._kept.values())
     assert recorder.run(progress=False).buffers is None
+
+
+def test_what_changes_once_is_kept_twice():
+    model = Net(bank=torch.zeros(1000, dtype=torch.bfloat16), count=torch.tensor(0))
+
+    def change(step):
+        if step == 5:
+            model.bank += 1
+            model.count += 1
+
+    model.change = change
+    recorder = lv.Recorder(model, mse)
+    train(model, recorder.record)
+    states = [snapshot.state for snapshot in recorder._snapshots._kept.values()]
+    assert [len(state) for state in states] == [0] * 5 + [2] * (N - 4)
+    for name in ("bank", "count"):
+        assert len({id(state[name]) for state in states[5:]}) == 1
+    buffers = recorder.run(progress=False).buffers
+    assert buffers.shape == (N + 1, 1001)
+    np.testing.assert_array_equal(buffers[:, [0, -1]], np.repeat([[0, 0], [1, 1]], [5, N - 4], axis=0))
 
 
 def attribute(model):
