@@ -211,8 +211,9 @@ class FunctionalLoss:
 
     def state_layout(self, names: Iterable[str]) -> ParameterLayout:
         """Return the layout of some tensors that are not trained, under all their names in the model."""
-        chosen = [name for name in self.initial_state if name in set(names)]
-        return lay_out({self._model_names(name): self.initial_state[name] for name in chosen})
+        chosen = set(names)
+        state = self.initial_state.items()
+        return lay_out({self._model_names(name): tensor for name, tensor in state if name in chosen})
 
     def _model_names(self, name: str) -> tuple[str, ...]:
         in_model = tuple(key.removeprefix("model.") for key in self._keys[name] if key.startswith("model."))

@@ -429,7 +429,7 @@ class Objective:
         return error
 
     def _agrees_with_loading(self) -> bool:
-        """Return whether a model whose evaluation mode changes something may be evaluated without loading it anew."""
+        """Return whether a model whose evaluation mode changes something may be evaluated without loading it again."""
         pair = self._two_weights()
         fast, slow = self._loss.losses_in_loop(pair, [{}, {}]), self._loss.losses_by_loading(pair, [{}, {}])
         return bool(_close(fast.double().cpu().numpy(), slow.double().cpu().numpy(), self._rtol).all())

@@ -30,6 +30,7 @@ from loss_viz.runs.checkpoint_file import (
 )
 from loss_viz.runs.checkpoint_order import ADVICE as ORDER_ADVICE
 from loss_viz.runs.checkpoint_order import NUMBER, leave_out_copies, order_naturally, sort_by_step
+from loss_viz.runs.weights import column_blocks, spread_rows
 
 KINDS = (
     f"files ending in {', '.join(SUFFIXES)}, other files of torch.save, or folders such as checkpoint-500 with "
@@ -258,24 +259,30 @@ def find_changing(paths: Sequence[Path], objective: Objective, key: str = "") ->
     Raises:
         ValueError: if a frozen parameter has one and the same value in all of them, and another one in the model.
     """
-    some = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, N_COMPARED).astype(int))]
+    some = [paths[i] for i in spread_rows(len(paths), N_COMPARED)]
     Checkpoints(some[:1], objective.layout, key=key)[:, :1]  # another model is noticed by its weights
     held = [set(_names_of(path, key)) for path in some]
-    changing, live = [], objective.tensors()
-    for name, own in objective.initial_state.items():
-        layout = objective.following([name]).buffer_layout
-        [entry] = layout.entries
-        if not any(find_prefixes(names, entry) for names in held):
+    own, live = objective.initial_state, objective.tensors()
+    layout = objective.following(own).buffer_layout
+    entries = [entry for entry in layout.entries if any(find_prefixes(names, entry) for names in held)]
+    layout = objective.following(entry.name for entry in entries).buffer_layout
+    values, rows = layout.join(own).numpy(), Checkpoints(some, layout, own, key)
+    differs, moves = np.zeros((2, layout.n), dtype=bool)
+    for columns in column_blocks(rows.shape):
+        block = rows[:, columns]
+        differs[columns] = (block != values[columns]).any(axis=0)
+        moves[columns] = (block != block[0]).any(axis=0)
+    changing, ends = [], np.cumsum(layout.sizes)
+    for entry, end in zip(layout.entries, ends, strict=True):
+        part = slice(end - entry.size, end)
+        if not differs[part].any():
             continue
-        rows = Checkpoints(some, layout, {name: own}, key)[:]
-        if (rows == layout.join({name: own}).numpy()).all():
-            continue
-        if isinstance(live[name], nn.Parameter) and (rows == rows[0]).all():
+        if isinstance(live[entry.name], nn.Parameter) and not moves[part].any():
             raise ValueError(
-                f"{name!r} is frozen in `model`, and the checkpoints hold other values. Load one of them into `model` "
-                "first, or set requires_grad as it was during training."
+                f"{entry.name!r} is frozen in `model`, and the checkpoints hold other values. Load one of them into "
+                "`model` first, or set requires_grad as it was during training."
             )
-        changing.append(name)
+        changing.append(entry.name)
     return changing
 
 

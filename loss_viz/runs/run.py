@@ -22,7 +22,7 @@ from loss_viz.objective.objective import LossCheck, LossFn, Objective
 from loss_viz.runs.checkpoint_file import choose_key
 from loss_viz.runs.checkpoints import Checkpoints, find_changing, find_checkpoints
 from loss_viz.runs.run_file import Parameters, read_run_file, rebuild_model, write_archive
-from loss_viz.runs.weights import WeightRows, row_blocks, take_rows
+from loss_viz.runs.weights import WeightRows, row_blocks, spread_rows, take_rows
 from loss_viz.tasks.regression import Task
 
 MAX_STEP = 2**53  # integers up to this are exact as floats
@@ -133,7 +133,7 @@ class Run:
     @cached_property
     def check(self) -> LossCheck:
         """How far the losses are from those of the model itself, loaded afresh, at some steps from first to last."""
-        rows = np.unique(np.linspace(0, len(self) - 1, N_CHECKED).astype(int))
+        rows = spread_rows(len(self), N_CHECKED)
         check = self.objective.check_losses(*self.state(rows), self.loss[rows])
         if not check.passed:
             warnings.warn(describe_check(check), RuntimeWarning, stacklevel=2)
@@ -341,7 +341,7 @@ def evaluate_run(
     loss = np.full(len(weights), np.nan)
     n_rows = len(weights)
     # Before the losses, because it may change how they are evaluated.
-    some = np.unique(np.linspace(0, n_rows - 1, N_CHECKED).astype(int))
+    some = spread_rows(n_rows, N_CHECKED)
     check = objective.check_losses(weights[some], take_rows(buffers, some))
     if not check.passed:
         note = f"{describe_check(check)} {note}".strip()
@@ -464,7 +464,7 @@ def _check_parameters(path: str | os.PathLike[str], layout: ParameterLayout, par
 
 
 def _check_loss(path: str | os.PathLike[str], run: Run) -> None:
-    rows = np.unique(np.linspace(0, len(run) - 1, 3).astype(int))
+    rows = spread_rows(len(run), 3)
     losses = run.objective(*run.state(rows))
     if not np.allclose(losses, run.loss[rows], rtol=RTOL):
         raise ValueError(

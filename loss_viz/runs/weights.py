@@ -78,6 +78,16 @@ def take_rows(rows: WeightRows | None, index: Any) -> np.ndarray | None:
     return None if rows is None else rows[index]
 
 
+def spread_rows(n_rows: int, n: int) -> np.ndarray:
+    """Return up to `n` row numbers, evenly spread from the first to the last of `n_rows`.
+
+    Example:
+        >>> spread_rows(101, 5).tolist(), spread_rows(2, 5).tolist()
+        ([0, 25, 50, 75, 100], [0, 1])
+    """
+    return np.unique(np.linspace(0, n_rows - 1, n).astype(int))
+
+
 def column_blocks(shape: tuple[int, ...], bar: tqdm | None = None) -> Iterator[slice]:
     """Yield slices of columns, each with at most `BLOCK_BYTES` in float64 over all rows.
 
