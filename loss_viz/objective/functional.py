@@ -2,8 +2,9 @@
 
 import copy
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from loss_viz._validation import argument_error, check_type, first_line
+from loss_viz.objective.frozen import ForbidWrites, SharedParameters, SharedWriteError, choose_shared
 from loss_viz.objective.layout import ParameterLayout, lay_out, names_by_id, parameter_layout
-from loss_viz.objective.private_copy import LossFn, PrivateCopy, changed_attributes, copy_program, plain_attributes
+from loss_viz.objective.private_copy import (
+    ChooseShared,
+    LossFn,
+    PrivateCopy,
+    changed_attributes,
+    copy_program,
+    plain_attributes,
+)
 
 
 class ForwardProbe(TorchDispatchMode):
@@ -151,6 +160,7 @@ class FunctionalLoss:
             the tensors of modules that the loss names.
         loose: names of trainable tensors that the loss names and no module holds.
         switched: whether evaluation mode changes weights or attributes, as where a low-rank update is merged.
+        shared: the large frozen parameters, which are not copied.
 
     Example:
         >>> loss = FunctionalLoss(nn.Linear(2, 1, bias=False), lambda m: m(torch.tensor([1.0, 10.0])).sum())
@@ -162,15 +172,28 @@ class FunctionalLoss:
         advice = "Write it as lambda m: criterion(m(x), y)."
         check_type("loss_fn", loss_fn, Callable, "a function of a model", advice=advice)
         self.layout, self._device = parameter_layout(model), device
-        self.originals, self._own = _copy_to(model, loss_fn, device)
+        self._choose_shared: ChooseShared = partial(
+            choose_shared, trained={torch.Size(entry.shape) for entry in self.layout.entries}
+        )
+        try:
+            self._copy(model, loss_fn)
+        except SharedWriteError:  # evaluation mode merges something into the frozen parameters
+            self._choose_shared = _share_nothing
+            self._copy(model, loss_fn)
+
+    def _copy(self, model: nn.Module, loss_fn: LossFn) -> None:
+        self.originals, self._own = _copy_to(model, loss_fn, self._device, self._choose_shared)
+        tensors = self._own.tensors()
+        self.shared = SharedParameters(self.originals.tensors(), tensors)
         self._training = {name: module.training for name, module in self._own.model.named_modules()}
-        before = [tensor._version for tensor in self._own.tensors().values()]
+        before = [tensor._version for tensor in tensors.values()]
         self._attributes = plain_attributes(self._own.model)
-        self._own.model.eval()
+        with ForbidWrites(self.shared.tensors):
+            self._own.model.eval()
         changed = changed_attributes(self._attributes, plain_attributes(self._own.model))
-        self.switched = bool(changed) or before != [tensor._version for tensor in self._own.tensors().values()]
+        self.switched = bool(changed) or before != [tensor._version for tensor in tensors.values()]
         if self.switched:
-            self._own = _copy_to(model, loss_fn, device)[1]
+            self._own = _copy_to(model, loss_fn, self._device, self._choose_shared)[1]
         trained = {entry.name for entry in self.layout.entries}
         self.initial_state = {
             # Frozen parameters may be large. They need no copy of their own, because nothing writes to them.
@@ -181,12 +204,24 @@ class FunctionalLoss:
         self._own.model.eval()
         self._prepare()
 
-    def clone(self) -> "FunctionalLoss":
-        """Return a loss on another copy of the model, with the same data."""
+    def clone(self, *, share: bool = True) -> "FunctionalLoss":
+        """Return a loss on another copy of the model, with the same data.
+
+        Args:
+            share: use the memory of the large frozen parameters, too.
+        """
         other = copy.copy(self)
-        other._own = copy_program(self._own.model, self._own.loss_fn)[1]
+        if not share:
+            other.shared = SharedParameters({}, {})
+        other._own = copy_program(self._own.model, self._own.loss_fn, other._select_shared(self._own))[1]
         other._prepare()
         return other
+
+    def _select_shared(self, source: PrivateCopy) -> ChooseShared:
+        """Return the choice of those parameters in `source` that have the memory of the shared ones."""
+        places = {name: tensor.data_ptr() for name, tensor in self.shared.tensors.items()}
+        chosen = {id(tensor) for name, tensor in source.tensors().items() if places.get(name) == tensor.data_ptr()}
+        return lambda module: [parameter for parameter in module.parameters() if id(parameter) in chosen]
 
     def _prepare(self) -> None:
         self._module = _LossModule(self._own)
@@ -271,7 +306,7 @@ class FunctionalLoss:
         known, now = self._own.tensors(), self.originals.tensors()
         same = {name: tensor.shape for name, tensor in known.items()} == {name: t.shape for name, t in now.items()}
         source = self.originals if same else self._own
-        _, fresh = _copy_to(source.model, source.loss_fn, self._device)
+        _, fresh = _copy_to(source.model, source.loss_fn, self._device, self._select_shared(source))
         self._load_into(fresh, weights, state)
         fresh.model.eval()
         return float(fresh.loss_fn(fresh.model)), changed_attributes(self._attributes, plain_attributes(fresh.model))
@@ -283,7 +318,9 @@ class FunctionalLoss:
         tensors = own.tensors()
         with torch.no_grad():
             for name, value in (self.initial_state | dict(state) | self.layout.split(weights)).items():
-                if name in tensors:
+                if name in tensors and name in self.shared.tensors:
+                    tensors[name].data = value  # without a write to the memory of the user's model
+                elif name in tensors:
                     tensors[name].data.copy_(value)
 
     def gradients(self, weights: Tensor, states: Sequence[Mapping[str, Tensor]]) -> Tensor:
@@ -330,9 +367,18 @@ class FunctionalLoss:
         """Return the loss at weights and the initial state, and what was observed during the forward pass."""
         if self.switched:  # merging, which happens on the way to evaluation mode, reads weights, too
             self.reset(weights, {})
-        with ForwardProbe(self._own.tensors(), self.parameters, self.originals.tensors()) as probe:
-            self.model.eval()
-            return self.loss_of_copy(), probe
+        shared = self.shared.tensors
+        probe = ForwardProbe(self._own.tensors(), self.parameters, _without(self.originals.tensors(), shared))
+        try:
+            with ForbidWrites(shared), probe:
+                self.model.eval()
+                return self.loss_of_copy(), probe
+        except SharedWriteError as error:
+            raise argument_error(
+                "model",
+                f"`model` must not write to its frozen parameters in evaluation mode, it writes to {str(error)!r}. "
+                "Register a tensor that changes as a buffer.",
+            ) from error
 
     def loss_of_copy(self) -> Any:
         """Return the loss at the weights of the copy, without changing its buffers."""
@@ -386,9 +432,19 @@ def _all_names(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*parameters, *buffers]
 
 
-def _copy_to(model: nn.Module, loss_fn: LossFn, device: str | torch.device | None) -> tuple[PrivateCopy, PrivateCopy]:
+def _without(tensors: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name not in names}
+
+
+def _share_nothing(module: nn.Module) -> list[nn.Parameter]:
+    return []
+
+
+def _copy_to(
+    model: nn.Module, loss_fn: LossFn, device: str | torch.device | None, choose: ChooseShared
+) -> tuple[PrivateCopy, PrivateCopy]:
     """Return a model and its loss, and a private copy of both on a device."""
-    originals, own = copy_program(model, loss_fn)
+    originals, own = copy_program(model, loss_fn, choose)
     for layer in own.model.modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
             layer.sparse = False  # the loss is the same, and it can be differentiated twice

@@ -4,7 +4,7 @@ import copy
 import threading
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -142,6 +142,19 @@ class Objective:
         """Return all parameters and buffers of the user's model and of the modules that the loss names, as they are."""
         return self._loss.originals.tensors()
 
+    def check_frozen(self) -> None:
+        """Check that the large frozen parameters, which are not copied, still have their values.
+
+        Raises:
+            ValueError: if one has changed.
+        """
+        self._loss.shared.check()
+
+    @property
+    def uncopied(self) -> Collection[str]:
+        """Names of the large frozen parameters, which are shared with the user's model."""
+        return self._loss.shared.tensors.keys()
+
     def following(self, names: Iterable[str]) -> "Objective":
         """Return the same objective with other state beside the weights: the tensors that change during a run.
 
@@ -202,7 +215,7 @@ class Objective:
         """
         parameters, state = self._tensors(weights, buffers)
         with self._isolated(), self._borrow() as loss:
-            other = loss.clone()
+            other = loss.clone(share=False)
             other.load(parameters, state)
         return other.model
 
@@ -341,7 +354,11 @@ class Objective:
 
         Args:
             fused: allow fused attention.
+
+        Raises:
+            ValueError: if a large frozen parameter has changed.
         """
+        self.check_frozen()
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(self._needs_grad))
             if self.device.type in ("cpu", "cuda"):
@@ -443,7 +460,8 @@ class Objective:
     @property
     def _rtol(self) -> float:
         """Relative difference of two losses that rounding can explain."""
-        eps = max(torch.finfo(p.dtype).eps for p in self._loss.parameters.values())
+        numbers = (t for t in self.tensors().values() if t.is_floating_point() or t.is_complex())
+        eps = max(torch.finfo(t.dtype).eps for t in numbers)
         return 4 * eps if eps > RTOL_SINGLE else RTOL_SINGLE if eps > 1e-10 else RTOL_DOUBLE
 
     def check_losses(

@@ -8,7 +8,7 @@ the modules, tensors and lists that they name.
 import copy
 import dis
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import islice
@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from loss_viz._validation import first_line
 
 LossFn = Callable[[nn.Module], Tensor]
+ChooseShared = Callable[[nn.Module], Iterable[nn.Parameter]]
 MAX_PARTS = 100  # of a list or an object that a loss names; those behind are taken for data
 
 
@@ -88,8 +89,15 @@ def _has_tensors(module: nn.Module) -> bool:
     return any(m._parameters or m._buffers for m in module.modules())
 
 
-def copy_program(model: nn.Module, loss_fn: LossFn) -> tuple[PrivateCopy, PrivateCopy]:
+def copy_program(
+    model: nn.Module, loss_fn: LossFn, choose_shared: ChooseShared = lambda module: ()
+) -> tuple[PrivateCopy, PrivateCopy]:
     """Copy a model together with its loss.
+
+    Args:
+        model: the model.
+        loss_fn: its loss.
+        choose_shared: returns the frozen parameters of a module whose memory the copy uses, too.
 
     Returns:
         The originals and the copies, with the same names. A function that names nothing to be copied is not copied.
@@ -97,7 +105,7 @@ def copy_program(model: nn.Module, loss_fn: LossFn) -> tuple[PrivateCopy, Privat
     Raises:
         ValueError: if the model cannot be copied.
     """
-    copier = _Copier()
+    copier = _Copier(choose_shared)
     try:
         own = copier.copy(model)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -146,7 +154,8 @@ class _Copier:
         companions: original and copy of what a loss names besides the model, by the name of the variable.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, choose_shared: ChooseShared) -> None:
+        self._choose_shared = choose_shared
         self.companions: dict[str, tuple[nn.Module | Tensor, nn.Module | Tensor]] = {}
         self._memo: dict[int, Any] = {}  # copies by the `id` of the original, as in copy.deepcopy
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -155,6 +164,8 @@ class _Copier:
 
     def copy(self, value: Any) -> Any:
         """Return a deep copy, in which functions name the copies of what the originals name."""
+        for parameter in self._choose_shared(value) if isinstance(value, nn.Module) else ():
+            self._memo.setdefault(id(parameter), nn.Parameter(parameter.detach(), requires_grad=False))
         with torch.random.fork_rng([]), _DetachResults():  # __deepcopy__ of a module may draw random numbers
             twin = copy.deepcopy(value, self._memo)
         self._copies |= {id(part) for original, part in self._memo.items() if original != id(part)}

@@ -201,7 +201,7 @@ def _sum_products(
     place = place.reshape(stencil.shape)
     n = len(stencil)
     vv, vb, bb, inside = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, 2, 2))
-    for columns in column_blocks((len(rows), weights.shape[1]), bar):
+    for columns in column_blocks(weights, bar, n_rows=len(rows)):
         block, along = weights[rows, columns], axes[:, columns].T
         for part in row_blocks((n, 8 * block.shape[1])):
             v, b = _differentiate(block[place[part].T].astype(np.float64), side[part, None])

@@ -91,7 +91,7 @@ class Planes:
             factors = factors.astype(combined.dtype)
             # In float64 a block holds the recorded rows, their differences and the axes.
             n_rows = 12 * len(used)
-            for columns in [slice(None)] if self.in_memory else column_blocks((n_rows, self.rows.shape[1])):
+            for columns in [slice(None)] if self.in_memory else column_blocks(self.rows, n_rows=n_rows):
                 np.matmul(factors, self._basis(used, columns), out=combined[:, columns])
                 if self.shared_axes is not None:
                     moved = w.sum(axis=1, keepdims=True) * points - w @ self.position[used]

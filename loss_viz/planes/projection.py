@@ -235,7 +235,7 @@ def _top_eigenvectors(
 def _widen(weights: WeightRows, bar: tqdm | None) -> Iterator[tuple[slice, Float[np.ndarray, "n_steps n_columns"]]]:
     """Yield blocks of columns in float64, all in the same memory, as allocating pages takes as long as the products."""
     buffer = np.empty(0)
-    for columns in column_blocks(weights.shape, bar):
+    for columns in column_blocks(weights, bar):
         block = weights[:, columns]
         buffer = np.empty(block.size) if block.size > buffer.size else buffer
         wide = buffer[: block.size].reshape(block.shape)

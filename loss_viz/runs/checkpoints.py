@@ -268,7 +268,7 @@ def find_changing(paths: Sequence[Path], objective: Objective, key: str = "") ->
     layout = objective.following(entry.name for entry in entries).buffer_layout
     values, rows = layout.join(own).numpy(), Checkpoints(some, layout, own, key)
     differs, moves = np.zeros((2, layout.n), dtype=bool)
-    for columns in column_blocks(rows.shape):
+    for columns in column_blocks(rows):
         block = rows[:, columns]
         differs[columns] = (block != values[columns]).any(axis=0)
         moves[columns] = (block != block[0]).any(axis=0)

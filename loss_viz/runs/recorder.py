@@ -115,13 +115,17 @@ class Snapshots:
             tensors: all tensors of the model, by name.
 
         Raises:
-            ValueError: if whole numbers are too large to be recorded.
+            ValueError: if whole numbers are too large to be recorded, or a large frozen parameter has changed.
             OSError: if it cannot be written; the earlier ones are kept.
         """
         if step % self.every:
             self._make_room()
-        initial = self.objective.initial_state
-        state = {name: self._share(name, tensors[name].detach()) for name in self._last}
+        initial, uncopied = self.objective.initial_state, self.objective.uncopied
+        self.objective.check_frozen()
+        state = {
+            name: last if name in uncopied else self._share(name, tensors[name].detach())
+            for name, last in self._last.items()
+        }
         moved = [name for name, tensor in state.items() if tensor is not self._last[name]]
         self._values.update((name, _as_array(state[name])) for name in moved)
         self._bytes = weights.nbytes + sum(state[name].nbytes for name in moved)

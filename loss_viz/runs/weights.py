@@ -7,7 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from tqdm import tqdm
 
-BLOCK_BYTES = 2**29  # of one block in float64; a few are in memory at a time, whatever the size of the model
+# Of one block in float64; a few are in memory at a time, whatever the size of the model. Columns of rows on disk are read
+# in larger ones, because each block opens every file.
+BLOCK_BYTES, BLOCK_BYTES_ON_DISK = 2**26, 2**29
 
 
 @runtime_checkable
@@ -88,15 +90,17 @@ def spread_rows(n_rows: int, n: int) -> np.ndarray:
     return np.unique(np.linspace(0, n_rows - 1, n).astype(int))
 
 
-def column_blocks(shape: tuple[int, ...], bar: tqdm | None = None) -> Iterator[slice]:
+def column_blocks(rows: WeightRows, bar: tqdm | None = None, *, n_rows: int | None = None) -> Iterator[slice]:
     """Yield slices of columns, each with at most `BLOCK_BYTES` in float64 over all rows.
 
     Args:
-        shape: `(n_rows, n_columns)`.
+        rows: the matrix.
         bar: progress bar, advanced once per block if there are several; exceptions it raises stop the iteration.
+        n_rows: number of rows of a block in memory; those of the matrix by default.
     """
-    n_rows, n_columns = shape
-    width = max(1, BLOCK_BYTES // (8 * max(1, n_rows)))
+    n_columns = rows.shape[1]
+    limit = BLOCK_BYTES if _is_in_memory(rows) else BLOCK_BYTES_ON_DISK
+    width = max(1, limit // (8 * max(1, len(rows) if n_rows is None else n_rows)))
     starts = range(0, n_columns, width)
     shown = bar if len(starts) > 1 else None
     if shown is not None:
@@ -105,6 +109,10 @@ def column_blocks(shape: tuple[int, ...], bar: tqdm | None = None) -> Iterator[s
         yield slice(start, min(start + width, n_columns))
         if shown is not None:
             shown.update(1)
+
+
+def _is_in_memory(rows: WeightRows) -> bool:
+    return all(isinstance(part, np.ndarray) for part in (rows.parts if isinstance(rows, StackedRows) else [rows]))
 
 
 def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -118,7 +126,7 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
 def step_lengths(rows: WeightRows, bar: tqdm | None = None) -> np.ndarray:
     """Return the Euclidean distance from each row to the next, `(n_rows - 1,)`."""
     squared = np.zeros(max(0, len(rows) - 1))
-    for columns in column_blocks(rows.shape, bar):
+    for columns in column_blocks(rows, bar):
         moved = np.diff(rows[:, columns].astype(np.float64), axis=0)
         squared += np.einsum("np,np->n", moved, moved)
     return np.sqrt(squared)
