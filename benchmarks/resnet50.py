@@ -98,10 +98,9 @@ def measure(model: nn.Module) -> None:
         print(f"measuring {len(anchors)} planes {measuring:.1f} s")
         planes = local_planes(weights, projection, anchors, k=2)
         share = np.full((2, len(anchors)), 1 / len(anchors))
-        held = f"{'held' if planes.in_memory else 'rebuilt for each block of points'}"
         for n in (1, 2):
             lifting = time_best(lambda n=n: planes.lift(np.zeros((n, 2)), share[:n]))
-            print(f"averaging {len(anchors)} planes ({held}) at {n} point(s) {lifting:.2f} s")
+            print(f"averaging {len(anchors)} planes at {n} point(s) {lifting:.2f} s")
 
 
 def main() -> None:

@@ -29,12 +29,11 @@ from loss_viz.objective.objective import Objective
 from loss_viz.planes.plane_set import Planes, PlaneWeights, used_planes
 from loss_viz.runs.weights import take_rows
 
-LIFT_BYTES = 2**24  # of the weights in a block of points
-LARGE_LIFT_BYTES = 2**28  # where planes are not held in memory
+LIFT_BYTES, LIFT_BYTES_ON_DISK = 2**26, 2**28  # of the weights in a block of points, which reads all rows it needs
 CHUNKS_PER_UPDATE = 8  # of the progress bar: a few hundredths of a second
 MIN_SECONDS = 1.0  # that workers must save, until their start-up time is known
 TASK_SECONDS = 0.25  # duration of a task: long compared with its dispatch, short enough to wait for
-BUILD_SECONDS = 60.0  # of a task that first has to build its planes: two seconds for one of ResNet-50
+READ_SECONDS = 60.0  # of a task that first has to read its planes from disk: two seconds for one of ResNet-50
 STUCK_SECONDS = 300.0  # plus ten times its expected duration: then a task is considered lost
 MAX_FAILURES = 2  # with no loss in between: then the rest is evaluated locally
 
@@ -89,9 +88,8 @@ class _Query:
     def evaluate(self, objectives: Objectives) -> Updates:
         """Yield the scalars, in whole chunks of the objective, because other batch sizes round differently."""
         chunk, row_bytes = objectives[0].chunk_size, self.planes.row_bytes
-        n_chunks = min(CHUNKS_PER_UPDATE, LIFT_BYTES // (row_bytes * chunk))
-        if not self.planes.in_memory:  # each block of points reads and spans all of its planes
-            n_chunks = LARGE_LIFT_BYTES // (row_bytes * chunk)
+        limit = LIFT_BYTES if isinstance(self.planes.rows, np.ndarray) else LIFT_BYTES_ON_DISK
+        n_chunks = min(CHUNKS_PER_UPDATE, limit // (row_bytes * chunk))
         n_rows = chunk * max(1, n_chunks)
         for start in range(0, len(self), n_rows):
             part = self.part(start, start + n_rows)
@@ -176,7 +174,7 @@ def _dispatch(objectives: Objectives, query: _Query, backend: Any, n_workers: in
     objective = objectives[0]
     chunk, seconds, begun = objective.chunk_size, _SECONDS[objective], time.perf_counter()
     known = _WORKER_SECONDS.setdefault(backend, WeakKeyDictionary())
-    limit = TASK_SECONDS if query.planes.in_memory else BUILD_SECONDS
+    limit = TASK_SECONDS if isinstance(query.planes.rows, np.ndarray) else READ_SECONDS
     shared, key = getattr(backend, "supports_sharedmem", False), uuid.uuid4().hex
     payload = objectives if shared else _broadcast(backend, np.frombuffer(_pack(objectives), np.uint8))
 

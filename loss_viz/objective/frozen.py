@@ -65,8 +65,8 @@ class SharedParameters:
             if sum_bytes(tensor) != self._sums[name]:
                 raise ValueError(
                     f"Frozen parameters of more than {LARGE_BYTES >> 20} MiB are not copied, and must keep their "
-                    f"values; {name!r} has changed. If an adapter was merged into it, unmerge it before losses are evaluated. "
-                    "Register a tensor that changes during training as a buffer, which is recorded."
+                    f"values; {name!r} has changed. If an adapter was merged into it, unmerge it before losses are "
+                    "evaluated. Register a tensor that changes during training as a buffer, which is recorded."
                 )
 
 

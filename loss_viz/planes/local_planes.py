@@ -100,12 +100,12 @@ def local_planes(
     """
     path, stencil, side = lay_stencil(anchors, len(weights), k, starts, forward=forward)
     mix, overlap = _measure(weights, stencil, side, projection, bar)
-
-    def span(planes: Int[np.ndarray, " n"], rows: Float[np.ndarray, "n 4 n_columns"]) -> Float[np.ndarray, "n 2 _"]:
-        return mix[planes] @ np.stack(_differentiate(rows[:, 1:].transpose(1, 0, 2), side[planes, None]), axis=1)
-
+    # Velocity and acceleration as combinations of the anchor, which has no part in them, and the stencil.
+    differences = np.zeros((len(anchors), 2, 4))
+    differences[:, 0, 1:3] = side[:, None] * [-1, 1]
+    differences[:, 1, 1:] = 1, -2, 1
     index = np.column_stack([anchors, stencil])
-    return Planes(weights, index, projection.path[anchors], overlap, path, span)
+    return Planes(weights, index, projection.path[anchors], overlap, path, mix @ differences)
 
 
 def lay_stencil(

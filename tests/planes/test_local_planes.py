@@ -14,8 +14,7 @@ WEIGHTS = np.cumsum(RNG.normal(size=(41, 6)), axis=0)
 
 
 def bases(planes):
-    everything = planes._build(np.arange(len(planes)), slice(None)).reshape(3, len(planes), -1)
-    return everything[1:].transpose(1, 0, 2)
+    return planes.mix @ planes.rows[planes.index]
 
 
 def lift_alone(planes, index, points):
@@ -55,11 +54,10 @@ def test_planes_that_look_forward(k):
 
 
 @pytest.mark.parametrize("kind", ["local", "parallel", "flat", "joined"])
-@pytest.mark.parametrize("held_bytes", [2**28, 0])
+@pytest.mark.parametrize("block_bytes", [2**28, 700])  # all columns, or two or three at a time
 @pytest.mark.parametrize("to_weights", [np.asarray, csr_array])
-def test_lift_averages_the_points_of_the_planes(monkeypatch, kind, held_bytes, to_weights):
-    monkeypatch.setattr("loss_viz.planes.plane_set.HELD_BYTES", held_bytes)
-    monkeypatch.setattr("loss_viz.runs.weights.BLOCK_BYTES", 700)  # two or three columns at a time
+def test_lift_averages_the_points_of_the_planes(monkeypatch, kind, block_bytes, to_weights):
+    monkeypatch.setattr("loss_viz.runs.weights.BLOCK_BYTES", block_bytes)
     projection = fit_projection(WEIGHTS)
     anchors = np.array([0, 5, 11, 40])
     spans = [reference.local_basis(WEIGHTS, t, 3) for t in anchors]
