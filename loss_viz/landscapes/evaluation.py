@@ -29,7 +29,7 @@ from loss_viz.objective.objective import Objective
 from loss_viz.planes.plane_set import Planes, PlaneWeights, used_planes
 from loss_viz.runs.weights import take_rows
 
-LIFT_BYTES, LIFT_BYTES_ON_DISK = 2**26, 2**28  # of the weights in a block of points, which reads all rows it needs
+LIFT_BYTES, LIFT_BYTES_ON_DISK = 2**24, 2**28  # of the weights in a block of points, which reads all rows it needs
 CHUNKS_PER_UPDATE = 8  # of the progress bar: a few hundredths of a second
 MIN_SECONDS = 1.0  # that workers must save, until their start-up time is known
 TASK_SECONDS = 0.25  # duration of a task: long compared with its dispatch, short enough to wait for
@@ -183,8 +183,8 @@ def _dispatch(objectives: Objectives, query: _Query, backend: Any, n_workers: in
         while start < len(query):
             share = (len(query) - start) / (2 * n_workers)  # tasks become shorter towards the end
             stop = start + chunk * max(1, int(min(share, limit / seconds) / chunk))
-            task = query.part(start, stop).take()
-            yield delayed(_run_task)(key, payload, task if shared else _pack(task))
+            task = query.part(start, stop)
+            yield delayed(_run_task)(key, payload, task if shared else _pack(task.take()))
             start = stop
 
     stuck, first = STUCK_SECONDS + 10 * max(limit, chunk * seconds), True

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -24,6 +25,8 @@ from loss_viz.objective.private_copy import (
     copy_program,
     plain_attributes,
 )
+
+MAX_DIFFERENCE = 0.05  # of a Hessian-vector product from a difference of gradients, which in float32 is within 0.01
 
 
 class ForwardProbe(TorchDispatchMode):
@@ -345,8 +348,12 @@ class FunctionalLoss:
     def hessian_vector_product(self, weights: Tensor, state: Mapping[str, Tensor], vector: Tensor) -> Tensor:
         """Return the product of the Hessian at one weight vector and another vector.
 
+        By double backpropagation; where that cannot be had (compiled layers, fused kernels), by a central difference of
+        gradients, Hv ≈ (g(w + hv) - g(w - hv)) / 2h, with a warning. Functions with a backward pass of their own are
+        checked against that difference, because PyTorch silently leaves them out if it cannot differentiate them again.
+
         Raises:
-            ValueError: if the loss cannot be differentiated twice.
+            ValueError: if the loss cannot be differentiated.
         """
         self._set_loose(state)
         with torch.enable_grad():
@@ -354,14 +361,39 @@ class FunctionalLoss:
             loss = self.loss_at(at, state)
             try:
                 [gradient] = torch.autograd.grad(loss, at, create_graph=True)
-                [product] = torch.autograd.grad(gradient, at, vector)
             except RuntimeError as error:
                 raise argument_error(
                     "axes",
                     "The Hessian needs a loss that PyTorch can differentiate twice, this one is not "
                     f"({first_line(error)}). Use other `axes`.",
                 ) from error
-        return product
+            product, cause = None, "it leaves out a function with a backward pass of its own"
+            try:
+                [product] = torch.autograd.grad(gradient, at, vector)
+            except RuntimeError as error:
+                cause = first_line(error)
+        if product is not None and not _has_own_backward(loss):
+            return product
+        difference = self._difference_gradients(at.detach(), state, vector)
+        if product is not None and (product - difference).norm() <= MAX_DIFFERENCE * difference.norm():
+            return product
+        warnings.warn(
+            f"PyTorch cannot differentiate this loss twice ({cause}). Products with its Hessian are differences of two "
+            "gradients, which is less accurate.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return difference
+
+    def _difference_gradients(self, weights: Tensor, state: Mapping[str, Tensor], vector: Tensor) -> Tensor:
+        size = vector.double().norm()
+        if size == 0:
+            return torch.zeros_like(weights)
+        # The cube root balances rounding, eps / h, and the next term of the series, h².
+        eps = max(torch.finfo(p.dtype).eps for p in self.parameters.values())
+        step = float(eps ** (1 / 3) * (1 + weights.double().norm()) / size)
+        ahead, behind = self.gradients(torch.stack([weights + step * vector, weights - step * vector]), [state, state])
+        return (ahead - behind) / (2 * step)
 
     def probe(self, weights: Tensor) -> tuple[Any, ForwardProbe]:
         """Return the loss at weights and the initial state, and what was observed during the forward pass."""
@@ -425,6 +457,20 @@ class FunctionalLoss:
             tensors = self._own.tensors()
             for name in self.loose:
                 tensors[name].data.copy_(state.get(name, self.initial_state[name]))
+
+
+def _has_own_backward(loss: Tensor) -> bool:
+    """Return whether the graph of a loss contains a `torch.autograd.Function` written in Python."""
+    nodes, seen = [loss.grad_fn], set[Any]()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return True
+        seen.add(node)
+        nodes += [before for before, _ in node.next_functions]
+    return False
 
 
 def _all_names(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -270,11 +270,13 @@ class Objective:
         vector: Float[np.ndarray, " n_params"],
         buffers: Float[np.ndarray, " n_buffers"] | None = None,
     ) -> Float[np.ndarray, " n_params"]:
-        """Return the product of the Hessian at `weights` and a vector, by double backpropagation.
+        """Return the product of the Hessian at `weights` and a vector.
+
+        By double backpropagation, or, with a warning, by differences of gradients where PyTorch cannot do it.
 
         Raises:
             TypeError: if they are not arrays of real numbers.
-            ValueError: if they have other shapes, or the loss cannot be differentiated twice.
+            ValueError: if they have other shapes, or the loss cannot be differentiated.
         """
         self._check_differentiable()
         with self._isolated(), self._borrow() as loss:

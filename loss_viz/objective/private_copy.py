@@ -367,8 +367,8 @@ def plain_attributes(model: nn.Module) -> dict[str, Any]:
 
 
 def changed_attributes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return the names of numbers, texts, tensors and lists of them that differ."""
-    return [name for name, value in before.items() if not _is_same(value, after.get(name))]
+    """Return the names of numbers, texts, tensors and lists of them that differ, or were or are not there."""
+    return [name for name in {**before, **after} if not _is_same(before.get(name), after.get(name))]
 
 
 def _is_same(one: Any, other: Any) -> bool:

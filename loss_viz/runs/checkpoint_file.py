@@ -5,7 +5,7 @@ import re
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from loss_viz.objective.layout import TensorSpec
 from loss_viz.runs import unpickler
+from loss_viz.runs.tensor_names import REPAIR, find_complete, join_some, unwrap_names
 from loss_viz.runs.unpickler import MAX_STRUCTURE, Stub
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
@@ -26,13 +27,12 @@ OTHER_SUFFIXES = re.compile(r"(\.(tar|t7|pkl|pickle|model|\d+))?", re.IGNORECASE
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # before PyTorch 1.6
 
 # Files with the weights in a folder, or with the index of their files: those of Hugging Face's Trainer, in the order in
-# which transformers looks for them, and that of torch.distributed.checkpoint.
+# which transformers looks for them, those of PEFT, and that of torch.distributed.checkpoint.
 WEIGHTS = (
     *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+    *("adapter_model.safetensors", "adapter_model.bin"),
     ".metadata",
 )
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "_orig_mod")
-
 # An average of the weights beside the weights.
 AVERAGE = re.compile(r"(?<![a-z])(ema|avg|averaged?|swa|shadow|teacher)(?![a-z])", re.IGNORECASE)
 
@@ -40,8 +40,6 @@ AVERAGE = re.compile(r"(?<![a-z])(ema|avg|averaged?|swa|shadow|teacher)(?![a-z])
 COUNTERS = {"step": ("global_step", "step", "iteration", "iter", "iter_num"), "epoch": ("epoch",)}
 
 MAX_INDEX = 2**25
-
-REPAIR = "build `model` as it was when this checkpoint was written, or leave the file out."
 
 
 def find_weights(path: Path) -> Path | None:
@@ -82,7 +80,12 @@ def open_checkpoint(path: Path, key: str = "") -> Iterator[Mapping[str, Any]]:
                 stored.update(_get_reader(file)(_check_kind(file), stack))
         except Exception as error:  # a broken file may fail in any way
             raise ValueError(explain_failure(file, error)) from error
-        chosen = {name: part for name, part in stored.items() if not key or name.startswith(f"{key}.")}
+        plain = unwrap_names(stored)
+        chosen = {
+            plain[name]: part
+            for name, part in stored.items()
+            if not key or name.startswith(f"{key}.") or plain[name].startswith(f"{key}.")
+        }
         if stored and not chosen:
             present = join_some(sorted({repr(name.rpartition(".")[0]) for name in stored if "." in name})) or "none"
             raise ValueError(
@@ -237,25 +240,6 @@ def explain_failure(path: Path, error: BaseException) -> str:
     return f"{path} cannot be read as a checkpoint ({cause}). It may be truncated; leave it out or write it again."
 
 
-def match_names(path: Path, stored: Mapping[str, Any], entries: Sequence[TensorSpec]) -> list[str]:
-    """Return the name of each tensor of a layout in a checkpoint.
-
-    Raises:
-        ValueError: if some are missing, or the checkpoint holds the model twice.
-    """
-    complete = _find_complete(stored, entries)
-    if not complete:
-        raise ValueError(_explain_missing(path, stored, entries))
-    if len(complete) > 1:
-        where = join_some([repr(prefix) for prefix in complete])
-        raise ValueError(
-            f"{path} must hold `model` once, it does under {where}. Choose one, as in key={min(complete)[:-1]!r}, "
-            f"or {REPAIR}"
-        )
-    [found] = complete.values()
-    return [found[entry.name] for entry in entries]
-
-
 def choose_key(path: Path, entries: Sequence[TensorSpec], key: str = "") -> str:
     """Return the dotted name of the dictionary to read: `key`, or the weights themselves if their average is there too.
 
@@ -263,7 +247,7 @@ def choose_key(path: Path, entries: Sequence[TensorSpec], key: str = "") -> str:
         UserWarning: if there is a choice.
     """
     with open_checkpoint(path, key) as stored:
-        names = [prefix[:-1] for prefix in _find_complete(stored, entries)]
+        names = [prefix[:-1] for prefix in find_complete(stored, entries)]
     plain = [name for name in names if not AVERAGE.search(name)]
     if len(plain) != 1 or len(names) == 1:
         return key
@@ -311,41 +295,6 @@ def _find_fault(part: Any, kind: str) -> str:
     found = "real" if part.is_floating_point() else "complex" if part.is_complex() else "nominal"
     plain = found == kind and part.layout == torch.strided and part.device.type == "cpu"
     return "" if plain and not part.is_quantized else f"{part.dtype}, {part.layout}, on {part.device}"
-
-
-def _find_complete(stored: Collection[str], entries: Sequence[TensorSpec]) -> dict[str, dict[str, str]]:
-    """Return the most usual prefixes under which a checkpoint holds every tensor, each with the names in the file."""
-    found = {prefix: _find_keys(stored, prefix, entries) for prefix in find_prefixes(stored, entries[0])}
-    complete = sorted((prefix for prefix, keys in found.items() if len(keys) == len(entries)), key=_rank)
-    return {prefix: found[prefix] for prefix in complete if _rank(prefix)[0] == _rank(complete[0])[0]}
-
-
-def _explain_missing(path: Path, stored: Collection[str], entries: Sequence[TensorSpec]) -> str:
-    prefixes = sorted({""}.union(*(find_prefixes(stored, entry) for entry in entries)), key=_rank)
-    best = max((_find_keys(stored, prefix, entries) for prefix in prefixes), key=len)
-    missing = join_some([repr(entry.name) for entry in entries if entry.name not in best])
-    present = join_some([repr(name) for name in stored]) or "no tensors"
-    return f"{path} must hold every tensor of `model`: it lacks {missing}, and holds {present}; {REPAIR}"
-
-
-def join_some(texts: Sequence[str]) -> str:
-    """Join the first few texts, and tell how many more there are."""
-    return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
-
-
-def _find_keys(stored: Collection[str], prefix: str, entries: Sequence[TensorSpec]) -> dict[str, str]:
-    """Return the names in a checkpoint of the tensors with a given prefix, by their first name in the model."""
-    return {e.name: prefix + name for e in entries for name in reversed(e.names) if prefix + name in stored}
-
-
-def find_prefixes(stored: Collection[str], entry: TensorSpec) -> set[str]:
-    """Return all prefixes with which a checkpoint holds a tensor under one of its names."""
-    return {key.removesuffix(n) for n in entry.names for key in stored if key == n or key.endswith(f".{n}")}
-
-
-def _rank(prefix: str) -> tuple[list[int], str]:
-    """Return a sort key: no prefix first, then the usual wrappers, then any other prefix."""
-    return [WRAPPERS.index(part) if part in WRAPPERS else len(WRAPPERS) for part in prefix.split(".")[:-1]], prefix
 
 
 def read_flat(part: Any, entry: TensorSpec, start: int, stop: int) -> Shaped[Tensor, " m"]:

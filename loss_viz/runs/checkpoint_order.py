@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loss_viz.runs.checkpoint_file import AVERAGE, WEIGHTS, join_some, read_counters
+from loss_viz.runs.checkpoint_file import AVERAGE, WEIGHTS, read_counters
+from loss_viz.runs.tensor_names import join_some
 
 ADVICE = 'Pass a list of paths with steps=[0, 100, ...], or in their order with order="given"'
 

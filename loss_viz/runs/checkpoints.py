@@ -22,14 +22,13 @@ from loss_viz.runs.checkpoint_file import (
     SUFFIXES,
     WEIGHTS,
     check_shapes,
-    find_prefixes,
     find_weights,
-    match_names,
     open_checkpoint,
     read_flat,
 )
 from loss_viz.runs.checkpoint_order import ADVICE as ORDER_ADVICE
 from loss_viz.runs.checkpoint_order import NUMBER, leave_out_copies, order_naturally, sort_by_step
+from loss_viz.runs.tensor_names import add_file_names, find_prefixes, match_names
 from loss_viz.runs.weights import column_blocks, spread_rows
 
 KINDS = (
@@ -260,12 +259,12 @@ def find_changing(paths: Sequence[Path], objective: Objective, key: str = "") ->
         ValueError: if a frozen parameter has one and the same value in all of them, and another one in the model.
     """
     some = [paths[i] for i in spread_rows(len(paths), N_COMPARED)]
-    Checkpoints(some[:1], objective.layout, key=key)[:, :1]  # another model is noticed by its weights
+    Checkpoints(some[:1], add_file_names(objective.layout, objective.model), key=key)[:, :1]  # notices another model
     held = [set(_names_of(path, key)) for path in some]
     own, live = objective.initial_state, objective.tensors()
-    layout = objective.following(own).buffer_layout
+    layout = add_file_names(objective.following(own).buffer_layout, objective.model)
     entries = [entry for entry in layout.entries if any(find_prefixes(names, entry) for names in held)]
-    layout = objective.following(entry.name for entry in entries).buffer_layout
+    layout = add_file_names(objective.following(entry.name for entry in entries).buffer_layout, objective.model)
     values, rows = layout.join(own).numpy(), Checkpoints(some, layout, own, key)
     differs, moves = np.zeros((2, layout.n), dtype=bool)
     for columns in column_blocks(rows):

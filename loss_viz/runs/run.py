@@ -22,6 +22,7 @@ from loss_viz.objective.objective import LossCheck, LossFn, Objective
 from loss_viz.runs.checkpoint_file import choose_key
 from loss_viz.runs.checkpoints import Checkpoints, find_changing, find_checkpoints
 from loss_viz.runs.run_file import Parameters, read_run_file, rebuild_model, write_archive
+from loss_viz.runs.tensor_names import add_file_names, check_base
 from loss_viz.runs.weights import WeightRows, row_blocks, spread_rows, take_rows
 from loss_viz.tasks.regression import Task
 
@@ -310,11 +311,14 @@ class Run:
         check_type("key", key, str, "a string", advice="Leave it out if the files hold the model once.")
         found, step = find_checkpoints(paths, order, steps)
         objective = Objective(model, loss_fn, device=device)
-        key = choose_key(found[0], objective.layout.entries, key)
+        check_base(found[0], objective.model)
+        layout = add_file_names(objective.layout, objective.model)
+        key = choose_key(found[0], layout.entries, key)
         objective = objective.following(find_changing(found, objective, key))
-        weights, buffers = Checkpoints(found, objective.layout, key=key), None
+        weights, buffers = Checkpoints(found, layout, key=key), None
         if objective.buffer_layout.n:
-            buffers = Checkpoints(found, objective.buffer_layout, objective.initial_state, key)
+            others = add_file_names(objective.buffer_layout, objective.model)
+            buffers = Checkpoints(found, others, objective.initial_state, key)
         return evaluate_run(objective, weights, step, buffers=buffers, name=name, progress=progress)
 
 

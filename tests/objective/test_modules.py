@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import loss_viz as lv
 from loss_viz.objective.functional import unfused_attention
 from loss_viz.objective.objective import Objective
 
@@ -331,6 +332,74 @@ def test_hessian_vector_products_equal_the_dense_hessian(name):
     vector = np.random.default_rng(0).normal(size=objective.n_params)
     product = objective.hessian_vector_product(objective.initial_weights, vector)
     np.testing.assert_allclose(product, dense @ vector, atol=1e-10)
+
+
+class Once(torch.autograd.Function):
+    """tanh, with a gradient that cannot be differentiated, as those of fused kernels."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x.tanh())
+        return x.tanh()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient * (1 - ctx.saved_tensors[0] ** 2)
+
+
+class Twice(Once):
+    """The same with a gradient that can be differentiated."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (1 - ctx.saved_tensors[0] ** 2)
+
+    @staticmethod
+    def forward(ctx, x):
+        y = x.tanh()
+        ctx.save_for_backward(y)
+        return y
+
+
+def test_a_backward_pass_that_can_be_differentiated_is():
+    torch.manual_seed(0)
+    model, x = nn.Linear(3, 5, dtype=torch.float64), torch.linspace(-1, 1, 21, dtype=torch.float64).reshape(7, 3)
+    with pytest.warns(RuntimeWarning, match="vmap cannot batch"):
+        own = Objective(model, lambda m: Twice.apply(m(x)).square().mean())
+    twin = Objective(model, lambda m: m(x).tanh().square().mean())
+    at, vector = twin.initial_weights, np.random.default_rng(0).normal(size=twin.n_params)
+    exact = twin.hessian_vector_product(at, vector)
+    np.testing.assert_allclose(own.hessian_vector_product(at, vector), exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-7), (torch.float32, 2e-3)])
+def test_products_where_pytorch_differentiates_only_once_equal_those_of_a_twin(dtype, rtol):
+    torch.manual_seed(0)
+    layers = nn.Linear(3, 5, dtype=dtype), nn.Linear(5, 2, dtype=dtype)
+    x = torch.linspace(-1, 1, 21, dtype=dtype).reshape(7, 3)
+    with pytest.warns(RuntimeWarning, match="vmap cannot batch"):
+        fused = Objective(nn.Sequential(*layers), lambda m: m[1](Once.apply(m[0](x))).square().mean())
+    twin = Objective(nn.Sequential(*layers), lambda m: m[1](m[0](x).tanh()).square().mean())
+    vector = np.random.default_rng(0).normal(size=twin.n_params)
+    exact = twin.hessian_vector_product(twin.initial_weights, vector)
+    for size in (1.0, 1e-3, 1e4):
+        with pytest.warns(
+            RuntimeWarning, match=r"cannot differentiate this loss twice .* differences of two gradients"
+        ):
+            product = fused.hessian_vector_product(fused.initial_weights, size * vector)
+        np.testing.assert_allclose(product, size * exact, atol=rtol * np.abs(size * exact).max())
+    assert not fused.hessian_vector_product(fused.initial_weights, 0 * vector).any()
+    with pytest.warns(RuntimeWarning, match="differences of two gradients"):
+        land = lv.landscape(
+            lv.Run(fused.initial_weights[None], fused(fused.initial_weights[None]), np.zeros(1, int), fused),
+            axes="hessian",
+            resolution=(5, 3),
+            progress=False,
+        )
+    dense = np.stack([twin.hessian_vector_product(twin.initial_weights, axis) for axis in np.eye(twin.n_params)])
+    top = np.linalg.eigh(dense)[1][:, :-3:-1].T
+    assert np.abs((land.projection.components * top).sum(axis=1)) == pytest.approx([1, 1], abs=1e-3)
 
 
 def test_a_loss_that_is_not_smooth_has_no_hessian():
