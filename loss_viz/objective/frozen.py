@@ -70,6 +70,14 @@ class SharedParameters:
                 )
 
 
+def find_storage(tensor: Tensor) -> int:
+    """Return the address of a tensor's memory; 0 if it has none, as the zeros in a forward-mode derivative."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:
+        return 0
+
+
 class SharedWriteError(RuntimeError):
     """A private copy of a model tried to write to a parameter that it shares with the user's model."""
 
@@ -79,7 +87,7 @@ class ForbidWrites(TorchDispatchMode):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._places = {tensor.untyped_storage().data_ptr(): name for name, tensor in tensors.items()}
+        self._places = {find_storage(tensor): name for name, tensor in tensors.items()}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -90,6 +98,6 @@ class ForbidWrites(TorchDispatchMode):
         for argument in schema:
             if argument.alias_info is not None and argument.alias_info.is_write:
                 for tensor in tree_leaves(given.get(argument.name)):
-                    if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() in self._places:
-                        raise SharedWriteError(self._places[tensor.untyped_storage().data_ptr()])
+                    if isinstance(tensor, Tensor) and find_storage(tensor) in self._places:
+                        raise SharedWriteError(self._places[find_storage(tensor)])
         return func(*args, **kwargs)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from loss_viz._validation import argument_error, check_type, first_line
-from loss_viz.objective.frozen import ForbidWrites, SharedParameters, SharedWriteError, choose_shared
+from loss_viz.objective.frozen import ForbidWrites, SharedParameters, SharedWriteError, choose_shared, find_storage
 from loss_viz.objective.layout import ParameterLayout, lay_out, names_by_id, parameter_layout
 from loss_viz.objective.private_copy import (
     ChooseShared,
@@ -49,9 +49,9 @@ class ForwardProbe(TorchDispatchMode):
         self.largest_bytes = 1
         self.reads_parameters = self.has_attention = False
         self.foreign: dict[str, None] = {}
-        self._own = {_storage(tensor) for tensor in own.values()}
-        self._trained = {_storage(own[name]) for name in trained}
-        self._originals = {_storage(tensor): name for name, tensor in originals.items() if tensor.numel()}
+        self._own = {find_storage(tensor) for tensor in own.values()}
+        self._trained = {find_storage(own[name]) for name in trained}
+        self._originals = {find_storage(tensor): name for name, tensor in originals.items() if tensor.numel()}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -59,7 +59,7 @@ class ForwardProbe(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self.has_attention |= "attention" in str(func) or "transformer" in str(func)
         for tensor in _tensors(args):
-            place = _storage(tensor)
+            place = find_storage(tensor)
             self.reads_parameters |= place in self._trained
             if place in self._originals:
                 self.foreign[f"{self._originals[place]!r} of your own model"] = None
@@ -67,10 +67,6 @@ class ForwardProbe(TorchDispatchMode):
                 self.foreign[f"a trainable parameter of shape {tuple(tensor.shape)}, which is no part of it"] = None
         self.largest_bytes = max([self.largest_bytes, *(t.numel() * t.element_size() for t in _tensors(result))])
         return result
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 def _tensors(tree: Any) -> list[Tensor]:

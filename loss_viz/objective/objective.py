@@ -518,6 +518,19 @@ class Objective:
         """Return whether `vmap` gives the same losses; warn if not."""
         weights, buffers = self._two_weights(), self._tensor(self.initial_buffers, self.buffer_layout)
         expected = self._loss.losses_in_loop(weights, [{}, {}])
+        if self._narrow and self._find_obstacle(weights, buffers, expected):
+            self._narrow = False  # its rule has no derivatives, which the loss may contain
+        if reason := self._find_obstacle(weights, buffers, expected):
+            warnings.warn(
+                f"torch.func.vmap cannot batch this model ({reason.split('. ')[0]}); weight vectors are evaluated one "
+                "at a time, which is slower but gives the same losses.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return not reason
+
+    def _find_obstacle(self, weights: Tensor, buffers: Tensor, expected: Tensor) -> str:
+        """Return why a batch does not give the expected losses, or "" if it does."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -526,15 +539,7 @@ class Objective:
                 reason = "" if same else "it gave another loss"
             except Exception as error:  # a user's code may fail in any way on batched tensors
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
-        reason = reason or next((str(w.message) for w in caught if "batching rule" in str(w.message)), "")
-        if reason:
-            warnings.warn(
-                f"torch.func.vmap cannot batch this model ({reason.split('. ')[0]}); weight vectors are evaluated one "
-                "at a time, which is slower but gives the same losses.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        return not reason
+        return reason or next((str(w.message) for w in caught if "batching rule" in str(w.message)), "")
 
 
 _REBUILT: dict[str, Objective] = {}  # the last objective received from another process

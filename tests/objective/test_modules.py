@@ -407,3 +407,34 @@ def test_a_loss_that_is_not_smooth_has_no_hessian():
     objective = Objective(model, lambda m: m.weight.detach().sum() + m.bias.detach().sum())
     with pytest.raises(ValueError, match="differentiate twice"):
         objective.hessian_vector_product(objective.initial_weights, objective.initial_weights)
+
+
+def second_derivative(model, x):
+    def u(t):
+        return model(t[None])[0, 0]
+
+    return torch.func.vmap(torch.func.hessian(u))(x)[:, 0, 0]
+
+
+def slope(model, x):
+    return torch.func.vmap(torch.func.jacrev(lambda t: model(t[None])[0, 0]))(x)[:, 0]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # of PyTorch, in its own hessian
+@pytest.mark.parametrize("n_units", [16, 17])  # with and without a rule of our own for narrow layers
+@pytest.mark.parametrize("derivative", [second_derivative, slope])
+def test_a_loss_with_functional_derivatives_is_batched(derivative, n_units):
+    torch.manual_seed(0)
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+    layers = nn.Linear(1, n_units, dtype=torch.float64), nn.Tanh(), nn.Linear(n_units, 1, dtype=torch.float64)
+    model = nn.Sequential(*layers)
+    objective = Objective(model, lambda m: (derivative(m, x) + m(x)[:, 0]).square().mean())
+    assert objective.chunk_size > 1
+    weights = objective.initial_weights + 0.3 * np.random.default_rng(0).normal(size=(5, objective.n_params))
+    expected = []
+    for row in weights:
+        w, b, v, c = np.split(row, np.cumsum([n_units, n_units, n_units]))
+        y = np.tanh(x.numpy() * w + b)
+        by_hand = (1 - y**2) @ (v * w) if derivative is slope else (-2 * y * (1 - y**2)) @ (v * w**2)
+        expected.append(np.mean((by_hand + y @ v + c) ** 2))
+    np.testing.assert_allclose(objective(weights), expected, rtol=1e-12)
