@@ -4,6 +4,9 @@ from .diagnostics.fidelity import sigma_curve as sigma_curve
 from .diagnostics.folds import find_folds as find_folds
 from .diagnostics.geometry import measure_geometry as measure_geometry
 from .diagnostics.geometry import measure_sharpness as measure_sharpness
+from .diagnostics.levels import class_levels as class_levels
+from .diagnostics.levels import ngram_levels as ngram_levels
+from .diagnostics.margin import measure_margin as measure_margin
 from .diagnostics.plateaus import find_plateaus as find_plateaus
 from .diagnostics.plateaus import measure_escape as measure_escape
 from .diagnostics.predictions import measure_ahead as measure_ahead

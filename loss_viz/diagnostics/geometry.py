@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from loss_viz._validation import check_array
+from loss_viz._validation import argument_error, check_array
 from loss_viz.landscapes.landscape import Landscape, check_landscape
 from loss_viz.planes.directions import hessian_eigenvalues_along
 from loss_viz.planes.local_planes import lay_stencil, span_local_planes
@@ -155,15 +155,25 @@ def measure_sharpness(
         ([0, 30], True)
     """
     check_run(run)
-    chosen = np.linspace(run.step[0], run.step[-1], N_SHARPNESS_STEPS).round()
-    if steps is not None:
-        chosen = check_array("steps", steps, ("n",), advice="Leave them out for 50 of them.")
-    if not len(chosen) or not run.step[0] <= chosen.min() <= chosen.max() <= run.step[-1]:
-        raise ValueError(
-            f"`steps` must lie within the run, from {run.step[0]} to {run.step[-1]}; got "
-            f"{reprlib.repr(chosen.tolist())}. Leave them out for 50 of them."
-        )
-    rows = np.unique([run.nearest_row(step) for step in chosen])
+    evenly = np.linspace(run.step[0], run.step[-1], N_SHARPNESS_STEPS).round()
+    rows = find_rows(run, evenly if steps is None else steps, advice="Leave them out for 50 of them.")
     with tqdm(total=0, desc="sharpness", delay=1, leave=False, disable=not progress) as bar:
         values = hessian_eigenvalues_along(run.objective, run.weights, rows, run.buffers, bar=bar)
     return Sharpness(run.step[rows], values[:, 0], values[:, 1])
+
+
+def find_rows(run: Run, steps: Sequence[int] | np.ndarray, *, advice: str) -> Int[np.ndarray, " n"]:
+    """Return the rows nearest to training steps, each once and in order.
+
+    Raises:
+        TypeError: if `steps` are not numbers.
+        ValueError: if there is none, or one lies outside the run.
+    """
+    chosen = check_array("steps", steps, ("n",), advice=advice)
+    if not len(chosen) or not run.step[0] <= chosen.min() <= chosen.max() <= run.step[-1]:
+        raise argument_error(
+            "steps",
+            f"`steps` must lie within the run, from {run.step[0]} to {run.step[-1]}; got "
+            f"{reprlib.repr(chosen.tolist())}. {advice}",
+        )
+    return np.unique([run.nearest_row(step) for step in chosen])

@@ -115,10 +115,11 @@ def _is_in_memory(rows: WeightRows) -> bool:
     return all(isinstance(part, np.ndarray) for part in (rows.parts if isinstance(rows, StackedRows) else [rows]))
 
 
-def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Yield slices of at least one row, each with at most `BLOCK_BYTES` in float64."""
+def row_blocks(shape: tuple[int, ...], most: int | None = None) -> Iterator[slice]:
+    """Yield slices of at least one row, each with at most `BLOCK_BYTES` in float64 and at most `most` rows."""
     n_rows, n_columns = shape
     height = max(1, BLOCK_BYTES // (8 * max(1, n_columns)))
+    height = height if most is None else min(height, most)
     for start in range(0, n_rows, height):
         yield slice(start, min(start + height, n_rows))
 
