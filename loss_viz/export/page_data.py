@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from loss_viz.diagnostics.plateaus import Plateau
+from loss_viz.diagnostics.plateaus import Plateau, PolynomialFit
 from loss_viz.diagnostics.report import assess, variance_row
 from loss_viz.export.variants import LandscapeVariants
 from loss_viz.figures.live import (
@@ -274,7 +274,8 @@ def _encode_plateaus(plateaus: Sequence[Plateau], store: ArrayStore) -> list[dic
     for plateau in plateaus:
         level = None
         if fit := plateau.fit:
-            level = {"name": fit.name, "loss": f"{fit.loss:.3g}", **store.encode({"y": fit.values})}
+            values = fit.values if isinstance(fit, PolynomialFit) else np.empty(0)
+            level = {"name": fit.name, "loss": f"{fit.loss:.3g}", **store.encode({"y": values})}
         encoded.append({"start": plateau.start, "end": plateau.end, "loss": f"{plateau.level:.3g}", "level": level})
     return encoded
 

@@ -142,9 +142,78 @@ def test_sudden_drops_are_placed_to_the_step(plateaus_of):
     assert [plateau.level for plateau in found] == pytest.approx([1, 0.1])
 
 
-def test_a_shelf_with_a_small_step_in_it_is_one(plateaus_of):
-    [plateau] = plateaus_of(np.repeat([1, 0.85, 0.001], [300, 400, 301]))
-    assert (plateau.start, plateau.end, plateau.level) == (0, 699, pytest.approx(0.85))
+def test_two_shelves_are_two_if_they_differ_by_more_than_their_noise(plateaus_of):
+    loss = np.repeat([1, 0.85, 0.001], [300, 400, 301])
+    assert_found(plateaus_of(loss), [(0, 299, 1), (300, 699, 0.85)], level=1e-9)
+    random = np.random.default_rng(0)
+    assert_found(plateaus_of(loss * np.exp(random.normal(0, 0.02, 1001))), [(0, 299, 1), (300, 699, 0.85)], level=0.01)
+    assert_found(plateaus_of(loss * np.exp(random.normal(0, 0.15, 1001))), [(0, 699, 0.9)])
+    small = np.repeat([1, 0.995, 0.001], [300, 400, 301])
+    assert_found(plateaus_of(small), [(0, 699, 0.995)], level=1e-9)
+
+
+LIU = [0, 250, 500, 1000, 1500, 2000, 3000], [10, 4.83, 4.78, 3.71, 3.69, 1.02, 1.005]  # steps and perplexities
+
+
+@pytest.mark.parametrize("noise", [0, 0.01, 0.02])
+def test_the_two_plateaus_of_an_attention_layer(noise, plateaus_of):
+    """Liu, "Sparse attention 1" (2026): half the vocabulary of ten, then 3.7. The fall between is as long as both."""
+    steps = np.arange(3001)
+    loss = np.interp(steps, LIU[0], np.log(LIU[1])) * np.exp(np.random.default_rng(1).normal(0, noise, 3001))
+    found = plateaus_of(loss)
+    ends = [end for plateau in found for end in (plateau.start, plateau.end)]
+    np.testing.assert_allclose(ends, [250, 500, 1000, 1500], atol=60)
+    np.testing.assert_allclose([plateau.level for plateau in found], np.log([4.8, 3.7]), rtol=0.02)
+
+
+@pytest.mark.parametrize("steps", [2_000, 4_000, 8_000, 16_000])
+def test_an_early_plateau_is_found_however_long_the_run_goes_on(steps, post_runs, plateaus_of):
+    run = post_runs["x^3"]
+    [expected] = lv.find_plateaus(run)
+    tail = run.loss[-1] * (np.arange(2001, steps + 1) / 2000) ** -1.0
+    assert_found(plateaus_of(np.append(run.loss, tail)), [(expected.start, expected.end, expected.level)], level=0.01)
+
+
+@pytest.mark.slow
+def test_the_plateau_of_a_run_of_20_000_steps(post_runs):
+    [expected] = lv.find_plateaus(post_runs["x^3"])
+    [found] = lv.find_plateaus(lv.train("x^3", steps=20_000, progress=False))
+    assert_found([found], [(expected.start, expected.end, expected.level)], level=0.01)
+
+
+@pytest.mark.parametrize("target", ["x^3", "sin(3x)"])
+def test_a_plateau_that_lasts_to_the_end_is_one(target, post_runs, plateaus_of):
+    run = post_runs[target]
+    [whole] = lv.find_plateaus(run)
+    [cut] = plateaus_of(run.loss[: (whole.start + whole.end) // 2])
+    assert cut.start == pytest.approx(whole.start, abs=0.1 * (whole.end - whole.start))
+    assert cut.end == (whole.start + whole.end) // 2 - 1
+    assert cut.level == pytest.approx(whole.level, rel=0.05)
+
+
+def test_a_plateau_that_is_never_left_lasts_for_half_of_the_run(plateaus_of):
+    loss = staircase((1, 0.01, 100), (0.01, 0.0099, 150))
+    assert_found(plateaus_of(loss), [(100, 249, 0.00995)])
+    noisy = loss * np.exp(np.random.default_rng(0).normal(0, 0.01, 250))
+    assert_found(plateaus_of(noisy), [(100, 249, 0.00995)])
+    assert plateaus_of(staircase((1, 0.01, 200), (0.01, 0.0099, 150))) == []
+    assert_found(plateaus_of(np.full(100, 3.0)), [(0, 99, 3)])
+
+
+@pytest.mark.parametrize("noise", [0, 0.02, 0.05, 0.15])
+@pytest.mark.parametrize("power", [0.1, 0.2, 0.5, 1, 2])
+def test_a_slow_tail_is_no_plateau(power, noise, plateaus_of):
+    """Power laws t^-a from a = 0.1, which falls by 7 % while the time doubles."""
+    steps = np.arange(2001)
+    for seed in range(10 if noise else 1):
+        factor = np.exp(np.random.default_rng(seed).normal(0, noise, 2001))
+        assert plateaus_of((1 + steps / 20) ** -power * factor) == []
+
+
+def test_a_tail_that_hardly_falls_cannot_be_told_from_a_plateau(plateaus_of):
+    """As documented: t^-0.03 falls by 2 % while the time doubles."""
+    [plateau] = plateaus_of((1 + np.arange(2001) / 20) ** -0.03)
+    assert plateau.end == 2000
 
 
 def test_a_steady_fall_a_tail_and_a_short_run_have_none(plateaus_of):
@@ -156,10 +225,11 @@ def test_a_steady_fall_a_tail_and_a_short_run_have_none(plateaus_of):
     assert plateaus_of(np.linspace(1, -1, 500)) == []
 
 
-def test_a_shelf_that_is_left_by_less_than_half_or_too_slowly_is_none(plateaus_of):
-    assert plateaus_of(staircase((1, 0.1, 100), (0.1, 0.1, 300), (0.1, 0.06, 20), (0.06, 0.06, 500))) == []
-    assert plateaus_of(staircase((1, 0.1, 100), (0.1, 0.1, 200), (0.1, 0.01, 700))) == []
-    assert len(plateaus_of(staircase((1, 0.1, 100), (0.1, 0.1, 300), (0.1, 0.04, 20), (0.04, 0.04, 500)))) == 1
+def test_a_shelf_that_is_left_too_slowly_is_none(plateaus_of):
+    assert plateaus_of(staircase((1, 0.1, 100), (0.1, 0.1, 200), (0.1, 0.01, 7000))) == []
+    for height in (0.06, 0.04):
+        found = plateaus_of(staircase((1, 0.1, 100), (0.1, 0.1, 300), (0.1, height, 20), (height, height, 500)))
+        assert_found(found, [(100, 400, 0.1), (420, 919, height)])
 
 
 def test_steps_are_training_steps(plateaus_of):
@@ -189,7 +259,8 @@ def noisy(draw, corners, decades, n_steps, most):
 def shelves(draw, most_noise=0.15):
     """A loss and its marks: up to three shelves, each a tenth of the run or longer, left by 0.4 decades or more.
 
-    A fall takes a fifth of its shelf at most, so that the shelf has an end to speak of.
+    A fall takes a fifth of its shelf at most, so that the shelf has an end to speak of. After the last one the loss
+    keeps falling, slowly.
     """
     n_steps, n = draw(st.integers(500, 3000)), draw(st.integers(1, 3))
     shelf = [draw(st.floats(0.1, max(0.2, 0.6 / n))) for _ in range(n)]
@@ -199,7 +270,7 @@ def shelves(draw, most_noise=0.15):
     drop = [draw(st.floats(*limits)) for _ in range(n) for limits in ((0, 0.03), (0.4, 2))]
     decades = -np.cumsum([0, *drop])
     marks = [(*corners[i : i + 2], 10 ** decades[i : i + 2].mean()) for i in range(0, 2 * n, 2)]
-    ends = [0, *corners, n_steps + 1], [draw(st.floats(0.5, 2)), *decades, decades[-1] - draw(st.floats(0, 0.2))]
+    ends = [0, *corners, n_steps + 1], [draw(st.floats(0.5, 2)), *decades, decades[-1] - draw(st.floats(0.1, 0.3))]
     return draw(noisy(*ends, n_steps, most_noise)), marks
 
 
@@ -212,9 +283,9 @@ def test_shelves_are_found_in_number_and_place(plateaus_of, case):
 
 @st.composite
 def steady_falls(draw):
-    """From a hundredth of a decade to eight, along a straight line in log scale or ever more slowly."""
+    """From half a decade to eight, along a straight line in log scale or ever more slowly."""
     n_steps, share = draw(st.integers(1000, 3000)), np.linspace(0, 1, 100)
-    decades = -draw(st.floats(0.01, 8)) * share ** draw(st.floats(0.2, 1))
+    decades = -draw(st.floats(0.5, 8)) * share ** draw(st.floats(0.2, 1))
     return draw(noisy(share * n_steps, decades, n_steps, 0.2))
 
 
@@ -227,12 +298,17 @@ def test_a_steady_fall_has_none(plateaus_of, loss):
 @always_the_same
 @given(shelves(), st.floats(-6, 6), st.integers(1, 50))
 def test_the_units_of_loss_and_step_do_not_matter(plateaus_of, case, exponent, every):
+    """But for plateaus that are short in a long run: those of less than 25 steps do not count."""
     loss, _ = case
-    expected = [(every * p.start, every * p.end, 10**exponent * p.level) for p in plateaus_of(loss)]
+    n_steps = len(loss) - 1
+
+    def long_ones(loss, step):
+        return [p for p in plateaus_of(loss, step) if p.end - p.start >= np.ptp(step) / 15]
+
+    steps = np.arange(n_steps + 1)
+    expected = [(every * p.start, every * p.end, 10**exponent * p.level) for p in long_ones(loss, steps)]
     assert expected
-    for plateau, (start, end, level) in zip(
-        plateaus_of(10**exponent * loss, every * np.arange(len(loss))), expected, strict=True
-    ):
+    for plateau, (start, end, level) in zip(long_ones(10**exponent * loss, every * steps), expected, strict=True):
         assert abs(plateau.start - start) <= every
         assert abs(plateau.end - end) <= every
         assert plateau.level == pytest.approx(level, rel=1e-6)
@@ -263,10 +339,28 @@ def test_any_loss_is_read_without_complaint(plateaus_of, loss, data):
 @always_the_same
 @given(st.lists(st.floats(-0.2, 0.1), min_size=20, max_size=300), st.integers(1, 30))
 def test_plateaus_are_in_order_and_apart_and_above_what_follows(plateaus_of, changes, every):
+    """Unless they last to the end."""
     decades, step = np.repeat(np.cumsum(changes), 5), every * np.arange(5 * len(changes))
     found = plateaus_of(10**decades, step)
     ends = [end for plateau in found for end in (plateau.start, plateau.end)]
     assert ends == sorted(ends)
     for plateau in found:
         assert plateau.end - plateau.start >= 25 - 1
-        assert 10 ** decades[step > plateau.end].min() < plateau.level
+        assert plateau.end == step[-1] or 10 ** decades[step > plateau.end].min() < plateau.level
+
+
+def test_levels_of_the_users_own_are_matched_before_polynomials(post_runs):
+    run = post_runs["x^3"]
+    levels = {"far": 0.03, "near": 0.0244, "nearer": 0.02464, "half": 0.012}
+    [plateau] = lv.find_plateaus(run, levels)
+    assert (plateau.fit.name, plateau.fit.loss) == ("nearer", 0.02464)
+    assert lv.find_plateaus(run, {"far": 0.03})[0].fit.degree == 1
+    assert lv.find_plateaus(run, levels) == lv.find_plateaus(run)  # the same plateaus
+    with pytest.raises(ValueError, match=r"`levels` must be losses above 0, 'none' is 0\. Pass losses by name"):
+        lv.find_plateaus(run, {"none": 0})
+
+
+def test_levels_name_the_plateaus_of_an_attention_layer(plateaus_of, with_loss):
+    run = with_loss(np.interp(np.arange(3001), LIU[0], np.log(LIU[1])))
+    names = [p.fit and p.fit.name for p in lv.find_plateaus(run, {"half the vocabulary": np.log(5)})]
+    assert names == ["half the vocabulary", None]  # 3.7 is 19 % below
