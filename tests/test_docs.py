@@ -112,13 +112,16 @@ def test_the_example_of_the_panel_page_opens_a_panel():
     explorer.close()
 
 
-@pytest.mark.parametrize("page", ["your_model", "several_runs", "speed"])
-def test_the_example_of_a_page_runs_and_ends_with_a_figure(page):
-    [code] = read_blocks(page)
-    *lines, last = code.strip().splitlines()
+@pytest.mark.parametrize("page", ["your_model", "several_runs", "speed", "truth"])
+def test_the_examples_of_a_page_run_one_after_another_and_end_with_figures(page):
     names: dict = {}
-    exec(compile("\n".join(lines), f"{page}.md", "exec"), names)
-    assert isinstance(eval(last, names), go.Figure)
+    for code in read_blocks(page):
+        *lines, last = code.strip().splitlines()
+        exec(compile("\n".join(lines), f"{page}.md", "exec"), names)
+        figure = eval(last, names)
+        assert isinstance(figure, go.Figure)
+        for text in re.findall(r'# "(.*)"', last):  # what the page says that the figure says
+            assert text in figure.to_json()
 
 
 def test_the_example_of_the_page_on_sharing_writes_a_file(tmp_path, monkeypatch):

@@ -1,13 +1,15 @@
 """Loss curves, and the surface against them, as Plotly figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from loss_viz._validation import check_bool
+from loss_viz._validation import argument_error, check_bool, check_choice, check_type
+from loss_viz.diagnostics.margin import RANGE, Margin
 from loss_viz.diagnostics.plateaus import Plateau, find_plateaus
 from loss_viz.diagnostics.report import assess
 from loss_viz.figures.captions import caption, name_loss
@@ -15,6 +17,7 @@ from loss_viz.figures.loss_axis import check_positive, log_axis, span_decades
 from loss_viz.figures.style import (
     BAND_COLOR,
     MUTED,
+    PATH_COLOR,
     TEXT_COLOR,
     ball_marker,
     error_colors,
@@ -25,23 +28,57 @@ from loss_viz.figures.style import (
 )
 from loss_viz.figures.traces import error_shade
 from loss_viz.landscapes.landscape import Landscape, check_landscape
+from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import Runs, RunSet, stack_runs
 
+TIMES = ("linear", "log")
+MARGIN_TICKS = (0.1, 1, 10, 100, 1000)
+STRIP, REST = [0.0, 0.24], [0.32, 1.0]  # heights of the margin and of the loss above it, as shares of the figure
 
-def loss_curve_figure(runs: Runs, *, step: int | None = None, log: bool = False, height: int = 380) -> go.Figure:
+
+MARGIN_STYLE: dict[str, Any] = {
+    "mode": "lines",
+    "line": {"color": PATH_COLOR, "width": 1.5},
+    "hovertemplate": "step %{x}<br>margin %{text}<extra></extra>",
+    "showlegend": False,
+}
+MARGIN_AXIS: dict[str, Any] = {
+    "type": "log",
+    "range": np.log10([RANGE[0] / 1.5, RANGE[1] * 1.5]).tolist(),
+    "tickvals": MARGIN_TICKS,
+    "tickfont": {"size": 10},
+}
+MARGIN_LINE = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "yref": "y2", "y0": 1, "y1": 1}
+
+
+def loss_curve_figure(
+    runs: Runs,
+    *,
+    step: int | None = None,
+    log: bool = False,
+    time: str = "linear",
+    levels: Mapping[str, float | int] | None = None,
+    margin: Margin | None = None,
+    height: int = 380,
+) -> go.Figure:
     """Draw the training loss of one or more runs against the step.
 
-    Bands mark the plateaus of a single run, with the polynomial fit that each matches.
+    Bands mark the plateaus of a single run, with the polynomial fit or the level that each matches.
 
     Args:
         runs: one run, or several in a list or dict; they need not share a model.
         step: training step to mark on each curve.
         log: draw the loss on a logarithmic axis.
+        time: `"linear"` or `"log"`, the axis of the step; step 0 has no place on a logarithmic one.
+        levels: losses by name that plateaus are compared with, as for `find_plateaus`.
+        margin: what `measure_margin` returns for a single run, drawn below the loss at the lower end of each bracket;
+            `1/64` stands for any margin below it, 1024 for any above. Below 1, the step raised the loss.
         height: height of the figure, in pixels.
 
     Raises:
-        TypeError: if `runs` is not a run, nor a list or dict of runs.
-        ValueError: if there is no run, the step lies outside the runs, or with `log=True` a loss is not positive.
+        TypeError: if `runs` is not a run, nor a list or dict of runs, or another argument has the wrong type.
+        ValueError: if there is no run, the step lies outside the runs, a choice does not exist, the margin is not that
+            of a single run, or with `log=True` a loss is not positive.
 
     Example:
         >>> import loss_viz as lv
@@ -52,16 +89,28 @@ def loss_curve_figure(runs: Runs, *, step: int | None = None, log: bool = False,
     run_set = stack_runs(runs)
     several = run_set.runs
     check_bool("log", log)
+    check_choice("time", time, TIMES, advice="Choose one of them.")
+    if margin is not None:
+        _check_margin(margin, several)
     low, high = min(run.loss.min() for run in several), max(run.loss.max() for run in several)
     if log:
         check_positive(low)
     figure = go.Figure(curve_traces(run_set, step))
     figure.update_layout(layout(height), showlegend=len(several) > 1, margin={"t": 24, "r": 16})
-    if len(several) == 1:
-        plateaus = find_plateaus(several[0])
-        figure.update_layout(shapes=plateau_bands(plateaus), annotations=_name_plateaus(plateaus, log=log))
     figure.update_xaxes(flat_axis("step"))
-    return figure.update_yaxes(flat_axis(name_loss(several), **(log_axis(span_decades(low, high)) if log else {})))
+    if time == "log":
+        figure.update_xaxes(type="log", dtick=1)
+    figure.update_yaxes(flat_axis(name_loss(several), **(log_axis(span_decades(low, high)) if log else {})))
+    if len(several) == 1:
+        plateaus, first = find_plateaus(several[0], levels), int(time == "log")
+        shapes, names = plateau_bands(plateaus, first), _name_plateaus(plateaus, first, log=log, time=time)
+        figure.update_layout(shapes=shapes, annotations=names)
+    if margin is not None:
+        figure.add_scatter(name="margin", **margin_arrays(margin), **MARGIN_STYLE, yaxis="y2")
+        figure.update_layout(yaxis={"domain": REST}, xaxis={"anchor": "y2"})
+        figure.update_layout(yaxis2=flat_axis("margin", domain=STRIP, **MARGIN_AXIS))
+        figure.add_shape(MARGIN_LINE | {"line": {"color": TEXT_COLOR, "width": 1, "dash": "dash"}})
+    return figure
 
 
 def fidelity_figure(landscape: Landscape, *, held_out: bool = True, height: int = 460) -> go.Figure:
@@ -109,21 +158,50 @@ def fidelity_figure(landscape: Landscape, *, held_out: bool = True, height: int 
     return figure.update_layout(layout(height), title=title, showlegend=True, margin={"t": 72, "r": 16})
 
 
-def plateau_bands(plateaus: Sequence[Plateau]) -> list[dict[str, Any]]:
-    """Return bands behind the loss curve, as shapes of a layout."""
+def plateau_bands(plateaus: Sequence[Plateau], first: int = 0) -> list[dict[str, Any]]:
+    """Return bands behind the loss curve, as shapes of a layout; `first` is the first step with a place."""
     band = {"type": "rect", "yref": "y domain", "y0": 0, "y1": 1, "layer": "below", "line": {"width": 0}}
-    return [band | {"x0": plateau.start, "x1": plateau.end, "fillcolor": BAND_COLOR} for plateau in plateaus]
+    return [
+        band | {"x0": max(plateau.start, first), "x1": plateau.end, "fillcolor": BAND_COLOR} for plateau in plateaus
+    ]
 
 
-def _name_plateaus(plateaus: Sequence[Plateau], *, log: bool) -> list[dict[str, Any]]:
+def _name_plateaus(plateaus: Sequence[Plateau], first: int, *, log: bool, time: str) -> list[dict[str, Any]]:
     """Return level and fit of each plateau, as annotations."""
     style = {"showarrow": False, "yanchor": "bottom", "yshift": 4, "font": {"size": 11}}
     annotations = []
     for plateau in plateaus:
-        fit = f":<br>{plateau.fit.name}, {plateau.fit.loss:.3g}" if plateau.fit else ""
-        place = {"x": (plateau.start + plateau.end) / 2, "y": np.log10(plateau.level) if log else plateau.level}
+        fit = f":<br>{escape(plateau.fit.name, quote=False)}, {plateau.fit.loss:.3g}" if plateau.fit else ""
+        ends = np.array([max(plateau.start, first), plateau.end])
+        x = np.log10(ends).mean() if time == "log" else ends.mean()
+        place = {"x": float(x), "y": np.log10(plateau.level) if log else plateau.level}
         annotations.append(style | place | {"text": f"plateau at {plateau.level:.3g}{fit}"})
     return annotations
+
+
+def margin_arrays(margin: Margin) -> dict[str, Any]:
+    """Return steps, the end of each bracket that is drawn, and each bracket in words."""
+    ends = zip(margin.lower.tolist(), margin.upper.tolist(), strict=True)
+    drawn = np.where(margin.lower == 0, margin.upper, margin.lower)
+    return {"x": margin.step, "y": drawn, "text": [_write_bracket(*pair) for pair in ends]}
+
+
+def _write_bracket(lower: float, upper: float) -> str:
+    return (
+        f"below {upper:.3g}"
+        if lower == 0
+        else f"above {lower:.4g}"
+        if upper == np.inf
+        else f"{lower:.3g} to {upper:.3g}"
+    )
+
+
+def _check_margin(margin: Margin, runs: Sequence[Run]) -> None:
+    advice = "Pass what `measure_margin` returns for this run."
+    check_type("margin", margin, Margin, "a Margin", advice=advice)
+    if len(runs) > 1 or not np.isin(margin.step, runs[0].step).all():
+        what = f"there are {len(runs)} runs" if len(runs) > 1 else "it has other steps than the run"
+        raise argument_error("margin", f"`margin` must be that of the single run that is drawn; {what}. {advice}")
 
 
 def curve_traces(run_set: RunSet, step: int | None) -> list[go.Scatter]:

@@ -12,10 +12,11 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
-from loss_viz.diagnostics.plateaus import Plateau, PolynomialFit
+from loss_viz.diagnostics.margin import Margin
+from loss_viz.diagnostics.plateaus import Level, Plateau, PolynomialFit
 from loss_viz.diagnostics.report import Report, assess
 from loss_viz.figures.captions import SMALL, caption, name_loss, name_surface, plane_axes
-from loss_viz.figures.curves import plateau_bands
+from loss_viz.figures.curves import MARGIN_AXIS, MARGIN_STYLE, margin_arrays, plateau_bands
 from loss_viz.figures.loss_axis import Scale, log_axis, span_decades
 from loss_viz.figures.style import (
     BALL,
@@ -137,7 +138,7 @@ class ViewState:
             distance = np.linalg.norm(plane.path - [point["x"], point["y"]], axis=1)
             row = int(distance.argmin())
             return int(self.run_set.step[row]) if distance[row] <= CLICK_RADIUS * plane.diagonal else None
-        if trace not in ("trajectory", "loss", "step", "factor"):
+        if trace not in ("trajectory", "loss", "step", "factor", "margin"):
             return None
         return int(self.run_set.step[self.run_set.starts[int(run or 0)] + point["index"]])
 
@@ -179,20 +180,28 @@ def surface_template(names: Sequence[str] = ("",)) -> go.Figure:
 
 
 def curve_template(names: Sequence[str] = ("",), title: str = "training loss") -> go.Figure:
-    """Return empty loss curves with plateaus and balls, above the factor between surface and loss."""
+    """Return empty loss curves with plateaus and balls, above the factor between surface and loss.
+
+    Below that is the stability margin, which `margin_update` shows.
+    """
     figure = go.Figure(_lines("loss", names, width=2.0, hover="loss %{y:.4g}"))
     dots = {"width": 1.5, "dash": "dot", "color": TEXT_COLOR}
     figure.add_scatter(**EMPTY_CURVE, name="plateau", mode="lines", meta="ink", line=dots, hoverinfo="skip")
     figure.add_traces(_lines("factor", names, width=1.5, hover="off by ×%{y:.3g}", yaxis="y2"))
+    figure.add_scatter(**EMPTY_CURVE, **MARGIN_STYLE, name="margin", yaxis="y3")
+    figure.add_scatter(**EMPTY_CURVE, name="limit", mode="lines", meta="ink", line=dots, hoverinfo="skip", yaxis="y3")
     for i in range(len(names)):
         marker = ball_marker(i, len(names))
         style = {"mode": "markers", "marker": marker, "hoverinfo": "skip"}
         figure.add_scatter(**EMPTY_CURVE, **style, name="step", uid=trace_key("step", i))
     _set_small_layout(figure, title, "step").update_layout(hovermode="x", xaxis={"anchor": "y2"})
     strip: dict[str, Any] = SMALL_AXIS | {"domain": [0.0, 0.2], "type": "log", "tickvals": [1, 2, 10, 100, 1e4]}
-    figure.update_layout(yaxis={"domain": [0.34, 1.0], "exponentformat": "power"}, yaxis2=strip)
+    lowest = SMALL_AXIS | MARGIN_AXIS | {"domain": [0.0, 0.0], "tickvals": [1, 100], "visible": False}
+    figure.update_layout(yaxis={"domain": [0.34, 1.0], "exponentformat": "power"}, yaxis2=strip, yaxis3=lowest)
     place = {"x": 0, "y": 0.21, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
-    return figure.add_annotation(place, text="surface off by ×", showarrow=False, font={"size": 10})
+    figure.add_annotation(place, text="surface off by ×", showarrow=False, font={"size": 10})
+    place |= {"y": 0.15, "visible": False}
+    return figure.add_annotation(place, text="margin: longest stable step ×", showarrow=False, font={"size": 10})
 
 
 def fit_template(names: Sequence[str] = ("",)) -> go.Figure:
@@ -319,6 +328,27 @@ def factor_update(run_set: RunSet, report: Report | None = None) -> Updates:
     return updates
 
 
+def margin_update(margin: Margin | None) -> Updates:
+    """Return the stability margin of a single run below the curves, and room for it; None removes it."""
+    shown = margin is not None
+    empty = {"x": np.empty(0), "y": np.empty(0)}
+    layout = {
+        "yaxis.domain": [0.5, 1.0] if shown else [0.34, 1.0],
+        "yaxis2.domain": [0.24, 0.38] if shown else [0.0, 0.2],
+        "yaxis3.domain": [0.0, 0.14] if shown else [0.0, 0.0],
+        "yaxis3.visible": shown,
+        "xaxis.anchor": "y3" if shown else "y2",
+        "annotations[0].y": 0.39 if shown else 0.21,
+        "annotations[1].visible": shown,
+    }
+    limit = {"x": margin.step[[0, -1]], "y": np.ones(2)} if margin else empty
+    return {
+        "curve_margin": margin_arrays(margin) if margin else empty | {"text": []},
+        "curve_limit": limit,
+        "curve_layout": layout,
+    }
+
+
 def curve_update(curves: Sequence[Curve], plateaus: Sequence[Plateau] = (), n_steps: int | None = None) -> Updates:
     """Return steps and losses of each run so far, and plateaus.
 
@@ -349,11 +379,16 @@ def step_update(run_set: RunSet, rows: Sequence[int]) -> Updates:
 
 
 def fit_update(
-    x: np.ndarray, target: np.ndarray, outputs: Sequence[np.ndarray], step: int, fit: PolynomialFit | None = None
+    x: np.ndarray,
+    target: np.ndarray,
+    outputs: Sequence[np.ndarray],
+    step: int,
+    fit: PolynomialFit | Level | None = None,
 ) -> Updates:
     """Return the target, the output of each network at a step, and the polynomial fit of its plateau."""
-    values = fit.values if fit else np.empty(0)
-    level = {"x": x[: len(values)], "y": values, "name": fit.name if fit else "", "showlegend": bool(fit)}
+    drawn = fit if isinstance(fit, PolynomialFit) else None  # a level is a loss without a function
+    values = drawn.values if drawn else np.empty(0)
+    level = {"x": x[: len(values)], "y": values, "name": drawn.name if drawn else "", "showlegend": bool(drawn)}
     return {
         **{f"fit_{trace_key('network', i)}": {"x": x, "y": output} for i, output in enumerate(outputs)},
         "fit_level": level,

@@ -5,7 +5,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -15,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from loss_viz._progress import ProgressMeter
 from loss_viz.diagnostics.fidelity import SigmaCurve, sigma_curve
+from loss_viz.diagnostics.margin import Margin, measure_margin
 from loss_viz.diagnostics.report import PlateauSummary, assess, summarize_plateaus
 from loss_viz.figures.live import (
     Updates,
@@ -23,6 +26,7 @@ from loss_viz.figures.live import (
     curve_update,
     factor_update,
     fit_update,
+    margin_update,
     merge_updates,
     step_update,
     summarize,
@@ -36,6 +40,7 @@ from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.panel.status import format_readout
 from loss_viz.panel.worker import Worker
 from loss_viz.planes.plane_set import Planes
+from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import RunSet, as_run_set
 from loss_viz.runs.training import Training, build_training, check_memory, run_training
 from loss_viz.settings import LANDSCAPE, NO_PLANE, TRAINING, LandscapeSettings, TrainSettings
@@ -44,6 +49,7 @@ MAX_RUNS = 4  # cached runs
 MAX_RUN_BYTES = 2**26  # weights of all cached runs; the latest run is kept in any case
 MAX_TRAINING_BYTES = 2**28
 SECONDS_PER_FRAME = 0.1  # between redraws during training
+MARGIN_SECONDS = 3.0
 WIDTH_ERROR_SECONDS = 3.0  # the widest kernels need the losses of every plane at every anchor
 
 Settings = Mapping[str, Any]
@@ -82,6 +88,13 @@ class Request(NamedTuple):
 
 class Stopped(Exception):
     """Raised inside work that the user has stopped."""
+
+
+def _check_until(end: float, check: Check) -> None:
+    """Raise `Stopped` if time has run out, or what `check` raises."""
+    check()
+    if time.monotonic() > end:
+        raise Stopped
 
 
 class RunCache:
@@ -150,6 +163,7 @@ class Controller:
         # Of the latest runs. That of the user's own is built here, because probing metrics draws random numbers.
         self._pipeline = Pipeline(own_runs, metrics=metrics) if own_runs else None
         self._plateaus = PlateauSummary()
+        self._margins: WeakKeyDictionary[Run, Margin] = WeakKeyDictionary()
         self._width_errors: WeakKeyDictionary[Planes, SigmaCurve | None] = WeakKeyDictionary()
         self._drawing = threading.RLock()  # the ball is moved from other threads than the worker's
         self._stop = threading.Event()
@@ -187,6 +201,7 @@ class Controller:
                 self.listener.on_done(" ".join([*(run.note for run in run_set.runs if run.note), text]))
                 curve = self._find_width_errors(landscape, check)
                 self.listener.on_width_errors(curve, request.settings["sigma"])
+                self._draw_margin(run_set, check)
         except Stopped:
             self.figures.state = "stopped"
             self.listener.on_done(
@@ -216,7 +231,8 @@ class Controller:
             curves = curve_update([(run.step, run.loss) for run in run_set.runs], self._plateaus.plateaus)
             with self._drawing:
                 check()
-                updates = merge_updates(curves, factor_update(run_set), self._ball_updates(run_set))
+                parts = curves, factor_update(run_set), margin_update(None), self._ball_updates(run_set)
+                updates = merge_updates(*parts)
                 self.figures.push(updates, state="updating")
         return run_set
 
@@ -296,20 +312,29 @@ class Controller:
         """
         end, planes = time.monotonic() + WIDTH_ERROR_SECONDS, landscape.planes
 
-        def check_time() -> None:
-            check()
-            if time.monotonic() > end:
-                raise Stopped
-
         if planes not in self._width_errors:
             try:
-                bar = ProgressMeter(check_time, lambda _: None)
+                bar = ProgressMeter(partial(_check_until, end, check), lambda _: None)
                 self._width_errors[planes] = sigma_curve(landscape, bar=bar) if len(planes) > 1 else None
             except ValueError:
                 self._width_errors[planes] = None
             except Stopped:
                 return None
         return self._width_errors[planes]
+
+    def _draw_margin(self, run_set: RunSet, check: Check) -> None:
+        """Measure and draw the stability margin of a single run, unless it is on screen or time runs out."""
+        run, end = run_set.runs[0], time.monotonic() + MARGIN_SECONDS
+        if len(run_set.runs) > 1 or len(run) < 2:
+            return
+        if run not in self._margins:
+            bar = ProgressMeter(partial(_check_until, end, check), lambda _: None)
+            with suppress(Stopped):
+                self._margins[run] = measure_margin(run, bar=bar)
+        if run in self._margins:
+            with self._drawing:
+                check()
+                self.figures.push(margin_update(self._margins[run]))
 
     def _draw(self, view: ViewState, min_support: float, check: Check) -> None:
         plateaus, complete = self._plateaus.plateaus, view.landscape is not None

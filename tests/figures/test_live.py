@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import loss_viz as lv
-from loss_viz.figures.live import ViewState, ball_update, build_templates, factor_update, update_all
+from loss_viz.figures.live import ViewState, ball_update, build_templates, factor_update, margin_update, update_all
 from loss_viz.figures.loss_axis import fit_scale
 
 
@@ -48,6 +48,7 @@ def test_every_update_has_its_trace(land, view):
     second = ViewState(land.sampling, land, land.sigma, view.scale, land, land)
     assert known >= update_all(second, [], min_support=0.0, first=True).keys() | ball_update(second, [0]).keys()
     assert {"beside_ball", "beside_surface"} <= known
+    assert known >= margin_update(lv.measure_margin(land.run, progress=False)).keys()
 
 
 def test_what_is_unknown_before_a_landscape_is_complete_is_nan(land, view):

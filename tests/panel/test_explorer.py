@@ -797,6 +797,23 @@ def test_folds_are_reported_and_marked():
     panel.close()
 
 
+def test_the_margin_of_a_single_run_is_drawn_after_the_surface(monkeypatch):
+    panel = Explorer("x^2", **SMALL)
+    assert panel.wait(60.0)
+    margin, layout = lv.measure_margin(panel.run), panel.figures.curve_layout
+    expected = np.where(margin.lower == 0, margin.upper, margin.lower)
+    np.testing.assert_allclose(decode(panel.figures, "curve_margin", "y"), expected, rtol=1e-6)
+    assert layout["yaxis3.visible"]
+    ends = [*layout["yaxis3.domain"], *layout["yaxis2.domain"], *layout["yaxis.domain"]]
+    assert ends == sorted(set(ends))
+    monkeypatch.setattr("loss_viz.panel.controller.MARGIN_SECONDS", -1.0)
+    assert change(panel, lr=0.02)
+    assert panel.figures.state == ""
+    assert not panel.figures.curve_layout["yaxis3.visible"]
+    assert len(decode(panel.figures, "curve_margin", "y")) == 0
+    panel.close()
+
+
 def test_width_errors_that_take_too_long_are_left_for_later(monkeypatch):
     monkeypatch.setattr("loss_viz.panel.controller.WIDTH_ERROR_SECONDS", -1.0)
     panel = Explorer("x^2", **SMALL)

@@ -98,6 +98,7 @@ CALLS = {
     "fidelity": lambda t, m: lv.fidelity(m["land"]),
     "at": lambda t, m: m["land"].at(m["land"].path[:3] + 0.01),
     "plateaus": lambda t, m: lv.find_plateaus(m["run"]),
+    "margin": lambda t, m: lv.measure_margin(m["run"]),
     "train": lambda t, m: lv.train("x", steps=5),
     "compare": lambda t, m: lv.compare("x", steps=5),
     **{

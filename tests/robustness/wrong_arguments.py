@@ -223,6 +223,13 @@ def list_cases(folder):
     steps = [*without(ARRAY, None, ARRAY[11]), [-1], [31], [NAN], [[1, 2]]]
     yield "measure_sharpness", call(lv.measure_sharpness, run=run), "steps", steps
     yield "find_plateaus", lv.find_plateaus, "run", [*THING, land]
+    levels = [5, "a", [1.0], {"a": None}, {"a": 0}, {"a": NAN}, {1: 1.0}, {"a": float("inf")}]
+    yield "find_plateaus", call(lv.find_plateaus, run=run), "levels", levels
+    yield "class_levels", lv.class_levels, "labels", [None, [], [0.5], "a", {}]
+    yield "ngram_levels", lv.ngram_levels, "tokens", [None, [], [0.5], "a", {}, [[[1, 2, 3]]], [1, 2]]
+    yield "ngram_levels", call(lv.ngram_levels, tokens=[1, 2, 3]), "max_n", [*WHOLE, 0, 21]
+    yield "measure_margin", lv.measure_margin, "run", [*THING, land]
+    yield "measure_margin", call(lv.measure_margin, run=run), "steps", steps
     yield "measure_escape", call(lv.measure_escape, plateau=plateau), "run", [*THING, land]
     yield "measure_escape", call(lv.measure_escape, run=long), "plateau", [*THING, run]
     yield "fit_polynomials", fit_polynomials, "task", [*THING, run]
