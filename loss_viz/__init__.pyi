@@ -13,10 +13,11 @@ from .diagnostics.predictions import measure_ahead as measure_ahead
 from .diagnostics.predictions import measure_between as measure_between
 from .diagnostics.report import Report as Report
 from .diagnostics.report import assess as assess
+from .export.films import export_gif as export_gif
+from .export.films import export_mp4 as export_mp4
 from .export.html import export_html as export_html
-from .export.images import export_gif as export_gif
-from .export.images import export_mp4 as export_mp4
-from .export.images import export_png as export_png
+from .export.images import export_image as export_image
+from .export.images import plot_landscape as plot_landscape
 from .figures.curves import fidelity_figure as fidelity_figure
 from .figures.curves import loss_curve_figure as loss_curve_figure
 from .figures.diagnostics import geometry_figure as geometry_figure

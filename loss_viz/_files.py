@@ -8,13 +8,13 @@ from pathlib import Path
 from loss_viz._validation import check_path
 
 
-def check_destination(path: str | os.PathLike[str], suffix: str = "", *, advice: str = "") -> Path:
+def check_destination(path: str | os.PathLike[str], *suffixes: str, advice: str = "") -> Path:
     """Return `path` as a `Path` if a file can be written there, so that minutes of work are not lost for nothing.
 
     Args:
         path: file to be written; it may exist.
-        suffix: required ending, such as `".gif"`; any by default.
-        advice: sentence that ends the error about another suffix.
+        suffixes: allowed endings, such as `".gif"`; any by default.
+        advice: sentence that ends the error about another one.
 
     Raises:
         TypeError: if `path` is not a path.
@@ -22,8 +22,8 @@ def check_destination(path: str | os.PathLike[str], suffix: str = "", *, advice:
         OSError: if it is a folder, or its folder does not exist or is not writable.
     """
     place = check_path("path", path, advice="Pass the name of the file to write.")
-    if suffix and place.suffix.lower() != suffix:
-        raise ValueError(f"`path` must end in {suffix}, got {str(path)!r}. {advice}")
+    if suffixes and place.suffix.lower() not in suffixes:
+        raise ValueError(f"`path` must end in {' or '.join(suffixes)}, got {str(path)!r}. {advice}")
     if place.is_dir():
         raise IsADirectoryError(f"`path` must name a file, {str(place)!r} is a folder. Add a file name.")
     if not place.parent.is_dir():

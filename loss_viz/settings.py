@@ -296,13 +296,14 @@ def as_tuples(value: Any) -> Any:
 
 
 def to_json(settings: Mapping[str, Any]) -> str:
-    r"""Return one line of JSON in ASCII without `<`, which is safe in a file's comment, a header or an HTML page.
+    r"""Return one line of JSON in ASCII without `<`, `>` and `&`: safe in a comment, a header, HTML and XML.
 
     Example:
         >>> to_json({"name": "σ < 1", "lr": float("nan")})
         '{"name": "\\u03c3 \\u003c 1", "lr": "nan"}'
     """
-    return json.dumps(to_plain(settings), allow_nan=False).replace("<", r"\u003c")
+    text = json.dumps(to_plain(settings), allow_nan=False)
+    return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 
 
 class _Code(str):

@@ -124,11 +124,15 @@ def test_the_examples_of_a_page_run_one_after_another_and_end_with_figures(page)
             assert text in figure.to_json()
 
 
-def test_the_example_of_the_page_on_sharing_writes_a_file(tmp_path, monkeypatch):
+def test_the_examples_of_the_page_on_sharing_write_files(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib").use("agg")
     monkeypatch.chdir(tmp_path)
-    [code] = read_blocks("share")
-    exec(compile(code, "share.md", "exec"), {})
-    assert [path.name for path in tmp_path.iterdir()] == ["run.html"]
+    names: dict = {}
+    for code in read_blocks("share"):
+        exec(compile(code, "share.md", "exec"), names)
+    names["plt"].close("all")
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"run.html", "figure.pdf", "mine.svg", "land.stl"}
 
 
 @needs_sphinx

@@ -1,57 +1,77 @@
-"""Landscapes as image and video files: PNG, GIF and MP4."""
+"""Landscapes as figures for papers: PDF, SVG and PNG files, and axes of matplotlib."""
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-from tqdm.auto import tqdm as progress_bar
-
 from loss_viz._files import atomic_write, check_destination
-from loss_viz._validation import argument_error, check_bool, check_float, check_fraction, check_int
-from loss_viz.figures.surface import choose_steps
+from loss_viz._validation import (
+    argument_error,
+    argument_type_error,
+    check_bool,
+    check_choice,
+    check_float,
+    check_fraction,
+    check_int,
+)
+from loss_viz.figures.loss_axis import fit_scale
 from loss_viz.landscapes.landscape import Landscape, check_landscape
 from loss_viz.settings import to_json
 
-MIN_SIZE, MAX_SIDE = {"width": 320, "height": 240}, 4096  # pixels; the captions need that much room
+SUFFIXES = (".pdf", ".svg", ".png")
+ASPECTS = {"surface": 0.76, "contour": 0.76, "both": 0.42}  # height relative to width
+NOTES = 1.4  # inches of height for the notes
+COLUMNS = {"single": "85mm", "double": "180mm"}
+UNITS = {"mm": 25.4, "cm": 2.54, "in": 1.0, "pt": 72.0}  # in an inch
+CSS_PIXELS = 96  # in an inch
+LIMITS = {"width": (40, 1200), "height": (30, 1200)}  # in millimetres
+FONT_SIZES = 4, 40
 MAX_PIXELS = 20_000_000
-MAX_SCALE = 16
-DURATIONS = 20, 10_000  # milliseconds per frame; browsers slow down shorter ones
-MAX_LAST_FRAME = 60_000  # milliseconds
-PNG_KEY = "loss_viz"  # name of the text chunk that holds the settings
-N_SAMPLES = 6  # frames from which the colors of a GIF are chosen
-DITHER = 12  # peak-to-peak amplitude of the dither pattern, in 8-bit levels: hides the steps between 256 colors
+GENERIC = "serif", "sans-serif", "monospace", "cursive", "fantasy"
 
 
-def export_png(
+def export_image(
     landscape: Landscape,
     path: str | os.PathLike[str],
     *,
+    kind: str = "surface",
+    width: str | int | float = "single",
+    height: str | int | float | None = None,
+    font: str | None = None,
+    font_size: float = 8.0,
+    dpi: int = 300,
+    notes: bool = False,
     step: int | None = None,
-    width: int = 800,
-    height: int = 600,
-    scale: int = 2,
     log: bool = False,
     min_support: float = 0.0,
     rotate: float = 0.0,
 ) -> Path:
-    """Write a still image of a landscape: the surface, the run at its true losses, and the ball.
+    """Write a figure for a paper: the surface or level lines, the runs at their true losses, and the balls.
 
-    The image shows what `surface_figure` shows, from the same side. It needs neither a browser nor a graphics card. The
-    file contains the settings that made it, from which `loss_viz.reproduce` computes the landscape again.
+    The suffix of `path` is the format. In a PDF or SVG text is text and lines are lines; the shaded surface is an
+    image within it, in which everything hides what is behind it. What the picture shows and what it does not is said in
+    its notes. They belong in the caption of the paper: without `notes=True` they are only in the file's description
+    (the subject of a PDF). The file also contains the settings that made it, from which `loss_viz.reproduce` computes
+    the landscape again. No browser and no graphics card is needed.
 
     Args:
-        landscape: a landscape of one run or of several.
-        path: file to write, ending in `.png`; an existing file is replaced once the new one is complete.
-        step: training step at which to draw the ball; the last one by default.
-        width: width of the image on a page, in CSS pixels (1/96 inch).
-        height: height, in the same unit.
-        scale: image pixels per CSS pixel along each side; use 3 or 4 for print.
-        log: draw the loss on a logarithmic axis.
+        landscape: a landscape of one run or of several; `landscape.metric(name)` draws another scalar.
+        path: file to write, ending in `.pdf`, `.svg` or `.png`; one that exists is replaced once the new one is
+            complete.
+        kind: `"surface"`, as `surface_figure` shows it and from the same side; `"contour"`, labeled level lines at
+            round losses, over colors that are paler where the surface extrapolates; or `"both"`, side by side.
+        width: `"single"` for a column of 85 mm, `"double"` for a page of 180 mm, a length such as `"85mm"`, `"3.35in"`
+            or `"240pt"`, or a number of CSS pixels (1/96 inch).
+        height: likewise; in proportion to the width by default.
+        font: font family, such as `"Times New Roman"` or `"serif"`; DejaVu Sans by default.
+        font_size: size of the labels in points; the numbers on the axes are 0.85 times as large.
+        dpi: pixels per inch, of a PNG and of the surface in a PDF or SVG.
+        notes: write title, errors and warnings around the picture, and draw a color bar.
+        step: training step at which to draw the balls; the last one by default.
+        log: draw the loss on a logarithmic axis, with the level lines at round losses on it.
         min_support: leave the surface open where its support is below this value, from 0 to 1.
         rotate: angle around the vertical axis from the viewpoint of the interactive figure, in degrees.
 
@@ -60,8 +80,8 @@ def export_png(
 
     Raises:
         TypeError: if an argument is of the wrong type.
-        ValueError: if the suffix is not `.png`, the step lies outside the run, a number is out of range, or `log=True`
-            with a loss that is not positive.
+        ValueError: if the suffix, the kind or the unit is unknown, the font is not installed, the step lies outside the
+            run, a number is out of range, or `log=True` with a loss that is not positive.
         OSError: if the folder does not exist or is not writable.
         ImportError: if matplotlib is not installed.
 
@@ -69,285 +89,182 @@ def export_png(
         >>> import loss_viz as lv
         >>> from tempfile import mkdtemp
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), k=3, resolution=9, progress=False)
-        >>> path = export_png(land, f"{mkdtemp()}/still.png", step=30, width=400, height=300)
+        >>> path = export_image(land, f"{mkdtemp()}/figure.pdf", kind="both", width="double", step=30)
         >>> path.name, lv.reproduce(path, progress=False).k
-        ('still.png', 3)
+        ('figure.pdf', 3)
     """
-    place = check_destination(path, ".png", advice="A film is written by export_gif or export_mp4.")
+    place = check_destination(path, *SUFFIXES, advice="A film is written by export_gif or export_mp4.")
     check_landscape(landscape)
-    step = landscape.run_set.last_step if step is None else step
-    landscape.run_set.nearest_rows(step)
-    view: dict[str, Any] = {"step": step, "width": width, "height": height, "scale": scale}
-    view |= {"log": log, "min_support": min_support, "rotate": rotate}
-    _check_view(view)
-    sequence = _build_sequence("export_png", landscape, [(step, float(rotate))], view)
-    from PIL.PngImagePlugin import PngInfo
+    check_choice("kind", kind, ASPECTS, advice="Use 'both' for the two side by side.")
+    step = _check_step(landscape, step)
+    check_bool("notes", notes)
+    check_look(log, min_support, rotate)
+    inches = read_length("width", width)
+    tall = inches * ASPECTS[kind] + NOTES * notes if height is None else read_length("height", height)
+    size = inches, tall
+    check_int("dpi", dpi, 50, 2400, advice="Use 300.")
+    if (pixels := size[0] * size[1] * dpi**2) > MAX_PIXELS:
+        raise argument_error(
+            "dpi", f"An image must have at most {MAX_PIXELS:,} pixels; `dpi`={dpi} makes {pixels:,.0f}. Use 300."
+        )
+    if not FONT_SIZES[0] <= check_float("font_size", font_size, "a number of points", advice="Use 8.") <= FONT_SIZES[1]:
+        raise argument_error("font_size", f"`font_size` must be from 4 to 40 points, got {font_size}. Use 8.")
+    check_matplotlib()
+    if font is not None:
+        _check_font(font)
+    from loss_viz.export.page import Page, describe_landscape
 
-    info = PngInfo()
-    info.add_text(PNG_KEY, sequence.settings)
-    [still] = sequence.render()
+    look: dict[str, Any] = {"kind": kind, "font": font, "font_size": float(font_size), "dpi": float(dpi)}
+    look |= {"notes": notes, "step": step, "log": log, "min_support": min_support}
+    page = Page(landscape, size=size, rotations=[float(rotate)], line_width=0.15 * font_size, **look)
+    view = look | {"width": width, "height": height, "dpi": dpi, "rotate": rotate}
+    settings = to_json(landscape.settings | {"export": "export_image", "view": view})
+    words = describe_landscape(landscape, step)
+    metadata: dict[str, dict[str, str | None]] = {
+        ".pdf": {"Subject": words, "Keywords": settings, "CreationDate": None},
+        ".svg": {"Description": words, "Keywords": settings, "Date": None},
+        ".png": {"Description": words, "loss_viz": settings},
+    }
     with atomic_write(place) as part:
-        still.save(part, pnginfo=info, dpi=(96 * scale, 96 * scale))
+        page.save(part, metadata[place.suffix.lower()])
     return place
 
 
-def export_gif(
+def plot_landscape(
     landscape: Landscape,
-    path: str | os.PathLike[str],
+    ax: Any = None,
     *,
-    n_frames: int = 60,
-    width: int = 800,
-    height: int = 600,
+    kind: str = "contour",
+    step: int | None = None,
     log: bool = False,
     min_support: float = 0.0,
     rotate: float = 0.0,
-    duration: int = 60,
-    last_frame: int = 1500,
-    progress: bool = True,
-) -> Path:
-    """Write a film of the ball rolling along the run, as an animated GIF that repeats.
+) -> Any:
+    """Draw a landscape into axes of a matplotlib figure of your own, in the style that you have set.
 
-    Each frame shows a recorded step and states its true loss; several runs roll at the same step. Frames are spread
-    over the run as in `animate`, half by arc length and half by time. No browser or graphics card is needed. The file
-    contains the settings that made it, from which `loss_viz.reproduce` computes the landscape again.
+    Fonts, sizes, colors of text and widths of lines are those of matplotlib's rcParams. A surface is computed for the
+    resolution at which the figure is shown or saved, as in `savefig("figure.pdf", dpi=300)`, and follows
+    `ax.view_init`.
 
     Args:
         landscape: a landscape of one run or of several.
-        path: file to write, ending in `.gif`; an existing file is replaced once the new one is complete.
-        n_frames: largest number of frames, at least 2.
-        width: width in pixels.
-        height: height in pixels.
-        log: draw the loss on a logarithmic axis.
+        ax: flat axes for contours, 3D axes for a surface; by default those of a new pyplot figure.
+        kind: `"contour"` or `"surface"`.
+        step: training step at which to draw the balls; the last one by default.
+        log: draw the loss on a logarithmic axis, with the level lines at round losses on it.
         min_support: leave the surface open where its support is below this value, from 0 to 1.
-        rotate: angle by which the viewpoint moves around the vertical axis until the last frame, in degrees. Any
-            rotation makes a GIF about ten times larger.
-        duration: time per frame, in milliseconds; a GIF stores hundredths of a second.
-        last_frame: time the last frame is shown, in milliseconds.
-        progress: show a progress bar if it takes more than a second.
+        rotate: angle around the vertical axis from the viewpoint of the interactive figure, in degrees.
 
     Returns:
-        The path.
+        The axes.
 
     Raises:
-        TypeError: if an argument is of the wrong type.
-        ValueError: if the suffix is not `.gif`, a number is out of range, or `log=True` with a loss that is not
-            positive.
-        OSError: if the folder does not exist or is not writable.
+        TypeError: if an argument is of the wrong type, or `ax` not of the right kind.
+        ValueError: if the kind is unknown, the step lies outside the run, a number is out of range, or `log=True` with
+            a loss that is not positive.
         ImportError: if matplotlib is not installed.
 
     Example:
         >>> import loss_viz as lv
-        >>> from tempfile import mkdtemp
+        >>> from matplotlib.figure import Figure
         >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), k=3, resolution=9, progress=False)
-        >>> path = export_gif(land, f"{mkdtemp()}/film.gif", n_frames=5, width=400, height=300)
-        >>> path.name, lv.reproduce(path, progress=False).k
-        ('film.gif', 3)
+        >>> ax = plot_landscape(land, Figure().add_subplot(), log=True)
+        >>> ax.get_xlabel().split()[0]
+        'PC1'
     """
-    place = check_destination(path, ".gif", advice="A still is written by export_png, a video by export_mp4.")
-    view = {"n_frames": n_frames, "width": width, "height": height, "log": log, "min_support": min_support}
-    view |= {"rotate": rotate, "duration": duration, "last_frame": last_frame}
-    film = _build_film("export_gif", landscape, view)
-    n = len(film.shots)
-    samples = np.unique(np.linspace(0, n - 1, N_SAMPLES).astype(int)).tolist()
-    with _open_bar(place, len(samples) + n, progress) as bar, atomic_write(place) as part:
-        palette = choose_palette(list(film.render(bar, samples)))
-        frames = (apply_palette(still, palette) for still in film.render(bar))
-        durations = [duration] * (n - 1) + [max(duration, last_frame)]
-        options: dict[str, Any] = {"duration": durations, "loop": 0, "comment": film.settings.encode()}
-        with part.open("wb") as file:
-            next(frames).save(file, format="GIF", save_all=True, append_images=frames, **options)
-    return place
+    check_landscape(landscape)
+    check_choice("kind", kind, ("contour", "surface"), advice="Draw each into axes of its own.")
+    step = _check_step(landscape, step)
+    check_look(log, min_support, rotate)
+    check_matplotlib()
+    from matplotlib import pyplot
+    from matplotlib.axes import Axes
+
+    from loss_viz.export.plots import draw_contours, draw_surface, label_contours
+
+    projection = {"surface": "3d", "contour": "rectilinear"}[kind]
+    if ax is None:
+        ax = pyplot.figure().add_subplot(projection=projection)
+    if not isinstance(ax, Axes) or ax.name != projection:
+        got = f"{ax.name} axes" if isinstance(ax, Axes) else type(ax).__name__
+        raise argument_type_error(
+            "ax",
+            f"`ax` must be axes of matplotlib with projection={projection!r} for `kind`={kind!r}, got {got}. Make them "
+            f"with figure.add_subplot(projection={projection!r}).",
+        )
+    scale = fit_scale([landscape.loss, landscape.path_loss], log=log, name=landscape.height_name)
+    if kind == "surface":
+        draw_surface(ax, landscape, scale, step=step, min_support=min_support, rotations=[float(rotate)])
+    else:
+        lines = draw_contours(ax, landscape, scale, step=step, min_support=min_support)
+        label_contours(ax, lines, landscape, scale)
+    return ax
 
 
-def export_mp4(
-    landscape: Landscape,
-    path: str | os.PathLike[str],
-    *,
-    n_frames: int = 60,
-    width: int = 800,
-    height: int = 600,
-    log: bool = False,
-    min_support: float = 0.0,
-    rotate: float = 0.0,
-    duration: int = 60,
-    last_frame: int = 1500,
-    progress: bool = True,
-) -> Path:
-    """Write the film of `export_gif` as an H.264 video: in full color, and small even if the view rotates.
+def read_length(name: str, value: str | int | float) -> float:
+    """Return a length in inches.
 
-    The arguments are those of `export_gif`, except that `path` ends in `.mp4` and `width` and `height` are even.
-
-    Returns:
-        The path.
+    Args:
+        name: name of the argument, `"width"` or `"height"`.
+        value: a number with a unit, a column, or a number of CSS pixels.
 
     Raises:
-        TypeError: if an argument is of the wrong type.
-        ValueError: as for `export_gif`; also if `width` or `height` is odd.
-        OSError: if the folder does not exist or is not writable.
-        ImportError: if matplotlib or imageio-ffmpeg is not installed.
+        TypeError: if `value` is neither text nor a number.
+        ValueError: if it cannot be read or is out of range.
 
     Example:
-        >>> import loss_viz as lv
-        >>> from tempfile import mkdtemp
-        >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), k=3, resolution=9, progress=False)
-        >>> path = export_mp4(land, f"{mkdtemp()}/film.mp4", n_frames=5, width=400, height=300)
-        >>> path.name, lv.reproduce(path, progress=False).k
-        ('film.mp4', 3)
+        >>> read_length("width", "single") == read_length("width", "8.5 cm"), read_length("height", 192)
+        (True, 2.0)
     """
-    place = check_destination(path, ".mp4", advice="A still is written by export_png, a GIF by export_gif.")
-    write_frames = _find_encoder()
-    view = {"n_frames": n_frames, "width": width, "height": height, "log": log, "min_support": min_support}
-    view |= {"rotate": rotate, "duration": duration, "last_frame": last_frame}
-    film = _build_film("export_mp4", landscape, view, even=True)
-    tags = ["-metadata", f"comment={film.settings}", "-movflags", "+faststart", "-crf", "20"]
-    options: dict[str, Any] = {"fps": 1000 / duration, "quality": None, "macro_block_size": 2, "output_params": tags}
-    repeats = [1] * (len(film.shots) - 1) + [max(1, round(last_frame / duration))]  # all frames last equally long
-    with _open_bar(place, len(film.shots), progress) as bar, atomic_write(place) as part:
-        video = write_frames(str(part), (width, height), **options)
-        try:
-            video.send(None)
-            for still, n in zip(film.render(bar), repeats, strict=True):
-                for _ in range(n):
-                    video.send(still.tobytes())
-        finally:
-            video.close()
-    return place
+    what = "a length such as '85mm', '3.35in' or '240pt', 'single', 'double', or a number of CSS pixels"
+    advice = "Use 'single' for a column."
+    if isinstance(value, str):
+        found = re.fullmatch(rf"([-+]?\d*\.?\d+) ?({'|'.join(UNITS)})", COLUMNS.get(value, value))
+        if found is None:
+            raise argument_error(name, f"`{name}` must be {what}, got {value!r}. {advice}")
+        inches = float(found[1]) / UNITS[found[2]]
+    else:
+        inches = check_float(name, value, what, advice=advice) / CSS_PIXELS
+    least, most = LIMITS[name]
+    if not least <= 25.4 * inches <= most:
+        raise argument_error(name, f"`{name}` must be from {least}mm to {most}mm, got {value!r}. {advice}")
+    return inches
 
 
-@dataclass(frozen=True)
-class FrameSequence:
-    """Frames to be rendered one after the other.
-
-    Attributes:
-        scene: the landscape, as a `Scene`.
-        shots: training step and rotation in degrees of each frame.
-        settings: settings of landscape and frames, as JSON.
-    """
-
-    scene: Any
-    shots: Sequence[tuple[int, float]]
-    settings: str
-
-    def render(self, bar: tqdm | None = None, chosen: Sequence[int] | None = None) -> Iterator[Any]:
-        """Yield the frames, or those with an index in `chosen`, as Pillow images; each is rendered when requested."""
-        for i in range(len(self.shots)) if chosen is None else chosen:
-            yield self.scene.render(*self.shots[i])
-            if bar is not None:
-                bar.update()
+def check_look(log: Any, min_support: Any, rotate: Any) -> None:
+    """Check the arguments of pictures that are not specific to one function."""
+    check_bool("log", log)
+    check_fraction("min_support", min_support)
+    if not math.isfinite(check_float("rotate", rotate, "a finite number of degrees", advice="Use 0.")):
+        raise argument_error("rotate", f"`rotate` must be a finite number of degrees, got {rotate}. Use 0.")
 
 
-def _build_film(export: str, landscape: Landscape, view: dict[str, Any], *, even: bool = False) -> FrameSequence:
-    """Return the frames of a film; `view` holds the arguments of the function named `export`."""
-    check_landscape(landscape)
-    _check_view(view)
-    if even and (view["width"] % 2 or view["height"] % 2):
-        size = f"{view['width']} x {view['height']}"
-        raise argument_error("width", f"A video needs an even `width` and `height`, got {size}. Add a pixel.")
-    check_int("n_frames", view["n_frames"], 2, 10_000, advice="Use 60.")
-    check_int("duration", view["duration"], *DURATIONS, advice="It counts milliseconds: use 60.")
-    check_int("last_frame", view["last_frame"], 0, MAX_LAST_FRAME, advice="It counts milliseconds: use 1500.")
-    steps = choose_steps(landscape, view["n_frames"]).tolist()
-    angles = np.linspace(0.0, view["rotate"], len(steps)).tolist()
-    return _build_sequence(export, landscape, list(zip(steps, angles, strict=True)), view)
-
-
-def _check_view(view: dict[str, Any]) -> None:
-    for side, least in MIN_SIZE.items():
-        check_int(side, view[side], least, MAX_SIDE, advice="It counts pixels: use 800 x 600.")
-    scale = check_int("scale", view.get("scale", 1), 1, MAX_SCALE, advice="Use 2, or 4 for print.")
-    n_columns, n_rows = scale * view["width"], scale * view["height"]
-    if n_columns * n_rows > MAX_PIXELS:
-        raise argument_error(
-            "scale",
-            f"An image must have at most {MAX_PIXELS:,} pixels; `scale`={scale} makes {n_columns} x {n_rows}. Use 2, "
-            "or 4 for print.",
-        )
-    check_bool("log", view["log"])
-    check_fraction("min_support", view["min_support"])
-    if not math.isfinite(check_float("rotate", view["rotate"], "a finite number of degrees", advice="Use 0.")):
-        raise argument_error("rotate", f"`rotate` must be a finite number of degrees, got {view['rotate']}. Use 0.")
-
-
-def _build_sequence(
-    export: str, landscape: Landscape, shots: Sequence[tuple[int, float]], view: dict[str, Any]
-) -> FrameSequence:
+def check_matplotlib() -> None:
+    """Raise `ImportError` with the command that installs it unless matplotlib is there."""
     try:
-        from loss_viz.export.scene import Scene
+        import matplotlib as _  # noqa: F401
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"Image and video files need matplotlib ({error}). Install it with: pip install matplotlib"
+            f"Images and films need matplotlib ({error}). Install it with: pip install 'loss_viz[film]'"
         ) from error
-    scene = Scene(
-        landscape,
-        size=(view["width"], view["height"]),
-        scale=view.get("scale", 1),
-        log=view["log"],
-        min_support=view["min_support"],
-        rotations=sorted({degrees for _, degrees in shots}),
-    )
-    return FrameSequence(scene, shots, to_json(landscape.settings | {"export": export, "view": view}))
 
 
-def _open_bar(place: Path, total: int, progress: bool) -> tqdm:
-    return progress_bar(total=total, desc=place.name, delay=1, leave=False, disable=not progress)
+def _check_step(landscape: Landscape, step: int | None) -> int:
+    step = landscape.run_set.last_step if step is None else step
+    landscape.run_set.nearest_rows(step)
+    return step
 
 
-def choose_palette(stills: Sequence[Any]) -> Any:
-    """Return a Pillow image whose palette, white and up to 255 other colors, suits all `stills`.
+def _check_font(font: str) -> None:
+    from matplotlib.font_manager import fontManager
 
-    Pillow's `MAXCOVERAGE` spreads the colors over all that occur, however few pixels have them: the ball is small and
-    must keep its color. Median cut, which counts pixels, changes it more.
-    """
-    from PIL import Image
-
-    pixels = np.concatenate([np.asarray(still) for still in stills])
-    chosen = Image.fromarray(pixels).quantize(255, Image.Quantize.MAXCOVERAGE, kmeans=1)
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([255, 255, 255, *(chosen.getpalette() or [])[: 3 * 255]])
-    return palette
-
-
-def apply_palette(still: Any, palette: Any) -> Any:
-    """Return a still in the colors of `palette`, with an ordered dither.
-
-    The dither depends on a pixel's position and color alone. Where nothing moves, nothing changes between frames, so
-    the film does not flicker and its file stays small. Pillow's own dither, Floyd-Steinberg, propagates each change
-    across the image.
-    """
-    from PIL import Image
-
-    pixels = np.asarray(still).astype(np.int16)
-    n_rows, n_columns, _ = pixels.shape
-    pattern = np.rint(DITHER * _bayer_matrix(3)).astype(np.int16)
-    repeats = n_rows // len(pattern) + 1, n_columns // len(pattern) + 1
-    dithered = pixels + np.tile(pattern, repeats)[:n_rows, :n_columns, None]
-    image = Image.fromarray(dithered.clip(0, 255).astype(np.uint8))
-    reduced = image.quantize(palette=palette, dither=Image.Dither.NONE)
-    white = (pixels == 255).all(axis=2)
-    reduced.paste(0, mask=Image.fromarray(255 * white.astype(np.uint8)))  # the background stays white
-    return reduced
-
-
-def _bayer_matrix(n_doublings: int) -> np.ndarray:
-    """Return Bayer's matrix for ordered dithering, `(2^n, 2^n)`, with values from -0.5 to 0.5."""
-    order = np.zeros((1, 1), int)
-    for _ in range(n_doublings):
-        order = np.block([[4 * order, 4 * order + 2], [4 * order + 3, 4 * order + 1]])
-    return (order + 0.5) / order.size - 0.5
-
-
-def _find_encoder() -> Any:
-    """Return `imageio_ffmpeg.write_frames` if ffmpeg is available.
-
-    Raises:
-        ImportError: if it is not.
-    """
-    try:
-        from imageio_ffmpeg import get_ffmpeg_exe, write_frames
-
-        get_ffmpeg_exe()
-    except (ModuleNotFoundError, RuntimeError) as error:  # the package may contain no ffmpeg for this platform
-        raise ImportError(
-            f"Videos need ffmpeg ({error}). Install it with: pip install imageio-ffmpeg. `export_gif` works without."
-        ) from error
-    return write_frames
+    names = fontManager.get_font_names()
+    if not isinstance(font, str):
+        raise argument_type_error(
+            "font", f"`font` must be the name of a font family, got {type(font).__name__}. Use 'serif'."
+        )
+    if font.lower() not in {name.lower() for name in (*GENERIC, *names)}:
+        listed = shorten(", ".join(sorted(names)), 800, placeholder=" …")
+        raise argument_error(
+            "font", f"`font` must be installed, or one of {', '.join(GENERIC)}; got {font!r}. Installed are: {listed}."
+        )

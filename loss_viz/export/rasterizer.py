@@ -31,11 +31,13 @@ class Rasterizer:
         depth: `(height, width)`; infinite where nothing is drawn.
 
     Example:
-        >>> rasterizer = Rasterizer(4, 1)
-        >>> for depth, red in ((2.0, 200), (1.0, 100), (3.0, 50)):
-        ...     rasterizer.line(np.array([[1.5, 0.5, depth]]), np.array([[red, 0.0, 0.0]]), radius=0.6)
+        >>> rasterizer = Rasterizer(2, 1)
+        >>> square = np.array([[0.0, 0, 5], [0, 1, 5], [1, 0, 5], [1, 1, 5]])  # the left pixel, 5 away
+        >>> rasterizer.triangles(square, np.full((4, 3), 200.0), np.array([[0, 1, 2], [1, 2, 3]]))
         >>> rasterizer.color[0, :, [0, 3]].tolist()
-        [[0, 100, 0, 0], [0, 255, 0, 0]]
+        [[200, 0], [255, 0]]
+        >>> rasterizer.shows(np.array([[0.5, 0.5, 4], [0.5, 0.5, 6], [1.5, 0.5, 6]])).tolist()
+        [True, False, True]
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -69,28 +71,13 @@ class Rasterizer:
             seen = self._update_depth(at, np.einsum("pc,pc->p", weights, place[which, :, 2]))
             self._paint(at[seen], np.einsum("pc,pcr->pr", weights[seen], color[corners[which[seen]]]))
 
-    def line(
-        self, points: Float[np.ndarray, "n 3"], color: Float[np.ndarray, "n 3"], *, radius: float, flat: bool = False
-    ) -> None:
-        """Draw a line through the points with a round pen; points with nan interrupt it.
-
-        Args:
-            points: points of the line.
-            color: color at each of them.
-            radius: radius of the pen, in pixels.
-            flat: paint what is already there without changing its depth, so that nothing drawn later is hidden.
-        """
-        known = np.isfinite(points).all(axis=1)
-        for part in np.split(np.arange(len(points)), np.flatnonzero(~known)):
-            part = part[known[part]]
-            if len(part):
-                length = np.append(0, np.cumsum(np.hypot(*np.diff(points[part, :2], axis=0).T)))
-                at = np.linspace(0, length[-1], int(length[-1]) + 2)  # at most a pixel apart
-                values = np.column_stack([points[part], color[part]]).T
-                tips = np.stack([np.interp(at, length, value) for value in values], axis=1)
-                for which, at, _, depth in self._pixels_in_discs(tips[:, :3], radius):
-                    seen = depth <= self.depth.reshape(-1)[at] if flat else self._update_depth(at, depth)
-                    self._paint(at[seen], tips[which[seen], 3:])
+    def shows(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
+        """Return which points lie in the image and behind nothing that is drawn."""
+        column, row = np.floor(points[:, :2]).astype(int).T
+        height, width = self.depth.shape
+        shown = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        shown[shown] = points[shown, 2] <= self.depth[row[shown], column[shown]]
+        return shown
 
     def sphere(
         self,
@@ -110,14 +97,17 @@ class Rasterizer:
             bulge: depth of the center minus depth of the foremost point.
             light: function from normals (right, up, towards the eye) and the color to the visible colors.
         """
-        n_seen = n_all = 0
-        for _, at, offset, depth in self._pixels_in_discs(center[None], radius):
-            front = np.sqrt(1 - (offset**2).sum(axis=1))
-            seen = self._update_depth(at, depth - bulge * front)
-            normal = np.column_stack([offset * [1, -1], front])[seen]
-            self._paint(at[seen], light(normal, color))
-            n_seen, n_all = n_seen + len(normal), n_all + len(at)
-        return n_seen / max(1, n_all)
+        height, width = self.depth.shape
+        first, last = np.floor(center[:2] - radius).clip(0), np.ceil(center[:2] + radius).clip(max=[width, height])
+        column, row = (part.ravel() for part in np.meshgrid(*map(np.arange, first.astype(int), last.astype(int))))
+        offset = (np.column_stack([column, row]) + 0.5 - center[:2]) / radius
+        inside = (offset**2).sum(axis=1) <= 1
+        at, offset = (row * width + column)[inside], offset[inside]
+        front = np.sqrt(1 - (offset**2).sum(axis=1))
+        seen = self._update_depth(at, center[2] - bulge * front)
+        normal = np.column_stack([offset * [1, -1], front])[seen]
+        self._paint(at[seen], light(normal, color))
+        return len(normal) / max(1, len(at))
 
     def _pixels_in_boxes(
         self, place: Float[np.ndarray, "n_triangles 3 3"]
@@ -132,26 +122,6 @@ class Rasterizer:
             which = np.repeat(np.arange(start, end), n_pixels)
             count = np.arange(len(which)) - np.repeat(np.cumsum(n_pixels) - n_pixels, n_pixels)
             yield which, low[which, 0] + count % size[which, 0], low[which, 1] + count // size[which, 0]
-
-    def _pixels_in_discs(
-        self, points: Float[np.ndarray, "n 3"], radius: float
-    ) -> Iterator[
-        tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"], Float[np.ndarray, "m 2"], Float[np.ndarray, " m"]]
-    ]:
-        """Yield point, flat pixel index, offset from the center in radii, and depth of all pixels in discs."""
-        height, width = self.depth.shape
-        reach = np.arange(-int(radius) - 1, int(radius) + 2)
-        offsets = np.stack(np.meshgrid(reach, reach), axis=-1).reshape(-1, 2)
-        block = max(1, BLOCK // len(offsets))
-        for start in range(0, len(points), block):
-            center = points[start : start + block, None, :2]
-            pixel = np.floor(center) + offsets
-            offset = (pixel + 0.5 - center) / radius
-            inside = (offset**2).sum(axis=-1) <= 1
-            inside &= (pixel >= 0).all(axis=-1) & (pixel < [width, height]).all(axis=-1)
-            which = start + np.nonzero(inside)[0]
-            column, row = pixel[inside].astype(int).T
-            yield which, row * width + column, offset[inside], points[which, 2]
 
     def _update_depth(self, at: Int[np.ndarray, " n"], depth: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Update the depth of pixels, and return which of the depths are now the nearest of their pixel."""

@@ -33,6 +33,7 @@ from loss_viz.figures.style import (
     style_path,
 )
 from loss_viz.landscapes.landscape import Landscape, Surface
+from loss_viz.landscapes.mesh import triangulate
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run_set import RunSet
 
@@ -76,7 +77,7 @@ def surface_arrays(surface: Surface | Landscape, scale: Scale, min_support: floa
     Cells are left open if a corner has a loss that is not finite, or less than `min_support`.
     """
     x, y = np.meshgrid(surface.x, surface.y)
-    triangles = _triangulate(*surface.loss.shape)
+    triangles = triangulate(*surface.loss.shape)
     shown = np.isfinite(surface.loss) & (surface.support >= min_support)
     triangles = triangles[shown.ravel()[triangles].all(axis=1)]
     rgb = _lookup_colors()[np.rint(255 * scale.fraction(surface.loss)).astype(int)]
@@ -235,13 +236,6 @@ def camera(landscape: Surface | Landscape, scale: Scale, *, distance: float) -> 
 @cache
 def _lookup_colors() -> Float[np.ndarray, "256 3"]:
     return np.array([unlabel_rgb(color) for color in sample_colorscale(COLORSCALE, np.linspace(0, 1, 256).tolist())])
-
-
-def _triangulate(n_rows: int, n_columns: int) -> Int[np.ndarray, "n_triangles 3"]:
-    index = np.arange(n_rows * n_columns, dtype=np.int32).reshape(n_rows, n_columns)
-    corners = index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]
-    a, b, c, d = (corner.ravel() for corner in corners)
-    return np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
 
 
 def _corners(triangles: Int[np.ndarray, "n_triangles 3"]) -> dict[str, np.ndarray]:

@@ -14,18 +14,21 @@ from jaxtyping import Float, Int
 from torch import nn
 from tqdm import tqdm
 
-from loss_viz._files import atomic_write
-from loss_viz._validation import argument_error, check_array, check_type
+from loss_viz._files import atomic_write, check_destination
+from loss_viz._validation import argument_error, check_array, check_bool, check_type
 from loss_viz.landscapes.blending import Blend
 from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.held_out import PlaneChoice
 from loss_viz.landscapes.kernels import Kernel
+from loss_viz.landscapes.mesh import write_mesh
 from loss_viz.landscapes.provenance import describe_settings
 from loss_viz.planes.plane_set import Planes
 from loss_viz.planes.projection import LARGEST, Projection
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import RunSet
 from loss_viz.settings import LandscapeSettings, to_json
+
+MESHES = ".stl", ".ply", ".vtu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,6 +310,44 @@ class Landscape:
                     writer.writerow(table)
                     writer.writerows(zip(*(column.ravel().tolist() for column in table.values()), strict=True))
         return files
+
+    def to_mesh(self, path: str | os.PathLike[str], *, log: bool = False) -> Path:
+        """Write the surface for a printer, Blender or ParaView, with triangles between the points of the grid.
+
+        Triangles with a corner where the loss is not finite are left out. The suffix of `path` is the format:
+
+        - `.stl`: a closed solid in millimeters: 115 wide and deep, and 75 high in the proportions of the picture, on a
+          base of 3. Holes go through it; two that touch in one point share an edge of four walls there.
+        - `.ply`: a surface in a box of 1.15 x 1.15 x 0.75, with the colors of the picture. `loss` and `support` are
+          properties of its points.
+        - `.vtu`: x, y and the loss as they are, with `loss`, `support` and all `metrics` as arrays. The runs are lines
+          at their true losses; the arrays `run` (from 0) and `step` are -1 at the points of the surface.
+
+        PLY and VTU hold the settings, from which `loss_viz.reproduce` computes the landscape again.
+
+        Args:
+            path: file to write; one that exists is replaced once the new one is complete.
+            log: take log10 of the loss as the height; `loss` is the loss all the same.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: if the suffix is another one, or `log=True` with a loss that is not positive.
+            OSError: if the folder does not exist or is not writable.
+
+        Example:
+            >>> import loss_viz as lv
+            >>> from tempfile import mkdtemp
+            >>> land = lv.landscape(lv.train("x^2", steps=60, progress=False), resolution=9, progress=False)
+            >>> path = land.to_mesh(f"{mkdtemp()}/land.stl")
+            >>> (path.stat().st_size - 84) // 50  # triangles: the surface, the base and the walls
+            320
+        """
+        place = check_destination(path, *MESHES, advice="Use .stl to print it, .ply for Blender or .vtu for ParaView.")
+        check_bool("log", log)
+        write_mesh(self, place, log=log)
+        return place
 
     def to_xarray(self) -> Any:
         """Return an `xarray.Dataset`; `land.to_xarray().to_netcdf("land.nc")` writes it to a file.

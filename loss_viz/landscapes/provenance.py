@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
@@ -106,7 +107,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the settings from an exported file: GIF, MP4, PNG, CSV, NetCDF, HTML, or any other that holds their JSON.
+    """Read the settings from an exported file: an image, film, table or page, or any other that holds their JSON.
 
     Returns:
         The value of `Landscape.settings`; for an image also `"export"`, the function that wrote it, and `"view"`, its
@@ -187,13 +188,16 @@ def _read_settings_block(path: Path) -> bytes:
     """Return the content of a file from the start of its settings, without holding more than a block before them."""
     window, end = b"", 0
     with path.open("rb") as file:
-        is_gif = file.read(4) == b"GIF8"
+        start = file.read(4)
         file.seek(0)
         while block := file.read(READ_BLOCK):
             window, end = window[-len(START) :] + block, end + len(block)
             if (at := window.find(START)) >= 0:
-                file.seek(max(end - len(window) + at - is_gif, 0))
-                return _join_blocks(file.read(MAX_SETTINGS_BYTES)) if is_gif else file.read(MAX_SETTINGS_BYTES)
+                file.seek(max(end - len(window) + at - (start == b"GIF8"), 0))
+                found = file.read(MAX_SETTINGS_BYTES)
+                if start == b"%PDF":  # which puts a backslash before parentheses and backslashes
+                    return re.sub(rb"\\(.)", rb"\1", found)
+                return _join_blocks(found) if start == b"GIF8" else found
     return b""
 
 

@@ -1,28 +1,26 @@
-import builtins
-import json
-import re
-import subprocess
-import sys
-from dataclasses import replace
+"""Figures for papers. PDF and SVG files are read by the plain rules of their formats."""
 
-import imageio_ffmpeg
+import base64
+import io
+import re
+import zlib
+from xml.etree import ElementTree
+
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
-from scipy.interpolate import LinearNDInterpolator
-from tqdm.auto import tqdm as progress_bar
 
 import loss_viz as lv
-from loss_viz.export.scene import TICK_STEPS, BoxAxes, Scene, linear_ticks, read_color, set_log_ticks
-from loss_viz.figures.loss_axis import BALL_RADIUS, LINE_LIFT, fit_scale
-from loss_viz.figures.style import BALL_COLOR, BOX, PATH_COLOR, pick_colors
-from loss_viz.figures.traces import camera
+from loss_viz.export.images import read_length
+from loss_viz.export.page import Page
+from loss_viz.export.plots import choose_levels, round_logs
 from loss_viz.landscapes.provenance import read_settings
 
-SIZE = 400, 300
-SMALL = {"width": 400, "height": 300}
-WHITE = (255, 255, 255)
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
@@ -36,537 +34,281 @@ def race():
     return lv.landscape(runs, resolution=(9, 7), progress=False)
 
 
-class Pinhole:
-    """A pinhole camera: where points of the box appear, up to scale and position, and what hides them."""
-
-    def __init__(self, land, *, log=False, rotate=0.0):
-        self.land, self.scale = land, fit_scale([land.loss, land.path_loss], log=log)
-        eye = np.array(list(camera(land, self.scale, distance=1.0)["eye"].values()))
-        cos, sin = np.cos(np.radians(rotate)), np.sin(np.radians(rotate))
-        self.eye = np.array([cos * eye[0] - sin * eye[1], sin * eye[0] + cos * eye[1], eye[2]])
-        self.box = BoxAxes(land, self.scale, size=SIZE, rotations=[rotate])
-        self.box.rotate(rotate)
-        x, y = np.meshgrid(land.x, land.y)
-        corners = self.to_box(np.column_stack([x.ravel(), y.ravel(), land.loss.ravel()]))
-        self.surface = LinearNDInterpolator(corners[:, :2], corners[:, 2])
-
-    def to_box(self, points):
-        """Return points (x, y, loss) in units of Plotly's box, centered at 0."""
-        drawn = np.column_stack([points[:, :2], self.scale.draw(points[:, 2])])
-        room = BALL_RADIUS * (self.scale.high - self.scale.low)
-        low = np.array([self.land.x[0], self.land.y[0], self.scale.low - room])
-        high = np.array([self.land.x[-1], self.land.y[-1], self.scale.high + 2 * room])
-        return ((drawn - low) / (high - low) - 0.5) * list(BOX.values())
-
-    def see(self, points):
-        """Return places, to the right and down, and distances along the line of sight to the center of the box."""
-        ahead = -self.eye / np.linalg.norm(self.eye)
-        right = np.cross(ahead, [0, 0, 1])
-        right /= np.linalg.norm(right)
-        from_eye = self.to_box(points) - self.eye
-        distance = from_eye @ ahead
-        down = -np.cross(right, ahead)
-        return np.column_stack([from_eye @ right, from_eye @ down]) / distance[:, None], distance
-
-    def hides(self, point, margin=0.03):
-        """Return whether the surface is between the eye and a point, apart from the last `margin` before the point."""
-        place = self.to_box(point[None])[0]
-        way = self.eye - place
-        along = np.linspace(margin / np.linalg.norm(way), 1, 400)[:, None] * way + place
-        with np.errstate(invalid="ignore"):
-            return bool((self.surface(along[:, :2]) > along[:, 2]).any())
-
-    def find(self, points):
-        """Return pixels and depth as `BoxAxes` projects the points."""
-        drawn = np.column_stack([points[:, :2], self.scale.draw(points[:, 2])])
-        return self.box.project(drawn)
+def read_svg(path):
+    """Return the root, the texts with their sizes in pixels, and the number of images."""
+    root = ElementTree.parse(path).getroot()
+    texts = [("".join(text.itertext()), text.get("style", "")) for text in root.iter(f"{SVG}text")]
+    sizes = {words: float(re.search(r"([\d.]+)px", style)[1]) for words, style in texts}
+    return root, sizes, len(list(root.iter(f"{SVG}image")))
 
 
-def ball_center(land, scale, row, lift=0.0):
-    return np.append(land.path[row], scale.lift(land.path_loss[row : row + 1], lift))
-
-
-@pytest.mark.parametrize("rotate", [0.0, 37.0, -120.0])
-@pytest.mark.parametrize("log", [False, True])
-def test_points_appear_where_the_eye_of_the_interactive_figure_sees_them(land, rotate, log):
-    view = Pinhole(land, log=log, rotate=rotate)
-    rng = np.random.default_rng(0)
-    points = rng.uniform([land.x[0], land.y[0], land.loss.min()], [land.x[-1], land.y[-1], land.loss.max()], (40, 3))
-    seen, distance = view.see(points)
-    found = view.find(points)
-    size = np.ptp(found[:, 0]) / np.ptp(seen[:, 0])
-    np.testing.assert_allclose(found[:, :2] - found[0, :2], size * (seen - seen[0]), atol=0.05)
-    assert np.array_equal(np.argsort(found[:, 2]), np.argsort(distance))
-
-
-@pytest.mark.parametrize("size", [(800, 600), (400, 300), (300, 700), (1200, 400)])
-@pytest.mark.parametrize("rotations", [[0.0], [0.0, 45.0, 90.0, 135.0]])
-def test_the_whole_box_is_visible_below_the_title(land, size, rotations):
-    scale = fit_scale([land.loss, land.path_loss], log=False)
-    box = BoxAxes(land, scale, size=size, rotations=rotations)
-    corners = np.stack(np.meshgrid(land.x[[0, -1]], land.y[[0, -1]], [scale.low, scale.high]), axis=-1).reshape(-1, 3)
-    for rotate in rotations:
-        box.rotate(rotate)
-        places = box.project(corners)[:, :2]
-        assert (places > [0, 60 * box.zoom]).all()
-        assert (places < np.array(size) - [80 * box.zoom, 0]).all()
-    assert box.draw().size == size
-
-
-def pixels_around(image, place, reach=1):
-    """Return the pixels around a place, one (red, green, blue) per row."""
-    column, row = np.floor(place).astype(int)
-    pixels = np.asarray(image.convert("RGB")).astype(float)
-    return pixels[row - reach : row + reach + 1, column - reach : column + reach + 1].reshape(-1, 3)
-
-
-def has_hue_of(pixel, color, atol=0.12):
-    """Return whether a pixel is a color in more or less light."""
-    wanted = read_color(color) / np.linalg.norm(read_color(color))
-    return np.abs(pixel / np.linalg.norm(pixel) - wanted).max() < atol
-
-
-@pytest.mark.parametrize("rotate", [0.0, 60.0, 180.0])
-def test_the_ball_is_at_the_true_loss_unless_hidden(land, rotate):
-    scene = Scene(land, size=SIZE, rotations=(rotate,))
-    view = Pinhole(land, rotate=rotate)
-    n_seen = n_hidden = 0
-    for row in range(0, 61, 4):
-        still = scene.render(int(land.run.step[row]), rotate)
-        middle = ball_center(land, view.scale, row, lift=BALL_RADIUS)
-        place = view.find(middle[None])[0, :2]
-        orange = [has_hue_of(pixel, BALL_COLOR) for pixel in pixels_around(still, place)]
-        if view.hides(middle, margin=0.15):
-            n_hidden += 1
-            assert not any(orange)
-        elif not view.hides(middle, margin=0.0):
-            n_seen += 1
-            assert np.mean(orange) > 0.6
-    assert n_seen >= 6 if rotate < 180 else n_hidden >= 2
-
-
-@pytest.mark.parametrize("rotate", [0.0, 180.0])
-def test_the_line_is_visible_where_it_should_be_and_not_through_the_surface(run, rotate):
-    land = lv.landscape(run, resolution=(41, 31), progress=False)
-    view = Pinhole(land, rotate=rotate)
-    still = Scene(land, size=SIZE, rotations=(rotate,)).render(60, rotate)
-    points = np.array([ball_center(land, view.scale, row, LINE_LIFT) for row in range(61)])
-    places = view.find(points)[:, :2]
-    in_view = np.array([not view.hides(point) for point in points])
-    hidden = np.array([view.hides(point, margin=0.1) for point in points])
-    apart = np.linalg.norm(places[:, None] - places, axis=2)
-    ball = np.linalg.norm(places - view.find(ball_center(land, view.scale, 60, BALL_RADIUS)[None])[0, :2], axis=1) < 12
-    red = [any(has_hue_of(pixel, PATH_COLOR) for pixel in pixels_around(still, place)) for place in places]
-    red = np.array(red)
-    assert red[in_view & ~ball].mean() > 0.9
-    lonely = hidden & ~(apart[:, ~hidden] < 8).any(axis=1)
-    if rotate:
-        assert (lonely & ~ball).sum() > 5
-        assert not red[lonely & ~ball].any()
-    else:
-        assert (in_view & ~ball).sum() > 20
-
-
-@pytest.mark.parametrize("log", [False, True])
-def test_the_surface_stands_at_the_heights_of_the_landscape(land, log):
-    """Each grid point that nothing hides is the nearest point at its pixel."""
-    view = Pinhole(land, log=log)
-    scene = Scene(land, size=SIZE, log=log)
-    mesh = lv.surface_figure(land, log=log).data[0]
-    corners = np.stack([mesh.i, mesh.j, mesh.k], axis=1)
-    middles = np.column_stack([mesh.x, mesh.y, view.scale.draw(mesh.z)])[corners].mean(axis=1)
-    column, row = np.floor(2 * view.box.project(middles)[:, :2]).astype(int).T
-    assert (scene._background.color[row, column, 3] == 255).mean() > 0.98  # cells seen edge-on cover no pixel
-    n_seen = 0
-    for j in range(1, len(land.y) - 1):
-        for i in range(1, len(land.x) - 1):
-            point = np.array([land.x[i], land.y[j], land.loss[j, i]])
-            place = view.find(point[None])[0]
-            column, row = np.floor(2 * place[:2]).astype(int)
-            near = scene._background.depth[row - 1 : row + 2, column - 1 : column + 2]
-            if not view.hides(point, margin=0.02) and land.support[j, i] < 0.1 and np.isfinite(near).all():  # inside
-                n_seen += 1
-                assert near.min() - 1e-3 < place[2] < near.max() + 1e-3
-    assert n_seen > 20
-
-
-def test_the_surface_has_the_colors_of_the_interactive_figure(land):
-    """The hues agree at each grid point; the light may differ."""
-    view, still = Pinhole(land), Scene(land, size=SIZE).render(60)
-    mesh = lv.surface_figure(land).data[0]
-    alike = []
-    for vertex, color in enumerate(mesh.vertexcolor):
-        j, i = divmod(vertex, len(land.x))
-        point = np.array([mesh.x[vertex], mesh.y[vertex], mesh.z[vertex]])
-        inner = 0 < i < len(land.x) - 1 and 0 < j < len(land.y) - 1
-        if inner and not view.hides(point, margin=0.02) and land.support[j, i] < 0.1:
-            pixel = np.median(pixels_around(still, view.find(point[None])[0, :2]), axis=0)
-            alike.append(has_hue_of(pixel, color, atol=0.05))
-    assert len(alike) > 20
-    assert np.mean(alike) > 0.9
-
-
-def test_the_surface_is_open_where_the_loss_is_not_finite(land):
-    loss = land.loss.copy()
-    loss[2:5, 3:7] = np.nan
-    loss[6, 9] = np.inf
-    closed, open_ = (Scene(one, size=SIZE)._background for one in (land, replace(land, loss=loss)))
-    gone = (closed.color[..., 3] > 0) & (open_.color[..., 3] == 0)
-    assert gone.sum() > 1000
-    assert not (gone & (closed.color[..., 3] == 0)).any()
-    assert Scene(replace(land, loss=loss), size=SIZE).render(30).size == SIZE
-
-
-def test_min_support_opens_the_surface(land):
-    full, cut = (
-        (Scene(land, size=SIZE, min_support=least)._background.color[..., 3] > 0).sum() for least in (0.0, 0.3)
-    )
-    assert 0 < cut < 0.6 * full
-
-
-def frame_steps(land, n_frames):
-    return [int(frame.name) for frame in lv.animate(land, n_frames=n_frames).frames]
-
-
-def read_gif(path):
-    with Image.open(path) as film:
-        frames, durations = [], []
-        for i in range(film.n_frames):
-            film.seek(i)
-            frames.append(film.convert("RGB"))
-            durations.append(film.info["duration"])
-        return frames, durations, film.info
-
-
-def test_a_gif_contains_the_still_of_each_chosen_step(land, tmp_path):
-    path = lv.export_gif(land, tmp_path / "film.gif", n_frames=9, **SMALL, duration=80, last_frame=900)
-    frames, durations, info = read_gif(path)
-    steps = frame_steps(land, 9)
-    assert len(frames) == len(steps) == 9
-    assert durations == [80] * 8 + [900]
-    assert info["loop"] == 0
-    scene = Scene(land, size=SIZE)
-    for frame, step in zip(frames, steps, strict=True):
-        assert frame.size == SIZE
-        difference = np.abs(np.asarray(frame).astype(int) - np.asarray(scene.render(step)))
-        assert difference.mean() < 2.5
-        assert np.percentile(difference, 99.5) < 40
-        assert frame.getpixel((2, 150)) == WHITE
-
-
-def test_what_does_not_move_does_not_flicker(land, tmp_path):
-    frames, _, _ = read_gif(lv.export_gif(land, tmp_path / "film.gif", n_frames=6, **SMALL))
-    pixels = np.stack([np.asarray(frame) for frame in frames])
-    scene = Scene(land, size=SIZE)
-    stills = np.stack([np.asarray(scene.render(step)) for step in frame_steps(land, 6)])
-    still = (stills == stills[0]).all(axis=(0, 3))
-    assert 0.9 < still.mean() < 0.999
-    assert (pixels == pixels[0]).all(axis=(0, 3))[still].all()
-
-
-def test_the_ball_keeps_its_color_in_a_gif(land, tmp_path):
-    frames, _, _ = read_gif(lv.export_gif(land, tmp_path / "film.gif", n_frames=12, **SMALL))
-    view = Pinhole(land)
-    n_seen = 0
-    for frame, step in zip(frames, frame_steps(land, 12), strict=True):
-        middle = ball_center(land, view.scale, step, BALL_RADIUS)
-        if not view.hides(middle, margin=0.0):
-            n_seen += 1
-            pixels = pixels_around(frame, view.find(middle[None])[0, :2])
-            assert np.mean([has_hue_of(pixel, BALL_COLOR, atol=0.15) for pixel in pixels]) > 0.5
-    assert n_seen > 6
-
-
-def test_several_runs_have_balls_in_their_own_colors(race, tmp_path):
-    frames, _, _ = read_gif(lv.export_gif(race, tmp_path / "race.gif", n_frames=7, **SMALL))
-    view = Pinhole(race)
-    steps = frame_steps(race, 7)
-    assert len(frames) == len(steps)
-    n_seen = 0
-    for frame, step in zip(frames, steps, strict=True):
-        middles = np.array([ball_center(race, view.scale, row, BALL_RADIUS) for row in race.run_set.nearest_rows(step)])
-        places = view.find(middles)[:, :2]
-        if np.linalg.norm(places[0] - places[1]) > 12:  # neither ball hides the other
-            for middle, place, color in zip(middles, places, pick_colors(2), strict=True):
-                if not view.hides(middle, margin=0.0):
-                    n_seen += 1
-                    hues = [has_hue_of(pixel, color, atol=0.2) for pixel in pixels_around(frame, place)]
-                    assert np.mean(hues) > 0.5
-    assert n_seen >= 5
-
-
-def test_a_film_may_rotate(land, tmp_path):
-    path = lv.export_gif(land, tmp_path / "film.gif", n_frames=4, **SMALL, rotate=90.0)
-    frames, _, _ = read_gif(path)
-    scene = Scene(land, size=SIZE, rotations=[0.0, 30.0, 60.0, 90.0])
-    for i, (frame, step) in enumerate(zip(frames, frame_steps(land, 4), strict=True)):
-        difference = np.abs(np.asarray(frame).astype(int) - np.asarray(scene.render(step, 30.0 * i)))
-        assert difference.mean() < 3
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio leaves its pipe open
-def test_a_video_contains_the_same_stills(land, tmp_path):
-    path = lv.export_mp4(land, tmp_path / "film.mp4", n_frames=9, **SMALL, duration=100, last_frame=500)
-    reader = imageio_ffmpeg.read_frames(str(path))
-    about = next(reader)
-    frames = [np.frombuffer(frame, np.uint8).reshape(300, 400, 3) for frame in reader]
-    assert about["size"] == SIZE
-    assert about["codec"] == "h264"
-    assert about["fps"] == pytest.approx(10)
-    assert len(frames) == 9 + 4
-    scene = Scene(land, size=SIZE)
-    steps = frame_steps(land, 9)
-    for frame, step in zip(frames, [*steps, *steps[-1:] * 4], strict=True):
-        assert np.abs(frame.astype(int) - np.asarray(scene.render(step))).mean() < 4
-
-
-def test_scale_multiplies_the_resolution(land, tmp_path):
-    plain = np.asarray(Scene(land, size=SIZE).render(20)).astype(int)
-    for scale in (1, 3):
-        path = lv.export_png(land, tmp_path / f"{scale}.png", step=20, **SMALL, scale=scale)
-        with Image.open(path) as image:
-            assert image.size == (400 * scale, 300 * scale)
-            assert image.info["dpi"] == pytest.approx((96 * scale, 96 * scale), rel=0.01)
-            small = np.asarray(image.convert("RGB").resize(SIZE, Image.Resampling.BOX))
-        assert np.abs(small - plain).mean() < (0.01 if scale == 1 else 4)
-
-
-def test_the_caption_states_step_loss_and_surface(land, monkeypatch):
-    scene = Scene(land, size=SIZE)
-    texts = []
-    monkeypatch.setattr(scene._box, "set_texts", lambda *both: texts.append(both))
-    scene.render(13)
-    factor = lv.fidelity(land).factor[13]
-    [[caption, names]] = texts
-    assert f"step 13, true loss {land.path_loss[13]:.4g}" in caption
-    assert f"surface {land.path_height[13]:.4g} (×{factor:.2f})" in caption
-    assert names == []
-
-
-def test_the_caption_says_that_the_ball_is_hidden(run, monkeypatch):
-    sunk = lv.landscape(run, resolution=(13, 9), progress=False)
-    sunk = replace(sunk, loss=sunk.loss + 0.5 * np.ptp(sunk.loss))
-    scene = Scene(sunk, size=SIZE)
-    texts = []
-    monkeypatch.setattr(scene._box, "set_texts", lambda *both: texts.append(both))
-    scene.render(60)
-    assert texts[0][0].endswith("; the ball is hidden")
-
-
-def test_names_are_shown_verbatim(race, tmp_path):
-    names = {"<b>$x^2_a$ & σ": race.runs[0], "cost $5, é": race.runs[1]}
-    named = lv.landscape(names, resolution=(5, 4), progress=False)
-    assert lv.export_png(named, tmp_path / "names.png", **SMALL).is_file()
-    settings = read_settings(tmp_path / "names.png")
-    assert [run["name"] for run in settings["runs"]] == list(names)
-    legend = Scene(named, size=SIZE)._box._legend
-    assert [text.get_text() for text in legend] == list(names)
-
-
-@pytest.mark.parametrize(("low", "high"), [(-7, 2), (-0.9, 0.3), (-0.62, -0.55), (-30, 31), (0, 1)])
-def test_logarithmic_axes_have_ticks_at_round_losses(low, high):
-    axis = mpl.figure.Figure().add_subplot().yaxis
-    set_log_ticks(axis, float(low), float(high), n=5)
-    places = [place for place in axis.get_major_locator().tick_values(low, high) if low <= place <= high]
-    assert 2 <= len(places) <= 8
-    labels = [axis.get_major_formatter()(place, 0) for place in places]
-    np.testing.assert_allclose([float(label) for label in labels], 10.0 ** np.array(places), rtol=0.01)
-    if high - low > 0.5:
-        assert all(len(label.replace(".", "").strip("0").split("e")[0]) == 1 for label in labels)
+def read_pdf(path):
+    """Return the size of the page in points, its drawing commands, and the whole file."""
+    data = path.read_bytes()
+    box = re.search(rb"/MediaBox \[([^]]*)\]", data)[1].split()
+    commands = zlib.decompressobj().decompress(re.search(rb"stream\r?\n(.*?)endstream", data, re.DOTALL)[1])
+    return [float(edge) for edge in box[2:]], commands, data
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(-0.3, 7.7), (1e-30, 4e-30), (1e4, 1e4 + 1e-3), (-2.9e303, 1.31e308), (1e306, 1.79e308)]
-)
-def test_axes_have_ticks_at_round_numbers_of_any_size(low, high):
-    places = np.array(linear_ticks(low, high, n=5))
-    assert 3 <= len(places) <= 7
-    assert low <= places[0] < places[-1] <= high
-    steps = np.diff(places)
-    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
-    digits = float(f"{steps[0]:e}".split("e")[0])
-    assert np.abs(digits - np.array(TICK_STEPS)).min() < 1e-6
-
-
-def test_the_users_matplotlib_style_is_neither_used_nor_changed(land):
-    plain = Scene(land, size=SIZE).render(20)
-    with mpl.rc_context():
-        mpl.style.use("dark_background")
-        mpl.rcParams["font.size"] = 30
-        before = dict(mpl.rcParams)
-        dark = Scene(land, size=SIZE).render(20)
-        assert dict(mpl.rcParams) == before
-    assert plain.tobytes() == dark.tobytes()
-
-
-FEW = {"film.gif": {"n_frames": 4}, "film.mp4": {"n_frames": 4}, "still.png": {"scale": 1}}
-EXPORTS = {"film.gif": lv.export_gif, "film.mp4": lv.export_mp4, "still.png": lv.export_png}
-
-
-@pytest.mark.parametrize("name", EXPORTS)
-def test_the_settings_in_a_file_reproduce_the_file(name, tmp_path):
-    run = lv.train("x^2", steps=40, seed=3, progress=False)
-    land = lv.landscape(run, k=3, sigma=0.08, resolution=(6, 5), progress=False)
-    export = EXPORTS[name]
-    chosen = SMALL | (
-        {"step": 17, "scale": 1} if name == "still.png" else {"n_frames": 4, "duration": 90, "rotate": 20.0}
-    )
-    path = export(land, tmp_path / name, **chosen, log=True, min_support=0.01)
-    settings = read_settings(path)
-    assert {key: settings[key] for key in land.settings} == land.settings
-    assert settings["export"] == EXPORTS[name].__name__
-    assert chosen.items() <= settings["view"].items()
-    again = lv.reproduce(path, progress=False)
-    for array in ("x", "y", "loss", "path_height", "path_loss"):
-        assert np.array_equal(getattr(again, array), getattr(land, array))
-    other = getattr(lv, settings["export"])(again, tmp_path / f"again-{name}", **settings["view"])
-    assert other.read_bytes() == path.read_bytes()
-
-
-def test_settings_are_where_other_tools_look_for_them(land, tmp_path):
-    gif, mp4, png = (EXPORTS[name](land, tmp_path / name, **SMALL, **FEW[name]) for name in EXPORTS)
-    with Image.open(gif) as image:
-        assert json.loads(image.info["comment"]) == read_settings(gif)
-    with Image.open(png) as image:
-        assert json.loads(image.text["loss_viz"]) == read_settings(png)
-    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(mp4), "-f", "ffmetadata", "-"]
-    metadata = subprocess.run(ffmpeg, capture_output=True, text=True, check=True).stdout
-    [comment] = re.findall(r"^comment=(.*)$", metadata, re.MULTILINE)
-    assert json.loads(re.sub(r"\\([=;#\\])", r"\1", comment)) == read_settings(mp4)
-
-
-def test_reproduce_takes_runs_that_train_cannot_make(tmp_path):
-    run = lv.train(lambda x: x.sin() + x, steps=30, progress=False)
-    land = lv.landscape(run, resolution=4, progress=False)
-    path = lv.export_png(land, tmp_path / "still.png", **SMALL, scale=1)
-    with pytest.raises(ValueError, match=r"`train` cannot make the run .* again") as error:
-        lv.reproduce(path)
-    assert "runs=load_run(...)" in str(error.value)
-    assert np.array_equal(lv.reproduce(path, runs=run, progress=False).loss, land.loss)
-
-
-def test_reproduce_warns_if_the_result_differs(land):
-    settings = json.loads(land.to_json())
-    settings["runs"][0]["train"]["seed"] += 1
-    with pytest.warns(RuntimeWarning, match=re.escape(f"was {land.path_loss[0]:.4g} to")):
-        lv.reproduce(settings, progress=False)
-    settings = json.loads(land.to_json()) | {"complete": False}
-    with pytest.warns(RuntimeWarning, match="was interrupted"):
-        lv.reproduce(settings, progress=False)
-
-
-def test_files_without_settings_are_refused(land, tmp_path):
-    path = tmp_path / "other.gif"
-    Image.new("P", (5, 5)).save(path, comment=b"hello")
-    with pytest.raises(ValueError, match="holds no settings of loss_viz"):
-        read_settings(path)
-    text = land.to_json()
-    (tmp_path / "half.json").write_text(text[: len(text) // 2])
-    with pytest.raises(ValueError, match="or only a part of them"):
-        read_settings(tmp_path / "half.json")
-    (tmp_path / "later.json").write_text(text.replace('"version": 2', '"version": 3'))
-    with pytest.raises(ValueError, match="version 3, this is version 2"):
-        read_settings(tmp_path / "later.json")
-    with pytest.raises(FileNotFoundError, match="There is no file"):
-        read_settings(tmp_path / "none.png")
-
-
-@pytest.mark.parametrize("name", EXPORTS)
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_an_interruption_leaves_the_folder_as_it_was(land, tmp_path, monkeypatch, name, error):
-    render, rendered = Scene.render, []
-
-    def interrupt(scene, step, rotate=0.0):
-        rendered.append(step)
-        if len(rendered) == (
-            1 if name == "still.png" else 3 if name == "film.mp4" else 7
-        ):  # a GIF renders 4 samples first
-            raise error
-        return render(scene, step, rotate)
-
-    monkeypatch.setattr(Scene, "render", interrupt)
-    for before in ([], [b"what was there"]):
-        rendered.clear()
-        for content in before:
-            (tmp_path / name).write_bytes(content)
-        with pytest.raises(error):
-            EXPORTS[name](land, tmp_path / name, **SMALL, **FEW[name])
-        assert [file.read_bytes() for file in tmp_path.iterdir()] == before
-
-
-def test_a_full_disk_leaves_nothing(land, tmp_path, monkeypatch):
-    def fill_up(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("loss_viz._files.os.fsync", fill_up)
-    for name, export in EXPORTS.items():
-        with pytest.raises(OSError, match="No space left"):
-            export(land, tmp_path / name, **SMALL, **FEW[name])
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("name", "chosen", "cause", "repair"),
+    ("width", "inches"),
     [
-        ("film.webp", {}, "`path` must end in .gif, got '", "A still is written by export_png"),
-        ("film.gif", {"n_frames": 1}, "`n_frames` must be a whole number from 2 to 10000, got 1", "Use 60"),
-        ("film.gif", {"width": 100}, "`width` must be a whole number from 320 to 4096, got 100", "use 800 x 600"),
-        ("film.gif", {"height": 5000}, "`height` must be a whole number from 240 to 4096, got 5000", "use 800 x 600"),
-        ("film.gif", {"duration": 5}, "`duration` must be a whole number from 20 to 10000, got 5", "use 60"),
-        ("film.gif", {"last_frame": -1}, "`last_frame` must be a whole number from 0 to 60000, got -1", "use 1500"),
-        ("film.mp4", {"width": 401}, "even `width` and `height`, got 401 x 300", "Add a pixel"),
-        ("still.png", {"scale": 16}, "at most 20,000,000 pixels; `scale`=16 makes 6400 x 4800", "4 for print"),
-        ("still.png", {"scale": 0}, "`scale` must be a whole number from 1 to 16, got 0", "Use 2"),
-        ("still.png", {"step": 61}, "from 0 to 60; got 61", "Use None for the last one"),
+        ("85mm", 85 / 25.4),
+        ("3.35in", 3.35),
+        ("8.5 cm", 8.5 / 2.54),
+        ("240pt", 240 / 72),
+        (480, 5.0),
+        ("double", 180 / 25.4),
     ],
 )
-def test_errors_state_cause_and_repair(land, tmp_path, name, chosen, cause, repair):
-    export = EXPORTS.get(name, lv.export_gif)
+def test_a_figure_is_as_wide_as_asked(land, tmp_path, width, inches):
+    assert read_length("width", width) == pytest.approx(inches)
+    path = lv.export_image(land, tmp_path / "figure.pdf", kind="contour", width=width, height="60mm")
+    size, _, _ = read_pdf(path)
+    assert size == pytest.approx([72 * inches, 60 / 25.4 * 72], abs=0.01)
+
+
+def test_a_png_has_the_resolution_asked_for(land, tmp_path):
+    path = lv.export_image(land, tmp_path / "figure.PNG", width="3in", height="2in", dpi=120)
+    with Image.open(path) as image:
+        assert image.size == (360, 240)
+        assert image.info["dpi"] == pytest.approx((120, 120), rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["surface", "contour", "both"])
+@pytest.mark.parametrize("log", [False, True])
+def test_text_and_lines_are_vectors(land, tmp_path, kind, log):
+    path = lv.export_image(land, tmp_path / "figure.svg", kind=kind, log=log, dpi=60, font_size=9.0)
+    root, sizes, n_images = read_svg(path)
+    assert n_images == {"surface": 1, "contour": 1, "both": 2}[kind]
+    assert any(words.startswith("PC1 (") for words in sizes)
+    assert ("loss" in sizes) == (kind != "contour")
+    assert min(sizes.values()) == pytest.approx(0.85 * 9)  # the numbers on the axes
+    assert max(sizes.values()) == pytest.approx(9)
+    red = [path for path in root.iter(f"{SVG}path") if "#e8112d" in path.get("style", "")]
+    assert sum(path.get("d").count("L") for path in red) > 20  # the run
+    _, commands, data = read_pdf(lv.export_image(land, tmp_path / "figure.pdf", kind=kind, log=log, dpi=60))
+    assert b"/Type /Font" in data
+    assert b"/FontFile2" in data  # TrueType, as journals want it
+    assert b"/Type3" not in data
+    assert commands.count(b"BT") > 5  # blocks of text
+
+
+def test_texts_do_not_overlap_at_column_width(land, race):
+    for one in (land, race):
+        for kind, width in (("surface", 85), ("contour", 85), ("both", 180)):
+            for log in (False, True):
+                size = width / 25.4, width / 25.4 * (0.42 if kind == "both" else 0.76)
+                page = Page(one, kind=kind, size=size, dpi=100.0, log=log, notes=False, font_size=8.0, line_width=1.2)
+                page.render(40)
+                assert_apart(page._figure)
+
+
+def assert_apart(figure):
+    """Check that all texts lie on the page, and that none covers a part of another, turned as they are."""
+    beyond = set()  # ticks beyond the ends of an axis, which are not drawn
+    for axis in figure.findobj(mpl.axis.Axis):
+        low, high = sorted(axis.get_view_interval())
+        beyond |= {tick.label1 for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high}
+    texts = {text for text in figure.findobj(mpl.text.Text) if text.get_visible() and text.get_text().strip()}
+    renderer, boxes = figure.canvas.get_renderer(), []
+    for text in texts - beyond:
+        box, angle = text.get_window_extent(renderer), np.radians(text.get_rotation())
+        if figure.bbox.overlaps(box):
+            assert (box.min > -1).all(), text
+            assert (box.max < figure.bbox.max + 1).all(), text
+            width, height, _ = renderer.get_text_width_height_descent(text.get_text(), text.get_fontproperties(), False)
+            turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+            boxes.append((text.get_text(), box.get_points().mean(axis=0), np.array([width, height]) / 2, turn))
+    grid = 0.9 * np.stack(np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 3)), axis=-1).reshape(-1, 2)
+    for words, center, half, turn in boxes:
+        for other_words, other_center, other_half, other_turn in boxes:
+            points = (grid * other_half) @ other_turn + other_center  # of the other text
+            covered = (np.abs((points - center) @ turn.T) < 0.8 * half).all(axis=1)
+            assert center is other_center or not covered.any(), (words, other_words)
+
+
+def test_level_lines_lie_where_the_loss_is_their_level(land):
+    """A vertex of a level line is on an edge of the grid, where linear interpolation gives its level."""
+    for log in (False, True):
+        axes = lv.plot_landscape(land, Figure().add_subplot(), log=log)
+        drawn = np.log10(land.loss) if log else land.loss
+        [lines] = [one for one in axes.collections if hasattr(one, "levels")]
+        n_vertices = 0
+        for level, path in zip(lines.levels, lines.get_paths(), strict=True):
+            for x, y in path.vertices[:: max(1, len(path.vertices) // 20)]:
+                i = min(np.searchsorted(land.x, x, side="right") - 1, len(land.x) - 2)
+                j = min(np.searchsorted(land.y, y, side="right") - 1, len(land.y) - 2)
+                u = (x - land.x[i]) / (land.x[i + 1] - land.x[i])
+                v = (y - land.y[j]) / (land.y[j + 1] - land.y[j])
+                if min(u, 1 - u, v, 1 - v) < 1e-6:  # ends beside a label are inside a cell
+                    height = (1 - v) * ((1 - u) * drawn[j, i] + u * drawn[j, i + 1])
+                    height += v * ((1 - u) * drawn[j + 1, i] + u * drawn[j + 1, i + 1])
+                    assert height == pytest.approx(level, abs=1e-6 * np.ptp(drawn))
+                    n_vertices += 1
+        assert n_vertices > 20
+        labels = [float(text.get_text()) for text in axes.texts]
+        levels = 10.0**lines.levels if log else lines.levels
+        assert labels
+        assert all(np.isclose(levels, label, rtol=0.01).any() for label in labels)
+
+
+def test_levels_are_round_and_inside():
+    assert choose_levels(0.03, 0.58, log=False) == pytest.approx(np.arange(0.05, 0.56, 0.05))
+    assert 10 ** np.array(choose_levels(-2.1, 0.4, log=True)) == pytest.approx([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2])
+    assert round_logs(-30.0, 31.0, n=5) == [-24.0, -16.0, -8.0, 0.0, 8.0, 16.0, 24.0]
+
+
+def test_contours_show_run_ball_and_axes(land):
+    axes = lv.plot_landscape(land, Figure().add_subplot(), step=17)
+    assert axes.get_xlim() == pytest.approx(land.x[[0, -1]])
+    assert axes.get_ylim() == pytest.approx(land.y[[0, -1]])
+    assert axes.get_ylabel().startswith("PC2 (")
+    *lines, ball = axes.lines
+    assert np.column_stack(ball.get_data()) == pytest.approx(land.path[[17]])
+    drawn = np.concatenate([np.column_stack(line.get_data()) for line in lines])
+    drawn = drawn[np.isfinite(drawn).all(axis=1)]
+    apart = np.linalg.norm(land.path[:, None] - drawn, axis=2)
+    assert apart.min(axis=1).max() < 1e-12  # every step is drawn
+    assert apart.min(axis=0).max() < 1e-12  # and nothing else
+
+
+def test_min_support_leaves_contours_out(land):
+    n_lines = []
+    for least in (0.0, 0.5):
+        axes = lv.plot_landscape(land, Figure().add_subplot(), min_support=least)
+        [lines] = [one for one in axes.collections if hasattr(one, "levels")]
+        n_lines.append(sum(len(path.vertices) for path in lines.get_paths()))
+    assert 0 <= n_lines[1] < 0.6 * n_lines[0]
+
+
+def draw(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+
+
+def test_a_surface_in_axes_of_ones_own_follows_them(land):
+    """Saved at twice the resolution it is the same picture, and where the axes turn it turns with them."""
+    figures = [Figure((4, 3), dpi=dpi) for dpi in (80, 160)]
+    for figure in figures:
+        axes = lv.plot_landscape(land, figure.add_subplot(projection="3d"), kind="surface")
+    small, large = (draw(figure) for figure in figures)
+    halved = np.asarray(Image.fromarray(large.astype(np.uint8)).reduce(2)).astype(int)
+    assert np.abs(small - halved).mean() < 2.5
+    assert (small < 250).any(axis=2).mean() > 0.1
+    other = Figure((4, 3), dpi=160)
+    turned = lv.plot_landscape(land, other.add_subplot(projection="3d"), kind="surface", rotate=40.0)
+    axes.view_init(elev=turned.elev, azim=turned.azim)
+    assert np.abs(draw(figures[1]) - large).mean() > 5
+    surface = axes.artists[0]
+    assert turned.azim == pytest.approx(axes.azim)
+    assert surface.visible() == pytest.approx(turned.artists[0].visible(), abs=0.1)
+
+
+def test_the_users_style_is_used_in_axes_of_ones_own(land):
+    with mpl.rc_context({"font.size": 17, "axes.labelsize": 13, "lines.linewidth": 3.5, "text.color": "blue"}):
+        before = dict(mpl.rcParams)
+        axes = lv.plot_landscape(land, Figure().add_subplot())
+        assert axes.xaxis.label.get_size() == 13
+        assert axes.lines[0].get_linewidth() == 3.5
+        assert mpl.colors.same_color(axes.texts[0].get_color(), "blue")
+        solid = lv.plot_landscape(land, Figure().add_subplot(projection="3d"), kind="surface")
+        assert solid.zaxis.label.get_size() == 13
+        assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("kind", ["contour", "surface"])
+def test_without_axes_a_pyplot_figure_is_made(land, kind):
+    with mpl.rc_context({"backend": "agg"}):
+        axes = lv.plot_landscape(land, kind=kind)
+        assert pyplot.gcf() is axes.figure
+        pyplot.close(axes.figure)
+
+
+def test_several_runs_are_named_above_the_picture(race, tmp_path):
+    _, sizes, _ = read_svg(lv.export_image(race, tmp_path / "race.svg", kind="contour", dpi=60))
+    assert {"Adam", "SGD + momentum"} <= set(sizes)
+
+
+def test_notes_are_in_the_file_or_on_the_page(land, tmp_path):
+    for notes in (False, True):
+        path = lv.export_image(land, tmp_path / "figure.svg", notes=notes, dpi=60, width="180mm")
+        root, sizes, _ = read_svg(path)
+        assert any("which does not measure fidelity" in words for words in sizes) == notes
+        [about] = root.iter("{http://purl.org/dc/elements/1.1/}description")
+        assert "which does not measure fidelity" in about.text
+        assert f"step 60, true loss {land.path_loss[60]:.4g}" in about.text
+    pdf = lv.export_image(land, tmp_path / "figure.pdf", dpi=60).read_bytes()
+    [subject] = re.findall(rb"/Subject \((.*?[^\\])\)", pdf, re.DOTALL)
+    plain = re.sub(rb"\\(.)", rb"\1", subject, flags=re.DOTALL).decode("utf-16")
+    assert "which does not measure fidelity" in plain
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "svg", "png"])
+def test_hostile_names_are_read_back(tmp_path, suffix):
+    run = lv.train("x^2", steps=20, progress=False)
+    names = {"<!--]]>&amp; (a\\) \\( $x$ é": run, 'b"} endobj </svg>': run}
+    land = lv.landscape(names, resolution=4, progress=False)
+    path = lv.export_image(land, tmp_path / f"figure.{suffix}", kind="contour", dpi=60)
+    settings = read_settings(path)
+    assert [one["name"] for one in settings["runs"]] == list(names)
+    assert (settings["export"], settings["view"]["kind"]) == ("export_image", "contour")
+    assert np.array_equal(lv.reproduce(path, progress=False).loss, land.loss)
+
+
+def test_a_font_can_be_chosen(land, tmp_path):
+    path = lv.export_image(land, tmp_path / "figure.pdf", kind="contour", font="dejavu serif", dpi=60)
+    assert b"DejaVuSerif" in path.read_bytes()
+    assert b"DejaVuSans" not in path.read_bytes()
+
+
+def test_the_surface_of_a_pdf_is_an_image_of_the_resolution_asked_for(land, tmp_path):
+    path = lv.export_image(land, tmp_path / "figure.svg", width="4in", height="3in", dpi=100)
+    root, _, _ = read_svg(path)
+    [image] = root.iter(f"{SVG}image")
+    data = image.get("{http://www.w3.org/1999/xlink}href").partition("base64,")[2]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        assert picture.width / float(image.get("width")) == pytest.approx(100 / 72, rel=0.02)
+        assert picture.width > 150
+        assert 0.3 < (np.asarray(picture)[..., 3] > 0).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause", "repair"),
+    [
+        ({"path": "figure.eps"}, "`path` must end in .pdf or .svg or .png, got '", "A film is written by"),
+        ({"kind": "bars"}, "`kind` must be one of surface, contour, both; got 'bars'", "side by side"),
+        ({"width": 0}, "`width` must be from 40mm to 1200mm, got 0", "Use 'single'"),
+        ({"width": "-85mm"}, "`width` must be from 40mm to 1200mm, got '-85mm'", "Use 'single'"),
+        ({"width": float("nan")}, "`width` must be from 40mm to 1200mm, got nan", "Use 'single'"),
+        ({"width": "85 furlongs"}, "`width` must be a length such as '85mm', '3.35in'", "got '85 furlongs'"),
+        ({"height": "0in"}, "`height` must be from 30mm to 1200mm, got '0in'", "Use 'single'"),
+        ({"dpi": 0}, "`dpi` must be a whole number from 50 to 2400, got 0", "Use 300"),
+        ({"width": "double", "dpi": 2400}, "at most 20,000,000 pixels; `dpi`=2400 makes 2", "Use 300"),
+        ({"font": "Nonesuch"}, "`font` must be installed, or one of serif,", "got 'Nonesuch'. Installed are: "),
+        ({"font_size": 0.0}, "`font_size` must be from 4 to 40 points, got 0.0", "Use 8"),
+        ({"step": 61}, "from 0 to 60; got 61", "Use None for the last one"),
+        ({"rotate": float("inf")}, "`rotate` must be a finite number of degrees, got inf", "Use 0"),
+        ({"min_support": 2.0}, "`min_support` must be a number from 0 to 1, got 2.0", "Use 0"),
+    ],
+)
+def test_errors_state_cause_and_repair(land, tmp_path, changed, cause, repair):
+    changed = {"path": tmp_path / changed.pop("path", "figure.pdf")} | changed
     with pytest.raises(ValueError, match=re.escape(cause)) as error:
-        export(land, tmp_path / name, **SMALL | chosen)
+        lv.export_image(land, **changed)
     assert repair in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_paths_that_cannot_be_written_are_refused_before_any_rendering(land, tmp_path, monkeypatch):
-    monkeypatch.setattr(Scene, "__init__", lambda *_, **__: pytest.fail("rendering has begun"))
-    (tmp_path / "folder.gif").mkdir()
-    with pytest.raises(IsADirectoryError, match=r"is a folder\. Add a file name"):
-        lv.export_gif(land, tmp_path / "folder.gif")
-    with pytest.raises(FileNotFoundError, match=r"must be in a folder, .*missing' is not one\. Create it"):
-        lv.export_mp4(land, tmp_path / "missing" / "film.mp4")
-    monkeypatch.setattr("loss_viz._files.os.access", lambda *_: False)
-    with pytest.raises(PermissionError, match=r"must be in a writable folder, .* Choose another"):
-        lv.export_png(land, tmp_path / "still.png")
-
-
-@pytest.mark.parametrize(("name", "missing"), [("film.gif", "matplotlib"), ("film.mp4", "imageio_ffmpeg")])
-def test_missing_packages_are_named_with_the_command_that_installs_them(land, tmp_path, monkeypatch, name, missing):
-    own = [module for module in sys.modules if module.startswith(("loss_viz.export.scene", missing))]
-    for module in own:
-        monkeypatch.delitem(sys.modules, module)
-    import_all = builtins.__import__
-
-    def import_less(asked, *args, **more):
-        if asked.split(".")[0] == missing:
-            raise ModuleNotFoundError(f"No module named {missing!r}")
-        return import_all(asked, *args, **more)
-
-    monkeypatch.setattr(builtins, "__import__", import_less)
-    with pytest.raises(ImportError, match=re.escape(f"No module named {missing!r}")) as error:
-        EXPORTS[name](land, tmp_path / name)
-    assert f"pip install {missing.replace('_', '-')}" in str(error.value)
-
-
-def test_progress_bars_can_be_turned_off(land, tmp_path, monkeypatch):
-    bars = []
-
-    class Bar(progress_bar):
-        def __init__(self, **options):
-            super().__init__(**options)
-            bars.append((options["desc"], options["total"], options["disable"]))
-
-    monkeypatch.setattr("loss_viz.export.images.progress_bar", Bar)
-    lv.export_gif(land, tmp_path / "film.gif", **SMALL, n_frames=5)
-    lv.export_mp4(land, tmp_path / "film.mp4", **SMALL, n_frames=5, progress=False)
-    assert bars == [("film.gif", 10, False), ("film.mp4", 5, True)]
+def test_axes_of_the_wrong_kind_are_refused(land):
+    flat, solid, round_ = (Figure().add_subplot(projection=name) for name in ("rectilinear", "3d", "polar"))
+    for axes, kind, got in ((flat, "surface", "rectilinear"), (solid, "contour", "3d"), (round_, "contour", "polar")):
+        with pytest.raises(TypeError, match=f"for `kind`='{kind}', got {got} axes. Make them with") as error:
+            lv.plot_landscape(land, axes, kind=kind)
+        assert error.value.argument == "ax"
+        assert not axes.lines
+    with pytest.raises(TypeError, match=r"got Figure\. Make them with"):
+        lv.plot_landscape(land, Figure())
+    with pytest.raises(ValueError, match=r"`kind` must be one of contour, surface; got 'both'\. Draw each"):
+        lv.plot_landscape(land, kind="both")

@@ -47,17 +47,11 @@ def test_every_pixel_shows_the_nearest_triangle(seed):
 
 def test_order_and_block_size_do_not_matter(monkeypatch):
     points, color, corners = random_triangles(7, n=40)
-    line_points = np.random.default_rng(3).uniform([0, 0, 0], [WIDTH, HEIGHT, 9], size=(9, 3))
-    red = np.tile([255.0, 0, 0], (9, 1))
     images = []
     for block, order in ((2**21, slice(None)), (2**21, slice(None, None, -1)), (50, slice(None)), (1, slice(None))):
         monkeypatch.setattr("loss_viz.export.rasterizer.BLOCK", block)
         rasterizer = Rasterizer(WIDTH, HEIGHT)
-        if order.step:
-            rasterizer.line(line_points, red, radius=1.5)
         rasterizer.triangles(points, color, corners[order])
-        if not order.step:
-            rasterizer.line(line_points, red, radius=1.5)
         images.append((rasterizer.color, rasterizer.depth))
     for other, depth in images[1:]:
         assert np.array_equal(other, images[0][0])
@@ -87,41 +81,18 @@ def distance_to_line(place, points):
     return nearest
 
 
-def test_a_line_has_the_width_of_the_pen():
-    points = np.array([[3.0, 4.0, 1.0], [15.0, 6.5, 2.0], [15.0, 6.5, 2.0], [9.0, 13.0, 3.0]])
+def test_points_are_shown_unless_something_is_nearer_or_they_are_outside():
+    points, color, corners = random_triangles(5)
     rasterizer = Rasterizer(WIDTH, HEIGHT)
-    rasterizer.line(points, np.array([[0, 0, 0], [100, 0, 0], [100, 0, 0], [200, 0, 0.0]]), radius=2.0)
-    for row in range(HEIGHT):
-        for column in range(WIDTH):
-            distance = distance_to_line(np.array([column + 0.5, row + 0.5]), points[:, :2])
-            if abs(distance - 2) > 0.35:  # drawn as discs a pixel apart, which may miss the corner of a bend
-                assert (rasterizer.color[row, column, 3] > 0) == (distance < 2)
-    middle = rasterizer.color[5, 9]
-    assert 30 < middle[0] < 55  # color of the nearest disc, within its radius
-    assert rasterizer.depth[5, 9] == pytest.approx(1.5, abs=0.2)
-
-
-def test_nan_interrupts_a_line():
-    points = np.array([[2.5, 2.5, 1], [6.5, 2.5, 1], [np.nan] * 3, [12.5, 2.5, 1], [16.5, 2.5, 1]])
-    rasterizer = Rasterizer(WIDTH, HEIGHT)
-    rasterizer.line(points, np.full((5, 3), 9.0), radius=0.6)
-    assert np.flatnonzero(rasterizer.color[2, :, 3]).tolist() == [2, 3, 4, 5, 6, 12, 13, 14, 15, 16]
-    empty = Rasterizer(WIDTH, HEIGHT)
-    for none in (np.empty((0, 3)), np.full((3, 3), np.nan)):
-        empty.line(none, none, radius=2.0)
-    assert not empty.color.any()
-
-
-def test_a_flat_line_hides_nothing_and_can_be_hidden():
-    wall = np.array([[10.0, 0, 1], [23, 0, 1], [23, 17, 1], [10, 17, 1]])
-    line = np.array([[2.5, 8.5, 2], [20.5, 8.5, 2.0]])
-    rasterizer = Rasterizer(WIDTH, HEIGHT)
-    rasterizer.triangles(wall, np.full((4, 3), 50.0), np.array([[0, 1, 2], [0, 2, 3]]))
-    rasterizer.line(line, np.full((2, 3), 100.0), radius=3.0, flat=True)
-    rasterizer.line(line + np.array([0, 0, 5]), np.full((2, 3), 200.0), radius=0.6)  # farther away, and drawn later
-    assert rasterizer.color[8, 5, 0] == 200
-    assert rasterizer.color[10, 5, 0] == 100
-    assert rasterizer.color[8, 15, 0] == 50
+    rasterizer.triangles(points, color, corners)
+    some = np.random.default_rng(1).uniform([-3, -3, 0], [WIDTH + 3, HEIGHT + 3, 9], size=(400, 3))
+    shown = []
+    for column, row, depth in some:
+        inside = 0 <= column < WIDTH and 0 <= row < HEIGHT
+        nearest, _ = nearest_triangle(points, color, corners, int(column), int(row))
+        shown.append(inside and depth <= nearest)
+    assert 100 < sum(shown) < 300
+    assert rasterizer.shows(some).tolist() == shown
 
 
 def test_a_sphere_is_round_in_depth_and_reports_its_visible_fraction():
@@ -145,10 +116,11 @@ def test_a_sphere_is_round_in_depth_and_reports_its_visible_fraction():
 
 def test_a_copy_is_independent():
     rasterizer = Rasterizer(WIDTH, HEIGHT)
-    rasterizer.line(np.array([[2.5, 2.5, 1.0]]), np.full((1, 3), 9.0), radius=1.0)
+    square = np.array([[0.0, 0, 1], [0, 9, 1], [9, 0, 1]])
+    rasterizer.triangles(square, np.full((3, 3), 9.0), np.array([[0, 1, 2]]))
     before = rasterizer.color.copy(), rasterizer.depth.copy()
     other = rasterizer.copy()
-    other.line(np.array([[2.5, 2.5, 0.5]]), np.full((1, 3), 90.0), radius=4.0)
+    other.triangles(square - [0, 0, 0.5], np.full((3, 3), 90.0), np.array([[0, 1, 2]]))
     assert np.array_equal(rasterizer.color, before[0])
     assert np.array_equal(rasterizer.depth, before[1])
     assert other.color[2, 2, 0] == 90

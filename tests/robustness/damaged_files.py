@@ -70,7 +70,7 @@ STATES = {
 }
 EXPORTS = {"json": "a.json", "html": "a.html", "csv": "surface.csv"}
 if find_spec("matplotlib"):
-    EXPORTS |= {"png": "a.png", "gif": "a.gif"}
+    EXPORTS |= {kind: f"a.{kind}" for kind in ("png", "pdf", "svg", "gif")}
 FILES = {"run": "a.run", **STATES, **EXPORTS, "again": "a.json"}
 ZIPS = ("pt", "ckpt", "trainer")
 
@@ -114,7 +114,8 @@ def make(folder):
     land.to_csv(folder / "csv")
     lv.export_html(land, folder / "html" / "a.html", k=[5], sigma=["auto"], progress=False)
     if "png" in EXPORTS:
-        lv.export_png(land, folder / "png" / "a.png", width=320, height=320, scale=1)
+        for kind in ("png", "pdf", "svg"):
+            lv.export_image(land, folder / kind / f"a.{kind}", kind="contour", dpi=50)
         lv.export_gif(land, folder / "gif" / "a.gif", n_frames=3, width=320, height=320, progress=False)
 
 

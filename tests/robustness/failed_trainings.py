@@ -222,7 +222,9 @@ VIEWS = {
 }
 if find_spec("matplotlib"):
     VIEWS |= {
-        "still": lambda run: export(draw_plainly(run), lv.export_png, "a.png", scale=1, **SMALL),
-        "still, logarithmic": lambda run: export(draw_plainly(run), lv.export_png, "a.png", scale=1, log=True, **SMALL),
+        "still": lambda run: export(draw_plainly(run), lv.export_image, "a.pdf", dpi=60, kind="both"),
+        "still, logarithmic": lambda run: export(
+            draw_plainly(run), lv.export_image, "a.svg", dpi=60, kind="both", log=True
+        ),
         "film": lambda run: export(draw_plainly(run), lv.export_gif, "a.gif", n_frames=2, progress=False, **SMALL),
     }

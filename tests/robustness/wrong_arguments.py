@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 import loss_viz as lv
@@ -263,18 +264,30 @@ def list_cases(folder):
     yield "geometry_figure", lv.geometry_figure, "geometry", [*THING, sharpness]
     yield "geometry_figure", figures["geometry_figure"], "sharpness", [*without(THING, None), geometry]
     small = {"landscape": land, "width": 320, "height": 240}
-    still = call(lv.export_png, **small, path=folder / "a.png")
+    still = call(lv.export_image, landscape=land, path=folder / "a.png", dpi=50)
     film = call(lv.export_gif, **small, path=folder / "a.gif", n_frames=2, progress=False)
     page = call(lv.export_html, source=run, path=folder / "a.html", k=[1], sigma=["auto"], resolution=3)
-    for name, export in (("export_png", still), ("export_gif", film)):
+    plot = call(lv.plot_landscape, landscape=land, ax=Figure().add_subplot())
+    for name, export in (("export_image", still), ("plot_landscape", plot)):
+        yield name, export, "kind", WORD
+        yield name, export, "step", [*without(NUMBER, None), -1, 31]
+    yield "plot_landscape", plot, "ax", [*without(THING, None), Figure(), Figure().add_subplot(projection="3d")]
+    yield "plot_landscape", plot, "landscape", of_a_landscape
+    yield "plot_landscape", plot, "rotate", NUMBER
+    for name, export in (("export_image", still), ("export_gif", film)):
         yield name, export, "landscape", of_a_landscape
         yield name, export, "path", [*PATH, "text", "a.txt", folder]
-        yield name, export, "width", [*WHOLE, 319, 10**30]
+        yield name, export, "width", [*WHOLE, 0, 10**30]
         yield name, export, "log", FLAG
         yield name, export, "min_support", [*NUMBER, -0.1, 1.1]
         yield name, export, "rotate", NUMBER
-    yield "export_png", still, "scale", [*WHOLE, 0, 10**30]
-    yield "export_png", still, "step", [*without(NUMBER, None), -1, 31]
+    yield "export_image", still, "height", [*without(NUMBER, None), 0, -1, "1 mile"]
+    yield "export_image", still, "dpi", [*WHOLE, 0, 10**30]
+    yield "export_image", still, "font", without(TEXT, None)
+    yield "export_image", still, "font_size", [*NUMBER, 0]
+    yield "export_image", still, "notes", FLAG
+    yield "Landscape.to_mesh", call(land.to_mesh, path=folder / "a.stl"), "log", FLAG
+    yield "Landscape.to_mesh", land.to_mesh, "path", [*PATH, "text", "a.txt", folder]
     for name in ("n_frames", "duration", "last_frame"):
         yield "export_gif", film, name, [*WHOLE, 10**30]
     yield "export_html", page, "source", [*THING, [land]]
