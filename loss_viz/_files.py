@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loss_viz._validation import check_path
+from loss_viz._validation import argument_error, check_path
 
 
 def check_destination(path: str | os.PathLike[str], *suffixes: str, advice: str = "") -> Path:
@@ -23,7 +23,8 @@ def check_destination(path: str | os.PathLike[str], *suffixes: str, advice: str 
     """
     place = check_path("path", path, advice="Pass the name of the file to write.")
     if suffixes and place.suffix.lower() not in suffixes:
-        raise ValueError(f"`path` must end in {' or '.join(suffixes)}, got {str(path)!r}. {advice}")
+        text = f"`path` must end in {' or '.join(suffixes)}, got {str(path)!r}. {advice}"
+        raise argument_error("path", text)
     if place.is_dir():
         raise IsADirectoryError(f"`path` must name a file, {str(place)!r} is a folder. Add a file name.")
     if not place.parent.is_dir():

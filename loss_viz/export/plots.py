@@ -171,9 +171,10 @@ def label_contours(axes: Any, lines: Any, landscape: Landscape, scale: Scale) ->
     (left, bottom), (right, top) = axes.bbox.get_points()
     taken = axes.transData.transform(landscape.path[is_inside(landscape, landscape.path)])
     places: list[np.ndarray] = []
-    paths = [path for path in lines.get_paths() if len(path.vertices)]
-    levels = [axes.transData.transform(path.vertices) for path in paths]
-    for i, dots in enumerate(levels):
+    names = {level: f"{10**level if scale.log else level:.3g}" for level in lines.levels}
+    known = [(name, path) for name, path in zip(names.values(), lines.get_paths(), strict=True) if len(path.vertices)]
+    levels = [axes.transData.transform(path.vertices) for _, path in known]
+    for i, (dots, (name, _)) in enumerate(zip(levels, known, strict=True)):
         frame = np.min([dots[:, 0] - left, right - dots[:, 0], dots[:, 1] - bottom, top - dots[:, 1]], axis=0)
         room = np.minimum(frame, cKDTree(taken).query(dots)[0])
         if len(levels) > 1:
@@ -182,7 +183,7 @@ def label_contours(axes: Any, lines: Any, landscape: Landscape, scale: Scale) ->
         if places:
             room = np.minimum(room, 0.5 * cKDTree(places).query(dots)[0])
         best = int(room.argmax())
-        if room[best] > 1.3 * unit:
+        if room[best] > (0.3 * len(name) + 0.5) * unit:
             places.append(dots[best])
     if places:
         axes.clabel(
@@ -190,7 +191,7 @@ def label_contours(axes: Any, lines: Any, landscape: Landscape, scale: Scale) ->
             manual=axes.transData.inverted().transform(places),
             fontsize=size,
             inline_spacing=2,
-            fmt=lambda level: f"{10**level if scale.log else level:.3g}",
+            fmt=names,
             colors=[mpl.rcParams["text.color"]],
         )
 
