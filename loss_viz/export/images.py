@@ -144,7 +144,7 @@ def plot_landscape(
 
     Fonts, sizes, colors of text and widths of lines are those of matplotlib's rcParams. A surface is computed for the
     resolution at which the figure is shown or saved, as in `savefig("figure.pdf", dpi=300)`, and follows
-    `ax.view_init`. It is made as large as its place at the time, so make all axes of the figure first.
+    `ax.view_init`.
 
     Args:
         landscape: a landscape of one run or of several.
@@ -194,8 +194,6 @@ def plot_landscape(
         )
     scale = fit_scale([landscape.loss, landscape.path_loss], log=log, name=landscape.height_name)
     if kind == "surface":
-        if ax.figure.canvas.figure.get_layout_engine() is not None:
-            ax.figure.canvas.figure.draw_without_rendering()  # where it puts the axes
         draw_surface(ax, landscape, scale, step=step, min_support=min_support, rotations=[float(rotate)])
     else:
         lines = draw_contours(ax, landscape, scale, step=step, min_support=min_support)
@@ -215,7 +213,7 @@ def read_length(name: str, value: str | int | float) -> float:
         ValueError: if it cannot be read or is out of range.
 
     Example:
-        >>> read_length("width", "single") == read_length("width", "8.5 cm"), read_length("height", 192)
+        >>> read_length("width", "single") == read_length("width", "85mm"), read_length("height", 192)
         (True, 2.0)
     """
     what = "a length such as '85mm', '3.35in' or '240pt', 'single', 'double', or a number of CSS pixels"

@@ -98,7 +98,7 @@ class Page:
             if kind != "contour":
                 axes = self._figure.add_axes(self._share(halves[0]), projection="3d")
                 self._scene = draw_surface(
-                    axes, landscape, scale, step=step, min_support=min_support, rotations=rotations
+                    axes, landscape, scale, step=step, min_support=min_support, rotations=rotations, overhang=True
                 )
             if kind != "surface":
                 axes = self._figure.add_axes(self._share(halves[1]))

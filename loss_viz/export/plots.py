@@ -28,7 +28,14 @@ TINT = 0.4  # opacity of the colors between the level lines
 
 
 def draw_surface(
-    axes: Any, landscape: Landscape, scale: Scale, *, step: int, min_support: float, rotations: Sequence[float]
+    axes: Any,
+    landscape: Landscape,
+    scale: Scale,
+    *,
+    step: int,
+    min_support: float,
+    rotations: Sequence[float],
+    overhang: bool = False,
 ) -> Scene:
     """Draw a landscape in 3D axes, as large as their place allows and seen from the first of some angles.
 
@@ -39,6 +46,8 @@ def draw_surface(
         step: training step of the balls.
         min_support: leave the surface open where its support is below this value.
         rotations: angles from which the box will be seen, in degrees; it is fully visible from all of them.
+        overhang: use all of the place of the axes, not only the square in its middle that matplotlib takes; layouts and
+            tight boxes of matplotlib do not know of the rest.
     """
     room = BALL_RADIUS * (scale.high - scale.low)
     ends = np.array([landscape.x[[0, -1]], landscape.y[[0, -1]], [scale.low - room, scale.high + 2 * room]])
@@ -56,7 +65,7 @@ def draw_surface(
     if scale.log:
         set_log_ticks(axes.zaxis, *ends[2], n=max(2, n_ticks - 1))
     eye = find_eye(landscape, scale)
-    _fit_box(axes, eye, rotations)
+    _fit_box(axes, eye, rotations, overhang=overhang)
     turn(axes, eye, rotations[0])
     scene = Scene(landscape, scale, step=step, min_support=min_support)
     axes.add_artist(scene)
@@ -74,7 +83,7 @@ def turn(axes: Any, eye: Float[np.ndarray, " 3"], degrees: float) -> None:
     axes.view_init(elev=float(np.degrees(np.arcsin(z))), azim=float(np.degrees(np.arctan2(y, x)) + degrees))
 
 
-def _fit_box(axes: Any, eye: Float[np.ndarray, " 3"], rotations: Sequence[float]) -> None:
+def _fit_box(axes: Any, eye: Float[np.ndarray, " 3"], rotations: Sequence[float], *, overhang: bool) -> None:
     """Make the box as large as its place in the figure allows, with room for the labels around it."""
     aspect = np.array(list(BOX.values()))
     axes.set_box_aspect(aspect.tolist())  # a copy, because matplotlib scales it in place
@@ -89,7 +98,7 @@ def _fit_box(axes: Any, eye: Float[np.ndarray, " 3"], rotations: Sequence[float]
         seen.append(place[:, :2] / place[:, 3:])
     low, high = np.concatenate(seen).min(axis=0), np.concatenate(seen).max(axis=0)
     turn(axes, eye, rotations[0])
-    free = axes.get_position(original=True).transformed(axes.figure.transSubfigure)
+    free = axes.get_position(original=overhang).transformed(axes.figure.transSubfigure)
     margin = 0.3 * axes.xaxis.label.get_size() * axes.figure.dpi / 72
     around = margin * (LABELS if len(rotations) > 1 else 1)  # labels are measured at the first angle only
     most = float((free.size / (high - low)).min())  # pixels per unit of the projection

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from matplotlib.artist import Artist
 from matplotlib.colors import to_rgb
 from matplotlib.path import Path
-from matplotlib.transforms import Bbox, IdentityTransform
+from matplotlib.transforms import IdentityTransform
 from PIL import Image
 from scipy.interpolate import RegularGridInterpolator
 
@@ -51,7 +51,6 @@ class Scene(Artist):
 
     def __init__(self, landscape: Landscape, scale: Scale, *, step: int, min_support: float) -> None:
         super().__init__()
-        self.set_clip_on(False)
         self.step = step
         self._landscape, self._scale = landscape, scale
         self._mesh = surface_arrays(landscape, scale, min_support)
@@ -66,12 +65,6 @@ class Scene(Artist):
     def visible(self) -> list[float]:
         """Return the visible fraction of each ball."""
         return self._rasterize(1.0)[1]
-
-    def get_window_extent(self, renderer: Any = None) -> Bbox:
-        """Return the place of the box in the figure, in pixels, from which matplotlib finds what to leave room for."""
-        self._look(1.0)
-        self._seen_as = ()
-        return Bbox(self._corner + np.array([[0, -self._size[1]], [self._size[0], 0]]) / SUPERSAMPLING)
 
     def draw(self, renderer: Any) -> None:
         """Draw everything, as matplotlib asks."""

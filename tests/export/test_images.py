@@ -208,7 +208,7 @@ def test_a_surface_in_axes_of_ones_own_follows_them(land):
 
 def test_a_tight_figure_is_not_cut(land):
     figure = Figure((5, 3), dpi=50)
-    axes = lv.plot_landscape(land, figure.add_subplot(projection="3d"), kind="surface")
+    lv.plot_landscape(land, figure.add_subplot(projection="3d"), kind="surface")
     ink = (draw(figure) < 250).any(axis=2)
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     tight = 50 * figure.get_tightbbox().get_points()
@@ -216,7 +216,6 @@ def test_a_tight_figure_is_not_cut(land):
     assert tight[1, 0] > columns[-1] - 1
     assert tight[0, 1] < 150 - rows[-1] + 1
     assert tight[1, 1] > 150 - rows[0] - 1
-    assert axes.artists[0].get_window_extent().width > 50
 
 
 def test_the_users_style_is_used_in_axes_of_ones_own(land):
