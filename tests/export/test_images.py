@@ -190,14 +190,14 @@ def draw(figure):
 
 def test_a_surface_in_axes_of_ones_own_follows_them(land):
     """Saved at twice the resolution it is the same picture, and where the axes turn it turns with them."""
-    figures = [Figure((4, 3), dpi=dpi) for dpi in (80, 160)]
+    figures = [Figure((5, 5), dpi=dpi) for dpi in (60, 120)]
     for figure in figures:
         axes = lv.plot_landscape(land, figure.add_subplot(projection="3d"), kind="surface")
     small, large = (draw(figure) for figure in figures)
     halved = np.asarray(Image.fromarray(large.astype(np.uint8)).reduce(2)).astype(int)
     assert np.abs(small - halved).mean() < 2.5
     assert (small < 250).any(axis=2).mean() > 0.1
-    other = Figure((4, 3), dpi=160)
+    other = Figure((5, 5), dpi=120)
     turned = lv.plot_landscape(land, other.add_subplot(projection="3d"), kind="surface", rotate=40.0)
     axes.view_init(elev=turned.elev, azim=turned.azim)
     assert np.abs(draw(figures[1]) - large).mean() > 5
