@@ -150,6 +150,23 @@ def check_array(name: str, values: Any, shape: tuple[int | str, ...], *, advice:
     return array.astype(wide, copy=False)
 
 
+def extra_error(what: str, error: BaseException, extra: str, *, advice: str = "") -> ImportError:
+    """Return the error about a package that an extra of loss_viz brings.
+
+    Args:
+        what: what cannot be done, as a sentence without its full stop.
+        error: what went wrong.
+        extra: name of the extra.
+        advice: a further sentence.
+
+    Example:
+        >>> print(extra_error("A data set needs xarray", ModuleNotFoundError("No module named 'xarray'"), "xarray"))
+        A data set needs xarray (No module named 'xarray'). Install it with: pip install "loss_viz[xarray]"
+    """
+    advice = f"{advice} " if advice else ""
+    return ImportError(f'{what} ({error}). {advice}Install it with: pip install "loss_viz[{extra}]"')
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message without its full stop, or the error's type if it has no message.
 

@@ -1,5 +1,6 @@
 """A Lightning callback that records a training."""
 
+from loss_viz._validation import extra_error
 from loss_viz.runs.recorder import CallbackRecorder
 
 try:
@@ -8,10 +9,8 @@ except ModuleNotFoundError:
     try:
         from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
     except ModuleNotFoundError as error:
-        raise ImportError(
-            "`loss_viz.lightning` needs Lightning, neither `lightning` nor `pytorch_lightning` can be imported "
-            f"({error}). Install it with: pip install lightning"
-        ) from error
+        what = "`loss_viz.lightning` needs Lightning, neither `lightning` nor `pytorch_lightning` can be imported"
+        raise extra_error(what, error, "lightning") from error
 
 
 class RecorderCallback(CallbackRecorder, Callback):
@@ -30,7 +29,7 @@ class RecorderCallback(CallbackRecorder, Callback):
         loss_fn: any `loss_fn(module) -> scalar tensor`, on a fixed set of data on the module's device. It is called on
             a private copy of the module, in evaluation mode and without a trainer. `lambda m: m.training_step(batch,
             0)` works; Lightning warns that values logged there are ignored.
-        every, max_snapshots, folder, device, name: as for `Recorder`.
+        every, max_snapshots, folder, track, device, name: as for `Recorder`.
 
     Attributes:
         recorder: `Recorder` of the latest training; None before the first.

@@ -17,7 +17,8 @@ from torch import nn
 
 from loss_viz._validation import argument_error, check_choice, check_float, check_fraction, check_int
 from loss_viz.tasks.formula import normalize_formula
-from loss_viz.tasks.networks import ACTIVATIONS, OPTIMIZERS, OptimizerFactory, check_lr
+from loss_viz.tasks.networks import ACTIVATIONS
+from loss_viz.tasks.optimizers import OPTIMIZERS, OptimizerFactory, SchedulerFactory, check_lr
 from loss_viz.tasks.regression import N_POINTS, Target, build_task
 
 AXES = ("pca", "random", "hessian", "saddle")
@@ -165,6 +166,7 @@ class TrainSettings:
     n_points: int = N_POINTS
     every: int = 1
     dtype: torch.dtype = torch.float32
+    scheduler: str | SchedulerFactory | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -406,7 +408,7 @@ def explorer_settings(settings: Mapping[str, Any], *, step: int, log: bool) -> d
 def _read_training(run: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the arguments of `train` for one of `Landscape.settings["runs"]`."""
     given = run["train"]
-    return given and {**given, "dtype": getattr(torch, given.get("dtype", "float32"))}
+    return given and {"scheduler": None, **given, "dtype": getattr(torch, given.get("dtype", "float32"))}
 
 
 def _arguments(table: type, values: Mapping[str, Any]) -> str:

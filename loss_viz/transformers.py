@@ -2,16 +2,15 @@
 
 from typing import Any
 
+from loss_viz._validation import extra_error
 from loss_viz.runs.recorder import CallbackRecorder
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.modeling_utils import unwrap_model
 except ModuleNotFoundError as error:
-    raise ImportError(
-        f"`loss_viz.transformers` needs Hugging Face's library, `transformers` cannot be imported ({error}). "
-        'Install it with: pip install "transformers[torch]"'
-    ) from error
+    what = "`loss_viz.transformers` needs Hugging Face's library, `transformers` cannot be imported"
+    raise extra_error(what, error, "transformers") from error
 
 
 class RecorderCallback(CallbackRecorder, TrainerCallback):
@@ -27,7 +26,7 @@ class RecorderCallback(CallbackRecorder, TrainerCallback):
     Args:
         loss_fn: any `loss_fn(model) -> scalar tensor`, such as `lambda m: m(**batch).loss`, on a fixed set of data on
             the model's device. It is called on a private copy of the model in evaluation mode, without autocast.
-        every, max_snapshots, folder, device, name: as for `Recorder`.
+        every, max_snapshots, folder, track, device, name: as for `Recorder`.
 
     Attributes:
         recorder: `Recorder` of the latest training; None before the first.
@@ -68,6 +67,8 @@ class RecorderCallback(CallbackRecorder, TrainerCallback):
             given = kwargs["model"]
             model = unwrap_model(getattr(given, "_orig_mod", given))
             self.recorder = self._make(model)
+            if self.recorder.track and kwargs.get("optimizer") is not None:
+                self.recorder.follow(kwargs["optimizer"])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count one update."""

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
 from loss_viz._files import atomic_write, check_destination
-from loss_viz._validation import argument_error, check_int
+from loss_viz._validation import argument_error, check_int, extra_error
 from loss_viz.export.images import check_look, check_matplotlib
 from loss_viz.figures.surface import choose_steps
 from loss_viz.landscapes.landscape import Landscape, check_landscape
@@ -254,7 +254,5 @@ def _find_encoder() -> Any:
 
         get_ffmpeg_exe()
     except (ModuleNotFoundError, RuntimeError) as error:  # the package may contain no ffmpeg for this platform
-        raise ImportError(
-            f"Videos need ffmpeg ({error}). Install it with: pip install 'loss_viz[film]'. `export_gif` works without."
-        ) from error
+        raise extra_error("Videos need ffmpeg", error, "film", advice="`export_gif` works without.") from error
     return write_frames

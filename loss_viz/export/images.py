@@ -16,6 +16,7 @@ from loss_viz._validation import (
     check_float,
     check_fraction,
     check_int,
+    extra_error,
 )
 from loss_viz.figures.loss_axis import fit_scale
 from loss_viz.landscapes.landscape import Landscape, check_landscape
@@ -244,9 +245,7 @@ def check_matplotlib() -> None:
     try:
         import matplotlib as _  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"Images and films need matplotlib ({error}). Install it with: pip install 'loss_viz[film]'"
-        ) from error
+        raise extra_error("Images and films need matplotlib", error, "film") from error
 
 
 def _check_step(landscape: Landscape, step: int | None) -> int:

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from loss_viz._files import atomic_write, check_destination
-from loss_viz._validation import argument_error, check_array, check_bool, check_type
+from loss_viz._validation import argument_error, check_array, check_bool, check_type, extra_error
 from loss_viz.landscapes.blending import Blend
 from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.held_out import PlaneChoice
@@ -362,7 +362,7 @@ class Landscape:
         try:
             import xarray
         except ModuleNotFoundError as error:
-            raise ImportError(f"A data set needs xarray ({error}). Install it with: pip install xarray") from error
+            raise extra_error("A data set needs xarray", error, "xarray") from error
         names = _run_names(self.run_set)
         weights = {"units": "weights"}
         orthonormal = np.allclose(np.linalg.norm(self.projection.components, axis=1), 1)

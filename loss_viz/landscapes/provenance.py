@@ -15,7 +15,8 @@ import torch
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import RunSet
 from loss_viz.settings import OWN_VECTOR, TRAINING, Axes, LandscapeSettings, TrainSettings, to_plain
-from loss_viz.tasks.networks import ACTIVATIONS, OPTIMIZERS
+from loss_viz.tasks.networks import ACTIVATIONS
+from loss_viz.tasks.optimizers import OPTIMIZERS, SCHEDULERS
 from loss_viz.tasks.regression import build_task
 
 FORMAT, VERSION = "loss_viz settings", 2
@@ -85,6 +86,9 @@ def _infer_training(run: Run) -> dict[str, Any] | None:
         return None
     if given["activation"] not in ACTIVATIONS or given["optimizer"] not in OPTIMIZERS:
         return None
+    scheduler = given.get("scheduler")
+    if scheduler is not None and str(scheduler) not in SCHEDULERS:
+        return None
     n_points, every, first, last = len(task.x), int(run.step[1] - run.step[0]), run.step[0], int(run.step[-1])
     try:
         again = build_task(given["target"], n_points=n_points, dtype=task.x.dtype)
@@ -94,7 +98,9 @@ def _infer_training(run: Run) -> dict[str, Any] | None:
     if not (torch.equal(again.y, task.y.cpu()) and np.array_equal(recorded[recorded >= first], run.step)):
         return None
     dtype = str(task.x.dtype).removeprefix("torch.")
-    more = {"steps": last, "n_points": n_points, "every": every, "dtype": dtype}
+    # A schedule depends on the number of updates that were asked for, of which there may be fewer.
+    steps = last if scheduler is None else given.get("steps", last)
+    more = {"steps": steps, "n_points": n_points, "every": every, "dtype": dtype, "scheduler": scheduler}
     return {name: given[name] for name in TRAINED_WITH} | more
 
 
@@ -171,7 +177,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         complete &= isinstance(settings["complete"], bool) and isinstance(settings["torch"], str)
         for run in settings["runs"]:
             given = run["train"]
-            complete &= given is None or (set(given) == TRAIN_KEYS and given["dtype"] in DTYPES)
+            # Files before version 0.2 have no schedule.
+            complete &= given is None or (set(given) | {"scheduler"} == TRAIN_KEYS and given["dtype"] in DTYPES)
             complete &= all(isinstance(run[name], str | None) for name in ("name", "task"))
             complete &= isinstance(run["n_rows"], int) and np.shape(run["loss"]) == (2,)
             complete &= np.asarray(run["loss"]).dtype.kind in "if"

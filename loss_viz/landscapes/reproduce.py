@@ -65,8 +65,8 @@ def _train_again(saved: Mapping[str, Any], progress: bool) -> Run:
     if given is None:
         name = saved["name"] or saved["task"] or "of this file"
         raise ValueError(
-            f"`train` cannot make the run {name!r} again from its settings: its model, function or optimizer was code. "
-            "Pass it, as in reproduce(path, runs=load_run(...))."
+            f"`train` cannot make the run {name!r} again from its settings: its model, function, optimizer or "
+            "schedule was code. Pass it, as in reproduce(path, runs=load_run(...))."
         )
     return train(**given | {"dtype": DTYPES[given["dtype"]]}, progress=progress)
 

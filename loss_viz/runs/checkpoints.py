@@ -1,5 +1,6 @@
 """A folder of checkpoints as a weight matrix whose rows are read on demand."""
 
+import json
 import os
 import re
 import warnings
@@ -21,13 +22,16 @@ from loss_viz.objective.objective import Objective
 from loss_viz.runs.checkpoint_file import (
     SUFFIXES,
     WEIGHTS,
+    check_header_size,
     check_shapes,
+    explain_failure,
     find_weights,
     open_checkpoint,
     read_flat,
 )
 from loss_viz.runs.checkpoint_order import ADVICE as ORDER_ADVICE
 from loss_viz.runs.checkpoint_order import NUMBER, leave_out_copies, order_naturally, sort_by_step
+from loss_viz.runs.optimizer_state import Norms, stack_norms
 from loss_viz.runs.tensor_names import add_file_names, find_prefixes, match_names
 from loss_viz.runs.weights import column_blocks, spread_rows
 
@@ -145,6 +149,33 @@ def write_snapshot(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
     }
     with atomic_write(path) as part:
         part.write_bytes(safetensors.torch.save(copies, dict(metadata)))
+
+
+NORMS = "optimizer_state"  # key of the metadata
+
+
+def read_norms(paths: Sequence[Path]) -> dict[str, Float[np.ndarray, " n"]]:
+    """Return the norms of optimizer tensors that a `Recorder` has written with its snapshots, by name.
+
+    Raises:
+        ValueError: if those of a snapshot cannot be read.
+    """
+    rows: list[Norms] = []
+    for path in paths:
+        try:
+            written = _read_metadata(path).get(NORMS, "{}")
+            rows.append({str(name): float(norm) for name, norm in dict(json.loads(written)).items()})
+        except Exception as error:  # a broken file may fail in any way
+            raise ValueError(explain_failure(path, error)) from error
+    return stack_norms(rows, dict.fromkeys(name for row in rows for name in row))
+
+
+def _read_metadata(path: Path) -> Mapping[str, str]:
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    check_header_size(path)
+    with safetensors.safe_open(str(path), framework="pt") as file:
+        return file.metadata() or {}
 
 
 class Checkpoints:

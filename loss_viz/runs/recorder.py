@@ -1,13 +1,15 @@
 """Recording any training loop: snapshots of the weights, evenly spaced in steps."""
 
+import json
 import math
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,15 +23,25 @@ from torch.optim.optimizer import (
 )
 from torch.utils.hooks import RemovableHandle
 
-from loss_viz._validation import check_int, check_path, check_type
+from loss_viz._validation import argument_error, check_int, check_path, check_type
 from loss_viz.objective.objective import LossFn, Objective
-from loss_viz.runs.checkpoints import Checkpoints, find_checkpoints, write_snapshot
+from loss_viz.runs.checkpoints import NORMS, Checkpoints, find_checkpoints, write_snapshot
+from loss_viz.runs.optimizer_state import (
+    Norms,
+    check_track,
+    explain_missing,
+    list_state_names,
+    measure_norms,
+    stack_norms,
+)
 from loss_viz.runs.run import Run, evaluate_run
 from loss_viz.runs.weights import WeightRows
 
 # Default number of snapshots: as many as fit in `DEFAULT_BYTES`, within these limits.
 DEFAULT_BYTES = 2**30
 MIN_SNAPSHOTS, MIN_SNAPSHOTS_ON_DISK, MAX_SNAPSHOTS = 25, 200, 2000
+
+NO_NORMS: Norms = MappingProxyType({})
 
 NAME = "step-{:010d}.safetensors"
 
@@ -40,13 +52,14 @@ Part = frozenset[int]  # parameters, by `id`
 
 
 class Snapshot(NamedTuple):
-    """The weights at one step, or the file that holds them, and the other tensors that have changed by then.
+    """The weights at one step, or the file that holds them, other tensors that have changed, and optimizer norms.
 
     As arrays where NumPy has their dtype: thousands of tensors would keep Python's garbage collector busy.
     """
 
     weights: np.ndarray | Path
     state: Mapping[str, np.ndarray | Tensor]
+    norms: Norms
 
 
 class Snapshots:
@@ -95,6 +108,11 @@ class Snapshots:
         """Training step of each snapshot."""
         return np.array(list(self._kept), dtype=np.int64)
 
+    @property
+    def norms(self) -> list[Norms]:
+        """Norms of tensors in the optimizers' state at each snapshot."""
+        return [kept.norms for kept in self._kept.values()]
+
     def is_due(self, step: int) -> bool:
         """Return whether to take a snapshot at a step, after dropping old ones if there are too many."""
         if step % self.every == 0:
@@ -106,13 +124,16 @@ class Snapshots:
         self._drop(list(self._kept))
         self.objective, self._last, self._values = objective, dict(objective.initial_state), {}
 
-    def add(self, step: int, weights: Float[Tensor, " n_params"], tensors: Mapping[str, Tensor]) -> None:
+    def add(
+        self, step: int, weights: Float[Tensor, " n_params"], tensors: Mapping[str, Tensor], norms: Norms = NO_NORMS
+    ) -> None:
         """Add a snapshot, replacing a last one that is not a multiple of `every`.
 
         Args:
             step: training step.
             weights: the trained ones, as one vector.
             tensors: all tensors of the model, by name.
+            norms: of tensors in the optimizers' state.
 
         Raises:
             ValueError: if whole numbers are too large to be recorded, or a large frozen parameter has changed.
@@ -134,13 +155,13 @@ class Snapshots:
             kept = self.folder / NAME.format(step)
             chosen = [name for name in state if name in self._values or not isinstance(tensors[name], nn.Parameter)]
             stored = self.objective.layout.split(weights) | {name: state[name] for name in chosen}
-            write_snapshot(kept, stored, {"step": str(step)})
+            write_snapshot(kept, stored, {"step": str(step)} | ({NORMS: json.dumps(norms)} if norms else {}))
         else:
             self._last = state
         if self._has_tail:
             self._drop([self._last_step])
         now = {name: value for name, value in self._values.items() if state[name] is not initial[name]}
-        self._kept[step] = Snapshot(kept, now if self.folder is None else {})
+        self._kept[step] = Snapshot(kept, now if self.folder is None else {}, norms)
 
     def _share(self, name: str, tensor: Tensor) -> Tensor:
         """Return the last tensor of this name if it has the same values, else a copy of the new one on the CPU."""
@@ -222,8 +243,9 @@ class Recorder:
         every: steps between snapshots; the last step is always in the run.
         max_snapshots: maximum number of snapshots; as many as fit in 1 GiB by default, from 25 (on disk 200) to 2000.
         folder: new or empty folder for the snapshots, one safetensors file each, for models whose snapshots do not fit
-            in memory. A training that is killed loses at most the snapshot being written; `Run.from_checkpoints` opens
-            the folder.
+            in memory. A training that is killed loses at most the snapshot being written; `load_run` opens the folder.
+        track: names of tensors in the state of the attached optimizers, such as `["exp_avg_sq"]` for the second moment
+            of Adam. Their Euclidean norms over all parameters, in this process, are in `run.optimizer_state`.
         device: device on which the losses are evaluated; the model's by default.
         name: name in legends.
 
@@ -254,6 +276,7 @@ class Recorder:
         every: int = 1,
         max_snapshots: int | None = None,
         folder: str | Path | None = None,
+        track: Sequence[str] = (),
         device: str | torch.device | None = None,
         name: str = "",
     ) -> None:
@@ -263,6 +286,7 @@ class Recorder:
                 "max_snapshots", max_snapshots, 3, advice="Leave it out for as many as fit in 1 GiB."
             )
         check_type("name", name, str, "a string", advice="Leave it out if there is none.")
+        self.track = check_track(track)
         place = None if folder is None else check_path("folder", folder, advice="Pass a new or empty folder.")
         self.objective = Objective(model, loss_fn, device=device)
         self.model = self.objective.model
@@ -278,6 +302,8 @@ class Recorder:
         self._hooks: list[RemovableHandle] = []
         self._parts: set[Part] = set()  # the parts of the model that have optimizers of their own
         self._stepped: set[Part] = set()  # those updated since the last step
+        self._optimizers: dict[int, weakref.ref[Any]] = {}  # those that hold state, by `id`, the last one stepped last
+        self._is_track_checked = not self.track
         self._running: list[int] = []  # optimizers within their step, by `id`: a wrapper calls an inner one
         self._add()
         [loss] = self.objective(self.objective.initial_weights[None])
@@ -324,27 +350,84 @@ class Recorder:
 
         Raises:
             TypeError: if an optimizer has no `param_groups`.
-            ValueError: if it updates no parameter of the model.
+            ValueError: if it updates no parameter of the model, or none of the optimizers, which have a state already,
+                holds a tensor in `track`. Otherwise a `RuntimeWarning` says so after the first update.
         """
-        for one in (optimizer, *more):
-            if not isinstance(getattr(one, "param_groups", None), list):
-                raise TypeError(
-                    f"`optimizer` must be a torch.optim.Optimizer, got {type(one).__name__}. "
-                    "If it is wrapped pass the inner one, or call recorder.record() after each step."
-                )
-            part = self._part_of(one)
-            if not part & {id(p) for p in self.model.parameters() if p.requires_grad}:
-                raise ValueError(
-                    "`optimizer` must update the recorded model, none of its parameters are the model's. "
-                    "Create it from the same model, after the model was moved to its device."
-                )
-            self._parts.add(part)
+        several = (optimizer, *more)
+        parts = [self._check_optimizer(one) for one in several]
+        if self.track and all(list_state_names([one], self._own) for one in several):
+            missing, present = self._find_missing([*self._list_optimizers(), *several])
+            if missing:
+                raise argument_error("track", explain_missing(missing, present))
+        self._parts.update(parts)
+        for one in several:
+            self._follow(one)
+        if self.step == 0 and self._measure_norms():
+            self._add()  # the start once more, with the state of a training that goes on
         if not self._hooks:
             self._hooks += [
                 register_optimizer_step_pre_hook(_uncompiled(self._before_step)),
                 register_optimizer_step_post_hook(_uncompiled(self._after_step)),
             ]
         return self
+
+    def follow(self, optimizer: Any) -> None:
+        """Read the tensors in `track` from an optimizer whose steps are counted by `record()`.
+
+        Optimizers that are attached are followed already.
+
+        Args:
+            optimizer: as for `attach`.
+
+        Raises:
+            TypeError, ValueError: as for `attach`.
+        """
+        self._check_optimizer(optimizer)
+        self._follow(optimizer)
+
+    def _check_optimizer(self, optimizer: Any) -> Part:
+        if not isinstance(getattr(optimizer, "param_groups", None), list):
+            raise TypeError(
+                f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}. "
+                "If it is wrapped pass the inner one, or call recorder.record() after each step."
+            )
+        part = self._part_of(optimizer)
+        if not part & {id(p) for p in self.model.parameters() if p.requires_grad}:
+            raise ValueError(
+                "`optimizer` must update the recorded model, none of its parameters are the model's. "
+                "Create it from the same model, after the model was moved to its device."
+            )
+        return part
+
+    def _follow(self, optimizer: Any) -> None:
+        """Read the state of an optimizer from now on; where several hold one for a parameter, the latest counts."""
+        if self.track:
+            self._optimizers.pop(id(optimizer), None)
+            self._optimizers[id(optimizer)] = weakref.ref(optimizer)
+
+    def _list_optimizers(self) -> list[Any]:
+        found = (known() for known in self._optimizers.values())
+        return [optimizer for optimizer in found if optimizer is not None]
+
+    def _measure_norms(self) -> Norms:
+        return measure_norms(self._list_optimizers(), self._own, self.track) if self.track else NO_NORMS
+
+    def _find_missing(self, optimizers: Sequence[Any]) -> tuple[list[str], list[str]]:
+        """Return the tracked names that no optimizer has in its state, and the names that some have."""
+        present = list_state_names(optimizers, self._own)
+        return [name for name in self.track if name not in present], present
+
+    def _check_track(self) -> None:
+        """Warn once, after the first update, if a tracked tensor is not there."""
+        self._is_track_checked = True
+        missing, present = self._find_missing(self._list_optimizers())
+        if missing:
+            unknown = (
+                "`track` needs the optimizer whose state is read, none is known. Call recorder.attach(optimizer), or "
+                "recorder.follow(optimizer) if record() counts its steps."
+            )
+            cause = explain_missing(missing, present) if self._optimizers else unknown
+            warnings.warn(cause, RuntimeWarning, stacklevel=5)
 
     def _part_of(self, optimizer: Any) -> Part:
         """Return which parameters of the model an optimizer updates, by `id`."""
@@ -359,6 +442,7 @@ class Recorder:
                 self.record()  # without those that were not stepped this time
             if part:
                 self._running.append(id(optimizer))
+                self._follow(optimizer)
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         with self._lock:
@@ -429,6 +513,7 @@ class Recorder:
             weights,
             self._snapshots.steps,
             buffers=buffers,
+            optimizer_state=stack_norms(self._snapshots.norms, self.track),
             name=self.name,
             note=self.note,
             progress=progress,
@@ -458,7 +543,9 @@ class Recorder:
             if not math.isfinite(weights.sum().item()) and not weights.isfinite().all():
                 self._end(f"The weights are no longer finite at step {self.step}")
                 return
-            self._snapshots.add(self.step, weights, tensors)
+            if self.step and not self._is_track_checked:
+                self._check_track()
+            self._snapshots.add(self.step, weights, tensors, self._measure_norms())
         except Exception as error:  # nothing that happens here may end the training
             if not self._snapshots:
                 raise
@@ -477,7 +564,7 @@ class Recorder:
             self.objective = Objective(self.model, self.objective.loss_fn, device=self.objective.device)
         self._snapshots.restart(self.objective)
         self._known = now
-        self._snapshots.add(self.step, self.objective.layout.join(tensors), tensors)
+        self._snapshots.add(self.step, self.objective.layout.join(tensors), tensors, self._measure_norms())
         warnings.warn(
             f"Buffers of the model took their shape in the first update; the run starts at step {self.step}.",
             RuntimeWarning,
@@ -556,12 +643,20 @@ class CallbackRecorder:
         every: int = 1,
         max_snapshots: int | None = None,
         folder: str | Path | None = None,
+        track: Sequence[str] = (),
         device: str | torch.device | None = None,
         name: str = "",
     ) -> None:
         self.recorder: Recorder | None = None
         self._make = partial(
-            Recorder, loss_fn=loss_fn, every=every, max_snapshots=max_snapshots, folder=folder, device=device, name=name
+            Recorder,
+            loss_fn=loss_fn,
+            every=every,
+            max_snapshots=max_snapshots,
+            folder=folder,
+            track=check_track(track),
+            device=device,
+            name=name,
         )
 
     def run(self, *, progress: bool = True) -> Run:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from loss_viz._files import check_destination
-from loss_viz._validation import check_array, check_int, check_type, first_line
+from loss_viz._validation import argument_error, check_array, check_int, check_path, check_type, first_line
 from loss_viz.objective.functional import unwrap_model
 from loss_viz.objective.layout import ParameterLayout, parameter_layout
 from loss_viz.objective.objective import LossCheck, LossFn, Objective
 from loss_viz.runs.checkpoint_file import choose_key
-from loss_viz.runs.checkpoints import Checkpoints, find_changing, find_checkpoints
-from loss_viz.runs.run_file import Parameters, read_run_file, rebuild_model, write_archive
+from loss_viz.runs.checkpoints import Checkpoints, find_changing, find_checkpoints, read_norms
+from loss_viz.runs.run_file import STATE, Parameters, read_run_file, rebuild_model, write_archive
 from loss_viz.runs.tensor_names import add_file_names, check_base
 from loss_viz.runs.weights import WeightRows, row_blocks, spread_rows, take_rows
 from loss_viz.tasks.regression import Task
@@ -50,6 +51,9 @@ class Run:
             moves, such as an average; None if there are none.
         name: name in legends.
         settings: training settings as plain values, as far as they are known.
+        optimizer_state: norms `(n_steps,)` of tensors in the optimizer's state, such as `"exp_avg_sq"` of Adam, by
+            name: the Euclidean norm over all parameters after `step[t]` updates, nan where the optimizer holds none
+            yet. See `track` of `Recorder` and `train`; empty by default.
 
     Raises:
         TypeError: if an attribute has another type.
@@ -71,6 +75,7 @@ class Run:
     buffers: WeightRows | None = None
     name: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    optimizer_state: Mapping[str, Float[np.ndarray, " _"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._convert()
@@ -86,17 +91,24 @@ class Run:
                 "`step` must be the number of updates so far, at least 0 and increasing from row to row. Number the "
                 "rows with np.arange(len(weights)) if the steps are not known."
             )
+        for name, norms in self.optimizer_state.items():
+            if norms.shape != self.step.shape:
+                raise argument_error(
+                    "optimizer_state",
+                    f"`optimizer_state` must hold {n_steps} numbers for each name, {name!r} has shape {norms.shape}. "
+                    "Record them at the same steps, with nan where there are none.",
+                )
         if self.buffers is not None and self.buffers.shape != (n_steps, self.objective.buffer_layout.n):
             raise ValueError(
                 f"`buffers` must have shape {(n_steps, self.objective.buffer_layout.n)}, got {self.buffers.shape}. "
                 "Record them at the same steps, or leave them out if they never change."
             )
         arrays = [array for array in (self.weights, self.loss, self.step) if isinstance(array, np.ndarray)]
-        if not all(np.isfinite(array).all() for array in arrays):
+        if not all(map(_are_finite, arrays)):
             raise ValueError(
                 "A run needs finite weights and losses; some are nan or inf. Keep the rows before the first one."
             )
-        for array in (*arrays, self.buffers):
+        for array in (*arrays, self.buffers, *self.optimizer_state.values()):
             if isinstance(array, np.ndarray):
                 array.setflags(write=False)
 
@@ -106,6 +118,12 @@ class Run:
         check_type("objective", self.objective, Objective, "an Objective", advice="Make one from the model and loss.")
         check_type("task", self.task, (Task, type(None)), "a Task or None", advice=advice)
         check_type("settings", self.settings, Mapping, "a dict", advice="Leave it out if there are none.")
+        check_type("optimizer_state", self.optimizer_state, Mapping, "a dict", advice="Leave it out if there is none.")
+        norms = {
+            str(name): check_array("optimizer_state", values, ("n_steps",), advice="Pass one number for each row.")
+            for name, values in self.optimizer_state.items()
+        }
+        object.__setattr__(self, "optimizer_state", norms)
         for name in ("note", "name"):
             check_type(name, getattr(self, name), str, "a string", advice="Leave it out if there is none.")
         for name in ("weights", "buffers") if self.buffers is not None else ("weights",):
@@ -171,7 +189,9 @@ class Run:
     def cut(self, rows: slice) -> "Run":
         """Return the run of some consecutive rows, which shares their memory."""
         weights, buffers = cut_rows(self.weights, rows), None if self.buffers is None else cut_rows(self.buffers, rows)
-        return replace(self, weights=weights, loss=self.loss[rows], step=self.step[rows], buffers=buffers)
+        norms = {name: values[rows] for name, values in self.optimizer_state.items()}
+        step, loss = self.step[rows], self.loss[rows]
+        return replace(self, weights=weights, loss=loss, step=step, buffers=buffers, optimizer_state=norms)
 
     @property
     def model(self) -> nn.Module:
@@ -181,12 +201,13 @@ class Run:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the run to one file, which `load_run` opens on any machine.
 
-        The file is in safetensors format and self-describing: weights, losses, steps and buffers, names and shapes of
-        the parameters, the task, the settings and the version. It is written atomically.
+        The file is in safetensors format and self-describing: weights, losses, steps, buffers and optimizer norms,
+        names and shapes of the parameters, the task, the settings and the version. It is written atomically. Rows in a
+        folder of snapshots or checkpoints are copied block by block, so that they need not fit in memory.
 
         Raises:
             TypeError: if `path` is not a path, or `settings` are not plain values.
-            ValueError: if the weights are in a folder of checkpoints, which needs no other file.
+            ValueError: if the rows are on disk and cannot be read.
             OSError: if `path` cannot be written.
 
         Example:
@@ -200,14 +221,10 @@ class Run:
             Run('x^2', 21 steps of 25 weights, loss 0.175 -> 0.0957)
         """
         place = check_destination(path)
-        if isinstance(self.weights, Checkpoints):
-            raise ValueError(
-                f"The weights of this run are already on disk, in {self.weights.paths[0].parent}. Copy that folder "
-                "and open it with Run.from_checkpoints(model, loss_fn, folder)."
-            )
-        arrays = {"weights": self.weights[:], "loss": self.loss, "step": self.step}
+        arrays: dict[str, WeightRows] = {"weights": self.weights, "loss": self.loss, "step": self.step}
+        arrays |= {STATE + name: norms for name, norms in self.optimizer_state.items()}
         if self.buffers is not None:
-            arrays["buffers"] = self.buffers[:]
+            arrays["buffers"] = self.buffers
         if self.task is not None:
             arrays |= {"task.x": self.task.x.cpu().numpy(), "task.y": self.task.y.cpu().numpy()}
         write_archive(
@@ -319,7 +336,20 @@ class Run:
         if objective.buffer_layout.n:
             others = add_file_names(objective.buffer_layout, objective.model)
             buffers = Checkpoints(found, others, objective.initial_state, key)
-        return evaluate_run(objective, weights, step, buffers=buffers, name=name, progress=progress)
+        return evaluate_run(
+            objective,
+            weights,
+            step,
+            buffers=buffers,
+            optimizer_state=read_norms(found),
+            name=name,
+            progress=progress,
+        )
+
+
+def _are_finite(array: np.ndarray) -> bool:
+    """Check a block of rows at a time: a mask of all weights would take a quarter of their memory."""
+    return all(np.isfinite(array[rows]).all() for rows in row_blocks((len(array), array[0].size)))
 
 
 def check_run(run: Any) -> None:
@@ -333,6 +363,7 @@ def evaluate_run(
     step: Int[np.ndarray, " n_steps"],
     *,
     buffers: WeightRows | None = None,
+    optimizer_state: Mapping[str, np.ndarray] = MappingProxyType({}),
     name: str = "",
     note: str = "",
     progress: bool = True,
@@ -368,7 +399,10 @@ def evaluate_run(
         note = f"{end} {note}".strip()
         kept = slice(0, n_rows)
         weights, buffers = cut_rows(weights, kept), None if buffers is None else cut_rows(buffers, kept)
-    run = Run(weights, loss[:n_rows], step[:n_rows], objective, note=note, buffers=buffers, name=name)
+    norms = {name: values[:n_rows] for name, values in optimizer_state.items()}
+    run = Run(
+        weights, loss[:n_rows], step[:n_rows], objective, note=note, buffers=buffers, name=name, optimizer_state=norms
+    )
     vars(run)["check"] = check
     return run
 
@@ -400,20 +434,21 @@ def load_run(
     *,
     device: str | torch.device | None = None,
 ) -> Run:
-    """Open a file that `Run.save` wrote.
+    """Open a file that `Run.save` wrote, or the folder of a `Recorder`.
 
     The file of a run from `train` is complete: it holds the task and the settings of the network. Files hold no code,
     so any other run also needs its model and loss.
 
     Args:
-        path: file to open.
+        path: file to open, or a folder of snapshots or other checkpoints, which `Run.from_checkpoints` opens.
         model: model, built as it was when the run was recorded.
         loss_fn: loss that was recorded.
         device: device of the evaluation; the model's by default.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is truncated or not a run, model or loss are missing, or they are not those of the run.
+        FileNotFoundError: if there is no such file or folder.
+        ValueError: if the file is truncated or not a run, the folder holds no checkpoints, model or loss are missing,
+            or they are not those of the run.
 
     Example:
         >>> import loss_viz as lv
@@ -424,6 +459,16 @@ def load_run(
         >>> run.objective(run.weights[:1]).round(6) == run.loss[:1].round(6)
         array([ True])
     """
+    place = check_path("path", path, advice="Pass the path given to run.save, or the folder of a Recorder.")
+    if os.path.isdir(place):  # noqa: PTH112 - Path.is_dir raises for names that are too long
+        if model is None or loss_fn is None:
+            missing = "model" if model is None else "loss_fn"
+            raise argument_error(
+                missing,
+                f"`{missing}` must be passed with a folder, {place} holds weights only. Call load_run(path, model, "
+                "loss_fn).",
+            )
+        return Run.from_checkpoints(model, loss_fn, place, device=device)
     fields, parameters = read_run_file(path)
     if model is None:
         model = rebuild_model(fields, parameters)

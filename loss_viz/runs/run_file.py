@@ -13,16 +13,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from loss_viz._files import atomic_write
 from loss_viz._validation import check_array, check_path, first_line
 from loss_viz.runs.checkpoint_file import check_header_size
-from loss_viz.runs.checkpoints import write_snapshot
+from loss_viz.runs.weights import WeightRows, row_blocks
 from loss_viz.tasks.networks import ACTIVATIONS, build_mlp
 from loss_viz.tasks.regression import Task
 
 FORMAT, VERSION = "loss_viz run", 1
 
-ARRAYS = ("weights", "loss", "step", "buffers", "task.x", "task.y")  # others in a file are ignored
+# Others in a file are ignored.
+ARRAYS = ("weights", "loss", "step", "buffers", "task.x", "task.y")
+STATE = "optimizer_state."  # before the names of norms
 KEY = "loss_viz"
+DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64"}  # as safetensors calls them
 
 
 Parameters = list[tuple[str, tuple[int, ...]]]  # names and shapes, in order
@@ -48,12 +52,15 @@ def _list_parameters(width: Any, depth: int) -> list[tuple[str, tuple[Any, ...]]
     return [part for i, n_in, n_out in layers for part in ((f"{i}.weight", (n_out, n_in)), (f"{i}.bias", (n_out,)))]
 
 
-def write_archive(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-    """Write arrays and metadata atomically.
+def write_archive(path: str | os.PathLike[str], arrays: Mapping[str, WeightRows], metadata: Mapping[str, Any]) -> None:
+    """Write arrays and metadata atomically, a block of rows at a time.
+
+    safetensors itself writes only what is in memory as a whole. Its format is a header of JSON, preceded by its length
+    in 8 bytes, and then the values of all tensors (https://huggingface.co/docs/safetensors).
 
     Args:
         path: file to write; an existing one is replaced.
-        arrays: arrays by name.
+        arrays: arrays of float32, float64 or int64 by name; those on disk are read block by block.
         metadata: values that JSON can represent.
 
     Raises:
@@ -66,8 +73,19 @@ def write_archive(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]
         raise TypeError(
             f"`settings` must be strings, numbers, lists and dicts of them; {error}. Leave out everything else."
         ) from error
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-    write_snapshot(Path(path), tensors, {KEY: about})
+    header: dict[str, Any] = {"__metadata__": {KEY: about}}
+    arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize))  # so that all values are aligned
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + math.prod(array.shape) * array.dtype.itemsize
+        header[name] = {"dtype": DTYPES[str(array.dtype)], "shape": array.shape, "data_offsets": (start, end)}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_write(Path(path)) as part, part.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            for rows in row_blocks((array.shape[0], math.prod(array.shape[1:]))):
+                file.write(np.ascontiguousarray(array[rows]).astype(array.dtype.newbyteorder("<"), copy=False).data)
 
 
 def read_run_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Parameters]:
@@ -91,6 +109,7 @@ def read_run_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Paramet
             "settings": dict(about["settings"]),
             # Files before version 0.2 hold the floating-point buffers, without their names.
             "buffer_names": about.get("buffers"),
+            "optimizer_state": {name.removeprefix(STATE): arrays[name] for name in arrays if name.startswith(STATE)},
         }, parameters
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -111,7 +130,8 @@ def _read_archive(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], 
         with safe_open(str(path), framework="pt") as file:
             about = json.loads((file.metadata() or {}).get(KEY, "null"))
             names = set(file.keys()) if isinstance(about, dict) else ()
-            arrays = {name: file.get_tensor(name).numpy() for name in ARRAYS if name in names}
+            wanted = [name for name in sorted(names) if name in ARRAYS or name.startswith(STATE)]
+            arrays = {name: file.get_tensor(name).numpy() for name in wanted}
     except (SafetensorError, ValueError, TypeError, RecursionError, RuntimeError, OSError, MemoryError) as error:
         raise ValueError(
             f"{path} cannot be read as a run: {first_line(error)}. It is truncated or of another kind; write it again "

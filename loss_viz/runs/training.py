@@ -11,15 +11,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from loss_viz._validation import argument_error, check_int, check_type, first_line
 from loss_viz.objective.layout import parameter_layout
 from loss_viz.objective.objective import Objective
+from loss_viz.runs.optimizer_state import (
+    Norms,
+    check_track,
+    explain_missing,
+    list_state_names,
+    measure_norms,
+    stack_norms,
+)
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import number_names
 from loss_viz.settings import TrainSettings, preset_for
-from loss_viz.tasks.networks import OptimizerFactory, build_mlp, build_optimizer
+from loss_viz.tasks.networks import build_mlp
+from loss_viz.tasks.optimizers import (
+    OptimizerFactory,
+    SchedulerFactory,
+    build_optimizer,
+    build_scheduler,
+    label_optimizer,
+    list_parts,
+)
 from loss_viz.tasks.regression import Target, Task, build_task, check_same_loss
 
 MAX_BYTES = 2**35  # of the recorded weights
@@ -35,10 +52,12 @@ def train(
     depth: int = TrainSettings.depth,
     activation: str | Callable[[], nn.Module] = TrainSettings.activation,
     optimizer: str | OptimizerFactory = TrainSettings.optimizer,
+    scheduler: str | SchedulerFactory | None = TrainSettings.scheduler,
     n_points: int = TrainSettings.n_points,
     seed: int | None = None,
     every: int = TrainSettings.every,
     dtype: torch.dtype = TrainSettings.dtype,
+    track: Sequence[str] = (),
     progress: bool = True,
 ) -> Run:
     """Fit a multilayer perceptron to `target` on [-1, 1] by full-batch training and record the run.
@@ -56,12 +75,17 @@ def train(
         width: units in each hidden layer.
         depth: number of hidden layers.
         activation: `"tanh"`, `"silu"`, `"relu"`, `"gelu"` or a module factory.
-        optimizer: `"adam"`, `"adamw"`, `"sgd"` (momentum 0.9), `"rmsprop"`, a class of `torch.optim`, or a
-            function from the parameters to an optimizer, which then sets its own learning rate.
+        optimizer: the name of any optimizer of `torch.optim`, with PyTorch's defaults but for `"sgd"` (momentum 0.9)
+            and `"muon"` (of matrices, with Adam for vectors); a class; or a function from the parameters to an
+            optimizer or a list of them, which sets the learning rate itself.
+        scheduler: `"cosine"` or `"linear"`, which bring the learning rate to zero at the last step, or a function from
+            the optimizer to a schedule of `torch.optim.lr_scheduler`, which is stepped after each update.
         n_points: number of training points.
         seed: random seed of the initial weights. PyTorch's global random state is neither used nor changed.
         every: record one step in `every`; the last one is always recorded.
         dtype: `torch.float32` or `torch.float64`.
+        track: names of tensors in the optimizer's state, such as `["exp_avg_sq"]`, whose norms are recorded in
+            `run.optimizer_state`.
         progress: show a progress bar when training takes more than a second.
 
     Returns:
@@ -70,9 +94,10 @@ def train(
 
     Raises:
         TypeError: if an argument is of the wrong type.
-        ValueError: if the target is not a formula, a number is out of range, a preset, activation or optimizer is
-            unknown, the loss differs between training and evaluation mode (dropout), the run would not fit in memory,
-            or the loss is not finite before the first update.
+        ValueError: if the target is not a formula, a number is out of range, a preset, activation, optimizer or
+            schedule is unknown, the optimizer does not keep a tensor in `track`, the loss differs between training and
+            evaluation mode (dropout), the run would not fit in memory, or the loss is not finite before the first
+            update.
 
     Example:
         >>> run = train("x^3", steps=100, progress=False)
@@ -85,6 +110,7 @@ def train(
         depth=depth,
         activation=activation,
         optimizer=optimizer,
+        scheduler=scheduler,
         lr=lr,
         steps=steps,
         seed=seed,
@@ -92,7 +118,7 @@ def train(
         every=every,
         dtype=dtype,
     )
-    training = build_training(settings, preset=preset)
+    training = build_training(settings, preset=preset, track=track)
     description = f"training on {training.task.name}"
     with tqdm(total=training.steps, desc=description, delay=1, leave=False, disable=not progress) as bar:
 
@@ -115,15 +141,19 @@ class Training(NamedTuple):
     steps: int
     every: int
     settings: Mapping[str, Any]
+    scheduler: LRScheduler | None = None
+    track: tuple[str, ...] = ()
 
 
-def build_training(settings: TrainSettings, *, preset: str = "post") -> Training:
+def build_training(settings: TrainSettings, *, preset: str = "post", track: Sequence[str] = ()) -> Training:
     """Check the settings and build task, network and optimizer, without training.
 
     Raises:
         TypeError, ValueError: as for `train`.
     """
-    target, activation, optimizer, dtype = settings.target, settings.activation, settings.optimizer, settings.dtype
+    target, activation, dtype = settings.target, settings.activation, settings.dtype
+    optimizer, scheduler = settings.optimizer, settings.scheduler
+    track = check_track(track)
     task = build_task(target, n_points=settings.n_points, dtype=dtype)  # first, since it limits a formula's length
     defaults = preset_for(target, preset)
     width = defaults.width if settings.width is None else settings.width
@@ -136,17 +166,20 @@ def build_training(settings: TrainSettings, *, preset: str = "post") -> Training
     check_same_loss(model, task)
     built = build_optimizer(optimizer, model, lr=settings.lr, default_lr=defaults.lr)
     lr = built.param_groups[0].get("lr")  # a custom optimizer may have none
+    kinds = [type(one).__name__ for one in list_parts(built)]
     recorded = {
         "target": task.name,
         "width": int(width),
         "depth": int(settings.depth),
         "activation": activation if isinstance(activation, str) else "own",
-        "optimizer": optimizer if isinstance(optimizer, str) else type(built).__name__,
+        "optimizer": optimizer.lower() if isinstance(optimizer, str) else "+".join(kinds),
+        "scheduler": scheduler if scheduler is None or isinstance(scheduler, str) else "own",
         "lr": None if lr is None else float(lr),
         "steps": steps,
         "seed": int(seed),
     }
-    return Training(model, task, built, steps, every, recorded)
+    schedule = build_scheduler(scheduler, built, steps=steps)  # which may change the learning rate of the first update
+    return Training(model, task, built, steps, every, recorded, schedule, track)
 
 
 def check_memory(model: nn.Module, steps: int, every: int, max_bytes: int) -> None:
@@ -169,9 +202,10 @@ def run_training(training: Training, *, on_step: Callable[[int, float], object])
             ends it with the run so far; other exceptions propagate.
 
     Raises:
-        ValueError: if the loss is not finite before the first update.
+        ValueError: if the loss is not finite before the first update, the optimizer cannot update the network, or it
+            does not keep a tensor that is tracked.
     """
-    model, task, optimizer, steps, every, settings = training
+    model, task, optimizer, steps, every, settings, scheduler, track = training
 
     def closure() -> float:
         optimizer.zero_grad()
@@ -179,20 +213,24 @@ def run_training(training: Training, *, on_step: Callable[[int, float], object])
         loss.backward()
         return loss.item()
 
-    rows: list[tuple[int, Tensor, float]] = []
+    rows: list[tuple[int, Tensor, float, Norms]] = []
+    own, parts = {id(parameter) for parameter in model.parameters()}, list_parts(optimizer)
     layout, parameters = parameter_layout(model), dict(model.named_parameters())
     note = ""
     try:
         for t in range(steps + 1):
             weights = layout.join(parameters)
+            norms = measure_norms(parts, own, track) if track else {}
+            if t == 1 and (missing := [name for name in track if name not in norms]):
+                raise argument_error("track", explain_missing(missing, list_state_names(parts, own)))
             # All optimizers accept a closure, and L-BFGS needs one; step() returns the loss before the update.
-            loss = _step(optimizer, closure) if t < steps else task.loss(model).item()
+            loss = _step(optimizer, closure, scheduler) if t < steps else task.loss(model).item()
             if not (math.isfinite(loss) and weights.isfinite().all()):
                 note = _note_divergence(loss, t)
                 break
             if rows and rows[-1][0] % every:
                 rows.pop()  # kept only in case it was the last one
-            rows.append((t, weights, loss))
+            rows.append((t, weights, loss, norms))
             on_step(t, loss)
     except KeyboardInterrupt:
         if not rows:
@@ -200,7 +238,7 @@ def run_training(training: Training, *, on_step: Callable[[int, float], object])
         note = f"Training was interrupted; the run is kept up to step {rows[-1][0]} of {steps}."
     if note:
         vector_to_parameters(rows[-1][1], model.parameters())
-    step, recorded, losses = zip(*rows, strict=True)
+    step, recorded, losses, states = zip(*rows, strict=True)
     return Run(
         weights=torch.stack(recorded).numpy(),
         loss=np.array(losses),
@@ -209,18 +247,31 @@ def run_training(training: Training, *, on_step: Callable[[int, float], object])
         task=task,
         note=note,
         settings=settings,
+        optimizer_state=stack_norms(states, track),
     )
 
 
-def _step(optimizer: Optimizer, closure: Callable[[], float]) -> float:
+def _step(optimizer: Optimizer, closure: Callable[[], float], scheduler: LRScheduler | None) -> float:
     try:
-        return optimizer.step(closure)  # type: ignore[return-value, arg-type]
-    except RuntimeError as error:
+        loss: float = optimizer.step(closure)  # type: ignore[assignment, arg-type]
+    except (RuntimeError, TypeError) as error:
         raise argument_error(
             "optimizer",
             f"`optimizer` must be able to update this network, but {type(optimizer).__name__} fails: "
             f"{first_line(error)}. Use another one, such as 'adam'.",
         ) from error
+    try:
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(loss)
+        elif scheduler is not None:
+            scheduler.step()
+    except (RuntimeError, ValueError) as error:
+        raise argument_error(
+            "scheduler",
+            f"`scheduler` must be stepped after each of `steps` updates, {type(scheduler).__name__} fails: "
+            f"{first_line(error)}. Build it for that number.",
+        ) from error
+    return loss
 
 
 def _note_divergence(loss: float, step: int) -> str:
@@ -235,7 +286,6 @@ def _note_divergence(loss: float, step: int) -> str:
     )
 
 
-LABELS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD + momentum", "rmsprop": "RMSprop"}
 Optimizers = Sequence[str | OptimizerFactory] | Mapping[str, str | OptimizerFactory]
 
 
@@ -268,12 +318,6 @@ def compare(target: Target, optimizers: Optimizers = ("adam", "sgd", "rmsprop"),
     if isinstance(optimizers, Mapping):
         names, chosen = tuple(map(str, optimizers)), list(optimizers.values())
     else:
-        names, chosen = number_names(map(_label_optimizer, optimizers)), list(optimizers)
+        names, chosen = number_names(map(label_optimizer, optimizers)), list(optimizers)
     runs = [train(target, optimizer=one, **settings) for one in chosen]
     return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
-
-
-def _label_optimizer(optimizer: str | OptimizerFactory) -> str:
-    if isinstance(optimizer, str):
-        return LABELS.get(optimizer, optimizer)
-    return getattr(optimizer, "__name__", type(optimizer).__name__)

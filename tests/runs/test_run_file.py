@@ -2,7 +2,9 @@
 
 import json
 import os
-import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,9 +50,9 @@ def recorded():
 
 def require_same(one, two):
     for name in ("weights", "loss", "step"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+        np.testing.assert_array_equal(getattr(one, name)[:], getattr(two, name)[:])
     assert (one.note, one.name, dict(one.settings)) == (two.note, two.name, dict(two.settings))
-    np.testing.assert_allclose(two.objective(two.weights[:], two.buffers), one.loss, rtol=1e-5)
+    np.testing.assert_allclose(two.objective(*two.state(slice(None))), one.loss, rtol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"depth": 2, "width": 5, "activation": "gelu", "dtype": torch.float64}])
@@ -77,7 +79,7 @@ def test_the_file_describes_itself(tmp_path):
     assert report["loss_viz"] == lv.__version__
     assert report["settings"] == {
         **{"target": "x^3", "width": 8, "depth": 1, "activation": "silu"},
-        **{"optimizer": "sgd", "lr": 0.01, "steps": 30, "seed": 52},
+        **{"optimizer": "sgd", "scheduler": None, "lr": 0.01, "steps": 30, "seed": 52},
     }
     assert report["parameters"][0] == ["0.weight", [8, 1]]
     assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
@@ -151,6 +153,74 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
 
 
+def test_a_folder_of_a_recorder_opens_with_its_model_and_loss(tmp_path):
+    model, folder = build(), tmp_path / "snapshots"
+    recorder = lv.Recorder(model, loss_fn, folder=folder)
+    train(model, lambda step: recorder.record() if step else None)
+    run = recorder.run(progress=False)
+    again = lv.load_run(folder, build(), loss_fn)
+    require_same(run, again)
+    np.testing.assert_array_equal(again.buffers[:], run.buffers[:])
+    for missing, given in (("model", (None, loss_fn)), ("loss_fn", (build(), None))):
+        with pytest.raises(
+            ValueError, match=rf"`{missing}` must be passed with a folder, .* Call load_run\(path"
+        ) as error:
+            lv.load_run(folder, *given)
+        assert error.value.argument == missing
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"must lead to checkpoints, none is in .*\. Give the folder of some files"):
+        lv.load_run(tmp_path / "empty", build(), loss_fn)
+    with pytest.raises(ValueError, match=r"0\.weight.*\(6, 1\).*\(7, 1\)"):
+        lv.load_run(folder, build(7), loss_fn)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+import loss_viz as lv
+from loss_viz.runs import weights as module
+
+module.BLOCK_BYTES = 2**23  # of one block; the rows take 160 MB
+folder = Path(sys.argv[1])
+model = torch.nn.Linear(1000, 1000)
+
+def loss_fn(m):
+    return m.weight[0, :9].square().mean()
+
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+
+def anonymous():
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) * 1024
+
+recorder = lv.Recorder(model, loss_fn, folder=folder / "snapshots")
+for step in range(40):
+    with torch.no_grad():
+        model.weight[step] += 1
+    recorder.record()
+run = recorder.run(progress=False)
+lv.Run(run.weights[:2], run.loss[:2], run.step[:2], run.objective).save(folder / "warm.safetensors")
+before = peak()
+run.save(folder / "run.safetensors")
+grown = peak() - before
+held = anonymous()
+again = lv.load_run(folder / "run.safetensors", model, loss_fn)
+print(grown, anonymous() - held, (folder / "run.safetensors").stat().st_size)
+assert all(np.array_equal(again.weights[i], run.weights[i]) for i in range(len(run)))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what memory a process takes")
+def test_a_run_on_disk_is_saved_and_opened_in_little_memory(tmp_path):
+    done = subprocess.run([sys.executable, "-c", CHILD, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    saving, opening, size = map(int, done.stdout.split())
+    assert size > 160_000_000
+    assert saving < 20_000_000
+    assert opening < 40_000_000
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "pt", "ckpt"])
 def test_checkpoints_of_a_plain_loop(tmp_path, kind):
     model = build()
@@ -174,8 +244,16 @@ def test_checkpoints_of_a_plain_loop(tmp_path, kind):
     assert all(torch.equal(before[name], value) for name, value in fresh.state_dict().items())
     land = lv.landscape(run, k=2, resolution=(4, 3), n_anchors=None, progress=False)
     assert lv.fidelity(land).median < 1.02
-    with pytest.raises(ValueError, match=re.escape(f"The weights of this run are already on disk, in {tmp_path}")):
-        run.save(tmp_path / "run.safetensors")
+    (tmp_path / "else").mkdir()
+    run.save(tmp_path / "else" / "run.safetensors")
+    again = lv.load_run(tmp_path / "else" / "run.safetensors", build(), loss_fn)
+    require_same(run, again)
+    assert isinstance(again.weights, np.ndarray)
+    np.testing.assert_array_equal(again.weights, run.weights[:])
+    np.testing.assert_array_equal(again.buffers, run.buffers[:])
+    (tmp_path / "else" / "run.safetensors").unlink()
+    (tmp_path / "else").rmdir()
+    require_same(run, lv.load_run(tmp_path, build(), loss_fn))
     with pytest.raises(ValueError, match=r"0\.weight.*\(6, 1\).*\(7, 1\)"):
         lv.Run.from_checkpoints(build(7), loss_fn, tmp_path)
 

@@ -223,7 +223,7 @@ def test_a_run_predicts_with_the_weights_of_a_row(post_runs):
         ({"lr": float("nan")}, "`lr` must be a positive number, got nan", "0.01"),
         ({"preset": "best"}, "`preset` must be one of post, robust; got 'best'", "default"),
         ({"activation": "swish"}, "`activation` must be one of tanh, silu, relu, gelu", "torch.nn.ELU"),
-        ({"optimizer": "sdg"}, "`optimizer` must be one of adam, adamw, sgd", "torch.optim.NAdam"),
+        ({"optimizer": "sdg"}, "`optimizer` must be one of adam, adamw, sgd", "Did you mean 'sgd'?"),
         ({"optimizer": partial(torch.optim.SGD, lr=0.1), "lr": 0.1}, "`lr` = 0.1 has no effect", "Leave `lr` out"),
         ({"target": "1e30"}, "finite before training", "smaller values"),
     ],
