@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from loss_viz.runs.run import Run
 
@@ -52,11 +53,7 @@ class LightningHouse:
 
         self.pl, self.Net, self.Fuse = pl, Net, Fuse
         self.Callback = importlib.import_module("loss_viz.lightning").RecorderCallback
-        self.name, self.packages, self.install = (
-            "lightning",
-            ("lightning", "pytorch_lightning"),
-            "pip install lightning",
-        )
+        self.name, self.packages = "lightning", ("lightning", "pytorch_lightning")
         self.interrupt = SystemExit  # what Lightning makes of Ctrl+C
         self.x = torch.linspace(-1, 1, 72).reshape(24, 3).cos()
 
@@ -106,7 +103,7 @@ class TransformersHouse:
 
         self.transformers, self.Fuse = transformers, Fuse
         self.Callback = importlib.import_module("loss_viz.transformers").RecorderCallback
-        self.name, self.packages, self.install = "transformers", ("transformers",), 'pip install "transformers[torch]"'
+        self.name, self.packages = "transformers", ("transformers",)
         self.interrupt = KeyboardInterrupt
         self.tokens = torch.randint(11, (24, 8), generator=torch.Generator().manual_seed(0))
         self.data = [{"input_ids": row, "labels": row} for row in self.tokens]
@@ -214,6 +211,22 @@ def test_records_every_fifth_update_and_the_last(framework, tmp_path):
     np.testing.assert_array_equal(some.run(progress=False).weights, every.run(progress=False).weights[rows])
 
 
+def test_norms_of_the_optimizer_are_recorded(framework, tmp_path):
+    """The moments at the end are those that the optimizer still holds."""
+    optimizers = []
+    hook = register_optimizer_step_post_hook(lambda one, *_: optimizers.append(one))
+    name = {"lightning": "momentum_buffer", "transformers": "exp_avg_sq"}[framework.name]
+    callback = framework.Callback(framework.loss_fn, every=5, track=[name])
+    framework.train(framework.build(), tmp_path, callback)
+    hook.remove()
+    run = callback.run(progress=False)
+    norms = run.optimizer_state[name]
+    assert np.isnan(norms).tolist() == [True, False, False, False]
+    states = [optimizers[-1].state[p][name].double().numpy() for p in run.model.parameters()]
+    np.testing.assert_allclose(norms[-1], np.sqrt(sum((state**2).sum() for state in states)), rtol=1e-12)
+    assert len(set(norms[1:])) == 3
+
+
 def test_snapshots_on_disk_are_the_same_run(framework, tmp_path):
     callback = framework.Callback(framework.loss_fn, folder=tmp_path / "snapshots")
     framework.train(framework.build(), tmp_path / "else", callback)
@@ -307,7 +320,7 @@ def test_a_missing_library_is_named_with_its_install_command(framework, monkeypa
     with pytest.raises(ImportError) as caught:
         importlib.import_module(f"loss_viz.{framework.name}")
     assert f"`{framework.packages[-1]}`" in str(caught.value)
-    assert str(caught.value).endswith(framework.install)
+    assert str(caught.value).endswith(f'Install it with: pip install "loss_viz[{framework.name}]"')
 
 
 def test_both_lightning_packages_work(lightning, monkeypatch):

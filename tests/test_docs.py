@@ -113,7 +113,8 @@ def test_the_example_of_the_panel_page_opens_a_panel():
 
 
 @pytest.mark.parametrize("page", ["your_model", "several_runs", "speed", "truth"])
-def test_the_examples_of_a_page_run_one_after_another_and_end_with_figures(page):
+def test_the_examples_of_a_page_run_one_after_another_and_end_with_figures(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
     for code in read_blocks(page):
         *lines, last = code.strip().splitlines()

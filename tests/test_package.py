@@ -2,6 +2,7 @@
 
 import email
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -71,6 +72,28 @@ def test_the_metadata_names_repository_and_dependencies(wheel):
     assert metadata["Description-Content-Type"] == "text/markdown"
     plain = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert not [line for line in plain if line.startswith(("jupyterlab", "pytest", "nbval", "matplotlib"))]
+
+
+def list_extra(metadata, extra):
+    """Return the names of the packages that an extra brings, also by way of other extras of loss_viz."""
+    lines = [line for line in metadata.get_all("Requires-Dist") if re.search(rf"extra == ['\"]{extra}['\"]", line)]
+    names = {re.match(r"[\w.-]+", line)[0] for line in lines} - {"loss-viz", "loss_viz"}
+    for inner in [part for line in lines for part in re.findall(r"^loss[-_]viz\[([\w,]+)\]", line)]:
+        names.update(*(list_extra(metadata, one) for one in inner.split(",")))
+    return names
+
+
+def test_each_extra_that_a_message_names_brings_what_is_missing(wheel):
+    [text] = (text for name, text in contents(wheel).items() if name.endswith("/METADATA"))
+    metadata = email.message_from_bytes(text)
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "loss_viz").rglob("*.py")]
+    named = {extra for source in sources for extra in re.findall(r'extra_error\([^)]*error, "(\w+)"', source)}
+    brought = {extra: list_extra(metadata, extra) for extra in [*named, "lab"]}
+    expected = {"film": {"matplotlib", "imageio-ffmpeg"}, "xarray": {"xarray"}, "lightning": {"lightning"}}
+    assert named == {*expected, "transformers"}
+    assert {extra: brought[extra] for extra in expected} == expected
+    assert brought["transformers"] == {"transformers"}
+    assert brought["lab"] == {"jupyterlab", "ipywidgets", *expected["film"], *expected["xarray"]}
 
 
 def test_the_sdist_contains_everything_that_development_needs(sdist):

@@ -101,6 +101,9 @@ def test_code_of_a_page_names_what_differs_from_the_defaults():
         "n_anchors=2, seed=3)\n"
         "lv.surface_figure(land, step={step}, log={log})"
     )
+    trained = lv.train("x", steps=4, scheduler="cosine", optimizer="NAdam", progress=False)
+    code = to_script(lv.landscape(trained, k=1, resolution=(4, 3), progress=False).settings)
+    assert "optimizer='nadam', lr=0.01, steps=4, seed=52, scheduler='cosine')" in code
     own = {"name": "own", "train": None}
     assert "\nrun = ...  # a run of your own" in to_script(settings | {"runs": [own]})
     several = to_script(settings | {"runs": [own, settings["runs"][0] | {"name": "a 'b'"}]})

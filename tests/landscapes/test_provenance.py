@@ -23,6 +23,8 @@ from loss_viz.settings import to_json
         ({}, {"blend": "losses", "plane": "parallel", "bounds": ((0.0, 1.0), (-0.5, 0.5))}),
         ({}, {"steps": (10, 30), "k": 3}),
         ({}, {"n_anchors": None, "resolution": (4, 3)}),
+        ({"optimizer": "nadam", "scheduler": "cosine"}, {}),
+        ({"scheduler": "linear", "every": 4, "optimizer": "sgd"}, {"steps": (8, 24), "k": 1}),
     ],
 )
 def test_settings_make_the_same_landscape_again(train, view):
@@ -59,6 +61,8 @@ def cube(x):
         {"target": cube},
         {"target": "x^3", "optimizer": torch.optim.NAdam},
         {"target": "x^3", "activation": torch.nn.ELU},
+        {"target": "x^3", "scheduler": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 3)},
+        {"target": "x^3", "optimizer": lambda p: [torch.optim.Adam([one]) for one in p]},
     ],
 )
 def test_runs_that_train_cannot_repeat_have_no_arguments(train):
@@ -69,6 +73,27 @@ def test_runs_that_train_cannot_repeat_have_no_arguments(train):
     assert saved["settings"]["seed"] == 52
     assert saved["loss"] == [run.loss[0], run.loss[-1]]
     assert saved["step"] == [0, 12]
+
+
+def test_a_run_with_a_schedule_that_ended_early_is_made_again():
+    """The schedule depends on the steps that were asked for."""
+    settings = {"optimizer": "sgd", "lr": 5.0, "scheduler": "cosine", "steps": 60, "progress": False}
+    with pytest.warns(RuntimeWarning, match="The loss became"):
+        run = lv.train("x^3", **settings)
+    assert 4 < len(run) < 50
+    land = lv.landscape(run, k=1, resolution=3, progress=False)
+    assert land.settings["runs"][0]["train"]["steps"] == 60
+    with pytest.warns(RuntimeWarning, match="The loss became"):
+        again = lv.reproduce(json.loads(land.to_json()), progress=False)
+    np.testing.assert_array_equal(again.run.weights, run.weights)
+
+
+def test_a_run_with_code_is_not_made_again():
+    run = lv.train("x", steps=12, scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 3), progress=False)
+    land = lv.landscape(run, k=2, resolution=3, progress=False)
+    with pytest.raises(ValueError, match=r"its model, function, optimizer or schedule was code\. Pass it, as in"):
+        lv.reproduce(land.settings, progress=False)
+    np.testing.assert_array_equal(lv.reproduce(land.settings, runs=run, progress=False).loss, land.loss)
 
 
 def test_runs_with_other_data_have_no_arguments(run):

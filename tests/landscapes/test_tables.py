@@ -163,5 +163,5 @@ def test_a_failed_write_leaves_the_old_tables(land, tmp_path, monkeypatch):
 
 def test_without_xarray_the_error_says_how_to_install_it(land, monkeypatch):
     monkeypatch.setitem(sys.modules, "xarray", None)
-    with pytest.raises(ImportError, match="Install it with: pip install xarray"):
+    with pytest.raises(ImportError, match=r'Install it with: pip install "loss_viz\[xarray\]"$'):
         land.to_xarray()

@@ -119,6 +119,10 @@ def list_cases(folder):
     yield "train", train, "depth", [*WHOLE, 0, 10**30]
     yield "train", train, "activation", [*without(WORD, object), *modules]
     yield "train", train, "optimizer", [*without(WORD, object), *optimizers]
+    schedules = [lambda o: None, lambda o: o, lambda o: torch.optim.lr_scheduler.StepLR(o), lambda: 1]
+    yield "train", train, "scheduler", [*without(WORD, None, object), *schedules]
+    tracks = ["exp_avg", ["nothing"], [""], ["exp_avg"] * 2, [None], [["exp_avg"]]]
+    yield "train", train, "track", [*without(THING, *LISTS[::2]), *tracks]
     yield "train", train, "n_points", [*WHOLE, 0, 1, 10**30]
     yield "train", train, "seed", [*without(WHOLE, None), 10**30]
     yield "train", train, "every", [*WHOLE, 0]
@@ -129,9 +133,15 @@ def list_cases(folder):
     yield "Recorder", recorder, "every", [*WHOLE, 0]
     yield "Recorder", recorder, "max_snapshots", [*without(WHOLE, None), 0, 2]
     yield "Recorder", recorder, "folder", without(PATH, None)
+    yield "Recorder", recorder, "track", [*without(THING, *LISTS[::2]), *tracks[2:]]
     yield "Recorder", recorder, "device", devices
     yield "Recorder", recorder, "name", TEXT
     yield "Recorder.attach", recorder().attach, "optimizer", [*THING, torch.optim.SGD([torch.ones(1)], lr=0.1)]
+    yield "Recorder.follow", recorder().follow, "optimizer", [*THING, torch.optim.SGD([torch.ones(1)], lr=0.1)]
+    used = torch.optim.Adam(model.parameters())
+    loss(model).backward()
+    used.step()
+    yield "Recorder.attach", recorder(track=["nothing"]).attach, "optimizer", [used]
     yield "load_run", opened, "path", [*PATH, folder, folder / "nothing", "x" * 5000]
     yield "load_run", opened, "model", [*without(THING, None), *models, nn.Linear(1, 1).double()]
     others = [losses[0], losses[2], losses[5], lambda m: task.loss(m) * 2]
@@ -154,6 +164,8 @@ def list_cases(folder):
     yield "Run", made, "name", TEXT
     yield "Run", made, "buffers", [*without(ARRAY, None), np.ones((31, 2))]
     yield "Run", made, "settings", without(THING, {}, LISTS[1], THINGS[-1])
+    norms = [{"a": value} for value in (*ARRAY, run.loss[:5], run.loss[:, None])]
+    yield "Run", made, "optimizer_state", [*without(THING, LISTS[1], THINGS[-1]), *norms]
     yield "Run.predict", run.predict, "row", [*without(WHOLE, -1), 31, -32, 10**30]
     yield "Run.save", run.save, "path", [*PATH, folder]
     yield "Run.save", lv.Run(weights, run.loss, run.step, objective, settings={"a": object()}).save, "path", ["a"]
