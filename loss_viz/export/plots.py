@@ -20,7 +20,10 @@ from loss_viz.figures.traces import camera, error_shade, is_inside, surface_arra
 from loss_viz.landscapes.landscape import Landscape
 
 TICK_STEPS = [1, 2, 2.5, 5, 10]
-MATPLOTLIB_BOX = 1.8294640721620434 * 25 / 24  # diagonal of matplotlib's box at zoom 1; its eye is 10 away from there
+# From 3.9 on matplotlib's box has no margin around the limits of its axes, and is as much larger.
+IS_NEW = mpl.__version_info__ >= (3, 9)
+NO_MARGIN = {"view_margin": 0} if IS_NEW else {}
+MATPLOTLIB_BOX = 1.8294640721620434 * (25 / 24 if IS_NEW else 1)  # its diagonal at zoom 1, with its eye 10 away
 MATPLOTLIB_VIEW = 0.185  # width of the projection that matplotlib shows
 LABELS = 11  # room for the labels around a box that turns, in margins
 N_LEVELS = 12
@@ -54,7 +57,7 @@ def draw_surface(
     names = [*(name_axis(landscape.projection, i) for i in (0, 1)), scale.name]
     n_ticks = int(np.clip(axes.bbox.width / axes.figure.dpi * 72 / (5 * axes.xaxis.label.get_size()), 2, 5))
     for letter, name, (low, high) in zip("xyz", names, ends.tolist(), strict=True):
-        getattr(axes, f"set_{letter}lim")(low, high, view_margin=0)
+        getattr(axes, f"set_{letter}lim")(low, high, **NO_MARGIN)
         axis = getattr(axes, f"{letter}axis")
         axis.set_label_text(name)
         axis.set_rotate_label(True)
