@@ -191,6 +191,8 @@ class Snapshots:
             buffers = Checkpoints(paths, layout, objective.initial_state) if layout.n else None
             return objective, Checkpoints(paths, objective.layout), buffers
         rows = np.stack([kept.weights for kept in self._kept.values() if isinstance(kept.weights, np.ndarray)])
+        for step, row in zip(list(self._kept), rows, strict=True):  # the run and the recorder share their memory
+            self._kept[step] = self._kept[step]._replace(weights=row)
         if not layout.n:
             return objective, rows, None
         states = []
