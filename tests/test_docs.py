@@ -136,6 +136,25 @@ def test_the_examples_of_the_page_on_sharing_write_files(tmp_path, monkeypatch):
     assert written == {"run.html", "figure.pdf", "mine.svg", "land.stl"}
 
 
+RECIPES = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", read(DOCS / "recipes.md"), flags=re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.filterwarnings("default")  # of other libraries
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_with_its_library_and_ends_with_a_figure(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", RECIPES[name], flags=re.DOTALL)
+    for library in re.findall(r"^(?:import|from) (\w+)", "".join(blocks), flags=re.MULTILINE):
+        pytest.importorskip(library)
+    names: dict = {}
+    assert blocks
+    for code in blocks:
+        *lines, last = code.strip().splitlines()
+        exec(compile("\n".join(lines), "recipes.md", "exec"), names)
+        made = eval(last, names)
+        assert isinstance(made, go.Figure) or made.stat().st_size > 1000
+
+
 @needs_sphinx
 def test_the_configuration_names_files_and_modules_that_exist(monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
