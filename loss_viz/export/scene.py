@@ -1,6 +1,6 @@
 """A landscape in a 3D axes of matplotlib, in which each thing hides what is behind it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -79,7 +79,9 @@ class Scene(Artist):
             renderer.draw_image(gc, left, top - len(image) / magnification, image[::-1])
         for line, color, kind, muted in self._lines():
             points = self._place_line(line, LINE_OFFSET)
-            self._draw_line(renderer, gc, picture, points, color, kind, muted)
+            self._draw_line(
+                renderer, gc, picture, points, color, kind, muted, balls=[ball for ball, _ in self._balls()]
+            )
         for (center, radius, _), color in self._balls():
             angle = np.linspace(0, 2 * np.pi, 100)[:, None]
             ring = center + radius * np.hstack([np.cos(angle), np.sin(angle), 0 * angle])
@@ -205,8 +207,13 @@ class Scene(Artist):
         color: Any,
         kind: str,
         muted: Float[np.ndarray, " n"] | float = 0.0,
+        balls: Sequence[tuple[Float[np.ndarray, " 3"], float, float]] = (),
     ) -> None:
-        """Draw the visible parts of a line through projected points; points with nan interrupt it."""
+        """Draw the visible parts of a line through projected points; points with nan interrupt it.
+
+        A line that passes behind a ball ends where its edge, not its middle, would cover the ball.
+        """
+        reach = LINE_WIDTHS[kind] * self._line_width / 2 * self.axes.figure.dpi / 72 * self._zoom
         shares = np.broadcast_to(muted, len(points))
         known = np.isfinite(points).all(axis=1)
         gc.set_linewidth(LINE_WIDTHS[kind] * self._line_width)  # in points
@@ -221,7 +228,11 @@ class Scene(Artist):
                 *place, share = (np.interp(at, length, value) for value in values)
                 dots = np.stack(place, axis=1)
                 drawn = dots[:, :2] * [1, -1] / self._zoom + self._corner
-                for shade, line in split_shades(color, drawn, share, picture.shows(dots)):
+                shown = picture.shows(dots)
+                for (column, row, depth), radius, bulge in balls:
+                    beside = np.hypot(dots[:, 0] - column, dots[:, 1] - row) < radius + reach
+                    shown &= ~(beside & (dots[:, 2] > depth - bulge))
+                for shade, line in split_shades(color, drawn, share, shown):
                     gc.set_foreground(shade)
                     renderer.draw_path(gc, Path(line), IdentityTransform())
 
