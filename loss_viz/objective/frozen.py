@@ -93,9 +93,10 @@ class ForbidWrites(TorchDispatchMode):
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        schema = func._schema.arguments  # type: ignore[attr-defined]
-        given = dict(zip((argument.name for argument in schema), args, strict=False)) | kwargs
-        for argument in schema:
+        schema = getattr(func, "_schema", None)  # which operators of higher order do not have
+        arguments = schema.arguments if schema and self._places else ()
+        given = dict(zip((argument.name for argument in arguments), args, strict=False)) | kwargs
+        for argument in arguments:
             if argument.alias_info is not None and argument.alias_info.is_write:
                 for tensor in tree_leaves(given.get(argument.name)):
                     if isinstance(tensor, Tensor) and find_storage(tensor) in self._places:
