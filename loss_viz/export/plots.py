@@ -184,8 +184,8 @@ def label_contours(axes: Any, lines: Any, landscape: Landscape, scale: Scale) ->
     taken = axes.transData.transform(landscape.path[is_inside(landscape, landscape.path)])
     places: list[np.ndarray] = []
     names = {level: f"{10**level if scale.log else level:.3g}" for level in lines.levels}
-    known = [(name, path) for name, path in zip(names.values(), lines.get_paths(), strict=True) if len(path.vertices)]
-    levels = [axes.transData.transform(path.vertices) for _, path in known]
+    known = [(name, line) for name, line in zip(names.values(), _find_vertices(lines), strict=True) if len(line)]
+    levels = [axes.transData.transform(line) for _, line in known]
     for i, (dots, (name, _)) in enumerate(zip(levels, known, strict=True)):
         frame = np.min([dots[:, 0] - left, right - dots[:, 0], dots[:, 1] - bottom, top - dots[:, 1]], axis=0)
         room = np.minimum(frame, cKDTree(taken).query(dots)[0])
@@ -206,6 +206,14 @@ def label_contours(axes: Any, lines: Any, landscape: Landscape, scale: Scale) ->
             fmt=names,
             colors=[mpl.rcParams["text.color"]],
         )
+
+
+def _find_vertices(lines: Any) -> list[Float[np.ndarray, "n 2"]]:
+    """Return the points of each level line."""
+    if hasattr(lines, "get_paths"):
+        return [path.vertices for path in lines.get_paths()]
+    parts = [level.get_paths() for level in lines.collections]  # before matplotlib 3.8
+    return [np.concatenate([np.empty((0, 2)), *(path.vertices for path in paths)]) for paths in parts]
 
 
 def choose_levels(low: float, high: float, *, log: bool) -> list[float]:

@@ -97,6 +97,8 @@ class Rasterizer:
             bulge: depth of the center minus depth of the foremost point.
             light: function from normals (right, up, towards the eye) and the color to the visible colors.
         """
+        if radius == 0:  # matplotlib has widened axes whose range is near the smallest float
+            return 0.0
         height, width = self.depth.shape
         first, last = np.floor(center[:2] - radius).clip(0), np.ceil(center[:2] + radius).clip(max=[width, height])
         column, row = (part.ravel() for part in np.meshgrid(*map(np.arange, first.astype(int), last.astype(int))))

@@ -371,6 +371,8 @@ class FunctionalLoss:
         if product is not None and not _has_own_backward(loss):
             return product
         difference = self._difference_gradients(at.detach(), state, vector)
+        if product is None and not difference.any():  # the gradient is constant
+            return difference
         if product is not None and (product - difference).norm() <= MAX_DIFFERENCE * difference.norm():
             return product
         warnings.warn(

@@ -24,9 +24,14 @@ SENTENCES = {
     r"`axes` must be two independent directions": lambda run, view: view == "axes PC1 and sharpest",
     r"The Hessian needs a loss that PyTorch can differentiate twice": lambda run, view: not run.task,
     r"The eigenvectors of the Hessian could not be found": lambda run, view: view in (*CURVED, "geometry"),
+    r"An escape needs a plateau that is left": lambda run, view: view == "maps" and ends_on_a_plateau(run),
     r"`block_radius`=0.03 leaves no": lambda run, view: view in ("held out", "costs"),
     r"The weights of a run must lie within 1e\+140": lambda run, view: abs(run.weights).max() > 1e140,
 }
+
+
+def ends_on_a_plateau(run):
+    return lv.find_plateaus(run)[-1].end == run.step[-1]
 
 
 def is_positive(run):
