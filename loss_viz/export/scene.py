@@ -77,12 +77,11 @@ class Scene(Artist):
         if image.size:
             left, top = self._corner
             renderer.draw_image(gc, left, top - len(image) / magnification, image[::-1])
+        balls = list(self._balls())
         for line, color, kind, muted in self._lines():
             points = self._place_line(line, LINE_OFFSET)
-            self._draw_line(
-                renderer, gc, picture, points, color, kind, muted, balls=[ball for ball, _ in self._balls()]
-            )
-        for (center, radius, _), color in self._balls():
+            self._draw_line(renderer, gc, picture, points, color, kind, muted, balls=[ball for ball, _ in balls])
+        for (center, radius, _), color in balls:
             angle = np.linspace(0, 2 * np.pi, 100)[:, None]
             ring = center + radius * np.hstack([np.cos(angle), np.sin(angle), 0 * angle])
             self._draw_line(renderer, gc, picture, ring, 0.6 * read_color(color) / 255, "edge")

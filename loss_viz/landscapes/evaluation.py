@@ -27,7 +27,7 @@ from joblib.parallel import get_active_backend
 
 from loss_viz.objective.objective import Objective
 from loss_viz.planes.plane_set import Planes, PlaneWeights, used_planes
-from loss_viz.runs.weights import take_rows
+from loss_viz.runs.weights import is_in_memory, take_rows
 
 LIFT_BYTES, LIFT_BYTES_ON_DISK = 2**24, 2**28  # of the weights in a block of points, which reads all rows it needs
 CHUNKS_PER_UPDATE = 8  # of the progress bar: a few hundredths of a second
@@ -88,7 +88,7 @@ class _Query:
     def evaluate(self, objectives: Objectives) -> Updates:
         """Yield the scalars, in whole chunks of the objective, because other batch sizes round differently."""
         chunk, row_bytes = objectives[0].chunk_size, self.planes.row_bytes
-        limit = LIFT_BYTES if isinstance(self.planes.rows, np.ndarray) else LIFT_BYTES_ON_DISK
+        limit = LIFT_BYTES if is_in_memory(self.planes.rows) else LIFT_BYTES_ON_DISK
         n_chunks = min(CHUNKS_PER_UPDATE, limit // (row_bytes * chunk))
         n_rows = chunk * max(1, n_chunks)
         for start in range(0, len(self), n_rows):
@@ -174,7 +174,7 @@ def _dispatch(objectives: Objectives, query: _Query, backend: Any, n_workers: in
     objective = objectives[0]
     chunk, seconds, begun = objective.chunk_size, _SECONDS[objective], time.perf_counter()
     known = _WORKER_SECONDS.setdefault(backend, WeakKeyDictionary())
-    limit = TASK_SECONDS if isinstance(query.planes.rows, np.ndarray) else READ_SECONDS
+    limit = TASK_SECONDS if is_in_memory(query.planes.rows) else READ_SECONDS
     shared, key = getattr(backend, "supports_sharedmem", False), uuid.uuid4().hex
     payload = objectives if shared else _broadcast(backend, np.frombuffer(_pack(objectives), np.uint8))
 

@@ -99,7 +99,7 @@ def column_blocks(rows: WeightRows, bar: tqdm | None = None, *, n_rows: int | No
         n_rows: number of rows of a block in memory; those of the matrix by default.
     """
     n_columns = rows.shape[1]
-    limit = BLOCK_BYTES if _is_in_memory(rows) else BLOCK_BYTES_ON_DISK
+    limit = BLOCK_BYTES if is_in_memory(rows) else BLOCK_BYTES_ON_DISK
     width = max(1, limit // (8 * max(1, len(rows) if n_rows is None else n_rows)))
     starts = range(0, n_columns, width)
     shown = bar if len(starts) > 1 else None
@@ -111,7 +111,8 @@ def column_blocks(rows: WeightRows, bar: tqdm | None = None, *, n_rows: int | No
             shown.update(1)
 
 
-def _is_in_memory(rows: WeightRows) -> bool:
+def is_in_memory(rows: WeightRows) -> bool:
+    """Return whether rows are arrays, and not read from files."""
     return all(isinstance(part, np.ndarray) for part in (rows.parts if isinstance(rows, StackedRows) else [rows]))
 
 
