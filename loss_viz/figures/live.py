@@ -77,6 +77,10 @@ BALL_HOVER = "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<extra>
 EMPTY: dict[str, list] = {"x": [], "y": [], "z": []}
 EMPTY_CURVE: dict[str, list] = {"x": [], "y": []}
 
+# Domain of a hidden axis. Plotly takes one of no height for [0, 1], where its drag area would cover the curve and catch
+# the clicks meant for it.
+NO_ROOM = [0.0, 0.001]
+
 
 @dataclass(frozen=True, eq=False)
 class ViewState:
@@ -196,7 +200,7 @@ def curve_template(names: Sequence[str] = ("",), title: str = "training loss") -
         figure.add_scatter(**EMPTY_CURVE, **style, name="step", uid=trace_key("step", i))
     _set_small_layout(figure, title, "step").update_layout(hovermode="x", xaxis={"anchor": "y2"})
     strip: dict[str, Any] = SMALL_AXIS | {"domain": [0.0, 0.2], "type": "log", "tickvals": [1, 2, 10, 100, 1e4]}
-    lowest = SMALL_AXIS | MARGIN_AXIS | {"domain": [0.0, 0.0], "tickvals": [1, 100], "visible": False}
+    lowest = SMALL_AXIS | MARGIN_AXIS | {"domain": NO_ROOM, "tickvals": [1, 100], "visible": False}
     figure.update_layout(yaxis={"domain": [0.34, 1.0], "exponentformat": "power"}, yaxis2=strip, yaxis3=lowest)
     place = {"x": 0, "y": 0.21, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
     figure.add_annotation(place, text="surface off by ×", showarrow=False, font={"size": 10})
@@ -335,7 +339,7 @@ def margin_update(margin: Margin | None) -> Updates:
     layout = {
         "yaxis.domain": [0.5, 1.0] if shown else [0.34, 1.0],
         "yaxis2.domain": [0.24, 0.38] if shown else [0.0, 0.2],
-        "yaxis3.domain": [0.0, 0.14] if shown else [0.0, 0.0],
+        "yaxis3.domain": [0.0, 0.14] if shown else NO_ROOM,
         "yaxis3.visible": shown,
         "xaxis.anchor": "y3" if shown else "y2",
         "annotations[0].y": 0.39 if shown else 0.21,
