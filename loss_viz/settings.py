@@ -151,10 +151,10 @@ class TrainSettings:
     )
     depth: int = option(1, "depth", "Number of hidden layers.", bounds=(1, 12), advice="Use 1, as the post does.")
     activation: str | Callable[[], nn.Module] = option(
-        "silu", "units", "Activation function of the hidden units.", choices=tuple(ACTIVATIONS)
+        "silu", "activation", "Activation function of the hidden units.", choices=tuple(ACTIVATIONS)
     )
     optimizer: str | OptimizerFactory = option(
-        "adam", "opt.", "The rule that updates the weights; sgd has momentum 0.9.", choices=tuple(OPTIMIZERS)
+        "adam", "optimizer", "The rule that updates the weights; sgd has momentum 0.9.", choices=tuple(OPTIMIZERS)
     )
     lr: float | None = option(POST.lr, "lr", "Learning rate: the size of an update.", checker=check_lr)
     steps: int | None = option(
@@ -175,14 +175,14 @@ class LandscapeSettings:
 
     k: int | str = option(
         "auto",
-        "k",
+        "stride k",
         "Stride, in recorded steps, of the velocity and acceleration that span the local planes; moving it ends auto.",
         checker=check_k,
         slider=(1, 50),
     )
     sigma: float | str = option(
         "auto",
-        "σ",
+        "smoothing σ",
         "Bandwidth of the kernels that blend the planes, as a fraction of the path's diagonal; moving it ends auto.",
         checker=check_sigma,
     )
@@ -225,13 +225,13 @@ class ViewSettings:
     )
     loss_axis: str = option(
         "linear",
-        "loss",
+        "loss axis",
         "Axis of the surface's height, linear or logarithmic; the loss curve is always logarithmic.",
         choices=("linear", "log"),
     )
     min_support: float = option(
         0.0,
-        "support",
+        "min. support",
         "Hide the surface far from the run: 0 shows all of it, 1 only the part on the path.",
         checker=lambda value: check_fraction("min_support", value),
         slider=(0.0, 1.0),
@@ -243,7 +243,7 @@ class ViewSettings:
     )
     beside: str = option(
         NO_PLANE,
-        "beside",
+        "second surface",
         "A second surface of the same run, laid in another way, on the same scale and with the same camera.",
         choices=(NO_PLANE, *PLANES),
     )

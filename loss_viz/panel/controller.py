@@ -37,7 +37,7 @@ from loss_viz.landscapes.compute import Metric, Pipeline
 from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.objective.batching import trim_heap
 from loss_viz.panel.figure_widget import LiveFigures
-from loss_viz.panel.status import format_readout
+from loss_viz.panel.status import list_tiles
 from loss_viz.panel.worker import Worker
 from loss_viz.planes.plane_set import Planes
 from loss_viz.runs.run import Run
@@ -66,7 +66,7 @@ class Listener(Protocol):
     def on_runs(self, run_set: RunSet) -> int:
         """Report new runs; return the training step of the ball."""
 
-    def on_readout(self, html: str) -> None:
+    def on_report(self, report: dict[str, Any]) -> None:
         """Report new numbers at the ball."""
 
     def on_done(self, text: str) -> None:
@@ -186,7 +186,7 @@ class Controller:
         with self._drawing:
             if self.run_set and not self._training:
                 self.figures.push(self._ball_updates(self.run_set))
-                self._show_readout()
+                self._show_report()
 
     def _work(self, request: Request, check: Check) -> None:
         started = time.monotonic()
@@ -350,15 +350,15 @@ class Controller:
                 state="" if complete else "updating",
                 summary=summarize(view.run_set, plateaus),
             )
-            self._show_readout()
+            self._show_report()
 
     def _find_rows(self, run_set: RunSet) -> list[int]:
         step = None if self.step is None else int(np.clip(self.step, run_set.first_step, run_set.last_step))
         return run_set.nearest_rows(step)
 
-    def _show_readout(self) -> None:
+    def _show_report(self) -> None:
         if self.view and self.view.run_set is self.run_set:
-            self.listener.on_readout(format_readout(self.view, self._plateaus, self._find_rows(self.run_set)))
+            self.listener.on_report(list_tiles(self.view, self._plateaus, self._find_rows(self.run_set)))
 
     def _ball_updates(self, run_set: RunSet) -> Updates:
         """Return the balls on the curves and the networks there; on the surface if it belongs to the same runs."""

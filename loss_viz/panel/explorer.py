@@ -1,11 +1,11 @@
 """The interactive panel: change a setting or move a control, and the figures follow."""
 
+import threading
 import traceback
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
 import traitlets
@@ -14,14 +14,15 @@ from traitlets import TraitError
 
 from loss_viz._validation import check_choice
 from loss_viz.diagnostics.fidelity import SigmaCurve
+from loss_viz.figures.assets import read_plotly, read_static
 from loss_viz.figures.live import build_templates
 from loss_viz.figures.surface import surface_figure
 from loss_viz.landscapes.compute import Metric
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.panel.controller import Controller
-from loss_viz.panel.controls import OWN, ControlPanel
+from loss_viz.panel.controls import OWN, list_controls
 from loss_viz.panel.figure_widget import LiveFigures
-from loss_viz.panel.status import draw_width_errors
+from loss_viz.panel.status import width_error_arrays
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import Runs, RunSet, as_run_set
 from loss_viz.settings import (
@@ -47,9 +48,12 @@ def _build_trait(option: Option) -> traitlets.TraitType:
     return {int: traitlets.Int, float: traitlets.Float, str: traitlets.Unicode}[type(option.default)](option.default)
 
 
-# A widget with a trait for every option.
-_OptionTraits: Any = type(widgets.VBox)(
-    "_OptionTraits", (widgets.VBox,), {name: _build_trait(option) for name, option in OPTIONS.items()}
+N_FRAMES = 200  # of the animation
+
+
+# Figures with a trait for every option.
+_OptionTraits: Any = type(LiveFigures)(
+    "_OptionTraits", (LiveFigures,), {name: _build_trait(option) for name, option in OPTIONS.items()}
 )
 
 
@@ -57,7 +61,8 @@ class Explorer(_OptionTraits):
     """A panel that trains a network, or takes your runs, and draws the loss landscape.
 
     Every setting is a trait: assign it in code or move its control, and the figures follow. Work runs in a background
-    thread, and the latest setting wins. Until the figures match the settings, a badge on them says so.
+    thread, and the latest setting wins. Until the figures match the settings, a badge on them says so. The panel is one
+    anywidget: it can be observed, linked and put into a box of ipywidgets, or into `mo.ui.anywidget` in marimo.
 
     Args:
         source: a formula in x, to train on; or a `Run` of your own; or several runs in a list, or in a dict by name,
@@ -86,6 +91,18 @@ class Explorer(_OptionTraits):
         >>> explorer.close()
     """
 
+    _esm = "\n".join([read_plotly(), read_static("figure_widget.js"), read_static("panel.js")])
+    _css = read_static("figure_widget.css") + "\n" + read_static("panel.css")
+    # What the front end shows around the figures. It reports input in messages, because a wrong value must not change
+    # a setting.
+    controls = traitlets.List().tag(sync=True)  # rows of `list_controls`
+    values = traitlets.Dict().tag(sync=True)  # value of each setting, and "preset"
+    errors = traitlets.Dict().tag(sync=True)  # why a value is not allowed, by setting
+    notes = traitlets.Dict().tag(sync=True)  # what "auto" stands for, and the errors of fixed bandwidths
+    work = traitlets.Dict().tag(sync=True)  # text, bad, details and progress of the work
+    report = traitlets.Dict().tag(sync=True)  # tiles and warnings
+    timeline = traitlets.Dict().tag(sync=True)  # first and last step, and frames of the animation
+
     step: int | None  # the type of the trait, which mypy cannot infer
     _built = False
     _heights: tuple[str, ...] = ("loss",)
@@ -98,41 +115,28 @@ class Explorer(_OptionTraits):
         metrics: Mapping[str, Metric] | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__()
-        try:
-            self._build(source, preset, dict(metrics or {}), settings)
-        except BaseException:
-            self.close()  # ipywidgets would keep the unfinished panel alive
-            raise
-
-    def _build(self, source: str | Runs, preset: str, metrics: dict[str, Metric], settings: dict[str, Any]) -> None:
         if not isinstance(source, str | Run | Sequence | Mapping):
             raise TypeError(
                 f"`source` must be a formula in x, a Run or several, got {type(source).__name__}. "
                 "For a function use lv.Explorer(lv.train(function))."
             )
+        metrics = dict(metrics or {})
         self._own_runs = None if isinstance(source, str) else as_run_set(source)
         self._heights = ("loss", *metrics)
         self._last_step: int | None = None  # of the runs on screen
         self._failed_option = ""  # whose control shows why the last request failed
         self._names = VIEW if self._own_runs else TRAINING + VIEW
+        self._showing = threading.RLock()  # input arrives in the kernel's threads, results in the worker's
+        # Before super().__init__, after which ipywidgets would keep an unfinished panel alive.
         self._assign({"target": source} | settings if isinstance(source, str) else settings, preset)
-        self.figures = LiveFigures(hidden=["beside"], **build_templates(self._own_runs))
-        self.control_panel = ControlPanel(
-            self.figures,
-            trains=self._own_runs is None,
-            heights=self._heights,
-            on_change=self._on_control,
-            on_press=self._on_press,
-        )
-        self._controller = Controller(self.figures, self, self._own_runs, step=self.step, metrics=metrics)
-        for name in self._names:
-            self.control_panel.show_value(name, getattr(self, name))
-        self._show_preset()
-        self.children = (self.control_panel.box,)
-        self.add_class("lossviz")
+        self._controller = Controller(self, self, self._own_runs, step=self.step, metrics=metrics)
+        super().__init__(hidden=["beside"], **build_templates(self._own_runs))
+        with self.hold_sync():
+            self.controls = list_controls(self._names, self._heights)
+            self.values = self._values()
+            self._show_preset()
         self._built = True
-        self.figures.on_click(self._on_click)
+        self.on_click(self._on_click)
         self.observe(self._follow_target, "target")
         self.observe(self._on_setting, self._names)
         replace_previous(self)
@@ -210,14 +214,13 @@ class Explorer(_OptionTraits):
             False if that takes more than `timeout` seconds, or the settings cannot be drawn.
         """
         finished = self._controller.worker.wait(timeout)
-        self.figures.wait_drawn()
-        return finished and not self.figures.state
+        self.wait_drawn()
+        return finished and not self.state
 
     def close(self) -> None:
         """Stop the work and remove the panel from the page."""
         if self._built:
             self._controller.worker.close()
-            self.control_panel.close()
         if self.layout is not None:
             self.layout.close()
         super().close()
@@ -235,9 +238,13 @@ class Explorer(_OptionTraits):
     def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._names}
 
+    def _show(self, trait: str, **parts: Any) -> None:
+        """Change some entries of what the front end shows."""
+        with self._showing:
+            setattr(self, trait, getattr(self, trait) | parts)
+
     def _request(self, *, retrain: bool = False) -> None:
-        self.control_panel.show_status("updating")
-        self.control_panel.show_progress(0.0)
+        self.work = {"text": "updating", "progress": 0.0}
         self._controller.request(self._values(), retrain=retrain)
 
     def _on_setting(self, change: Any) -> None:
@@ -245,11 +252,19 @@ class Explorer(_OptionTraits):
         name, value = change["name"], change["new"]
         if name == "step":
             self._controller.move_ball(value)
-        self.control_panel.show_value(name, value)
+        self._show("values", **{name: value})
+        self._show("errors", **{name: ""})
         if name in TRAINING:
             self._show_preset()
         if name != "step":
             self._request()
+
+    def _on_message(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
+        super()._on_message(widget, message, buffers)
+        if message.get("kind") == "set":
+            self._on_control(message["name"], message["value"])
+        elif message.get("kind") == "press":
+            self._on_press(message["button"])
 
     def _on_control(self, name: str, value: Any) -> None:
         """Assign the value of a control, or show at the control why it is not allowed."""
@@ -259,18 +274,19 @@ class Explorer(_OptionTraits):
             self._show_preset()
             return
         try:
+            check_setting(name, value)  # names the constraint, which the type of the trait does not
             setattr(self, name, value)
-            self.control_panel.show_error(name, "")
-        except TraitError as error:
-            self.control_panel.show_error(name, str(error))
+            self._show("errors", **{name: ""})
+        except (TypeError, ValueError, TraitError) as error:
+            self._show("errors", **{name: str(error)})
 
     def _on_press(self, button: str) -> None:
         if button == "train":
             self._request(retrain=True)
         elif button == "stop":
             self._controller.stop()
-        else:
-            self.control_panel.toggle_code(self.code)
+        elif button == "code":
+            self.send({"kind": "copy", "text": self.code})
 
     def _on_click(self, point: dict[str, Any]) -> None:
         step = self._controller.view.find_step(point) if self._controller.view else None
@@ -294,55 +310,55 @@ class Explorer(_OptionTraits):
                 for name, values in presets.items()
                 if all(getattr(self, option) == value for option, value in values.items())
             ]
-            self.control_panel.show_preset(matches[0] if matches else OWN)
+            self._show("values", preset=matches[0] if matches else OWN)
 
     def on_progress(self, text: str, fraction: float) -> None:
         """Show the progress of the work."""
-        self.control_panel.show_status(text)
-        self.control_panel.show_progress(fraction)
+        self.work = {"text": text, "progress": fraction}
 
     def on_runs(self, run_set: RunSet) -> int:
         """Return the step of the ball on new runs: the same step, or the end if it was at the end."""
         first, last = run_set.first_step, run_set.last_step
-        self.control_panel.set_steps(first, last)
+        frames = np.unique(np.linspace(first, last, N_FRAMES).astype(int)).tolist()
+        self.timeline = {"first": first, "last": last, "frames": frames}
         step = self.step
         step = last if step is None or step == self._last_step else int(np.clip(step, first, last))
         self._last_step, self.step = last, step
         return step
 
-    def on_readout(self, html: str) -> None:
+    def on_report(self, report: dict[str, Any]) -> None:
         """Show the numbers at the ball."""
-        self.control_panel.show_readout(html)
+        self.report = report
 
     def on_done(self, text: str) -> None:
         """Show that the figures are complete, or that the work was stopped."""
-        self.control_panel.show_progress(None)
-        self.control_panel.show_status(text)
+        self.work = {"text": text}
         if self._failed_option:
-            self.control_panel.show_error(self._failed_option, "")
+            self._show("errors", **{self._failed_option: ""})
             self._failed_option = ""
         if self.landscape is not None:
-            self.control_panel.show_sigma(self.landscape.sigma_absolute)
-            self.control_panel.show_taken(self.landscape.plane, self.landscape.k)
+            widths, plane = self.landscape.sigma_absolute, self.landscape.plane
+            narrow, wide = f"{widths.min():.2g}", f"{widths.max():.2g}"
+            taken = {"local": str(self.landscape.k), "parallel": "parallel planes", "flat": "flat plane"}[plane]
+            sigma = narrow if narrow == wide else f"{narrow}–{wide}"
+            sigma = f"{sigma} in units of weights" if len(widths) > 1 else ""
+            self._show("notes", k=taken, sigma=sigma)
 
     def on_width_errors(self, curve: SigmaCurve | None, sigma: float | str) -> None:
-        """Show the errors of fixed bandwidths below the σ slider."""
-        slider = self.control_panel.controls["sigma"]
-        html = draw_width_errors(curve, sigma, ends=(slider.min, slider.max)) if curve else ""
-        self.control_panel.show_width_errors(html)
+        """Show the errors of fixed bandwidths at the σ slider."""
+        self._show("notes", width_errors=width_error_arrays(curve, sigma) if curve else None)
 
     def on_error(self, error: BaseException) -> None:
         """Show an error at the control of the argument it names, otherwise in the status line with its traceback."""
-        self.control_panel.show_progress(None)
         argument = getattr(error, "argument", "")
         name = "loss_axis" if argument == "log" else argument
         if isinstance(error, ValueError) and name in self._names:
             self._failed_option = name
-            self.control_panel.show_error(name, str(error))
+            self._show("errors", **{name: str(error)})
             text, details = f"The surface is still that of the previous settings; see the message about {name}.", ""
         else:
             text, details = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
-        self.control_panel.show_status(text, bad=True, details=details)
+        self.work = {"text": text, "bad": True, "details": details}
 
 
 _PANELS: dict[str, tuple[str, list["weakref.ref[Any]"]]] = {}  # by notebook cell: its last execution, and its panels

@@ -43,7 +43,7 @@ class LiveFigures(anywidget.AnyWidget):
         >>> figures.hidden = ["curve"]
     """
 
-    _esm = read_plotly() + "\n" + read_static("figure_widget.js")
+    _esm = "\n".join([read_plotly(), read_static("figure_widget.js"), "export default { render: renderFigures };"])
     _css = read_static("figure_widget.css")
     panes = traitlets.Dict().tag(sync=True)
     state = traitlets.Unicode("").tag(sync=True)  # badge text while the figures are out of date
@@ -88,10 +88,6 @@ class LiveFigures(anywidget.AnyWidget):
     def on_click(self, handler: Callable[[dict[str, Any]], object]) -> None:
         """Call `handler` with a dict of pane, trace, index, x and y for each point that is clicked."""
         self._handlers.append(handler)
-
-    def copy_text(self, text: str) -> None:
-        """Copy `text` to the clipboard of the browser."""
-        self.send({"kind": "copy", "text": text})
 
     @traitlets.validate("hidden")
     def _check_hidden(self, proposal: Any) -> list[str]:

@@ -195,7 +195,8 @@ class Pane {
   }
 }
 
-function render({ model, el }) {
+// Draws the panes of a model into `el`, or into the element that `slots` names for a pane.
+function renderFigures({ model, el, slots = {} }) {
   el.classList.add("lossviz-picture");
   const badge = el.appendChild(document.createElement("div"));
   badge.className = "lossviz-badge";
@@ -234,19 +235,21 @@ function render({ model, el }) {
     theme = now;
     redraw();
   };
-  const copy = (message) => {
-    if (message.kind === "copy" && navigator.clipboard) navigator.clipboard.writeText(message.text).catch(() => {});
-  };
 
   let shown = [];
   // A hidden pane is detached from the page and keeps its figure.
   const arrange = () => {
     shown = panes.filter((pane) => !model.get("hidden").includes(pane.name));
     panes.forEach((pane) => shown.includes(pane) || pane.gd.remove());
-    shown.forEach((pane, i) => {
-      if (pane.gd.parentNode === el) return;
-      (i ? shown[i - 1].gd : badge).after(pane.gd);
-      if (pane.drawn) pane.setCamera(camera);
+    let last = badge;
+    shown.forEach((pane) => {
+      const slot = slots[pane.name] || el;
+      if (pane.gd.parentNode !== slot) {
+        if (slot === el) last.after(pane.gd);
+        else slot.prepend(pane.gd);
+        if (pane.drawn) pane.setCamera(camera);
+      }
+      if (slot === el) last = pane.gd;
     });
     el.dataset.shown = shown.map((pane) => pane.name).join(" ");
     shown.forEach((pane) => pane.open()); // after all are attached, so that their sizes are known
@@ -286,7 +289,6 @@ function render({ model, el }) {
   model.on("change:hidden", redraw);
   model.on("change:state", showStale);
   model.on("change:summary", showSummary);
-  model.on("msg:custom", copy);
   const sizes = new ResizeObserver((changes) => {
     updateTheme(); // the background is unknown until the widget is attached
     const changed = changes.map((change) => change.target);
@@ -305,9 +307,7 @@ function render({ model, el }) {
     model.off("change:hidden", redraw);
     model.off("change:state", showStale);
     model.off("change:summary", showSummary);
-    model.off("msg:custom", copy);
     panes.forEach((pane) => pane.close());
   };
 }
 
-export default { render };

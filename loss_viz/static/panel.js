@@ -1,0 +1,597 @@
+// The panel around the figures, in JupyterLab and on the page of `export_html`: the surface above a row of controls and
+// the loss curve, which is the time line. It reads traits of a `model` and reports what the user does in messages, so
+// the same code serves a kernel and a page without one.
+
+const FRAME_MS = 60; // milliseconds per frame while the ball rolls
+const ECHO_MS = 1500; // how long an older value from the kernel may arrive after a newer one was sent
+const SEND_MS = 40; // between two messages of a slider that is dragged
+const NARROW = 700; // pixels
+const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+const MORE = "more"; // name of the drawer
+
+const asMath = (formula) => formula.replace(/\^(\d)/g, (_, digit) => SUPERSCRIPTS[digit]).replace(/\((\w+)\)$/, " $1");
+const inWords = (number) => Number(number).toLocaleString("en-US");
+
+function element(kind, properties = {}, ...children) {
+  const node = document.createElement(kind);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in node && name !== "list") node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+// How the positions of a slider map to the values of a setting. The first position of a setting that may be "auto" is
+// that.
+class Positions {
+  constructor(row) {
+    Object.assign(this, row);
+    this.first = row.auto ? 1 : 0;
+  }
+
+  get count() {
+    if (this.kind === "list") return this.values.length;
+    return this.first + Math.round((this.high - this.low) / this.step) + 1;
+  }
+
+  valueAt(position) {
+    if (this.kind === "list") return this.values[position];
+    if (position < this.first) return "auto";
+    const value = this.low + (position - this.first) * this.step;
+    return Number((this.kind === "log" ? 10 ** value : value).toPrecision(3));
+  }
+
+  // Returns the position closest to a value, after widening the range to hold it.
+  find(value) {
+    if (this.kind === "list") return this.values.indexOf(value);
+    if (value === "auto") return 0;
+    const number = this.kind === "log" ? Math.log10(value) : value;
+    if (number < this.low) this.low = this.step < 1 ? Math.floor(number) : number;
+    if (number > this.high) this.high = this.step < 1 ? Math.ceil(number) : number;
+    return this.first + Math.round((number - this.low) / this.step);
+  }
+}
+
+// One setting: label, input, and the place of its error message. `send` takes the value that the user chose.
+class Control {
+  constructor(row, id, send) {
+    Object.assign(this, { row, send, sent: null });
+    this.error = element("p", { className: "lossviz-error", id: `${id}-error`, hidden: true, role: "alert" });
+    this.label = element("label", { htmlFor: id, textContent: row.label });
+    this.build(id);
+    this.input.id = id;
+    this.input.setAttribute("aria-describedby", this.error.id);
+    this.input.title = row.hint;
+    this.el = element("div", { className: `lossviz-field lossviz-${row.kind}` }, this.label, ...this.parts, this.error);
+    this.el.dataset.name = row.name;
+  }
+
+  build(id) {
+    const { kind } = this.row;
+    if (kind === "choice") return this.buildChoice();
+    if (kind === "text" || kind === "number") return this.buildText();
+    if (kind === "formula") return this.buildFormula();
+    return this.buildSlider();
+  }
+
+  buildChoice() {
+    const options = this.row.choices.map((choice) => element("option", { value: choice, textContent: choice }));
+    this.input = element("select", { autocomplete: "off" }, ...options);
+    this.parts = [this.input];
+    this.input.addEventListener("change", () => this.choose(this.input.value));
+    this.display = (value) => (this.input.value = value);
+  }
+
+  buildText() {
+    const isNumber = this.row.kind === "number";
+    this.input = element("input", { type: "text", autocomplete: "off", spellcheck: false });
+    if (isNumber) this.input.inputMode = "decimal";
+    this.parts = [this.input];
+    const read = (text) => (isNumber && text !== "" && Number.isFinite(Number(text)) ? Number(text) : text);
+    this.input.addEventListener("change", () => this.choose(read(this.input.value.trim())));
+    this.display = (value) => (this.input.value = value);
+  }
+
+  // Buttons for the formulas of the post, and a field for any other.
+  buildFormula() {
+    this.buildText();
+    this.input.placeholder = "✎ your own f(x)";
+    this.chips = this.row.choices.map((formula) => {
+      const chip = element("button", { type: "button", className: "lossviz-chip", textContent: asMath(formula) });
+      chip.title = `Learn ${asMath(formula)}`;
+      chip.addEventListener("click", () => this.choose(formula));
+      return chip;
+    });
+    this.parts = [element("span", { className: "lossviz-chips", role: "group" }, ...this.chips), this.input];
+    this.parts[0].setAttribute("aria-label", "Functions of the post");
+    this.display = (value) => {
+      this.chips.forEach((chip, i) => chip.setAttribute("aria-pressed", String(this.row.choices[i] === value)));
+      this.input.value = this.row.choices.includes(value) ? "" : value;
+    };
+  }
+
+  buildSlider() {
+    this.positions = new Positions(this.row);
+    this.input = element("input", { type: "range", autocomplete: "off", min: 0, step: 1 });
+    this.output = element("output", {});
+    this.track = element("span", { className: "lossviz-track" }, this.input);
+    this.parts = [this.track, this.output];
+    this.input.addEventListener("input", () => {
+      const value = this.positions.valueAt(Number(this.input.value));
+      this.show(value, true);
+      this.choose(value, true);
+    });
+    this.display = (value, byUser = false) => {
+      const position = this.positions.find(value);
+      this.input.max = this.positions.count - 1;
+      if (!byUser) this.input.value = position;
+      this.write(value);
+    };
+  }
+
+  // Writes the value of a slider; of "auto" also what it stands for.
+  write(value) {
+    const meant = value === "auto" && this.taken ? `auto (${this.taken})` : String(value);
+    this.output.textContent = meant;
+    this.input.setAttribute("aria-valuetext", meant);
+  }
+
+  choose(value, dragging = false) {
+    this.sent = { value, at: performance.now() };
+    clearTimeout(this.timer);
+    if (dragging && this.lastSent && performance.now() - this.lastSent < SEND_MS) {
+      this.timer = setTimeout(() => this.choose(value), SEND_MS);
+      return;
+    }
+    this.lastSent = performance.now();
+    this.send(this.row.name, value);
+  }
+
+  // Shows a value from the model, unless it is older than what the user has chosen since.
+  receive(value) {
+    if (this.sent && performance.now() - this.sent.at < ECHO_MS && this.sent.value !== value) return;
+    this.sent = null;
+    this.show(value);
+  }
+
+  show(value, byUser = false) {
+    this.value = value;
+    this.display(value, byUser);
+  }
+
+  // Says what "auto" took.
+  setTaken(text) {
+    this.taken = text;
+    if (this.output && this.value !== undefined) this.write(this.value);
+  }
+
+  showError(text) {
+    this.error.textContent = text;
+    this.error.hidden = !text;
+    this.input.setAttribute("aria-invalid", String(Boolean(text)));
+  }
+
+  // A control without effect on the present picture is disabled and says why.
+  setReason(reason) {
+    this.input.disabled = Boolean(reason);
+    this.input.title = reason || this.row.hint;
+    this.el.classList.toggle("lossviz-off", Boolean(reason));
+  }
+}
+
+// Moves the ball along `frames`, training steps spread half by arc length and half by time; skips some if drawing is
+// slow.
+class Player {
+  constructor({ button, frames, where, go, isReady }) {
+    Object.assign(this, { button, frames, where, go, isReady, timer: null });
+    button.addEventListener("click", () => (this.timer === null ? this.play() : this.pause()));
+    this.showState();
+  }
+
+  play() {
+    const frames = this.frames();
+    if (!frames.length) return;
+    if (this.where() >= frames[frames.length - 1]) this.go(frames[0]);
+    this.moved = performance.now();
+    this.timer = setTimeout(() => this.advance(), FRAME_MS);
+    this.showState();
+  }
+
+  pause() {
+    clearTimeout(this.timer);
+    this.timer = null;
+    this.showState();
+  }
+
+  advance() {
+    this.timer = setTimeout(() => this.advance(), FRAME_MS);
+    if (!this.isReady()) return;
+    const n = Math.max(1, Math.floor((performance.now() - this.moved) / FRAME_MS));
+    this.moved = performance.now();
+    const ahead = this.frames().filter((step) => step > this.where());
+    if (!ahead.length) return this.pause();
+    this.go(ahead[Math.min(n, ahead.length) - 1]);
+  }
+
+  showState() {
+    const playing = this.timer !== null;
+    this.button.textContent = playing ? "❚❚" : "▶";
+    this.button.setAttribute("aria-label", playing ? "pause" : "play");
+    this.button.title = playing ? "Pause (space)" : "Roll the ball along the run (space)";
+  }
+}
+
+let panelCount = 0; // for unique ids
+
+class Panel {
+  constructor(model, el) {
+    Object.assign(this, { model, el, number: panelCount++, controls: {}, closed: false });
+    el.classList.add("lossviz");
+    el.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes single letters typed here as commands
+    this.buildStage();
+    this.buildRow();
+    this.buildTimeline();
+    this.buildFooter();
+    this.buildDrawer();
+    el.append(this.stage, this.row, this.timeline, this.footer);
+    this.listeners = {
+      "change:values": () => this.showValues(),
+      "change:errors": () => this.showErrors(),
+      "change:notes": () => this.showNotes(),
+      "change:work": () => this.showWork(),
+      "change:report": () => this.showReport(),
+      "change:timeline": () => this.showTimeline(),
+      "change:state": () => (el.dataset.state = model.get("state")),
+      "msg:custom": (message) => message.kind === "copy" && this.copy(message.text),
+    };
+    for (const [event, listener] of Object.entries(this.listeners)) model.on(event, listener);
+    this.onKey = (event) => this.handleKey(event);
+    el.addEventListener("keydown", this.onKey);
+    this.sizes = new ResizeObserver(() => this.fit());
+    this.sizes.observe(el);
+    this.fit();
+    this.closeFigures = renderFigures({ model: this.layer(), el: this.stage, slots: { curve: this.curve } });
+    this.showTimeline();
+    this.showValues();
+    this.showErrors();
+    this.showNotes();
+    this.showWork();
+    this.showReport();
+    el.dataset.state = model.get("state");
+  }
+
+  // The model as the figures see it: reports of drawn pictures pass through this panel, too.
+  layer() {
+    const { model } = this;
+    return {
+      get: (name) => model.get(name),
+      on: (event, listener) => model.on(event, listener),
+      off: (event, listener) => model.off(event, listener),
+      send: (message) => {
+        if (message.kind === "shown") this.drawn = message.serial;
+        model.send(message);
+      },
+    };
+  }
+
+  send(name, value) {
+    this.model.send({ kind: "set", name, value });
+  }
+
+  // Container queries would leave the panel empty in cells that JupyterLab lays out off screen.
+  fit() {
+    const width = this.el.clientWidth;
+    if (!width) return;
+    this.el.style.setProperty("--lv-width", `${width}px`);
+    this.el.classList.toggle("lossviz-narrow", width < NARROW);
+    this.el.classList.toggle("lossviz-medium", width >= NARROW && width < 1050);
+  }
+
+  buildStage() {
+    this.headline = element("p", { className: "lossviz-headline" });
+    this.headline.setAttribute("aria-live", "polite");
+    this.chip = element("button", { type: "button", className: "lossviz-trust" });
+    this.details = element("div", { className: "lossviz-details", hidden: true, id: `lossviz-details-${this.number}` });
+    this.chip.title = "How far the surface can be trusted: show all figures";
+    this.chip.setAttribute("aria-controls", this.details.id);
+    this.toggle(this.chip, this.details);
+    this.stage = element("div", { className: "lossviz-stage" }, this.headline, this.chip, this.details);
+  }
+
+  toggle(button, target) {
+    button.setAttribute("aria-expanded", "false");
+    button.addEventListener("click", () => this.open(button, target, target.hidden));
+  }
+
+  open(button, target, shown) {
+    target.hidden = !shown;
+    button.setAttribute("aria-expanded", String(shown));
+  }
+
+  addControl(row) {
+    const id = `lossviz-${this.number}-${row.name}`;
+    const control = new Control(row, id, (name, value) => this.send(name, value));
+    this.controls[row.name] = control;
+    return control.el;
+  }
+
+  placed(place) {
+    return this.model.get("controls").filter((row) => row.place === place);
+  }
+
+  buildRow() {
+    this.row = element("div", { className: "lossviz-row", role: "group" });
+    this.row.setAttribute("aria-label", "Controls");
+    this.row.append(...this.placed("row").map((row) => this.addControl(row)));
+  }
+
+  buildTimeline() {
+    this.play = element("button", { type: "button", className: "lossviz-play" });
+    this.curve = element("div", { className: "lossviz-curve" });
+    this.slider = element("input", { type: "range", autocomplete: "off", className: "lossviz-step", step: 1 });
+    this.slider.setAttribute("aria-label", "training step");
+    this.stops = element("div", { className: "lossviz-stops" });
+    this.ghost = element("output", { className: "lossviz-ghost", hidden: true });
+    this.curve.append(this.stops, this.slider, this.ghost);
+    this.stepError = element("p", { className: "lossviz-error", hidden: true, role: "alert" });
+    this.timeline = element("div", { className: "lossviz-timeline" }, this.play, this.curve);
+    const step = { row: { name: "step" }, label: "", input: this.slider };
+    this.controls.step = Object.assign(Object.create(Control.prototype), step, {
+      error: this.stepError,
+      send: (name, value) => this.send(name, value),
+      display: (value) => this.showStep(value),
+    });
+    this.slider.addEventListener("input", () => {
+      this.player.pause();
+      this.goTo(Number(this.slider.value), true);
+    });
+    this.player = new Player({
+      button: this.play,
+      frames: () => this.model.get("timeline").frames || [],
+      where: () => this.step,
+      go: (step) => this.goTo(step),
+      isReady: () => this.drawn === undefined || this.drawn === this.model.get("serial"),
+    });
+    this.slider.addEventListener("pointermove", (event) => this.showGhost(event));
+    this.slider.addEventListener("pointerleave", () => (this.ghost.hidden = true));
+  }
+
+  goTo(step, dragging = false) {
+    this.controls.step.show(step);
+    this.controls.step.choose(step, dragging);
+  }
+
+  get step() {
+    return Number(this.slider.value);
+  }
+
+  showStep(step) {
+    const { first = 0, last = 0 } = this.model.get("timeline");
+    Object.assign(this.slider, { min: first, max: Math.max(last, first + 1), value: step === null ? last : step });
+    this.showHeadline();
+  }
+
+  stepAt(event) {
+    const box = this.slider.getBoundingClientRect();
+    const inset = 8; // half of the thumb
+    const share = (event.clientX - box.left - inset) / (box.width - 2 * inset);
+    const { first = 0, last = 0 } = this.model.get("timeline");
+    return Math.round(first + Math.min(1, Math.max(0, share)) * (last - first));
+  }
+
+  // Shows step and losses under the pointer.
+  showGhost(event) {
+    const step = this.stepAt(event);
+    const losses = this.lossesAt(step);
+    this.ghost.hidden = !losses.length || event.buttons > 0;
+    this.ghost.textContent = `step ${inWords(step)}: ${losses.join(", ")}`;
+    const box = this.curve.getBoundingClientRect();
+    this.ghost.style.left = `${Math.min(event.clientX - box.left + 12, box.width - 170)}px`;
+  }
+
+  lossesAt(step) {
+    const losses = [];
+    for (let i = 0; ; i++) {
+      const values = this.model.get(`curve_loss${i ? `-${i}` : ""}`);
+      if (!values || !values.x) return losses;
+      const [x, y] = [decode(values.x), decode(values.y)];
+      let best = 0;
+      for (let j = 1; j < x.length; j++) if (Math.abs(x[j] - step) < Math.abs(x[best] - step)) best = j;
+      if (x.length) losses.push(Number(y[best]).toPrecision(3));
+    }
+  }
+
+  buildFooter() {
+    this.status = element("div", { className: "lossviz-status", role: "status" });
+    this.progress = element("progress", { max: 1, value: 0, hidden: true });
+    this.progress.setAttribute("aria-label", "progress of the work");
+    this.stop = element("button", { type: "button", className: "lossviz-stop", textContent: "Stop", hidden: true });
+    this.stop.title = "Stop the current work; a run is kept up to the step that it has reached";
+    this.stop.addEventListener("click", () => this.model.send({ kind: "press", button: "stop" }));
+    this.footer = element("div", { className: "lossviz-footer" }, this.progress, this.stop, this.status, this.stepError);
+  }
+
+  buildDrawer() {
+    const groups = ["network", "landscape"].map((place) => [place, this.placed(place)]).filter(([, rows]) => rows.length);
+    if (!groups.length) return;
+    this.drawer = element("aside", { className: "lossviz-drawer", hidden: true, id: `lossviz-drawer-${this.number}` });
+    this.drawer.setAttribute("aria-label", "More settings");
+    for (const [place, rows] of groups) {
+      const group = element("fieldset", {}, element("legend", { textContent: place }));
+      group.append(...rows.map((row) => this.addControl(row)));
+      if (place === "network") {
+        const train = element("button", { type: "button", className: "lossviz-primary", textContent: "Train" });
+        train.title = "Train again with these settings and watch the loss fall";
+        train.addEventListener("click", () => this.model.send({ kind: "press", button: "train" }));
+        group.append(train);
+      }
+      this.drawer.append(group);
+    }
+    this.code = element("button", { type: "button", textContent: "Copy code" });
+    this.code.title = "Copy Python code that draws this figure without the panel";
+    this.code.addEventListener("click", () => this.model.send({ kind: "press", button: "code" }));
+    this.codeText = element("pre", { className: "lossviz-code", hidden: true, tabIndex: 0 });
+    this.drawer.append(element("fieldset", {}, element("legend", { textContent: "code" }), this.code, this.codeText));
+    this.more = element("button", { type: "button", className: "lossviz-more", textContent: MORE });
+    this.more.title = "Network, landscape and code";
+    this.more.setAttribute("aria-controls", this.drawer.id);
+    this.toggle(this.more, this.drawer);
+    this.row.append(this.more);
+    this.stage.append(this.drawer);
+  }
+
+  showValues() {
+    const values = this.model.get("values");
+    for (const [name, value] of Object.entries(values)) if (this.controls[name]) this.controls[name].receive(value);
+    if ("plane" in values) {
+      const laid = values.plane;
+      const why = { parallel: "Parallel planes have no stride.", flat: "A flat plane has no stride." };
+      this.controls.k.setReason(why[laid] || "");
+      this.controls.sigma.setReason(laid === "flat" ? "A flat plane has no kernels to smooth." : "");
+    }
+  }
+
+  showErrors() {
+    const errors = this.model.get("errors");
+    for (const [name, control] of Object.entries(this.controls)) control.showError(errors[name] || "");
+    const hidden = Object.keys(errors).some((name) => errors[name] && this.drawer?.contains(this.controls[name]?.el));
+    if (hidden) this.open(this.more, this.drawer, true);
+  }
+
+  showNotes() {
+    const notes = this.model.get("notes");
+    if (this.controls.k) this.controls.k.setTaken(notes.k || "");
+    if (this.controls.sigma && this.controls.sigma.track) {
+      const sigma = this.controls.sigma;
+      sigma.output.title = notes.sigma || "";
+      this.drawWidthErrors(sigma, notes.width_errors);
+    }
+  }
+
+  // Draws the held-out error of fixed bandwidths behind the σ slider: the lower, the better.
+  drawWidthErrors(control, errors) {
+    control.track.querySelector("svg")?.remove();
+    if (!errors) return;
+    const { positions } = control;
+    const highest = Math.max(...errors.error.filter(Number.isFinite), errors.auto, 1e-9);
+    const points = errors.sigma.map((sigma, i) => [positions.find(sigma), errors.error[i]]);
+    const line = points
+      .filter(([, error]) => Number.isFinite(error))
+      .map(([at, error]) => `${(100 * at) / (positions.count - 1)},${20 - (18 * error) / highest}`);
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    svg.setAttribute("viewBox", "0 0 100 20");
+    svg.setAttribute("preserveAspectRatio", "none");
+    svg.setAttribute("aria-hidden", "true");
+    const curve = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+    curve.setAttribute("points", line.join(" "));
+    svg.append(curve);
+    control.track.prepend(svg);
+    control.track.title = errors.text;
+  }
+
+  showWork() {
+    const { text = "", bad = false, details = "", progress = null } = this.model.get("work");
+    this.status.textContent = text;
+    this.status.classList.toggle("lossviz-bad", bad);
+    if (details) {
+      const more = element("details", {}, element("summary", { textContent: "details" }));
+      more.append(element("pre", { textContent: details }));
+      this.status.append(" ", more);
+    }
+    this.progress.hidden = this.stop.hidden = progress === null;
+    this.progress.value = progress || 0;
+  }
+
+  showReport() {
+    const { tiles = [], warnings = [], chip = null } = this.model.get("report");
+    const list = element("dl");
+    for (const [name, value, comment] of tiles) {
+      const words = element("dd", { textContent: `${value} ` });
+      words.append(element("small", { textContent: comment }));
+      list.append(element("div", {}, element("dt", { textContent: name }), words));
+    }
+    this.details.replaceChildren(list, ...warnings.map((text) => element("p", { textContent: text })));
+    this.chip.hidden = !chip;
+    if (chip) this.chip.textContent = `${chip.ok ? "●" : "▲"} ${chip.text}`;
+    this.chip.classList.toggle("lossviz-doubt", Boolean(chip) && !chip.ok);
+    this.showHeadline();
+  }
+
+  showTimeline() {
+    const { first = 0, last = 0, stops = [] } = this.model.get("timeline");
+    this.stops.replaceChildren(
+      ...stops.map(({ step, text }) => {
+        const button = element("button", { type: "button", textContent: text, title: `Go to step ${inWords(step)}` });
+        button.style.left = `${(100 * (step - first)) / Math.max(1, last - first)}%`;
+        button.addEventListener("click", () => {
+          this.player.pause();
+          this.goTo(step);
+        });
+        return button;
+      }),
+    );
+    this.controls.step.show(this.model.get("values").step ?? null);
+  }
+
+  showHeadline() {
+    const { last = 0, headlines = [] } = this.model.get("timeline");
+    const { step } = this;
+    const here = headlines.find(({ start, end }) => start <= step && step <= end);
+    const count = element("b", { textContent: `Step ${inWords(step)} of ${inWords(last)}` });
+    this.headline.replaceChildren(count, here ? `: ${here.text}` : "");
+    const losses = this.lossesAt(step).join(", ");
+    this.slider.setAttribute("aria-valuetext", `step ${step}, loss ${losses}${here ? `, ${here.text}` : ""}`);
+  }
+
+  async copy(text) {
+    this.codeText.textContent = text;
+    this.codeText.hidden = false;
+    let copied = false;
+    try {
+      await navigator.clipboard.writeText(text);
+      copied = true;
+    } catch {
+      getSelection().selectAllChildren(this.codeText); // without permission: selected, to copy by hand
+    }
+    this.code.textContent = copied ? "copied ✓" : "selected: press Ctrl + C";
+    setTimeout(() => (this.code.textContent = "Copy code"), 2500);
+  }
+
+  handleKey(event) {
+    const typing = /^(text|select-one|textarea)$/.test(event.target.type || "");
+    if (event.key === "Escape" && this.drawer && !this.drawer.hidden) {
+      this.open(this.more, this.drawer, false);
+      this.more.focus();
+    }
+    event.stopPropagation(); // notebooks take single letters as commands
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const inButton = event.target.tagName === "BUTTON";
+    const number = Number(event.key);
+    if (event.key === " " && !inButton) this.play.click();
+    else if (number >= 1 && this.controls.target && number <= this.controls.target.row.choices.length)
+      this.controls.target.choose(this.controls.target.row.choices[number - 1]);
+    else if (event.key === "l" && this.controls.loss_axis) {
+      const axis = this.controls.loss_axis;
+      axis.show(axis.value === "log" ? "linear" : "log");
+      axis.choose(axis.value);
+    } else return;
+    event.preventDefault();
+  }
+
+  close() {
+    this.closed = true;
+    this.player.pause();
+    this.sizes.disconnect();
+    this.el.removeEventListener("keydown", this.onKey);
+    for (const [event, listener] of Object.entries(this.listeners)) this.model.off(event, listener);
+    this.closeFigures();
+  }
+}
+
+function render({ model, el }) {
+  const panel = new Panel(model, el);
+  return () => panel.close();
+}
+
+export default { render };
