@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from loss_viz._validation import argument_error, check_choice, check_float, check_fraction, check_int
+from loss_viz._validation import (
+    argument_error,
+    argument_type_error,
+    check_choice,
+    check_float,
+    check_fraction,
+    check_int,
+)
 from loss_viz.tasks.formula import normalize_formula
 from loss_viz.tasks.networks import ACTIVATIONS
 from loss_viz.tasks.optimizers import OPTIMIZERS, OptimizerFactory, SchedulerFactory, check_lr
@@ -93,6 +100,23 @@ def check_k(k: Any) -> None:
             raise argument_error("k", f"`k` must be 'auto' or a whole number from 1 to 10,000, got {k!r}. Use 'auto'.")
         return
     check_int("k", k, 1, 10_000, advice="Use 'auto', or 5.")
+
+
+def check_part(part: Any) -> None:
+    """Raise an error unless `part` is None or a pair of training steps, the first before the last.
+
+    Raises:
+        TypeError: if it is not a pair of numbers.
+        ValueError: if the pair is reversed.
+    """
+    what, advice = "None or a pair of training steps (first, last)", "Use None for the whole run."
+    if part is None:
+        return
+    if not isinstance(part, list | tuple) or len(part) != 2:
+        raise argument_type_error("part", f"`part` must be {what}, got {part!r}. {advice}")
+    first, last = (check_int("part", step, 0, 2**53, advice=advice) for step in part)
+    if first >= last:
+        raise argument_error("part", f"`part` must be {what}, the first before the last; got {part!r}. {advice}")
 
 
 @dataclass(frozen=True)
@@ -223,11 +247,17 @@ class ViewSettings:
         advice="Use 0 for the start.",
         slider=(0, 1),
     )
+    part: tuple[int, int] | None = option(
+        None,
+        "steps shown",
+        "First and last training step of the part of the run to draw, on a plane of its own; None draws all of it.",
+        checker=lambda value: check_part(value),
+    )
     loss_axis: str = option(
-        "linear",
+        "auto",
         "loss axis",
-        "Axis of the surface's height, linear or logarithmic; the loss curve is always logarithmic.",
-        choices=("linear", "log"),
+        "Axis of the surface's height: linear, logarithmic, or (auto) logarithmic where all losses are above 0.",
+        choices=("auto", "linear", "log"),
     )
     min_support: float = option(
         0.0,
@@ -395,7 +425,7 @@ def explorer_settings(settings: Mapping[str, Any], *, step: int, log: bool) -> d
         return None
     chosen = {name: land[name] for name in LANDSCAPE} | {"resolution": n_x, "step": step}
     chosen |= {"loss_axis": "log" if log else "linear", "min_support": ViewSettings.min_support, "beside": NO_PLANE}
-    chosen |= {"height": ViewSettings.height}
+    chosen |= {"height": ViewSettings.height, "part": None}
     given = _read_training(runs[0]) if len(runs) == 1 else None
     if given and _fits_panel(TrainSettings, given):
         chosen = {name: given[name] for name in TRAINING} | chosen

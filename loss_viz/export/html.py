@@ -90,14 +90,15 @@ def page_html(variants: LandscapeVariants, step: int | None) -> str:
         ValueError: if the step lies outside all runs.
     """
     data, settings = page_data(variants, step), variants.opening.settings
-    explorer = explorer_settings(settings, step=data["step"], log=False)
-    settings = settings | {"page": {**variants.choices, "step": data["step"]}, "explorer": explorer}
-    script = "\n".join([read_plotly(), read_static("figure_widget.js"), read_static("page.js")])
+    explorer = explorer_settings(settings, step=data["values"]["step"], log=data["values"]["loss_axis"] == "log")
+    settings = settings | {"page": {**variants.choices, "step": data["values"]["step"]}, "explorer": explorer}
+    scripts = [read_static(f"{name}.js") for name in ("figure_widget", "panel", "page")]
+    script = "\n".join([read_plotly(), *scripts])
     return Template(read_static("page.html")).substitute(
         title=escape(_title(variants)),
         summary=escape(data["summary"]),
         notes="\n".join(f"<li>{escape(note)}</li>" for note in data["notes"]),
-        style=read_static("figure_widget.css") + "\n" + read_static("page.css"),
+        style="\n".join(read_static(f"{name}.css") for name in ("figure_widget", "panel", "page")),
         settings=to_json(settings),
         data=to_json(data),
         script=script.replace("</script", r"<\/script").replace("<!--", r"<\!--"),

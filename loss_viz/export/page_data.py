@@ -31,7 +31,7 @@ from loss_viz.figures.traces import ball_arrays
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.planes.local_planes import choose_anchors
 from loss_viz.runs.run_set import RunSet
-from loss_viz.settings import PLACEHOLDERS, to_script
+from loss_viz.settings import OPTIONS, PLACEHOLDERS, to_script
 
 MAX_STEPS = 8000  # recorded steps drawn, of all runs together
 
@@ -122,7 +122,7 @@ def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
         >>> from loss_viz.export.variants import compute_variants
         >>> run = lv.train("x^2", steps=60, progress=False)
         >>> data = page_data(compute_variants(run, k=[5], sigma=["auto", 0.06], resolution=(9, 7), progress=False), 30)
-        >>> [picture["sigma"] for picture in data["pictures"]], data["step"]
+        >>> [picture["sigma"] for picture in data["pictures"]], data["values"]["step"]
         (['auto', 0.06], 30)
     """
     run_set, opening, store = variants.run_set, variants.opening, ArrayStore()
@@ -131,6 +131,8 @@ def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
     last = max(int(run_set.step[row]) for row in run_set.nearest_rows(step))
     panes = build_templates(replace(run_set, names=tuple(escape(name, quote=False) for name in run_set.names)))
     outputs = choose_rows(run_set, MAX_OUTPUTS // len(_task_points(run_set)[0])) if "fit" in panes else None
+    pictures = _encode_landscapes(variants, plateaus, drawn, store)
+    kinds = list(pictures[0]["axes"])
     stops = [run.step[rows] for run, rows in zip(run_set.runs, choose_rows(run_set, MAX_STOPS), strict=True)]
     return {
         "panes": {
@@ -138,12 +140,20 @@ def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
         },
         "k": variants.k,
         "sigma": variants.sigma,
-        "first": variants.first,
-        "step": last if step is None else step,
-        "steps": [run_set.first_step, run_set.last_step],
-        "frames": np.unique(np.concatenate(stops)).tolist(),
+        "values": {
+            "k": opening.k,
+            "sigma": opening.sigma,
+            "step": last if step is None else step,
+            "loss_axis": kinds[-1],
+        },
+        "controls": _list_controls(variants, kinds),
+        "timeline": {
+            "first": run_set.first_step,
+            "last": run_set.last_step,
+            "frames": np.unique(np.concatenate(stops)).tolist(),
+        },
         "runs": _encode_runs(opening, drawn, store),
-        "pictures": _encode_landscapes(variants, plateaus, drawn, store),
+        "pictures": pictures,
         "ball": store.encode(_ball_shape(opening)),
         "stays": _encode_plateaus(plateaus, store) if len(run_set.runs) == 1 else [],
         "fits": outputs and _encode_outputs(run_set, outputs, store),
@@ -155,6 +165,16 @@ def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
         "notes": _write_notes(variants, drawn, outputs),
         "arrays": store.arrays,
     }
+
+
+def _list_controls(variants: LandscapeVariants, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of the page's controls, as `panel.controls.list_controls` does; those with a choice only."""
+    rows = []
+    for name, values in (("sigma", variants.sigma), ("k", variants.k), ("loss_axis", kinds)):
+        row = {"name": name, "label": OPTIONS[name].label, "hint": OPTIONS[name].hint, "place": "row"}
+        kind = {"kind": "choice", "choices": kinds} if name == "loss_axis" else {"kind": "list", "values": values}
+        rows += [row | kind] if len(values) > 1 else []
+    return rows
 
 
 def choose_rows(run_set: RunSet, n_most: int) -> ChosenRows:

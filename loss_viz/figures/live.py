@@ -24,6 +24,7 @@ from loss_viz.figures.style import (
     CLEAR,
     FOLD,
     FONT,
+    MUTED,
     PLATEAU,
     SCENE,
     STEM,
@@ -65,7 +66,8 @@ PAPER = {
 
 LIVE_LEGEND = {
     "orientation": "h",
-    "x": 0.01,
+    "x": 0.99,
+    "xanchor": "right",
     "y": 0.01,
     "font": {"size": 11},
     "bgcolor": CLEAR,
@@ -179,8 +181,11 @@ def surface_template(names: Sequence[str] = ("",)) -> go.Figure:
     figure.add_scatter3d(**PLATEAU, **EMPTY)
     figure.add_scatter3d(**FOLD, **EMPTY, meta="ink")
     figure.update_scenes(SCENE).update_scenes(zaxis={"title": {"text": "loss"}, "exponentformat": "power"})
-    margin = {"l": 0, "r": 0, "t": 44, "b": 0}
-    return figure.update_layout(PAPER, title=headline(""), legend=LIVE_LEGEND, margin=margin)
+    # At the left, below the headline of the panel.
+    title = headline("", x=0) | {"xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 40, "l": 8}}
+    title["font"] = {"size": 12}
+    margin = {"l": 0, "r": 0, "t": 24, "b": 0}
+    return figure.update_layout(PAPER, title=title, legend=LIVE_LEGEND, margin=margin)
 
 
 def curve_template(names: Sequence[str] = ("",), title: str = "training loss") -> go.Figure:
@@ -215,9 +220,11 @@ def fit_template(names: Sequence[str] = ("",)) -> go.Figure:
     figure.add_traces(_lines("network", names, width=2.5))
     dots = {"width": 2, "dash": "dot", "color": BALL_COLOR}
     figure.add_scatter(**EMPTY_CURVE, name="level", mode="lines", line=dots, uid="level")
-    legend = LIVE_LEGEND | {"orientation": "v", "y": 0.99, "x": 0.01, "yanchor": "top"}
-    _set_small_layout(figure, _name_networks(names), "x")
-    return figure.update_layout(showlegend=len(names) == 1, legend=legend)
+    figure.add_scatter(**EMPTY_CURVE, name="there", mode="lines", line={"width": 2, "color": MUTED}, uid="there")
+    legend = LIVE_LEGEND | {"orientation": "v", "y": 0.99, "x": 0.01, "xanchor": "left", "yanchor": "top"}
+    _set_small_layout(figure, _name_networks(names), "")
+    margin = {"l": 34, "r": 6, "t": 24, "b": 20}
+    return figure.update_layout(showlegend=len(names) == 1, legend=legend | {"font": {"size": 10}}, margin=margin)
 
 
 def _lines(key: str, names: Sequence[str], *, width: float, hover: str = "", **style: Any) -> list[go.Scatter]:
@@ -394,6 +401,7 @@ def fit_update(
     values = drawn.values if drawn else np.empty(0)
     level = {"x": x[: len(values)], "y": values, "name": drawn.name if drawn else "", "showlegend": bool(drawn)}
     return {
+        "fit_there": {**EMPTY_CURVE, "showlegend": False},  # a point of the surface that was clicked before
         **{f"fit_{trace_key('network', i)}": {"x": x, "y": output} for i, output in enumerate(outputs)},
         "fit_level": level,
         "fit_target": {"x": x, "y": target},

@@ -65,8 +65,10 @@ def log_axis(decades: float) -> dict[str, Any]:
     return axis | ({"dtick": int(np.ceil(decades / 8))} if decades >= 2 else {})
 
 
-def fit_scale(losses: Sequence[np.ndarray], *, log: bool, name: str = "loss") -> Scale:
+def fit_scale(losses: Sequence[np.ndarray], *, log: bool | None, name: str = "loss") -> Scale:
     """Return the axis that holds all finite losses of some arrays of any shape.
+
+    With `log=None` it is logarithmic where all of them are above 0.
 
     Raises:
         ValueError: if no loss is finite, or with `log=True` if a finite loss is not positive.
@@ -75,6 +77,8 @@ def fit_scale(losses: Sequence[np.ndarray], *, log: bool, name: str = "loss") ->
     finite = every[np.isfinite(every)]
     if not len(finite):
         raise ValueError("A loss axis needs a finite loss, got none. Check what `loss_fn` returns for these weights.")
+    if log is None:
+        log = bool(finite.min() > 0)
     if log:
         check_positive(finite.min())
     low, high = (float(np.log10(end) if log else end) for end in (finite.min(), finite.max()))

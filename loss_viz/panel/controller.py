@@ -16,6 +16,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from loss_viz._progress import ProgressMeter
+from loss_viz._validation import argument_error
 from loss_viz.diagnostics.fidelity import SigmaCurve, sigma_curve
 from loss_viz.diagnostics.margin import Margin, measure_margin
 from loss_viz.diagnostics.report import PlateauSummary, assess, summarize_plateaus
@@ -69,6 +70,9 @@ class Listener(Protocol):
     def on_report(self, report: dict[str, Any]) -> None:
         """Report new numbers at the ball."""
 
+    def on_network(self, text: str) -> None:
+        """Report the network at a point of the surface."""
+
     def on_done(self, text: str) -> None:
         """Report that the figures are complete, or that the work was stopped."""
 
@@ -95,6 +99,14 @@ def _check_until(end: float, check: Check) -> None:
     check()
     if time.monotonic() > end:
         raise Stopped
+
+
+def _cut(run_set: RunSet, part: tuple[int, int]) -> RunSet:
+    """Return a part of the runs; errors name the setting of the panel."""
+    try:
+        return run_set.cut(part)
+    except ValueError as error:
+        raise argument_error("part", str(error).replace("`steps`", "`part`")) from None
 
 
 class RunCache:
@@ -166,6 +178,7 @@ class Controller:
         self._margins: WeakKeyDictionary[Run, Margin] = WeakKeyDictionary()
         self._width_errors: WeakKeyDictionary[Planes, SigmaCurve | None] = WeakKeyDictionary()
         self._drawing = threading.RLock()  # the ball is moved from other threads than the worker's
+        self._part: tuple[Any, ...] = ()  # the whole runs, the part that was cut from them last, and its runs
         self._stop = threading.Event()
         self._training = False
 
@@ -187,6 +200,22 @@ class Controller:
             if self.run_set and not self._training:
                 self.figures.push(self._ball_updates(self.run_set))
                 self._show_report()
+
+    def show_network(self, point: tuple[float, float]) -> None:
+        """Show what the network at a point of the surface computes, and its loss; nothing while there is no surface."""
+        with self._drawing:
+            land = self.view.landscape if self.view else None
+            if land is None or land.blend.of == "losses":
+                return
+            network, task = land.network_at(np.array(point)), land.run.task
+            place = f"({point[0]:.3g}, {point[1]:.3g})"
+            text = f"the network at {place}, {land.height_name} {float(land.at(np.array([point]))[0]):.3g}"
+            if task:
+                with torch.no_grad():
+                    output = network(task.x).ravel().double().cpu().numpy()
+                x, _ = task.to_numpy()
+                self.figures.push({"fit_there": {"x": x, "y": output, "name": f"at {place}", "showlegend": True}})
+            self.listener.on_network(text)
 
     def _work(self, request: Request, check: Check) -> None:
         started = time.monotonic()
@@ -217,12 +246,17 @@ class Controller:
 
     def _find_runs(self, request: Request, check: Check) -> RunSet:
         """Return the runs of a request, trained if need be; draw them unless they are on screen."""
-        run_set = self._own_runs or (None if request.retrain else self.run_cache.find(request.settings))
-        if run_set is None:
+        whole = self._own_runs or (None if request.retrain else self.run_cache.find(request.settings))
+        if whole is None:
             self._training = True
-            run_set = self._train(request.settings, check)
-            self.run_cache.add(request.settings, run_set)
+            whole = self._train(request.settings, check)
+            self.run_cache.add(request.settings, whole)
         self._training = False
+        run_set, part = whole, request.settings["part"]
+        if part:
+            if self._part[:2] != (whole, part):
+                self._part = whole, part, _cut(whole, part)
+            run_set = self._part[2]
         if run_set is not self.run_set:
             self.run_set = run_set
             self.step = self.listener.on_runs(run_set)
@@ -288,7 +322,8 @@ class Controller:
             losses = [surface.loss, *([second.loss] if second else [])]
             if height == "loss" or landscape:
                 losses.append(landscape.path_loss if landscape else run_set.loss)
-            scale = fit_scale(losses, log=settings["loss_axis"] == "log", name=height)
+            log = {"linear": False, "log": True}.get(settings["loss_axis"])
+            scale = fit_scale(losses, log=log, name=height)
             view = ViewState(sampling, surface, chosen.sigma, scale, landscape, second)
             self._draw(view, settings["min_support"], check_both)
 

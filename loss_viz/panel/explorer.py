@@ -43,6 +43,8 @@ def _build_trait(option: Option) -> traitlets.TraitType:
         return traitlets.Union([traitlets.Int(), traitlets.Unicode()], default_value=option.default)
     if option.name == "sigma":
         return traitlets.Union([traitlets.Float(), traitlets.Unicode()], default_value=option.default)
+    if option.name == "part":
+        return traitlets.Tuple(traitlets.Int(), traitlets.Int(), default_value=None, allow_none=True)
     if option.default is None:
         return traitlets.Int(None, allow_none=True)
     return {int: traitlets.Int, float: traitlets.Float, str: traitlets.Unicode}[type(option.default)](option.default)
@@ -71,8 +73,9 @@ class Explorer(_OptionTraits):
         preset: `"post"` or `"robust"`, as for `train`, for settings that are not given.
         settings: any of `width`, `depth`, `activation`, `optimizer`, `lr`, `steps`, `seed` (as for `train`), `k`,
             `sigma`, `resolution`, `axes`, `plane` (as for `landscape`), `step` and `min_support` (as for
-            `surface_figure`), `loss_axis` (`"linear"` or `"log"`), `height` (`"loss"` or a metric), and `beside`, the
-            plane of a second surface, or `"none"`.
+            `surface_figure`), `part` (`steps` of `landscape`: a part of the run on a plane of its own), `loss_axis`
+            (`"auto"`, `"linear"` or `"log"`), `height` (`"loss"` or a metric), and `beside`, the plane of a second
+            surface, or `"none"`.
 
     Raises:
         TypeError: if `source` is something else, or a setting does not exist.
@@ -124,6 +127,7 @@ class Explorer(_OptionTraits):
         self._own_runs = None if isinstance(source, str) else as_run_set(source)
         self._heights = ("loss", *metrics)
         self._last_step: int | None = None  # of the runs on screen
+        self._last_part: tuple[int, int] | None = None
         self._failed_option = ""  # whose control shows why the last request failed
         self._names = VIEW if self._own_runs else TRAINING + VIEW
         self._showing = threading.RLock()  # input arrives in the kernel's threads, results in the worker's
@@ -195,16 +199,18 @@ class Explorer(_OptionTraits):
         if view is None or view.landscape is None:
             raise ValueError("There is no landscape to draw yet. Call explorer.wait() first.")
         shown = [view.landscape, *([view.second] if view.second else [])]
-        return surface_figure(*shown, step=self.step, log=self.loss_axis == "log", min_support=self.min_support)
+        return surface_figure(*shown, step=self.step, log=view.scale.log, min_support=self.min_support)
 
     @property
     def code(self) -> str:
         """Python code that draws the surface without the panel."""
         settings = self.settings
-        shown: dict[str, Any] = {"landscape": {name: settings[name] for name in LANDSCAPE}}
+        shown: dict[str, Any] = {
+            "landscape": {name: settings[name] for name in LANDSCAPE} | {"steps": settings["part"]}
+        }
         if self._own_runs is None:
             shown["runs"] = [{"train": settings}]
-        view = settings | {"log": self.loss_axis == "log"}
+        view = settings | {"log": self._controller.view.scale.log if self._controller.view else False}
         return to_script(shown, view, name="runs" if len(self.runs) > 1 else "run")
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -263,6 +269,8 @@ class Explorer(_OptionTraits):
         super()._on_message(widget, message, buffers)
         if message.get("kind") == "set":
             self._on_control(message["name"], message["value"])
+        elif message.get("kind") == "hover":
+            self._controller.show_network((message["x"], message["y"]))
         elif message.get("kind") == "press":
             self._on_press(message["button"])
 
@@ -273,6 +281,7 @@ class Explorer(_OptionTraits):
                 setattr(self, option, default)
             self._show_preset()
             return
+        value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
         try:
             check_setting(name, value)  # names the constraint, which the type of the trait does not
             setattr(self, name, value)
@@ -289,9 +298,12 @@ class Explorer(_OptionTraits):
             self.send({"kind": "copy", "text": self.code})
 
     def _on_click(self, point: dict[str, Any]) -> None:
+        """Select the step at a point of the run, or show the network at another point of the surface."""
         step = self._controller.view.find_step(point) if self._controller.view else None
         if step is not None:
             self.step = step
+        elif (point["pane"], point["trace"]) == ("surface", "surface"):
+            self._controller.show_network((point["x"], point["y"]))
 
     def _follow_target(self, change: Any) -> None:
         """Replace `steps` and `seed` of the preset for the previous target by those for the new one."""
@@ -321,14 +333,18 @@ class Explorer(_OptionTraits):
         first, last = run_set.first_step, run_set.last_step
         frames = np.unique(np.linspace(first, last, N_FRAMES).astype(int)).tolist()
         self.timeline = {"first": first, "last": last, "frames": frames}
-        step = self.step
-        step = last if step is None or step == self._last_step else int(np.clip(step, first, last))
-        self._last_step, self.step = last, step
+        step, at_end = self.step, self.step == self._last_step and self.part == self._last_part
+        step = last if step is None or at_end else int(np.clip(step, first, last))
+        self._last_step, self._last_part, self.step = last, self.part, step
         return step
 
     def on_report(self, report: dict[str, Any]) -> None:
         """Show the numbers at the ball."""
         self.report = report
+
+    def on_network(self, text: str) -> None:
+        """Show the numbers of the network at a point of the surface."""
+        self._show("report", network=text)
 
     def on_done(self, text: str) -> None:
         """Show that the figures are complete, or that the work was stopped."""

@@ -10,6 +10,7 @@ const THEMES = {
 };
 const CONFIG = { displaylogo: false, showSendToCloud: false, toImageButtonOptions: { filename: "loss_viz", scale: 2 } };
 const CLICK_RADIUS = 4; // pixels: a press that moves less is a click, otherwise a camera drag
+const HOVER_MS = 150; // between two points of the surface that are asked for
 const SETTLE_FRAMES = 12; // a scene keeps moving for some frames after the last pointer event
 
 function decode(value) {
@@ -81,6 +82,7 @@ class Pane {
       this.ready = true;
       this.keepDragMode();
       this.gd.on("plotly_click", (event) => this.onPoint(event.points[0]));
+      this.gd.on("plotly_hover", (event) => this.sendHover(event.points[0]));
       this.gd.on("plotly_relayout", (event) => "scene.camera" in event && this.onCameraMove(this)); // from the mode bar
       this.onReady();
     });
@@ -92,6 +94,13 @@ class Pane {
     const found = { pane: this.name, trace, index: point.pointNumber, x: point.x, y: point.y };
     if (this.held) this.found = found;
     else if (this.clicked) this.sendClick(found);
+  }
+
+  // Asks for the network at a point of the surface; not more often than it can be drawn.
+  sendHover(point) {
+    if (this.traces[point.curveNumber] !== "surface" || performance.now() - (this.hovered || 0) < HOVER_MS) return;
+    this.hovered = performance.now();
+    this.model.send({ kind: "hover", x: point.x, y: point.y });
   }
 
   sendClick(found) {

@@ -296,7 +296,9 @@ class Panel {
     this.chip.title = "How far the surface can be trusted: show all figures";
     this.chip.setAttribute("aria-controls", this.details.id);
     this.toggle(this.chip, this.details);
-    this.stage = element("div", { className: "lossviz-stage" }, this.headline, this.chip, this.details);
+    this.network = element("p", { className: "lossviz-network" });
+    const above = [this.headline, this.chip, this.details, this.network];
+    this.stage = element("div", { className: "lossviz-stage" }, ...above);
   }
 
   toggle(button, target) {
@@ -335,7 +337,12 @@ class Panel {
     this.ghost = element("output", { className: "lossviz-ghost", hidden: true });
     this.curve.append(this.stops, this.slider, this.ghost);
     this.stepError = element("p", { className: "lossviz-error", hidden: true, role: "alert" });
-    this.timeline = element("div", { className: "lossviz-timeline" }, this.play, this.curve);
+    this.closer = element("button", { type: "button", className: "lossviz-closer" });
+    this.closer.addEventListener("click", () => this.pressCloser());
+    const buttons = element("div", { className: "lossviz-buttons" }, this.play, this.closer);
+    this.timeline = element("div", { className: "lossviz-timeline" }, buttons, this.curve);
+    this.range = element("div", { className: "lossviz-selection", hidden: true });
+    this.curve.append(this.range);
     const step = { row: { name: "step" }, label: "", input: this.slider };
     this.controls.step = Object.assign(Object.create(Control.prototype), step, {
       error: this.stepError,
@@ -353,6 +360,7 @@ class Panel {
       go: (step) => this.goTo(step),
       isReady: () => this.drawn === undefined || this.drawn === this.model.get("serial"),
     });
+    this.slider.addEventListener("pointerdown", (event) => this.startRange(event));
     this.slider.addEventListener("pointermove", (event) => this.showGhost(event));
     this.slider.addEventListener("pointerleave", () => (this.ghost.hidden = true));
   }
@@ -388,6 +396,53 @@ class Panel {
     this.ghost.textContent = `step ${inWords(step)}: ${losses.join(", ")}`;
     const box = this.curve.getBoundingClientRect();
     this.ghost.style.left = `${Math.min(event.clientX - box.left + 12, box.width - 170)}px`;
+  }
+
+  // Chooses a part of the run to draw on a plane of its own: by dragging with Shift, or after a press of "closer". The
+  // pointer may end anywhere.
+  startRange(event) {
+    if (!this.canLookCloser || !(event.shiftKey || this.selecting)) return;
+    event.preventDefault();
+    const start = this.stepAt(event);
+    const box = this.curve.getBoundingClientRect();
+    const from = event.clientX;
+    const draw = (move) => {
+      const [left, right] = [from, move.clientX].sort((a, b) => a - b);
+      Object.assign(this.range.style, { left: `${left - box.left}px`, width: `${right - left}px` });
+      this.range.hidden = false;
+    };
+    const end = (up) => {
+      window.removeEventListener("pointermove", draw);
+      window.removeEventListener("pointerup", end);
+      this.range.hidden = true;
+      this.selecting = false;
+      this.showCloser();
+      const part = [start, this.stepAt(up)].sort((a, b) => a - b);
+      if (part[1] > part[0]) this.send("part", part);
+    };
+    window.addEventListener("pointermove", draw);
+    window.addEventListener("pointerup", end);
+  }
+
+  get canLookCloser() {
+    return "part" in this.model.get("values");
+  }
+
+  pressCloser() {
+    if (this.model.get("values").part) return this.send("part", null);
+    this.selecting = !this.selecting;
+    this.showCloser();
+  }
+
+  showCloser() {
+    const { part } = this.model.get("values");
+    this.closer.hidden = !this.canLookCloser;
+    this.closer.textContent = part ? "all steps" : "closer";
+    this.closer.title = part
+      ? `Back from steps ${part.map(inWords).join(" to ")} to the whole run`
+      : "Then drag over the curve: those steps are drawn on a plane of their own (or drag with Shift)";
+    this.closer.setAttribute("aria-pressed", String(Boolean(this.selecting)));
+    this.slider.classList.toggle("lossviz-selecting", Boolean(this.selecting));
   }
 
   lossesAt(step) {
@@ -444,6 +499,7 @@ class Panel {
   showValues() {
     const values = this.model.get("values");
     for (const [name, value] of Object.entries(values)) if (this.controls[name]) this.controls[name].receive(value);
+    this.showCloser();
     if ("plane" in values) {
       const laid = values.plane;
       const why = { parallel: "Parallel planes have no stride.", flat: "A flat plane has no stride." };
@@ -455,6 +511,7 @@ class Panel {
   showErrors() {
     const errors = this.model.get("errors");
     for (const [name, control] of Object.entries(this.controls)) control.showError(errors[name] || "");
+    if (errors.part) this.controls.step.showError(errors.part);
     const hidden = Object.keys(errors).some((name) => errors[name] && this.drawer?.contains(this.controls[name]?.el));
     if (hidden) this.open(this.more, this.drawer, true);
   }
@@ -504,7 +561,8 @@ class Panel {
   }
 
   showReport() {
-    const { tiles = [], warnings = [], chip = null } = this.model.get("report");
+    const { tiles = [], warnings = [], chip = null, network = "" } = this.model.get("report");
+    this.network.textContent = network;
     const list = element("dl");
     for (const [name, value, comment] of tiles) {
       const words = element("dd", { textContent: `${value} ` });
@@ -575,7 +633,9 @@ class Panel {
       const axis = this.controls.loss_axis;
       axis.show(axis.value === "log" ? "linear" : "log");
       axis.choose(axis.value);
-    } else return;
+    } else if (event.key === "[") this.mark = this.step;
+    else if (event.key === "]" && this.mark < this.step) this.send("part", [this.mark, this.step]);
+    else return;
     event.preventDefault();
   }
 
