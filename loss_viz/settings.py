@@ -303,7 +303,7 @@ def check_setting(name: str, value: Any) -> Any:
         5
         >>> check_setting("loss_axis", "lin")
         Traceback (most recent call last):
-        ValueError: `loss_axis` must be one of linear, log; got 'lin'. Choose one of them.
+        ValueError: `loss_axis` must be one of auto, linear, log; got 'lin'. Choose one of them.
     """
     OPTIONS[name].check(value)
     return value

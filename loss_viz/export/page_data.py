@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from loss_viz.diagnostics.headlines import describe_timeline, rate_fidelity
 from loss_viz.diagnostics.plateaus import Plateau, PolynomialFit
 from loss_viz.diagnostics.report import assess, variance_row
 from loss_viz.export.variants import LandscapeVariants
@@ -147,11 +148,7 @@ def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
             "loss_axis": kinds[-1],
         },
         "controls": _list_controls(variants, kinds),
-        "timeline": {
-            "first": run_set.first_step,
-            "last": run_set.last_step,
-            "frames": np.unique(np.concatenate(stops)).tolist(),
-        },
+        "timeline": describe_timeline(run_set, plateaus) | {"frames": np.unique(np.concatenate(stops)).tolist()},
         "runs": _encode_runs(opening, drawn, store),
         "pictures": pictures,
         "ball": store.encode(_ball_shape(opening)),
@@ -217,7 +214,7 @@ def _encode_landscapes(
     for i, land in enumerate(variants.landscapes):
         report, axes = assess(land), {}
         for kind, of_kind in scales.items():
-            updates = _thinned_updates(land, of_kind[i], plateaus, drawn, first=i == variants.first)
+            updates = _thinned_updates(land, of_kind[i], plateaus, drawn, aim=i == variants.first)
             parts = {name: store.encode(values, _lift(name)) for name, values in updates.items()}
             axes[kind] = {"scale": [of_kind[i].low, of_kind[i].high], "parts": parts}
         heights, factors = land.path_height, report.fidelity.factor
@@ -226,16 +223,17 @@ def _encode_landscapes(
             for rows, chosen in zip(variants.run_set.rows, drawn, strict=True)
         ]
         words = {"k": land.k, "sigma": land.sigma, "tiles": report.rows(), "cautions": report.warnings}
+        words["chip"] = rate_fidelity(report.fidelity)._asdict()
         encoded.append(words | {"runs": runs, "axes": axes})
     return encoded
 
 
 def _thinned_updates(
-    land: Landscape, scale: Scale, plateaus: Sequence[Plateau], drawn: ChosenRows, *, first: bool
+    land: Landscape, scale: Scale, plateaus: Sequence[Plateau], drawn: ChosenRows, *, aim: bool
 ) -> Updates:
     """Return the panel's updates for a landscape, with the chosen rows only."""
     run_set = land.run_set
-    updates = update_all(ViewState.of(land, scale), plateaus, min_support=0.0, first=first)
+    updates = update_all(ViewState.of(land, scale), plateaus, min_support=0.0, aim=aim)
     updates |= path_update(ViewState.of(land, NO_LIFT), plateaus)
     updates["curve_layout"] = _curve_updates(run_set, plateaus, drawn)["curve_layout"] | updates["curve_layout"]
     for i, chosen in enumerate(drawn):

@@ -13,10 +13,11 @@ from scipy.spatial import cKDTree
 
 from loss_viz.diagnostics.report import assess
 from loss_viz.export.scene import Scene, split_shades
+from loss_viz.figures.camera import aim
 from loss_viz.figures.captions import name_axis
 from loss_viz.figures.loss_axis import BALL_RADIUS, Scale
 from loss_viz.figures.style import BOX, COLORSCALE, pick_ball_colors, pick_colors
-from loss_viz.figures.traces import camera, error_shade, is_inside, surface_arrays
+from loss_viz.figures.traces import error_shade, is_inside, surface_arrays
 from loss_viz.landscapes.landscape import Landscape
 
 TICK_STEPS = [1, 2, 2.5, 5, 10]
@@ -77,7 +78,7 @@ def draw_surface(
 
 def find_eye(landscape: Landscape, scale: Scale) -> Float[np.ndarray, " 3"]:
     """Return the viewpoint of the interactive figure, from the center of the box."""
-    return np.array(list(camera(landscape, scale, distance=1.0)["eye"].values()))
+    return np.array(list(aim(landscape, scale, distance=1.0)["eye"].values()))
 
 
 def turn(axes: Any, eye: Float[np.ndarray, " 3"], degrees: float) -> None:

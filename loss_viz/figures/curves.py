@@ -13,7 +13,7 @@ from loss_viz.diagnostics.margin import RANGE, Margin
 from loss_viz.diagnostics.plateaus import Plateau, find_plateaus
 from loss_viz.diagnostics.report import assess
 from loss_viz.figures.captions import caption, name_loss
-from loss_viz.figures.loss_axis import check_positive, log_axis, span_decades
+from loss_viz.figures.loss_axis import check_positive, log_axis
 from loss_viz.figures.style import (
     BAND_COLOR,
     MUTED,
@@ -100,7 +100,7 @@ def loss_curve_figure(
     figure.update_xaxes(flat_axis("step"))
     if time == "log":
         figure.update_xaxes(type="log", dtick=1)
-    figure.update_yaxes(flat_axis(name_loss(several), **(log_axis(span_decades(low, high)) if log else {})))
+    figure.update_yaxes(flat_axis(name_loss(several), **(log_axis(np.log10(low), np.log10(high)) if log else {})))
     if len(several) == 1:
         plateaus, first = find_plateaus(several[0], levels), int(time == "log")
         shapes, names = plateau_bands(plateaus, first), _name_plateaus(plateaus, first, log=log, time=time)

@@ -15,9 +15,10 @@ from jaxtyping import Float, Int
 from loss_viz.diagnostics.margin import Margin
 from loss_viz.diagnostics.plateaus import Level, Plateau, PolynomialFit
 from loss_viz.diagnostics.report import Report, assess
+from loss_viz.figures.camera import aim_camera
 from loss_viz.figures.captions import SMALL, caption, name_loss, name_surface, plane_axes
 from loss_viz.figures.curves import MARGIN_AXIS, MARGIN_STYLE, margin_arrays, plateau_bands
-from loss_viz.figures.loss_axis import Scale, log_axis, span_decades
+from loss_viz.figures.loss_axis import LINEAR_AXIS, Scale, fit_scale, log_axis
 from loss_viz.figures.style import (
     BALL,
     BALL_COLOR,
@@ -38,7 +39,6 @@ from loss_viz.figures.style import (
 )
 from loss_viz.figures.traces import (
     ball_arrays,
-    camera,
     fold_arrays,
     key_trace,
     path_arrays,
@@ -182,7 +182,7 @@ def surface_template(names: Sequence[str] = ("",)) -> go.Figure:
     figure.add_scatter3d(**FOLD, **EMPTY, meta="ink")
     figure.update_scenes(SCENE).update_scenes(zaxis={"title": {"text": "loss"}, "exponentformat": "power"})
     # At the left, below the headline of the panel.
-    title = headline("", x=0) | {"xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 40, "l": 8}}
+    title = headline("", x=0.0) | {"xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 40, "l": 8}}
     title["font"] = {"size": 12}
     margin = {"l": 0, "r": 0, "t": 24, "b": 0}
     return figure.update_layout(PAPER, title=title, legend=LIVE_LEGEND, margin=margin)
@@ -201,7 +201,7 @@ def curve_template(names: Sequence[str] = ("",), title: str = "training loss") -
     figure.add_scatter(**EMPTY_CURVE, name="limit", mode="lines", meta="ink", line=dots, hoverinfo="skip", yaxis="y3")
     for i in range(len(names)):
         marker = ball_marker(i, len(names))
-        style = {"mode": "markers", "marker": marker, "hoverinfo": "skip"}
+        style = {"mode": "markers", "marker": marker, "hoverinfo": "skip", "cliponaxis": False}
         figure.add_scatter(**EMPTY_CURVE, **style, name="step", uid=trace_key("step", i))
     _set_small_layout(figure, title, "step").update_layout(hovermode="x", xaxis={"anchor": "y2"})
     strip: dict[str, Any] = SMALL_AXIS | {"domain": [0.0, 0.2], "type": "log", "tickvals": [1, 2, 10, 100, 1e4]}
@@ -253,20 +253,21 @@ def _set_small_layout(figure: go.Figure, title: str, x_title: str) -> go.Figure:
     return figure.update_xaxes(title_text=x_title)
 
 
-def update_all(view: ViewState, plateaus: Sequence[Plateau], *, min_support: float, first: bool) -> Updates:
+def update_all(view: ViewState, plateaus: Sequence[Plateau], *, min_support: float, aim: bool) -> Updates:
     """Return the updates of a view, without the balls.
 
     Args:
         view: what is to be on screen.
         plateaus: plateaus of the runs; they are drawn for a single run.
         min_support: support below which a surface is left open.
-        first: whether to place the camera, which belongs to the user from then on.
+        aim: whether to aim the camera, for new runs or axes; the page ignores it once the user has turned it.
     """
     updates = merge_updates(
         _pane_update(view, plateaus, min_support, "surface"), factor_update(view.run_set, view.report)
     )
-    if first:
-        updates["surface_layout"]["scene.camera"] = camera(view.surface, view.scale, distance=1.22)
+    if aim:
+        place = view.projection.path, view.shown_runs.loss
+        updates["surface_layout"]["scene.camera"] = aim_camera(view.surface, view.scale, *place, distance=1.0)
     if view.second:
         updates |= _pane_update(ViewState.of(view.second, view.scale), plateaus, min_support, "beside")
     return updates
@@ -292,11 +293,9 @@ def _scene_update(view: ViewState) -> dict[str, Any]:
         "title.text": caption(view.landscape) if view.landscape else f"{name}<br>{SMALL.format('…')}",
         "scene.xaxis.range": x["range"],
         "scene.yaxis.range": y["range"],
-        "scene.zaxis.title.text": axis["title"]["text"],
-        "scene.zaxis.type": axis.get("type", "linear"),
+        "scene.zaxis.title.text": axis.pop("title")["text"],
+        **{f"scene.zaxis.{name}": value for name, value in axis.items()},
         "scene.zaxis.autorange": False,  # Plotly sets it when the type changes and losses are below 1
-        "scene.zaxis.range": axis["range"],
-        "scene.zaxis.dtick": axis.get("dtick"),
         "scene.xaxis.title.text": x["title"]["text"],
         "scene.yaxis.title.text": y["title"]["text"],
     }
@@ -370,15 +369,23 @@ def curve_update(curves: Sequence[Curve], plateaus: Sequence[Plateau] = (), n_st
     """
     level = np.array([[plateau.level, plateau.level, np.nan] for plateau in plateaus])
     ends = np.array([[plateau.start, plateau.end, np.nan] for plateau in plateaus])
-    layout: dict[str, Any] = {"yaxis.type": "linear", "yaxis.dtick": None, "yaxis.autorange": True}
-    losses = np.concatenate([loss for _, loss in curves])
-    if len(losses) and losses.min() > 0:
-        axis = log_axis(span_decades(losses.min(), losses.max()))
-        layout |= {"yaxis.type": "log", "yaxis.dtick": axis.get("dtick")}
-    layout |= {"xaxis.autorange": True} if n_steps is None else {"xaxis.range": [0, n_steps]}
+    steps = np.concatenate([step for step, _ in curves])
+    first, last = (int(steps.min()), int(steps.max())) if n_steps is None else (0, n_steps)
+    layout: dict[str, Any] = {"xaxis.range": [first, max(last, first + 1)], "xaxis.autorange": False}
+    layout |= {f"yaxis.{name}": value for name, value in _fit_curve_axis([loss for _, loss in curves]).items()}
     layout["shapes"] = plateau_bands(plateaus) if len(curves) == 1 else []
     lines = {f"curve_{trace_key('loss', i)}": {"x": step, "y": loss} for i, (step, loss) in enumerate(curves)}
     return lines | {"curve_plateau": {"x": ends.ravel(), "y": level.ravel()}, "curve_layout": layout}
+
+
+def _fit_curve_axis(losses: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Return the loss axis of curves: logarithmic where all losses are above 0."""
+    if not any(np.isfinite(loss).any() for loss in losses):
+        return LINEAR_AXIS | {"range": [0, 1]}
+    scale = fit_scale(losses, log=None)
+    margin = 0.06 * (scale.high - scale.low)
+    axis = log_axis(scale.low, scale.high) if scale.log else LINEAR_AXIS
+    return axis | {"range": [scale.low - margin, scale.high + margin], "autorange": False}
 
 
 def step_update(run_set: RunSet, rows: Sequence[int]) -> Updates:

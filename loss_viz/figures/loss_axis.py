@@ -15,6 +15,17 @@ BALL_RADIUS = 0.03
 MIN_SPAN = 1e-9  # of an axis, relative to the losses on it: less is rounding
 LEAST_SPAN = 1e-300  # of an axis: shares of a shorter one underflow
 
+# All properties that `log_axis` sets, because Plotly keeps those that an update leaves out: an axis that was
+# logarithmic would keep its tick distance of one, which is one power of ten there, and any number of ticks here.
+LINEAR_AXIS = {
+    "type": "linear",
+    "exponentformat": "power",
+    "tickmode": "auto",
+    "tick0": None,
+    "dtick": None,
+    "tickvals": None,
+}
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -44,14 +55,14 @@ class Scale:
         """Return Plotly's properties of the axis, with space for the ball."""
         margin = BALL_RADIUS * (self.high - self.low)
         axis = {"title": {"text": self.name}, "range": [self.low - margin, self.high + 2 * margin]}
-        return axis | (log_axis(self.high - self.low) if self.log else {})
+        return axis | (log_axis(self.low, self.high) if self.log else LINEAR_AXIS)
 
     def colorbar(self) -> dict[str, Any]:
         """Return Plotly's properties of the color bar, with ticks in losses."""
         bar = {"title": {"text": self.name}, "thickness": 12, "len": 0.7, "outlinewidth": 0}
         if not self.log:
             return bar
-        every = log_axis(self.high - self.low).get("dtick", 1)
+        every = log_axis(self.low, self.high)["dtick"] or 1
         ticks = np.arange(np.ceil(self.low), np.floor(self.high) + 1, every).tolist()
         if len(ticks) > 1:
             return bar | {"tickvals": ticks, "ticktext": [f"10<sup>{tick:.0f}</sup>" for tick in ticks]}
@@ -59,10 +70,35 @@ class Scale:
         return bar | {"tickvals": ticks, "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
 
 
-def log_axis(decades: float) -> dict[str, Any]:
-    """Return Plotly's properties of a logarithmic axis, with at most about eight ticks at powers of ten."""
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """Return Plotly's properties of a logarithmic axis with two to about nine ticks.
+
+    They are powers of ten, or over less than two decades 1, 2 and 5 times powers of ten, or else evenly spaced.
+
+    Args:
+        low: log10 of the least loss.
+        high: log10 of the greatest.
+
+    Example:
+        >>> log_axis(-3.0, 1.0)["dtick"], log_axis(-1.2, -0.2)["tickvals"]
+        (1, [0.1, 0.2, 0.5])
+    """
     axis: dict[str, Any] = {"type": "log", "exponentformat": "power"}
-    return axis | ({"dtick": int(np.ceil(decades / 8))} if decades >= 2 else {})
+    if high - low >= 2:
+        return axis | {"tickmode": "linear", "tick0": 0, "dtick": int(np.ceil((high - low) / 8)), "tickvals": None}
+    return axis | {"tickmode": "array", "tick0": None, "dtick": None, "tickvals": _place_ticks(low, high)}
+
+
+def _place_ticks(low: float, high: float) -> list[float]:
+    powers = range(int(np.floor(low)), int(np.ceil(high)) + 1)
+    ticks = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+    ticks = [tick for tick in ticks if tick and low <= np.log10(tick) <= high]
+    if len(ticks) > 1:
+        return ticks
+    start, stop = 10**low, 10**high
+    power = np.floor(np.log10((stop - start) / 4))
+    step = next(step for digit in (1, 2, 5, 10) if (step := digit * 10**power) >= (stop - start) / 4)
+    return [float(f"{count * step:.12g}") for count in range(int(np.ceil(start / step)), int(stop / step) + 1)]
 
 
 def fit_scale(losses: Sequence[np.ndarray], *, log: bool | None, name: str = "loss") -> Scale:
@@ -84,11 +120,6 @@ def fit_scale(losses: Sequence[np.ndarray], *, log: bool | None, name: str = "lo
     low, high = (float(np.log10(end) if log else end) for end in (finite.min(), finite.max()))
     least = max(1.0 if high == low else LEAST_SPAN, MIN_SPAN * max(abs(low), abs(high)))  # so that the ends differ
     return Scale(low, max(high, low + least), log, name)
-
-
-def span_decades(low: float, high: float) -> float:
-    """Return the number of decades between two losses above 0, whose quotient may overflow."""
-    return float(np.log10(high) - np.log10(low))
 
 
 def check_positive(loss: float) -> None:

@@ -9,9 +9,10 @@ from jaxtyping import Int
 from plotly.subplots import make_subplots
 
 from loss_viz._validation import argument_error, check_bool, check_fraction, check_int
+from loss_viz.figures.camera import aim
 from loss_viz.figures.captions import SMALL, caption, name_loss, plane_axes, write_notes
 from loss_viz.figures.curves import curve_traces
-from loss_viz.figures.loss_axis import Scale, fit_scale, log_axis, span_decades
+from loss_viz.figures.loss_axis import Scale, fit_scale, log_axis
 from loss_viz.figures.style import (
     CLEAR,
     COLORSCALE,
@@ -30,7 +31,6 @@ from loss_viz.figures.style import (
 )
 from loss_viz.figures.traces import (
     ball_traces,
-    camera,
     colorbar_trace,
     error_shade,
     fade,
@@ -88,7 +88,7 @@ def surface_figure(
         figure.add_annotation(place, text=caption(land), y=1, yanchor="bottom", font=font)
         figure.add_annotation(place, text=SMALL.format("<br>".join(lines)), y=0, yanchor="top", font={"color": FAINT})
     figure.add_trace(colorbar_trace(scale), row=1, col=n)
-    figure.update_scenes(camera=camera(landscapes[-1], scale, distance=1.0 if n == 1 else 1.15))
+    figure.update_scenes(camera=aim(landscapes[-1], scale, distance=1.0 if n == 1 else 1.15))
     return figure.update_layout(
         layout(height),
         legend=LEGEND,
@@ -219,10 +219,10 @@ def compare_figure(landscape: Landscape, *, step: int | None = None, log: bool =
     for trace in curve_traces(landscape.run_set, step):
         figure.add_trace(trace.update(showlegend=False), row=1, col=2)
     low, high = landscape.path_loss.min(), landscape.path_loss.max()
-    axis = log_axis(span_decades(low, high)) if low > 0 else {}
+    axis = log_axis(np.log10(low), np.log10(high)) if low > 0 else {}
     figure.update_xaxes(flat_axis("step", size=12, tickfont={"size": 11}))
     figure.update_yaxes(flat_axis(name_loss(landscape.runs), size=12, tickfont={"size": 11}, **axis))
-    figure.update_scenes(camera=camera(landscape, scale, distance=1.1))
+    figure.update_scenes(camera=aim(landscape, scale, distance=1.1))
     figure.update_layout(layout(height), title=headline(caption(landscape), x=0.3), legend=LEGEND, showlegend=True)
     return figure.update_layout(margin={"l": 0, "r": 24, "t": 64, "b": 8})
 

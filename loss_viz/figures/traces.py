@@ -224,15 +224,6 @@ def colorbar_trace(scale: Scale) -> go.Scatter3d:
     return go.Scatter3d(EMPTY, name="loss", mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
 
 
-def camera(landscape: Surface | Landscape, scale: Scale, *, distance: float) -> dict[str, Any]:
-    """Return a camera at the corner from which the surface rises away from the viewer, so that it hides nothing."""
-    heights = scale.fraction(landscape.loss)
-    along_x = (heights * np.linspace(-1, 1, len(landscape.x))).sum()
-    along_y = (heights * np.linspace(-1, 1, len(landscape.y))[:, None]).sum()
-    eye = {"x": -1.2 if along_x > 0 else 1.2, "y": -1.35 if along_y > 0 else 1.35, "z": 0.95}
-    return {"eye": {axis: distance * value for axis, value in eye.items()}, "center": {"x": 0, "y": 0, "z": -0.12}}
-
-
 @cache
 def _lookup_colors() -> Float[np.ndarray, "256 3"]:
     return np.array([unlabel_rgb(color) for color in sample_colorscale(COLORSCALE, np.linspace(0, 1, 256).tolist())])

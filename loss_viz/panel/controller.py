@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from loss_viz._progress import ProgressMeter
 from loss_viz._validation import argument_error
 from loss_viz.diagnostics.fidelity import SigmaCurve, sigma_curve
 from loss_viz.diagnostics.margin import Margin, measure_margin
+from loss_viz.diagnostics.plateaus import Plateau
 from loss_viz.diagnostics.report import PlateauSummary, assess, summarize_plateaus
 from loss_viz.figures.live import (
     Updates,
@@ -64,8 +65,8 @@ class Listener(Protocol):
     def on_progress(self, text: str, fraction: float) -> None:
         """Report the current task and its progress, from 0 to 1."""
 
-    def on_runs(self, run_set: RunSet) -> int:
-        """Report new runs; return the training step of the ball."""
+    def on_runs(self, run_set: RunSet, plateaus: Sequence[Plateau]) -> int:
+        """Report new runs and their plateaus; return the training step of the ball."""
 
     def on_report(self, report: dict[str, Any]) -> None:
         """Report new numbers at the ball."""
@@ -175,6 +176,7 @@ class Controller:
         # Of the latest runs. That of the user's own is built here, because probing metrics draws random numbers.
         self._pipeline = Pipeline(own_runs, metrics=metrics) if own_runs else None
         self._plateaus = PlateauSummary()
+        self._aimed: tuple[Any, ...] = ()  # the runs and axes for which the camera was aimed
         self._margins: WeakKeyDictionary[Run, Margin] = WeakKeyDictionary()
         self._width_errors: WeakKeyDictionary[Planes, SigmaCurve | None] = WeakKeyDictionary()
         self._drawing = threading.RLock()  # the ball is moved from other threads than the worker's
@@ -259,9 +261,9 @@ class Controller:
             run_set = self._part[2]
         if run_set is not self.run_set:
             self.run_set = run_set
-            self.step = self.listener.on_runs(run_set)
-            self.listener.on_width_errors(None, request.settings["sigma"])
             self._plateaus = summarize_plateaus(run_set)
+            self.step = self.listener.on_runs(run_set, self._plateaus.plateaus)
+            self.listener.on_width_errors(None, request.settings["sigma"])
             curves = curve_update([(run.step, run.loss) for run in run_set.runs], self._plateaus.plateaus)
             with self._drawing:
                 check()
@@ -373,11 +375,12 @@ class Controller:
 
     def _draw(self, view: ViewState, min_support: float, check: Check) -> None:
         plateaus, complete = self._plateaus.plateaus, view.landscape is not None
-        updates = update_all(view, plateaus, min_support=min_support, first=self.view is None)
+        key = view.run_set, view.projection.axes, view.scale.log
+        updates = update_all(view, plateaus, min_support=min_support, aim=key != self._aimed)
         self.figures.wait_drawn(0.5)
         with self._drawing:
             check()
-            self.view = view
+            self.view, self._aimed = view, key
             self.figures.push(
                 merge_updates(updates, self._ball_updates(view.run_set)),
                 # The second surface stays as it is until the landscape is complete.

@@ -14,6 +14,8 @@ from traitlets import TraitError
 
 from loss_viz._validation import check_choice
 from loss_viz.diagnostics.fidelity import SigmaCurve
+from loss_viz.diagnostics.headlines import describe_timeline, opening_step
+from loss_viz.diagnostics.plateaus import Plateau
 from loss_viz.figures.assets import read_plotly, read_static
 from loss_viz.figures.live import build_templates
 from loss_viz.figures.surface import surface_figure
@@ -328,13 +330,20 @@ class Explorer(_OptionTraits):
         """Show the progress of the work."""
         self.work = {"text": text, "progress": fraction}
 
-    def on_runs(self, run_set: RunSet) -> int:
-        """Return the step of the ball on new runs: the same step, or the end if it was at the end."""
+    def on_runs(self, run_set: RunSet, plateaus: Sequence[Plateau]) -> int:
+        """Return the step of the ball on new runs: the same step, or the end if it was at the end.
+
+        At first, without a step given, it is the middle of a single run's longest plateau.
+        """
         first, last = run_set.first_step, run_set.last_step
         frames = np.unique(np.linspace(first, last, N_FRAMES).astype(int)).tolist()
-        self.timeline = {"first": first, "last": last, "frames": frames}
-        step, at_end = self.step, self.step == self._last_step and self.part == self._last_part
-        step = last if step is None or at_end else int(np.clip(step, first, last))
+        self.timeline = describe_timeline(run_set, plateaus) | {"frames": frames}
+        if self.step is None:
+            step = opening_step(run_set.runs[0], plateaus) if len(run_set.runs) == 1 else last
+        elif self.step == self._last_step and self.part == self._last_part:
+            step = last
+        else:
+            step = int(np.clip(self.step, first, last))
         self._last_step, self._last_part, self.step = last, self.part, step
         return step
 

@@ -13,6 +13,7 @@ import traitlets
 from loss_viz.figures.assets import read_plotly, read_static
 
 Updates = Mapping[str, Mapping[str, Any]]
+RENDER = "export default { render: (widget) => renderFigures(widget).close };"
 WIRE_DTYPES = {"f": "float32", "i": "uint32", "u": "uint32"}
 
 
@@ -43,7 +44,7 @@ class LiveFigures(anywidget.AnyWidget):
         >>> figures.hidden = ["curve"]
     """
 
-    _esm = "\n".join([read_plotly(), read_static("figure_widget.js"), "export default { render: renderFigures };"])
+    _esm = "\n".join([read_plotly(), read_static("figure_widget.js"), RENDER])
     _css = read_static("figure_widget.css")
     panes = traitlets.Dict().tag(sync=True)
     state = traitlets.Unicode("").tag(sync=True)  # badge text while the figures are out of date

@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 
 from loss_viz.diagnostics.fidelity import SigmaCurve
+from loss_viz.diagnostics.headlines import rate_fidelity
 from loss_viz.diagnostics.report import PlateauSummary, variance_row, write_factor
 from loss_viz.figures.live import ViewState
 
 
 def list_tiles(view: ViewState, plateaus: PlateauSummary, rows: Sequence[int]) -> dict[str, Any]:
-    """Return `tiles`, each name, value and comment, and `warnings`; "…" stands for numbers not yet known.
+    """Return `tiles`, each name, value and comment; `warnings`; and `chip`, the fidelity in words.
+
+    "…" stands for numbers not yet known.
 
     Args:
         view: surface on screen.
@@ -29,7 +32,11 @@ def list_tiles(view: ViewState, plateaus: PlateauSummary, rows: Sequence[int]) -
     tiles += report.rows() if report else [("error, median", "…", ""), ("held out", "…", "")]
     tiles.append(("off the plane", f"{projection.off_plane[rows].max() / projection.diagonal:.1%}", ""))
     tiles.append(variance_row(projection))
-    return {"tiles": [list(tile) for tile in tiles], "warnings": list(report.warnings) if report else []}
+    return {
+        "tiles": [list(tile) for tile in tiles],
+        "warnings": list(report.warnings) if report else [],
+        "chip": rate_fidelity(report.fidelity)._asdict() if report else None,
+    }
 
 
 def _format_plateau(plateaus: PlateauSummary, step: int) -> tuple[str, str]:

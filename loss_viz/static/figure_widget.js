@@ -65,7 +65,9 @@ class Pane {
       if (!event.buttons) this.onRelease(event); // released outside the window
       else if (this.held) this.onCameraMove(this);
     });
-    this.gd.addEventListener("wheel", () => this.onCameraMove(this), { passive: true });
+    // The wheel scrolls the page; with Ctrl it zooms.
+    const onWheel = (event) => (event.ctrlKey ? this.onCameraMove(this) : event.stopPropagation());
+    this.gd.addEventListener("wheel", onWheel, { passive: true, capture: true });
     for (const type of ["pointerup", "pointercancel"]) window.addEventListener(type, this.onRelease, true);
   }
 
@@ -157,8 +159,9 @@ class Pane {
     }
   }
 
-  // Draws the pending updates; false if that is not possible now. A new scene starts with the shared camera.
-  async draw(theme, camera) {
+  // Draws the pending updates; false if that is not possible now. A new scene starts with the shared camera; one that
+  // the user has turned keeps it.
+  async draw(theme, camera, turned) {
     if (!this.ready || this.held) return false;
     const { gd, model } = this;
     const traces = {};
@@ -181,6 +184,8 @@ class Pane {
       for (const i of Object.keys(this.vertexColors)) edit(i, "vertexcolor", mix(this.vertexColors[i], theme.paper));
       this.usesTextColor.forEach((usesTextColor, i) => usesTextColor && edit(i, "line.color", theme.ink));
     }
+    if (layout["scene.camera"]) this.aimed = layout["scene.camera"];
+    if (turned) delete layout["scene.camera"];
     if (!Object.keys(traces).length && !Object.keys(layout).length) return true;
     if (!this.drawn && camera) {
       delete layout["scene.camera"];
@@ -223,7 +228,7 @@ function renderFigures({ model, el, slots = {} }) {
       const serial = model.get("serial");
       let current = true;
       for (const pane of shown) {
-        current = (await pane.draw(theme, camera)) && current;
+        current = (await pane.draw(theme, camera, turned)) && current;
         await new Promise((go) => setTimeout(go)); // let the browser paint this pane before the next
       }
       if (current && !dirty) showState();
@@ -265,6 +270,7 @@ function renderFigures({ model, el, slots = {} }) {
   };
 
   let camera = null; // shared by all scenes
+  let turned = false; // whether the user has moved it
   let leader = null; // the pane whose camera was moved last, until it settles
   let settled = 0;
   const shareCamera = (pane) => {
@@ -277,7 +283,10 @@ function renderFigures({ model, el, slots = {} }) {
   };
   const trackCamera = () => {
     if (closed) return;
-    settled = shareCamera(leader) ? 0 : settled + 1;
+    const before = camera;
+    const moved = shareCamera(leader);
+    turned = turned || (moved && before !== null);
+    settled = moved ? 0 : settled + 1;
     if (settled < SETTLE_FRAMES) requestAnimationFrame(trackCamera);
     else leader = null;
   };
@@ -286,6 +295,15 @@ function renderFigures({ model, el, slots = {} }) {
     if (!leader) requestAnimationFrame(trackCamera); // by then Plotly has handled the event
     leader = pane;
     settled = 0;
+  };
+
+  // Back to the viewpoint that was chosen for the runs on screen.
+  const aim = async () => {
+    turned = false;
+    const pane = shown.find((one) => one.aimed && one.drawn);
+    if (!pane) return;
+    await Plotly.relayout(pane.gd, { "scene.camera": pane.aimed });
+    shareCamera(pane);
   };
 
   const listeners = { onReady: redraw, onCameraMove: startTracking, onCameraSet: shareCamera };
@@ -308,7 +326,7 @@ function renderFigures({ model, el, slots = {} }) {
   for (const node of [document.documentElement, document.body]) themes.observe(node, { attributes: true });
   redraw();
 
-  return () => {
+  const close = () => {
     closed = true;
     sizes.disconnect();
     themes.disconnect();
@@ -318,5 +336,6 @@ function renderFigures({ model, el, slots = {} }) {
     model.off("change:summary", showSummary);
     panes.forEach((pane) => pane.close());
   };
+  return { close, aim };
 }
 

@@ -89,7 +89,9 @@ function openPage() {
     },
   };
   const push = (parts) => {
-    Object.assign(shown, parts, { values: { ...values }, report: { tiles: listTiles(findRows()), warnings: cautions() } });
+    const { chip, cautions } = data.pictures[picture()];
+    const report = { tiles: listTiles(findRows()), warnings: cautions, chip };
+    Object.assign(shown, parts, { values: { ...values }, report });
     shown.serial += 1;
     find("picture").dataset.asked = shown.serial;
     for (const name of ["serial", "values", "report"]) (listeners[`change:${name}`] || []).forEach((listen) => listen());
@@ -97,7 +99,6 @@ function openPage() {
     spelled.log = values.loss_axis === "log" ? "True" : "False";
     find("recipe").textContent = data.recipe.replace(/\{(k|sigma|step|log)\}/g, (_, name) => spelled[name]);
   };
-  const cautions = () => data.pictures[picture()].cautions;
 
   const landscapeUpdates = () => {
     const drawing = data.pictures[picture()].axes[values.loss_axis];

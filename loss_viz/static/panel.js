@@ -251,7 +251,7 @@ class Panel {
     this.sizes = new ResizeObserver(() => this.fit());
     this.sizes.observe(el);
     this.fit();
-    this.closeFigures = renderFigures({ model: this.layer(), el: this.stage, slots: { curve: this.curve } });
+    this.figures = renderFigures({ model: this.layer(), el: this.stage, slots: { curve: this.curve } });
     this.showTimeline();
     this.showValues();
     this.showErrors();
@@ -297,7 +297,11 @@ class Panel {
     this.chip.setAttribute("aria-controls", this.details.id);
     this.toggle(this.chip, this.details);
     this.network = element("p", { className: "lossviz-network" });
-    const above = [this.headline, this.chip, this.details, this.network];
+    this.aim = element("button", { type: "button", className: "lossviz-aim", textContent: "⟲" });
+    this.aim.title = "Back to the best view of the run (R)";
+    this.aim.setAttribute("aria-label", "best view of the run");
+    this.aim.addEventListener("click", () => this.figures.aim());
+    const above = [this.headline, this.aim, this.chip, this.details, this.network];
     this.stage = element("div", { className: "lossviz-stage" }, ...above);
   }
 
@@ -627,6 +631,7 @@ class Panel {
     const inButton = event.target.tagName === "BUTTON";
     const number = Number(event.key);
     if (event.key === " " && !inButton) this.play.click();
+    else if (event.key === "r") this.figures.aim();
     else if (number >= 1 && this.controls.target && number <= this.controls.target.row.choices.length)
       this.controls.target.choose(this.controls.target.row.choices[number - 1]);
     else if (event.key === "l" && this.controls.loss_axis) {
@@ -645,7 +650,7 @@ class Panel {
     this.sizes.disconnect();
     this.el.removeEventListener("keydown", this.onKey);
     for (const [event, listener] of Object.entries(this.listeners)) this.model.off(event, listener);
-    this.closeFigures();
+    this.figures.close();
   }
 }
 
