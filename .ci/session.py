@@ -23,7 +23,7 @@ MOVES = """
 MOVED = {"k": 20, "sigma": 0.06, "axes": "hessian", "plane": "local", "beside": "flat", "target": "sin(3x)"}
 for setting, value in MOVED.items():
     setattr(explorer, setting, value)
-    assert explorer.wait(120), explorer.figures.state
+    assert explorer.wait(120), explorer.state
 import os
 os.getpid()
 """

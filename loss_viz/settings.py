@@ -22,6 +22,7 @@ from loss_viz._validation import (
     check_float,
     check_fraction,
     check_int,
+    check_type,
 )
 from loss_viz.tasks.formula import normalize_formula
 from loss_viz.tasks.networks import ACTIVATIONS
@@ -270,6 +271,7 @@ class ViewSettings:
         "loss",
         "height",
         "What the height of the surface is: the loss, or one of the metrics passed to Explorer.",
+        checker=lambda value: check_type("height", value, str, "a name", advice="Use 'loss'."),
     )
     beside: str = option(
         NO_PLANE,

@@ -261,45 +261,62 @@ class Panel:
             self.index,
         )
 
-    def control(self, label):
-        """Return the widget with this description."""
-        return self.root.locator(".jupyter-widgets:has(> .widget-label), .jupyter-widgets:has(> label)").filter(
-            has=self.page.locator(f"xpath=./*[contains(@class, 'widget-label')][normalize-space()='{label}']")
+    def control(self, name):
+        """Return the input of a setting; its drawer is opened if need be."""
+        if name == "step":
+            return self.root.locator(".lossviz-step")
+        field = self.root.locator(
+            f".lossviz-field[data-name={name}] > :is(input, select), "
+            f".lossviz-field[data-name={name}] .lossviz-track input"
         )
+        if not field.is_visible():
+            self.button("more").click()
+        return field
 
-    def press(self, label, key, times=1):
-        self.control(label).locator(".noUi-handle").focus()
+    def press(self, name, key, times=1):
+        self.control(name).focus()
         for _ in range(times):
             self.page.keyboard.press(key)
 
-    def choose(self, label, option):
-        self.control(label).locator("select").select_option(option)
+    def choose(self, name, option):
+        self.control(name).select_option(option)
 
-    def type(self, label, text):
-        box = self.control(label).locator("input")
+    def type(self, name, text):
+        box = self.control(name)
         box.fill(text)
         box.press("Enter")
 
     def button(self, name):
-        return self.root.locator("button.jupyter-button").filter(has_text=name)
+        button = self.root.get_by_role("button", name=name, exact=True)
+        if name in ("Train", "Copy code") and not button.is_visible():
+            self.button("more").click()
+        return button
 
 
 def list_moves(panel, rng):
     """Return functions that each make one random move in a panel."""
     keys = ("ArrowLeft", "ArrowRight", "PageUp", "PageDown", "Home")
     options = {
-        "target": ("x", "x^2", "x^3", "sin(3x)"),
         "axes": ("pca", "random"),
         "plane": ("auto", "local", "parallel", "flat"),
-        "loss": ("linear", "log"),
-        "units": ("tanh", "silu", "relu", "gelu"),
-        "opt.": ("adam", "adamw", "sgd"),
+        "loss_axis": ("auto", "linear", "log"),
+        "activation": ("tanh", "silu", "relu", "gelu"),
+        "optimizer": ("adam", "adamw", "sgd"),
         "preset": ("post", "robust"),
     }
     numbers = {"width": (2, 20), "depth": (1, 3), "steps": (100, 400), "seed": (0, 99)}
     return [
-        *(lambda label=label: panel.press(label, rng.choice(keys)) for label in ("k", "σ", "grid", "step") * 4),
-        *(lambda label=label: panel.choose(label, str(rng.choice(options[label]))) for label in options),
-        *(lambda label=label: panel.type(label, str(rng.integers(*numbers[label]))) for label in numbers),
-        *(lambda name=name: panel.button(name).click() for name in ("auto k", "auto σ", "post's 0.06", "Train")),
+        *(lambda name=name: press_if_enabled(panel, name, rng.choice(keys)) for name in SLIDERS * 4),
+        *(lambda name=name: panel.choose(name, str(rng.choice(options[name]))) for name in options),
+        *(lambda name=name: panel.type(name, str(rng.integers(*numbers[name]))) for name in numbers),
+        *(lambda name=name: panel.button(name).click() for name in ("x", "x²", "x³", "sin 3x", "Train")),
     ]
+
+
+SLIDERS = ("k", "sigma", "resolution", "step")
+
+
+def press_if_enabled(panel, name, key):
+    """Press a key on a slider, unless the present picture has no use for it."""
+    if panel.control(name).is_enabled():
+        panel.press(name, key)

@@ -204,6 +204,7 @@ def curve_template(names: Sequence[str] = ("",), title: str = "training loss") -
         style = {"mode": "markers", "marker": marker, "hoverinfo": "skip", "cliponaxis": False}
         figure.add_scatter(**EMPTY_CURVE, **style, name="step", uid=trace_key("step", i))
     _set_small_layout(figure, title, "step").update_layout(hovermode="x", xaxis={"anchor": "y2"})
+    figure.update_layout(title={"x": 0.99, "xanchor": "right"})  # the left belongs to the buttons of the time line
     strip: dict[str, Any] = SMALL_AXIS | {"domain": [0.0, 0.2], "type": "log", "tickvals": [1, 2, 10, 100, 1e4]}
     lowest = SMALL_AXIS | MARGIN_AXIS | {"domain": NO_ROOM, "tickvals": [1, 100], "visible": False}
     figure.update_layout(yaxis={"domain": [0.34, 1.0], "exponentformat": "power"}, yaxis2=strip, yaxis3=lowest)
@@ -267,7 +268,7 @@ def update_all(view: ViewState, plateaus: Sequence[Plateau], *, min_support: flo
     )
     if aim:
         place = view.projection.path, view.shown_runs.loss
-        updates["surface_layout"]["scene.camera"] = aim_camera(view.surface, view.scale, *place, distance=1.0)
+        updates["surface_layout"]["scene.camera"] = aim_camera(view.surface, view.scale, *place, distance=1.12)
     if view.second:
         updates |= _pane_update(ViewState.of(view.second, view.scale), plateaus, min_support, "beside")
     return updates

@@ -300,6 +300,8 @@ class Controller:
         curve = curve_update([(np.arange(len(losses)), np.array(losses))], n_steps=n_steps)
         empty = {"x": np.empty(0), "y": np.empty(0)}
         updates = curve | fit_update(x, target, [network], step) | {"curve_step": empty, "curve_factor": empty}
+        if step == 0:
+            updates = merge_updates(updates, margin_update(None))
         self.figures.push(updates, state="training")
         self.listener.on_progress(f"training, step {step:,} of {n_steps:,}, loss {losses[-1]:.3g}", step / n_steps)
 

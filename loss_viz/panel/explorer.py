@@ -34,6 +34,7 @@ from loss_viz.settings import (
     TRAINING,
     VIEW,
     Option,
+    as_tuples,
     check_setting,
     preset_for,
     to_script,
@@ -130,6 +131,7 @@ class Explorer(_OptionTraits):
         self._heights = ("loss", *metrics)
         self._last_step: int | None = None  # of the runs on screen
         self._last_part: tuple[int, int] | None = None
+        self._opening_step: int | None = None
         self._failed_option = ""  # whose control shows why the last request failed
         self._names = VIEW if self._own_runs else TRAINING + VIEW
         self._showing = threading.RLock()  # input arrives in the kernel's threads, results in the worker's
@@ -279,11 +281,16 @@ class Explorer(_OptionTraits):
     def _on_control(self, name: str, value: Any) -> None:
         """Assign the value of a control, or show at the control why it is not allowed."""
         if name == "preset":
-            for option, default in preset_for(self.target, value)._asdict().items() if value in PRESETS else ():
+            chosen = preset_for(self.target, value)._asdict() if isinstance(value, str) and value in PRESETS else {}
+            for option, default in chosen.items():
                 setattr(self, option, default)
             self._show_preset()
             return
-        value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+        if name not in self._names:
+            return
+        value = as_tuples(value)  # JSON has no tuples, and no difference between 1 and 1.0
+        if isinstance(getattr(self, name), float) and type(value) is int:
+            value = float(value)
         try:
             check_setting(name, value)  # names the constraint, which the type of the trait does not
             setattr(self, name, value)
@@ -333,18 +340,16 @@ class Explorer(_OptionTraits):
     def on_runs(self, run_set: RunSet, plateaus: Sequence[Plateau]) -> int:
         """Return the step of the ball on new runs: the same step, or the end if it was at the end.
 
-        At first, without a step given, it is the middle of a single run's longest plateau.
+        Until it is moved, it is the middle of a single run's longest plateau.
         """
         first, last = run_set.first_step, run_set.last_step
         frames = np.unique(np.linspace(first, last, N_FRAMES).astype(int)).tolist()
         self.timeline = describe_timeline(run_set, plateaus) | {"frames": frames}
-        if self.step is None:
-            step = opening_step(run_set.runs[0], plateaus) if len(run_set.runs) == 1 else last
-        elif self.step == self._last_step and self.part == self._last_part:
-            step = last
-        else:
-            step = int(np.clip(self.step, first, last))
-        self._last_step, self._last_part, self.step = last, self.part, step
+        opening = opening_step(run_set.runs[0], plateaus) if len(run_set.runs) == 1 else last
+        step = opening if self.step is None else int(np.clip(self.step, first, last))
+        if self.part == self._last_part and self.step in (self._last_step, self._opening_step):
+            step = last if self.step == self._last_step else opening
+        self._last_step, self._last_part, self._opening_step, self.step = last, self.part, opening, step
         return step
 
     def on_report(self, report: dict[str, Any]) -> None:

@@ -242,7 +242,7 @@ class Panel {
       "change:work": () => this.showWork(),
       "change:report": () => this.showReport(),
       "change:timeline": () => this.showTimeline(),
-      "change:state": () => (el.dataset.state = model.get("state")),
+      "change:state": () => this.showState(),
       "msg:custom": (message) => message.kind === "copy" && this.copy(message.text),
     };
     for (const [event, listener] of Object.entries(this.listeners)) model.on(event, listener);
@@ -258,7 +258,12 @@ class Panel {
     this.showNotes();
     this.showWork();
     this.showReport();
-    el.dataset.state = model.get("state");
+    this.showState();
+  }
+
+  showState() {
+    this.el.dataset.state = this.model.get("state");
+    this.showHeadline();
   }
 
   // The model as the figures see it: reports of drawn pictures pass through this panel, too.
@@ -598,6 +603,7 @@ class Panel {
 
   showHeadline() {
     const { last = 0, headlines = [] } = this.model.get("timeline");
+    if (this.model.get("state") === "training") return this.headline.replaceChildren("Training …");
     const { step } = this;
     const here = headlines.find(({ start, end }) => start <= step && step <= end);
     const count = element("b", { textContent: `Step ${inWords(step)} of ${inWords(last)}` });

@@ -173,7 +173,7 @@ def _check_optimizer(built: Any, model: nn.Module) -> Optimizer:
     return built
 
 
-def check_lr(lr: float) -> None:
+def check_lr(lr: Any) -> None:
     """Raise `TypeError` unless `lr` is a number, `ValueError` unless it is finite and positive."""
     number = check_float("lr", lr, "a positive number", advice="The post uses 0.01.")
     if not (math.isfinite(number) and number > 0):

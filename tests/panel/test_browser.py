@@ -35,7 +35,7 @@ def lab(tmp_path_factory):
         "assert explorer.wait(60) and twin.wait(60)\n"
         "mine, theirs = explorer.landscape, twin.landscape\n"
         "same = [np.allclose(mine.loss, theirs.loss, rtol=1e-6), np.array_equal(mine.path, theirs.path)]\n"
-        "same += [explorer.figures.surface_ball == twin.figures.surface_ball, explorer.settings == twin.settings]\n"
+        "same += [explorer.surface_ball == twin.surface_ball, explorer.settings == twin.settings]\n"
         "twin.close()\n"
         "print(*same)",
     )
@@ -92,51 +92,81 @@ def test_the_notebook_draws_what_the_library_computes(panel):
 
 
 MOVES = {
-    "k": lambda panel: panel.press("k", "ArrowRight", 2),
-    "auto k": lambda panel: panel.button("auto k").click(),
+    "k": lambda panel: panel.press("k", "ArrowRight", 3),
+    "auto k": lambda panel: panel.press("k", "Home"),
     "k again": lambda panel: panel.press("k", "ArrowRight", 2),
-    "sigma": lambda panel: panel.press("σ", "ArrowRight", 2),
-    "auto": lambda panel: panel.button("auto σ").click(),
-    "post": lambda panel: panel.button("post's 0.06").click(),
-    "grid": lambda panel: panel.press("grid", "PageDown"),
+    "sigma": lambda panel: panel.press("sigma", "ArrowRight", 60),
+    "auto": lambda panel: panel.press("sigma", "Home"),
+    "grid": lambda panel: panel.press("resolution", "PageDown"),
     "plane": lambda panel: panel.choose("plane", "parallel"),
     "plane again": lambda panel: panel.choose("plane", "local"),
-    "axes": lambda panel: panel.choose("axes", "random"),
-    "axes again": lambda panel: panel.choose("axes", "pca"),
-    "loss axis": lambda panel: panel.choose("loss", "log"),
+    "loss axis": lambda panel: panel.choose("loss_axis", "linear"),
     "step": lambda panel: panel.press("step", "ArrowLeft", 3),
-    "target": lambda panel: panel.choose("target", "x^2"),
-    "formula": lambda panel: panel.type("f(x)", "abs(x)"),
-    "steps": lambda panel: panel.type("steps", "300"),
     "width": lambda panel: panel.type("width", "6"),
     "depth": lambda panel: panel.type("depth", "2"),
-    "units": lambda panel: panel.choose("units", "tanh"),
-    "optimizer": lambda panel: panel.choose("opt.", "sgd"),
+    "activation": lambda panel: panel.choose("activation", "tanh"),
+    "optimizer": lambda panel: panel.choose("optimizer", "sgd"),
     "learning rate": lambda panel: panel.type("lr", "0.05"),
     "seed": lambda panel: panel.type("seed", "3"),
     "preset": lambda panel: panel.choose("preset", "post"),
+    "steps": lambda panel: panel.type("steps", "400"),
 }
 
 
 @pytest.mark.parametrize("move", MOVES)
-def test_every_control_changes_the_figures_and_keeps_the_camera(panel, move):
-    before, camera = panel.look(), panel.camera
+def test_every_control_changes_the_figures_and_keeps_a_camera_that_was_turned(panel, move):
+    before, camera = panel.look(), turn(panel)
     MOVES[move](panel)
     panel.wait_until(lambda: panel.look() != before)
     panel.wait_drawn()
-    assert panel.camera == camera
+    assert panel.camera == pytest.approx(camera, abs=1e-9)
     assert panel.look() != before
+
+
+def turn(panel):
+    """Turn the surface by mouse and return the camera."""
+    canvas = panel.root.locator(".lossviz-pane-surface canvas").first.bounding_box()
+    x, y = canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2
+    mouse = panel.page.mouse
+    mouse.move(x, y)
+    mouse.down()
+    mouse.move(x + 20, y + 5, steps=3)
+    mouse.up()
+    panel.page.wait_for_timeout(400)
+    return panel.camera
+
+
+# Each trains or draws what another axis, or another plane, needs the camera aimed for.
+AIMED = {
+    "axes": lambda panel: panel.choose("axes", "random"),
+    "axes again": lambda panel: panel.choose("axes", "pca"),
+    "target": lambda panel: panel.button("x²").click(),
+    "formula": lambda panel: panel.type("target", "abs(x)"),
+    "key": lambda panel: (panel.control("k").focus(), panel.page.keyboard.press("3")),
+}
+
+
+@pytest.mark.parametrize("move", AIMED)
+def test_the_camera_is_aimed_for_new_axes_and_runs_until_it_is_turned(panel, move):
+    panel.root.get_by_role("button", name="best view of the run").click()
+    panel.page.wait_for_timeout(300)
+    before = panel.look()
+    AIMED[move](panel)
+    panel.wait_until(lambda: panel.look() != before)
+    panel.wait_drawn()
+    sent = panel.page.evaluate("() => document.querySelector('.lossviz-pane-surface').layout.scene.camera.eye")
+    assert panel.camera == pytest.approx(sent, abs=1e-6)
 
 
 def test_the_error_of_a_wrong_formula_appears_at_its_box(panel):
     before = panel.look()
-    panel.type("f(x)", "sin(3y)")
+    panel.type("target", "sin(3y)")
     message = panel.root.locator(".lossviz-error:visible")
     message.wait_for()
     assert "the name 'y' is not known" in message.inner_text()
-    assert panel.control("f(x)").locator("input").input_value() == "sin(3y)"
+    assert panel.control("target").input_value() == "sin(3y)"
     assert panel.look() == before
-    panel.type("f(x)", "x^3")
+    panel.type("target", "x^3")
     panel.wait_until(lambda: "x^3" in panel.title)
     panel.wait_drawn()
     assert message.count() == 0
@@ -154,6 +184,7 @@ def test_the_error_of_a_stride_that_is_too_long_appears_at_k_and_the_figures_sta
     assert panel.state == "not these settings"
     assert panel.look() == before
     panel.press("k", "Home")
+    panel.press("k", "ArrowRight")
     panel.wait_drawn()
     assert message.count() == 0
     assert "k = 1," in panel.title
@@ -186,15 +217,15 @@ def test_training_draws_its_curve_and_can_be_stopped(panel):
 
 @pytest.mark.slow
 def test_of_fifty_moves_in_five_seconds_the_last_one_is_drawn(panel):
-    panel.button("auto σ").click() if "auto" not in panel.title else None
+    panel.press("sigma", "Home")
     panel.wait_drawn()
     panel.press("k", "Home")
-    handle = panel.control("k").locator(".noUi-handle")
+    handle = panel.control("k")
     for i in range(50):
         handle.press("ArrowRight" if i % 10 else "ArrowLeft")
         panel.page.wait_for_timeout(60)
     panel.wait_drawn()
-    value = int(handle.get_attribute("aria-valuenow").split(".")[0])
+    value = int(handle.input_value())
     assert value > 20
     assert f"k = {value}," in panel.title
     drawn = panel.look()
@@ -205,21 +236,70 @@ def test_of_fifty_moves_in_five_seconds_the_last_one_is_drawn(panel):
     assert panel.look() == drawn
 
 
-def test_a_click_on_the_curve_moves_the_ball_in_every_pane(panel):
-    box = panel.root.locator(".lossviz-pane-curve .nsewdrag[data-subplot=xy]").bounding_box()
-    before = panel.look()
-    panel.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
-    panel.page.wait_for_timeout(400)
-    panel.page.mouse.click(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
-    panel.wait_until(lambda: panel.look() != before)
+def plot_area(panel):
+    """Return the box of the loss curve, in pixels of the page."""
+    return panel.root.locator(".lossviz-pane-curve .nsewdrag[data-subplot=xy]").bounding_box()
+
+
+def test_the_time_line_moves_the_ball_in_every_pane(panel):
+    box, mouse = plot_area(panel), panel.page.mouse
+    for share in (0.0, 0.3, 1.0, 0.6):
+        before = panel.look()
+        mouse.click(box["x"] + box["width"] * share, box["y"] + box["height"] / 2)
+        panel.wait_until(lambda before=before: panel.look() != before)
+        panel.wait_drawn()
+        [step] = panel.trace("curve", "step", "x")
+        assert step == pytest.approx(share * 400, abs=2)  # the slider lies exactly over the curve
+        assert f"Step {step:.0f} of 400" in panel.root.locator(".lossviz-headline").inner_text()
+        ball = panel.trace("surface", "ball", "x")
+        assert sum(ball) / len(ball) == pytest.approx(panel.trace("surface", "trajectory", "x")[int(step)], abs=1e-3)
+    seen = set()
+    mouse.move(box["x"] + 5, box["y"] + 10)
+    mouse.down()
+    for i in range(30):  # a drag
+        mouse.move(box["x"] + 5 + i * box["width"] / 40, box["y"] + 10)
+        panel.page.wait_for_timeout(60)
+        seen.update(panel.trace("curve", "step", "x"))
+    mouse.up()
     panel.wait_drawn()
-    [step] = panel.trace("curve", "step", "x")
-    assert step == pytest.approx(0.3 * 400, abs=25)
-    assert f"loss at step {step:.0f}" in panel.root.locator(".lossviz-figures").inner_text()
-    assert panel.control("step").locator(".widget-readout").inner_text() == f"{step:.0f}"
-    ball = panel.trace("surface", "ball", "x")
-    row = int(step)
-    assert sum(ball) / len(ball) == pytest.approx(panel.trace("surface", "trajectory", "x")[row], abs=1e-3)
+    assert len(seen) > 5
+
+
+def test_a_range_of_the_time_line_is_drawn_on_a_plane_of_its_own(panel):
+    before, box, mouse = panel.look(), plot_area(panel), panel.page.mouse
+    panel.page.keyboard.down("Shift")
+    mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 10)
+    mouse.down()
+    mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 10, steps=5)
+    mouse.up()
+    panel.page.keyboard.up("Shift")
+    panel.wait_until(lambda: len(panel.trace("curve", "loss", "x")) < 401)
+    panel.wait_drawn()
+    steps = panel.trace("curve", "loss", "x")
+    assert (steps[0], steps[-1]) == pytest.approx((100, 300), abs=2)
+    assert len(panel.trace("surface", "trajectory", "x")) == len(steps)
+    panel.button("all steps").click()
+    panel.wait_until(lambda: len(panel.trace("curve", "loss", "x")) == 401)
+    panel.wait_drawn()
+    assert panel.trace("surface", "surface", "z") is not None
+    assert len(panel.look()) == len(before)
+
+
+def test_the_network_at_a_point_of_the_surface_is_shown(panel):
+    panel.root.get_by_role("button", name="best view of the run").click()
+    panel.page.wait_for_timeout(300)
+    canvas = panel.root.locator(".lossviz-pane-surface canvas").first.bounding_box()
+    words = panel.root.locator(".lossviz-network")
+    for i in range(60):
+        x = canvas["x"] + canvas["width"] * (0.35 + 0.005 * i)
+        panel.page.mouse.move(x, canvas["y"] + canvas["height"] * (0.4 + 0.003 * i))
+        panel.page.wait_for_timeout(120)
+        if words.inner_text():
+            break
+    assert "the network at (" in words.inner_text()
+    panel.wait_until(lambda: len(panel.trace("fit", "there", "y")) == 100)
+    panel.press("step", "ArrowRight")
+    panel.wait_until(lambda: len(panel.trace("fit", "there", "y")) == 0)
 
 
 def test_a_click_on_the_trajectory_moves_the_ball_and_a_rotation_does_not(panel):
@@ -274,53 +354,44 @@ def find_on_screen(panel, row):
     )
 
 
-def test_hidden_traces_and_zoom_survive_redraws(panel):
+def test_hidden_traces_survive_redraws(panel):
     surface = panel.root.locator(".lossviz-pane-surface")
     toggle = surface.locator(".legend .traces").filter(has_text="trajectory").locator(".legendtoggle")
     toggle.click()
-    box = panel.root.locator(".lossviz-pane-curve .nsewdrag[data-subplot=xy]").bounding_box()
-    mouse = panel.page.mouse
-    mouse.move(box["x"] + 30, box["y"] + 20)
-    mouse.down()
-    mouse.move(box["x"] + 130, box["y"] + 120, steps=5)
-    mouse.up()
-    look = """() => {
-        const pane = name => document.querySelector('.lossviz-pane-' + name);
-        const hidden = pane('surface')._fullData.filter(t => t.visible === 'legendonly').map(t => t.name);
-        return [hidden, pane('curve')._fullLayout.xaxis.range];
-    }"""
+    look = """() => document.querySelector('.lossviz-pane-surface')._fullData
+        .filter(t => t.visible === 'legendonly').map(t => t.name)"""
     panel.page.wait_for_timeout(800)
-    hidden, zoom = panel.page.evaluate(look)
-    assert hidden == ["trajectory", "trajectory"]  # the line and its legend entry
-    assert zoom[1] - zoom[0] < 300
+    assert panel.page.evaluate(look) == ["trajectory", "trajectory"]  # the line and its legend entry
     panel.press("k", "ArrowRight")
     panel.press("step", "ArrowRight")
     panel.wait_drawn()
-    assert panel.page.evaluate(look) == [hidden, zoom]
+    assert panel.page.evaluate(look) == ["trajectory", "trajectory"]
     toggle.click()
-    panel.root.locator(".lossviz-pane-curve .nsewdrag[data-subplot=xy]").dblclick()
     panel.page.wait_for_timeout(800)
+    assert panel.page.evaluate(look) == []
 
 
 def test_play_moves_the_ball(panel):
     panel.press("step", "Home")
     panel.wait_until(lambda: panel.trace("curve", "step", "x") == [0])
-    panel.root.locator(".widget-play button, .jupyter-widgets.widget-play button").first.click()
+    panel.button("play").click()
     panel.wait_until(lambda: panel.trace("curve", "step", "x")[0] > 20)
-    panel.root.locator(".widget-play button, .jupyter-widgets.widget-play button").first.click()
+    panel.button("pause").click()
+    assert panel.button("play").count() == 1
 
 
 def test_the_copied_code_draws_the_same_surface(panel):
     panel.button("Copy code").click()
-    box = panel.root.locator(".lossviz-code textarea")
+    box = panel.root.locator(".lossviz-code")
     box.wait_for(state="visible")
-    code = box.input_value()
+    code = box.inner_text()
     panel.page.wait_for_timeout(500)
     assert panel.page.evaluate("() => navigator.clipboard.readText()") == code
     scope = {}
     exec(code.replace("lv.surface_figure", "figure = lv.surface_figure"), scope)
     assert panel.trace("surface", "surface", "z") == pytest.approx(list(scope["figure"].data[0].z), rel=1e-3)
-    panel.button("Copy code").click()
+    assert panel.button("copied ✓").count() == 1
+    panel.page.keyboard.press("Escape")
     box.wait_for(state="hidden")
 
 
@@ -355,7 +426,7 @@ def test_two_panels_are_independent_and_closing_them_leaves_nothing(lab, browser
         panel.wait_drawn()
     before = second.look()
     first.press("k", "Home")
-    first.press("k", "ArrowRight", 6)
+    first.press("k", "ArrowRight", 7)
     first.wait_drawn()
     assert "<b>x, local planes</b>, k = 7" in first.title
     assert second.look() == before

@@ -14,10 +14,9 @@ from traitlets import TraitError
 import loss_viz as lv
 from loss_viz.landscapes import blending, compute
 from loss_viz.panel import controller
-from loss_viz.panel.controls import ControlPanel
 from loss_viz.panel.explorer import Explorer
 from loss_viz.panel.figure_widget import LiveFigures
-from loss_viz.settings import LANDSCAPE, TRAINING, VIEW
+from loss_viz.settings import LANDSCAPE, TRAINING, VIEW, check_setting
 
 SMALL = {"steps": 80, "resolution": 9}
 
@@ -51,15 +50,24 @@ def change(explorer, **settings):
 
 
 def messages(explorer):
-    found = {}
-    for name, message in explorer.control_panel._errors.items():
-        if message.layout.display != "none":
-            found[name] = re.sub("<.*?>", "", message.value)
-    return found
+    return {name: text for name, text in explorer.errors.items() if text}
 
 
 def status(explorer):
-    return explorer.control_panel._status.value
+    return explorer.work["text"] + explorer.work.get("details", "")
+
+
+def enter(explorer, name, value):
+    """Change a setting as its control does."""
+    explorer._on_message(None, {"kind": "set", "name": name, "value": value}, [])
+
+
+def press(explorer, button):
+    explorer._on_message(None, {"kind": "press", "button": button}, [])
+
+
+def tiles(explorer):
+    return {name: f"{value} {comment}" for name, value, comment in explorer.report["tiles"]}
 
 
 def expected(explorer):
@@ -70,7 +78,7 @@ def expected(explorer):
 
 
 def assert_drawn(explorer, land):
-    figures = explorer.figures
+    figures = explorer
     x, y = np.meshgrid(land.x, land.y)
     np.testing.assert_allclose(decode(figures, "surface_surface", "x"), x.ravel(), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(decode(figures, "surface_surface", "y"), y.ravel(), rtol=1e-6, atol=1e-6)
@@ -125,19 +133,19 @@ def test_settings_recreate_the_panel(explorer, given):
     assert explorer.wait(60.0)
     settings = explorer.settings
     assert set(settings) == set(TRAINING + VIEW)
-    assert all(type(value) in (int, float, str) for value in settings.values())
+    assert all(type(value) in (int, float, str) for name, value in settings.items() if name != "part")
     twin = Explorer(**settings)
     twin.wait(60.0)
     assert twin.settings == settings
-    for part in explorer.figures.trait_names():
+    for part in explorer.trait_names():
         if part.startswith(("surface_", "curve_", "fit_")):
-            mine, theirs = (getattr(panel.figures, part) for panel in (explorer, twin))
+            mine, theirs = (getattr(panel, part) for panel in (explorer, twin))
             assert mine.keys() == theirs.keys()
             for key, value in mine.items():
                 if not (isinstance(value, dict) and "data" in value):
                     assert value == theirs[key] or key == "scene.camera"  # which stays as it was at first
                     continue
-                one, other = (decode(panel.figures, part, key) for panel in (explorer, twin))
+                one, other = (decode(panel, part, key) for panel in (explorer, twin))
                 np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
     twin.close()
 
@@ -182,7 +190,7 @@ def test_only_changed_stages_are_computed(explorer, monkeypatch):
     assert n_calls(axes="pca", plane="auto") == (0, 0, 0, 0, False)
     assert n_calls(seed=3)[:2] == (1, 1)
     assert n_calls(seed=56)[:2] == (0, 1)  # the run is cached
-    explorer._on_press("train")
+    press(explorer, "train")
     assert n_calls()[:2] == (1, 1)
 
 
@@ -210,8 +218,8 @@ def test_memory_is_bounded(explorer, monkeypatch):
 def test_the_surface_is_drawn_from_coarse_to_fine():
     panel = Explorer("x^3", steps=300, resolution=41, k=5)
     seen, titles = [], []
-    panel.figures.observe(lambda change: seen.append(decode(panel.figures, "surface_surface", "z")), "surface_surface")
-    panel.figures.observe(lambda change: titles.append(change["new"].get("title.text")), "surface_layout")
+    panel.observe(lambda change: seen.append(decode(panel, "surface_surface", "z")), "surface_surface")
+    panel.observe(lambda change: titles.append(change["new"].get("title.text")), "surface_layout")
     panel.wait(60.0)
     assert panel.wait(60.0)
     assert [len(z) for z in seen] == [11**2, 21**2, 41**2]
@@ -224,29 +232,25 @@ def test_the_surface_is_drawn_from_coarse_to_fine():
     panel.close()
 
 
-def test_auto_k_is_a_toggle_and_a_note_says_what_was_taken(explorer):
-    controls, note = explorer.control_panel.controls, explorer.control_panel._taken
-    assert (explorer.k, controls["auto_k"].value) == ("auto", True)
+def test_auto_k_is_a_position_of_its_slider_that_says_what_was_taken(explorer):
+    [row] = [row for row in explorer.controls if row["name"] == "k"]
+    assert row["auto"]
+    assert (explorer.k, explorer.values["k"]) == ("auto", "auto")
     taken = explorer.landscape
-    assert controls["k"].value == taken.k
-    words = {"local": f"local planes, k = {taken.k}", "parallel": "parallel planes"}
-    assert re.sub("<.*?>", "", note.value) == words[taken.plane]
-    controls["k"].value = 7
-    assert (explorer.k, controls["auto_k"].value) == (7, False)
+    words = {"local": str(taken.k), "parallel": "parallel planes"}
+    assert explorer.notes["k"] == words[taken.plane]
+    enter(explorer, "k", 7)
+    assert (explorer.k, explorer.values["k"]) == (7, 7)
     assert explorer.wait(60.0)
     assert (explorer.landscape.plane, explorer.landscape.k) == ("local", 7)
-    assert "local planes, k = 7" in note.value
-    controls["auto_k"].value = True
+    assert explorer.notes["k"] == "7"
+    enter(explorer, "k", "auto")
     assert explorer.k == "auto"
     assert explorer.wait(60.0)
-    assert controls["k"].value == explorer.landscape.k == taken.k
-    assert explorer.k == "auto"  # the slider showed what was taken, and did not end auto
-    controls["auto_k"].value = False
-    assert explorer.k == taken.k
+    assert explorer.landscape.k == taken.k
     assert change(explorer, axes="random", k="auto")
     assert explorer.landscape.plane == "flat"
-    assert "a flat plane" in note.value
-    assert note.layout.display is None
+    assert explorer.notes["k"] == "flat plane"
 
 
 def test_going_back_to_a_bandwidth_evaluates_nothing(explorer, monkeypatch):
@@ -264,42 +268,85 @@ def test_going_back_to_a_bandwidth_evaluates_nothing(explorer, monkeypatch):
 
 
 def test_controls_and_settings_stay_equal(explorer):
-    controls = explorer.control_panel.controls
-    controls["k"].value = 9
-    controls["plane"].value = "parallel"
-    controls["width"].value = 5
-    controls["step"].value = 44
+    for name, value in (("k", 9), ("plane", "parallel"), ("width", 5), ("step", 44), ("lr", 1), ("part", [2, 60])):
+        enter(explorer, name, value)
     assert (explorer.k, explorer.plane, explorer.width, explorer.step) == (9, "parallel", 5, 44)
-    explorer.k, explorer.resolution, explorer.lr = 60, 200, 0.02
-    assert (controls["k"].value, controls["resolution"].value, controls["lr"].value) == (60, 200, 0.02)
-    assert controls["play"].value == 44
-    assert controls["preset"].value == "own"
-    controls["preset"].value = "post"
+    assert (explorer.lr, explorer.part) == (1.0, (2, 60))
+    explorer.k, explorer.resolution, explorer.lr, explorer.part = 60, 200, 0.02, None
+    assert [explorer.values[name] for name in ("k", "resolution", "lr", "part")] == [60, 200, 0.02, None]
+    assert explorer.values["step"] == 44
+    assert explorer.values["preset"] == "own"
+    enter(explorer, "preset", "post")
     assert (explorer.width, explorer.lr, explorer.seed, explorer.steps) == (8, 0.01, 56, 500)
+    assert explorer.values["preset"] == "post"
+    assert set(explorer.values) == {*TRAINING, *VIEW, "preset"}
 
 
-def test_sigma_has_three_controls_and_one_value(explorer):
-    controls = explorer.control_panel.controls
-    assert controls["auto"].value
-    controls["sigma"].value = 0.0603  # the browser rounds a slider that was set to 0.06
-    assert explorer.sigma == "auto"
-    controls["sigma"].value = 0.0832
+NONSENSE = [
+    "",
+    "abc",
+    None,
+    -1,
+    0,
+    1.5,
+    1e300,
+    float("nan"),
+    True,
+    [],
+    [1, 2, 3],
+    [5, 2],
+    ["a", "b"],
+    {"a": 1},
+    "x" * 5000,
+]
+
+
+@pytest.mark.parametrize("name", sorted({*TRAINING, *VIEW, "preset", "nothing"}))
+def test_nonsense_from_a_control_is_refused_beside_it(lasting, name):
+    before, code, lasting.errors = lasting.settings, lasting.code, {}
+    for value in NONSENSE:
+        enter(lasting, name, value)
+        changed = {key: new for key, new in lasting.settings.items() if new != before.get(key)}
+        if changed:  # a few of these are allowed somewhere, such as 0 as a seed
+            assert set(changed) == {name}
+            check_setting(name, changed[name])
+            setattr(lasting, name, before[name])
+        elif name in before and messages(lasting):
+            assert list(messages(lasting)) == [name]
+            assert f"`{name}`" in messages(lasting)[name] or name == "target"
+            setattr(lasting, name, before[name])
+            lasting._show("errors", **{name: ""})
+    assert lasting.wait(60.0)
+    assert (lasting.settings, lasting.code) == (before, code)
+
+
+def test_the_panel_links_with_other_widgets_and_sits_in_a_box(explorer):
+    slider = widgets.IntSlider(min=1, max=20, value=4)
+    link = widgets.link((slider, "value"), (explorer, "k"))
+    assert explorer.k == 4
+    slider.value = 6
+    assert explorer.k == 6
+    explorer.k = 3
+    assert slider.value == 3
+    link.unlink()
+    box = widgets.VBox([explorer, slider])
+    assert box.children[0] is explorer
+    assert explorer.wait(60.0)
+    for widget in (box, slider):
+        widget.close()
+
+
+def test_moving_sigma_takes_a_fixed_bandwidth(explorer):
+    [row] = [row for row in explorer.controls if row["name"] == "sigma"]
+    assert (row["auto"], explorer.values["sigma"]) == (True, "auto")
+    enter(explorer, "sigma", 0.0832)
     assert explorer.sigma == 0.0832
-    assert not controls["auto"].value
-    explorer.sigma = 0.05
-    controls["sigma"].value = 0.0501  # rounded by the browser
-    assert explorer.sigma == 0.05
-    controls["auto"].value = True
+    enter(explorer, "sigma", "auto")
     assert explorer.sigma == "auto"
-    controls["auto"].value = False
-    assert explorer.sigma == 0.0501
-    controls["post"].click()
-    assert explorer.sigma == 0.06
     explorer.sigma = 1e-4
-    assert controls["sigma"].value == pytest.approx(1e-4)
-    assert explorer.sigma == 1e-4
+    assert explorer.values["sigma"] == 1e-4
     explorer.wait(60.0)
-    assert "in units of weights" in explorer.control_panel._note.value
+    assert "in units of weights" in explorer.notes["sigma"]
 
 
 def test_steps_and_seed_follow_the_target_until_they_are_set():
@@ -308,13 +355,13 @@ def test_steps_and_seed_follow_the_target_until_they_are_set():
     assert (explorer.steps, explorer.seed) == (200, 52)
     explorer.target = "x^2"
     assert (explorer.steps, explorer.seed) == (500, 56)
-    assert explorer.control_panel.controls["preset"].value == "post"
+    assert explorer.values["preset"] == "post"
     explorer.steps = 70
     explorer.target = "x"
     assert (explorer.steps, explorer.seed) == (70, 52)
-    assert explorer.control_panel.controls["choice"].value == "x"
+    assert explorer.values["target"] == "x"
     explorer.target = "abs(x)"
-    assert explorer.control_panel.controls["choice"].value == "own"
+    assert explorer.values["target"] == "abs(x)"
     explorer.close()
 
 
@@ -332,7 +379,7 @@ def test_steps_and_seed_follow_the_target_until_they_are_set():
         ("resolution", 1, "`resolution` must be a whole number from 2 to 301"),
         ("plane", "global", "`plane` must be one of auto, local, parallel, flat"),
         ("step", -1, "`step` must be a whole number from 0"),
-        ("loss_axis", "sqrt", "`loss_axis` must be one of linear, log"),
+        ("loss_axis", "sqrt", "`loss_axis` must be one of auto, linear, log"),
         ("width", 0, "`width` must be a whole number from 1 to 1024, got 0"),
         ("depth", 99, "`depth` must be a whole number from 1 to 12, got 99"),
         ("activation", "swish", "`activation` must be one of tanh"),
@@ -344,15 +391,15 @@ def test_steps_and_seed_follow_the_target_until_they_are_set():
     ],
 )
 def test_a_wrong_value_raises_in_code_and_shows_a_message_at_its_control(lasting, name, value, cause):
-    before, part = lasting.settings, lasting.figures.surface_surface
+    before, part = lasting.settings, lasting.surface_surface
     with pytest.raises(TraitError, match=re.escape(cause)):
         setattr(lasting, name, value)
     with pytest.raises(TraitError, match=re.escape(cause)):
         Explorer(**{"target": "x", name: value})
-    lasting._on_control(name, value)
-    assert cause in messages(lasting)[name].replace("&#x27;", "'")
+    enter(lasting, name, value)
+    assert cause in messages(lasting)[name]
     assert lasting.settings == before
-    assert lasting.figures.surface_surface is part
+    assert lasting.surface_surface is part
     good = {"target": "x^2 - 1", "k": 3, "steps": 70, "sigma": 0.1, "step": 4, "lr": 0.02, "seed": 7}.get(name, 7)
     good = {
         "plane": "flat",
@@ -370,11 +417,11 @@ def test_a_wrong_value_raises_in_code_and_shows_a_message_at_its_control(lasting
 
 
 def test_an_error_that_depends_on_the_run_appears_at_its_control(explorer):
-    part = explorer.figures.surface_surface
+    part = explorer.surface_surface
     assert not change(explorer, k=41)
     assert "`k`=41 needs at least 2k + 1 = 83 recorded steps, the run has 81" in messages(explorer)["k"]
-    assert explorer.figures.state == "not these settings"
-    assert explorer.figures.surface_surface is part
+    assert explorer.state == "not these settings"
+    assert explorer.surface_surface is part
     assert explorer.settings["k"] == 41
     assert explorer.landscape.settings["landscape"]["k"] == "auto"
     assert not change(explorer, sigma=0.05)  # k is still too long
@@ -391,12 +438,12 @@ def test_a_run_is_drawn_even_without_a_landscape(explorer):
     assert change(explorer, k=5)
     assert not change(explorer, steps=9)
     assert list(messages(explorer)) == ["k"]
-    assert len(decode(explorer.figures, "curve_loss", "x")) == 10
-    assert len(decode(explorer.figures, "surface_trajectory", "x")) == 81
-    assert "k = 5" in explorer.figures.surface_layout["title.text"]
+    assert len(decode(explorer, "curve_loss", "x")) == 10
+    assert len(decode(explorer, "surface_trajectory", "x")) == 81
+    assert "k = 5" in explorer.surface_layout["title.text"]
     explorer.step = 4
-    assert decode(explorer.figures, "curve_step", "x") == [4]
-    np.testing.assert_allclose(decode(explorer.figures, "fit_network", "y"), explorer.run.predict(4), atol=1e-5)
+    assert decode(explorer, "curve_step", "x") == [4]
+    np.testing.assert_allclose(decode(explorer, "fit_network", "y"), explorer.run.predict(4), atol=1e-5)
     assert change(explorer, k=4)
     assert_drawn(explorer, expected(explorer))
 
@@ -442,12 +489,10 @@ def test_an_unexpected_error_is_shown_with_its_traceback(explorer, monkeypatch):
 
 def test_stop_keeps_the_run_so_far(explorer):
     seen = threading.Event()
-    explorer.figures.observe(
-        lambda change: len(decode(explorer.figures, "curve_loss", "x")) > 90 and seen.set(), "serial"
-    )
+    explorer.observe(lambda change: len(decode(explorer, "curve_loss", "x")) > 90 and seen.set(), "serial")
     explorer.steps = 20_000
     assert seen.wait(30)
-    explorer._on_press("stop")
+    press(explorer, "stop")
     assert explorer.wait(60.0)
     last = int(explorer.run.step[-1])
     assert last < 20_000
@@ -463,15 +508,15 @@ def test_stopping_a_landscape_keeps_the_last_figures(explorer, monkeypatch):
     evaluate = objective._evaluate
 
     def stop_and_evaluate(weights, buffers):
-        explorer._on_press("stop")
+        press(explorer, "stop")
         return evaluate(weights, buffers)
 
     monkeypatch.setattr(objective, "_evaluate", stop_and_evaluate)
-    part = explorer.figures.surface_surface
+    part = explorer.surface_surface
     assert not change(explorer, k=3)
-    assert explorer.figures.state == "stopped"
+    assert explorer.state == "stopped"
     assert "the surface is not that of these settings" in status(explorer)
-    assert explorer.figures.surface_surface is part
+    assert explorer.surface_surface is part
     monkeypatch.undo()
     assert change(explorer, k=4)
 
@@ -494,34 +539,34 @@ def test_the_ball_stays_at_its_step_or_at_the_end(explorer):
     assert explorer.step == 50
     assert change(explorer, steps=30)
     assert explorer.step == 30
-    assert explorer.control_panel.controls["step"].max == 30
+    assert explorer.timeline["last"] == 30
 
 
 def test_clicks_move_the_ball(explorer):
     click = {"kind": "click", "pane": "curve", "trace": "loss", "index": 12, "x": 12, "y": 0.1}
-    explorer.figures._on_message(None, click, [])
+    explorer._on_message(None, click, [])
     assert explorer.step == 12
-    explorer.figures._on_message(None, click | {"pane": "surface", "trace": "trajectory", "index": 30}, [])
+    explorer._on_message(None, click | {"pane": "surface", "trace": "trajectory", "index": 30}, [])
     assert explorer.step == 30
     x, y = explorer.landscape.path[66]
-    explorer.figures._on_message(None, click | {"pane": "surface", "trace": "surface", "index": 3, "x": x, "y": y}, [])
+    explorer._on_message(None, click | {"pane": "surface", "trace": "surface", "index": 3, "x": x, "y": y}, [])
     assert explorer.step == 66
     far = click | {"pane": "surface", "trace": "surface", "x": x + 100, "y": y}
-    explorer.figures._on_message(None, far, [])
-    explorer.figures._on_message(None, click | {"pane": "fit", "trace": "target", "index": 2}, [])
+    explorer._on_message(None, far, [])
+    explorer._on_message(None, click | {"pane": "fit", "trace": "target", "index": 2}, [])
     assert explorer.step == 66
 
 
 def test_the_readout_shows_the_measured_numbers(explorer):
     explorer.step = 40
-    text = re.sub("<.*?>", " ", explorer.control_panel._readout.value)
-    land = explorer.landscape
+    land, shown = explorer.landscape, tiles(explorer)
     fit = lv.fidelity(land)
-    assert f"loss at step 40 {land.path_loss[40]:.3g}" in text.replace("  ", " ")
-    assert f"×{fit.factor[40]:.2f}" in text
-    assert f"p90 ×{fit.p90:.2f}" in text
-    assert f"{land.off_plane[40] / land.projection.diagonal:.1%}" in text
-    assert f"{land.explained_variance_ratio.sum():.1%}" in text
+    assert shown["loss at step 40"] == f"{land.path_loss[40]:.3g} "
+    assert shown["error here"] == f"×{fit.factor[40]:.2f} "
+    assert f"p90 ×{fit.p90:.2f}" in shown["error, median"]
+    assert shown["off the plane"] == f"{land.off_plane[40] / land.projection.diagonal:.1%} "
+    assert f"{land.explained_variance_ratio.sum():.1%}" in shown["variance"]
+    assert explorer.report["chip"] == {"ok": True, "text": f"true to {max(100 * (fit.p90 - 1), 0.1):.2g} %"}
 
 
 def test_several_runs_share_one_plane():
@@ -532,7 +577,7 @@ def test_several_runs_share_one_plane():
     assert panel.runs == (*runs, short)
     assert panel.run is runs[0]
     land = lv.landscape([*runs, short], resolution=7, k=3, progress=False)
-    figures = panel.figures
+    figures = panel
     np.testing.assert_allclose(decode(figures, "surface_surface", "z"), land.loss.ravel(), rtol=1e-5)
     drawn = {trace.get("uid", trace["name"]) for trace in figures.panes["surface"]["data"]}
     assert {"trajectory", "trajectory-1", "trajectory-2", "ball-2", "error-1", "surface"} <= drawn
@@ -552,7 +597,7 @@ def test_several_runs_share_one_plane():
     assert panel.step == 12
     panel._on_click({"pane": "curve", "trace": "loss-2", "index": 9, "x": 0, "y": 0})
     assert panel.step == 9
-    assert "<dt>short</dt>" in panel.control_panel._readout.value
+    assert "step 9" in tiles(panel)["short"]
     names: dict = {"runs": panel.runs}
     exec(panel.code.replace("lv.surface_figure", "figure = lv.surface_figure"), names)
     assert [trace.name for trace in names["figure"].data if trace.showlegend] == list(land.run_set.names)
@@ -590,15 +635,15 @@ def test_a_run_of_your_own(run):
     assert panel.wait(60.0)
     assert set(panel.settings) == set(VIEW)
     assert repr(panel).startswith("Explorer(Run(61 steps of 25 weights")
-    assert "fit" not in panel.figures.panes
+    assert "fit" not in panel.panes
     assert panel.step == 600
     panel.step = 101
-    assert decode(panel.figures, "curve_step", "x") == [100]
+    assert decode(panel, "curve_step", "x") == [100]
     assert "lv.landscape(run, k=3" in panel.code
     assert "lv.train" not in panel.code
     twin = Explorer(own, **panel.settings)
     assert twin.wait(60.0)
-    assert twin.figures.surface_surface == panel.figures.surface_surface
+    assert twin.surface_surface == panel.surface_surface
     with pytest.raises(TypeError, match="`Explorer` has no setting steps"):
         Explorer(own, steps=3)
     panel.close()
@@ -621,11 +666,11 @@ def test_an_unknown_setting_is_an_error():
 def test_two_panels_do_not_share_anything(explorer):
     other = Explorer("x", **SMALL)
     other.wait(60.0)
-    before = dict(other.figures.surface_surface)
+    before = dict(other.surface_surface)
     explorer.k, explorer.step = 3, 3
     explorer.wait(60.0)
     assert other.k == "auto"
-    assert other.figures.surface_surface == before
+    assert other.surface_surface == before
     other.close()
 
 
@@ -665,11 +710,13 @@ def test_torch_threads_are_unchanged(explorer):
     assert torch.get_num_threads() == before
 
 
-def test_every_control_has_a_hint(explorer):
-    for name, control in explorer.control_panel.controls.items():
-        words = getattr(control, "tooltip", None) or control.description_tooltip
-        assert words.endswith("."), name
-        assert len(words) > 20
+def test_every_control_has_a_label_and_a_hint(explorer):
+    names = {row["name"] for row in explorer.controls}
+    assert names == {*TRAINING, *VIEW, "preset"} - {"step", "part", "height"}
+    for row in explorer.controls:
+        assert row["label"]
+        assert row["hint"].endswith("."), row["name"]
+        assert len(row["hint"]) > 20
 
 
 def test_figures_send_only_changed_values():
@@ -700,31 +747,8 @@ def test_figures_wait_only_for_a_browser_that_answers():
     assert not figures.wait_drawn(60.0)  # it did not answer the last time
 
 
-def test_showing_values_does_not_report_user_input():
-    heard = []
-    figures = LiveFigures(curve=lv.loss_curve_figure(lv.train("x", steps=20, progress=False)))
-    control_panel = ControlPanel(
-        figures,
-        trains=True,
-        heights=("loss",),
-        on_change=lambda *change: heard.append(change),
-        on_press=heard.append,
-    )
-    control_panel.show_value("k", 7)
-    control_panel.show_value("target", "x^2")
-    control_panel.show_value("k", "auto")
-    control_panel.show_taken("local", 60)
-    assert control_panel.controls["k"].value == 60
-    assert heard == []
-    control_panel.controls["k"].value = 8
-    control_panel.controls["choice"].value = "x"
-    control_panel.controls["stop"].click()
-    assert heard == [("k", 8), ("target", "x"), "stop"]
-    control_panel.close()
-
-
 def test_a_second_surface_shares_scale_and_code(explorer):
-    figures = explorer.figures
+    figures = explorer
     assert figures.hidden == ["beside"]
     try:
         assert change(explorer, beside="flat")
@@ -733,7 +757,8 @@ def test_a_second_surface_shares_scale_and_code(explorer):
         np.testing.assert_allclose(decode(figures, "beside_surface", "z"), flat.loss.ravel(), rtol=1e-4)
         land = explorer.landscape
         for pane in (figures.surface_layout, figures.beside_layout):
-            low, high = pane["scene.zaxis.range"]
+            assert pane["scene.zaxis.type"] == "log"
+            low, high = 10 ** np.array(pane["scene.zaxis.range"])
             assert low < min(flat.loss.min(), land.loss.min())
             assert high > max(flat.loss.max(), land.loss.max())
         assert figures.surface_layout["scene.zaxis.range"] == figures.beside_layout["scene.zaxis.range"]
@@ -753,7 +778,7 @@ def test_a_second_surface_shares_scale_and_code(explorer):
 
 
 def test_min_support_hides_the_surface_far_from_the_run(explorer):
-    count = lambda: len(decode(explorer.figures, "surface_surface", "i"))  # noqa: E731
+    count = lambda: len(decode(explorer, "surface_surface", "i"))  # noqa: E731
     every = count()
     try:
         assert change(explorer, min_support=0.5)
@@ -769,12 +794,12 @@ def test_min_support_hides_the_surface_far_from_the_run(explorer):
 def test_the_panel_shows_fidelity_and_the_fit_of_the_plateau():
     panel = Explorer("x^3", resolution=9, step=500)
     assert panel.wait(60.0)
-    figures, html = panel.figures, panel.control_panel._readout.value
+    figures, shown = panel, tiles(panel)
     fit, without = lv.fidelity(panel.landscape), lv.fidelity(panel.landscape, held_out=True)
     np.testing.assert_allclose(decode(figures, "curve_factor", "y"), fit.factor, rtol=1e-5)
-    assert f"×{without.median:.2f}" in html
-    assert "now, the best straight line (0.0242)" in html
-    assert "no measure of fidelity" in html
+    assert f"×{without.median:.2f}" in shown["held out"]
+    assert "now, the best straight line (0.0242)" in shown["plateau"]
+    assert "no measure of fidelity" in shown["variance"]
     [plateau] = lv.find_plateaus(panel.run)
     [band] = figures.curve_layout["shapes"]
     assert (band["x0"], band["x1"]) == (plateau.start, plateau.end)
@@ -783,7 +808,7 @@ def test_the_panel_shows_fidelity_and_the_fit_of_the_plateau():
     marked = decode(figures, "surface_plateau", "x")[:-1]
     np.testing.assert_allclose(marked, panel.landscape.path[plateau.start : plateau.end + 1, 0], rtol=1e-5, atol=1e-6)
     curve = lv.sigma_curve(panel.landscape)
-    assert f"auto ×{10**curve.auto:.2f}" in panel.control_panel._width_errors.value
+    assert f"auto ×{10**curve.auto:.2f}" in panel.notes["width_errors"]["text"]
     panel.close()
 
 
@@ -792,25 +817,25 @@ def test_folds_are_reported_and_marked():
     assert panel.wait(60.0)
     folds = lv.find_folds(panel.landscape)
     assert folds
-    assert len(decode(panel.figures, "surface_fold", "x")) == 3 * len(folds)
-    assert "the surface can show only one of them" in panel.control_panel._readout.value
+    assert len(decode(panel, "surface_fold", "x")) == 3 * len(folds)
+    assert any("the surface can show only one of them" in text for text in panel.report["warnings"])
     panel.close()
 
 
 def test_the_margin_of_a_single_run_is_drawn_after_the_surface(monkeypatch):
     panel = Explorer("x^2", **SMALL)
     assert panel.wait(60.0)
-    margin, layout = lv.measure_margin(panel.run), panel.figures.curve_layout
+    margin, layout = lv.measure_margin(panel.run), panel.curve_layout
     expected = np.where(margin.lower == 0, margin.upper, margin.lower)
-    np.testing.assert_allclose(decode(panel.figures, "curve_margin", "y"), expected, rtol=1e-6)
+    np.testing.assert_allclose(decode(panel, "curve_margin", "y"), expected, rtol=1e-6)
     assert layout["yaxis3.visible"]
     ends = [*layout["yaxis3.domain"], *layout["yaxis2.domain"], *layout["yaxis.domain"]]
     assert ends == sorted(set(ends))
     monkeypatch.setattr("loss_viz.panel.controller.MARGIN_SECONDS", -1.0)
     assert change(panel, lr=0.02)
-    assert panel.figures.state == ""
-    assert not panel.figures.curve_layout["yaxis3.visible"]
-    assert len(decode(panel.figures, "curve_margin", "y")) == 0
+    assert panel.state == ""
+    assert not panel.curve_layout["yaxis3.visible"]
+    assert len(decode(panel, "curve_margin", "y")) == 0
     panel.close()
 
 
@@ -818,9 +843,9 @@ def test_width_errors_that_take_too_long_are_left_for_later(monkeypatch):
     monkeypatch.setattr("loss_viz.panel.controller.WIDTH_ERROR_SECONDS", -1.0)
     panel = Explorer("x^2", **SMALL)
     assert panel.wait(60.0)
-    assert panel.figures.state == ""
-    assert panel.control_panel._width_errors.value == ""
+    assert panel.state == ""
+    assert panel.notes["width_errors"] is None
     monkeypatch.setattr("loss_viz.panel.controller.WIDTH_ERROR_SECONDS", 60.0)
     assert change(panel, sigma=0.06)
-    assert "here ×" in panel.control_panel._width_errors.value
+    assert "here ×" in panel.notes["width_errors"]["text"]
     panel.close()

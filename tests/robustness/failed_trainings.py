@@ -157,10 +157,8 @@ def explore(run):
 
 def require_drawn(explorer):
     drawn = explorer.wait(60.0)
-    message = explorer.control_panel._status.value + "".join(
-        notice.value for notice in explorer.control_panel._errors.values()
-    )
-    assert drawn or "lossviz-bad" in message, "neither drawn nor refused"
+    message = explorer.work["text"] + "".join(explorer.errors.values())
+    assert drawn or explorer.work["bad"], "neither drawn nor refused"
     if not drawn:
         raise PanelMessage(message)
 

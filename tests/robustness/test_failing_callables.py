@@ -146,7 +146,7 @@ def test_a_panel_tells_the_error_and_draws_again(error):
     explorer.k = 4
     assert not explorer.wait(20.0)
     assert explorer.landscape is land
-    assert "mine" in explorer.control_panel._status.value
+    assert "mine" in explorer.work["text"]
     loss_fn.left = 10**9
     explorer.k = 2
     assert explorer.wait(60.0)
