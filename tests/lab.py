@@ -224,7 +224,7 @@ class Panel:
         """Return a digest of each visible pane: its data, title and axes."""
         return self.page.evaluate(
             """index => {
-                const panes = document.querySelectorAll('.lossviz-picture')[index].querySelectorAll('.lossviz-pane');
+                const panes = document.querySelectorAll('.lossviz')[index].querySelectorAll('.lossviz-pane');
                 const sum = values => Array.from(values || []).reduce((s, v, i) => s + (+v || 0) * Math.cos(i), 0);
                 return Array.from(panes, pane => {
                     const traces = pane._fullData.map(t => ['x', 'y', 'z'].map(k => sum(t[k])).join());
@@ -247,7 +247,7 @@ class Panel:
         """Return the values of a drawn trace as numbers; None where they are not finite."""
         return self.page.evaluate(
             """([index, pane, name, key]) => {
-                const root = document.querySelectorAll('.lossviz-picture')[index];
+                const root = document.querySelectorAll('.lossviz')[index];
                 pane = root.querySelector('.lossviz-pane-' + pane);
                 const trace = pane._fullData.find((t, i) => name === (pane.data[i].uid || t.name));
                 return Array.from(trace[key]);
@@ -257,7 +257,7 @@ class Panel:
 
     def _surface(self, code):
         return self.page.evaluate(
-            f"index => ({code})(document.querySelectorAll('.lossviz-picture')[index].querySelector('.lossviz-pane'))",
+            f"index => ({code})(document.querySelectorAll('.lossviz')[index].querySelector('.lossviz-pane'))",
             self.index,
         )
 

@@ -37,6 +37,7 @@ WRONG = {
     "loss_axis": "lin",
     "min_support": float("nan"),
     "beside": "local planes",
+    "part": (5, 2),
 }
 
 

@@ -83,7 +83,7 @@ def write_headlines(run: Run, plateaus: Sequence[Plateau]) -> list[Headline]:
 
 def _falls(run: Run, plateaus: Sequence[Plateau]) -> bool:
     """Return whether the loss falls between the start and the first plateau, or the lowest loss without one."""
-    first = plateaus[0].level if plateaus else np.nanmin(run.loss)
+    first = plateaus[0].level if plateaus else run.loss.min()
     return bool(first < run.loss[0])
 
 
@@ -94,9 +94,7 @@ def _describe(plateau: Plateau) -> str:
 
 
 def _describe_end(run: Run, plateaus: Sequence[Plateau]) -> str:
-    loss, lowest = float(run.loss[-1]), float(np.nanmin(run.loss))
-    if not math.isfinite(loss):
-        return "the loss is not finite."
+    loss, lowest = float(run.loss[-1]), float(run.loss.min())
     if plateaus and plateaus[-1].end >= run.step[-1]:
         return f"still {_describe(plateaus[-1])}"
     if loss >= run.loss[0]:
@@ -162,5 +160,8 @@ def describe_timeline(run_set: RunSet, plateaus: Sequence[Plateau]) -> dict[str,
     timeline: dict[str, Any] = {"first": run_set.first_step, "last": run_set.last_step}
     if len(run_set.runs) > 1:
         return timeline
-    parts = {"headlines": write_headlines(run_set.runs[0], plateaus), "stops": list_stops(run_set.runs[0], plateaus)}
+    parts: dict[str, Sequence[Headline | Stop]] = {
+        "headlines": write_headlines(run_set.runs[0], plateaus),
+        "stops": list_stops(run_set.runs[0], plateaus),
+    }
     return timeline | {name: [one._asdict() for one in part] for name, part in parts.items()}

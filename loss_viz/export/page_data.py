@@ -222,7 +222,7 @@ def _encode_landscapes(
             store.encode({"height": heights[rows][chosen], "factor": factors[rows][chosen]})
             for rows, chosen in zip(variants.run_set.rows, drawn, strict=True)
         ]
-        words = {"k": land.k, "sigma": land.sigma, "tiles": report.rows(), "cautions": report.warnings}
+        words: dict[str, Any] = {"k": land.k, "sigma": land.sigma, "tiles": report.rows(), "cautions": report.warnings}
         words["chip"] = rate_fidelity(report.fidelity)._asdict()
         encoded.append(words | {"runs": runs, "axes": axes})
     return encoded

@@ -296,7 +296,6 @@ def _scene_update(view: ViewState) -> dict[str, Any]:
         "scene.yaxis.range": y["range"],
         "scene.zaxis.title.text": axis.pop("title")["text"],
         **{f"scene.zaxis.{name}": value for name, value in axis.items()},
-        "scene.zaxis.autorange": False,  # Plotly sets it when the type changes and losses are below 1
         "scene.xaxis.title.text": x["title"]["text"],
         "scene.yaxis.title.text": y["title"]["text"],
     }
@@ -372,7 +371,7 @@ def curve_update(curves: Sequence[Curve], plateaus: Sequence[Plateau] = (), n_st
     ends = np.array([[plateau.start, plateau.end, np.nan] for plateau in plateaus])
     steps = np.concatenate([step for step, _ in curves])
     first, last = (int(steps.min()), int(steps.max())) if n_steps is None else (0, n_steps)
-    layout: dict[str, Any] = {"xaxis.range": [first, max(last, first + 1)], "xaxis.autorange": False}
+    layout: dict[str, Any] = {"xaxis.autorange": False, "xaxis.range": [first, max(last, first + 1)]}
     layout |= {f"yaxis.{name}": value for name, value in _fit_curve_axis([loss for _, loss in curves]).items()}
     layout["shapes"] = plateau_bands(plateaus) if len(curves) == 1 else []
     lines = {f"curve_{trace_key('loss', i)}": {"x": step, "y": loss} for i, (step, loss) in enumerate(curves)}
@@ -386,7 +385,7 @@ def _fit_curve_axis(losses: Sequence[np.ndarray]) -> dict[str, Any]:
     scale = fit_scale(losses, log=None)
     margin = 0.06 * (scale.high - scale.low)
     axis = log_axis(scale.low, scale.high) if scale.log else LINEAR_AXIS
-    return axis | {"range": [scale.low - margin, scale.high + margin], "autorange": False}
+    return axis | {"autorange": False, "range": [scale.low - margin, scale.high + margin]}
 
 
 def step_update(run_set: RunSet, rows: Sequence[int]) -> Updates:

@@ -54,8 +54,9 @@ class Scale:
     def axis(self) -> dict[str, Any]:
         """Return Plotly's properties of the axis, with space for the ball."""
         margin = BALL_RADIUS * (self.high - self.low)
-        axis = {"title": {"text": self.name}, "range": [self.low - margin, self.high + 2 * margin]}
-        return axis | (log_axis(self.low, self.high) if self.log else LINEAR_AXIS)
+        axis = {"title": {"text": self.name}, **(log_axis(self.low, self.high) if self.log else LINEAR_AXIS)}
+        # Last: Plotly converts the range when the type changes, and chooses one of its own.
+        return axis | {"autorange": False, "range": [self.low - margin, self.high + 2 * margin]}
 
     def colorbar(self) -> dict[str, Any]:
         """Return Plotly's properties of the color bar, with ticks in losses."""
@@ -96,8 +97,9 @@ def _place_ticks(low: float, high: float) -> list[float]:
     if len(ticks) > 1:
         return ticks
     start, stop = 10**low, 10**high
-    power = np.floor(np.log10((stop - start) / 4))
-    step = next(step for digit in (1, 2, 5, 10) if (step := digit * 10**power) >= (stop - start) / 4)
+    most = (stop - start) / 2  # at least two ticks
+    power = np.floor(np.log10(most))
+    step = next(step for digit in (5, 2, 1) if (step := digit * 10**power) <= most)
     return [float(f"{count * step:.12g}") for count in range(int(np.ceil(start / step)), int(stop / step) + 1)]
 
 

@@ -57,7 +57,7 @@ N_FRAMES = 200  # of the animation
 
 
 # Figures with a trait for every option.
-_OptionTraits: Any = type(LiveFigures)(
+_OptionTraits: Any = traitlets.MetaHasTraits(
     "_OptionTraits", (LiveFigures,), {name: _build_trait(option) for name, option in OPTIONS.items()}
 )
 
@@ -101,7 +101,7 @@ class Explorer(_OptionTraits):
     _css = read_static("figure_widget.css") + "\n" + read_static("panel.css")
     # What the front end shows around the figures. It reports input in messages, because a wrong value must not change
     # a setting.
-    controls = traitlets.List().tag(sync=True)  # rows of `list_controls`
+    controls = traitlets.List(traitlets.Dict()).tag(sync=True)  # rows of `list_controls`
     values = traitlets.Dict().tag(sync=True)  # value of each setting, and "preset"
     errors = traitlets.Dict().tag(sync=True)  # why a value is not allowed, by setting
     notes = traitlets.Dict().tag(sync=True)  # what "auto" stands for, and the errors of fixed bandwidths

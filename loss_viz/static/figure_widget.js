@@ -100,7 +100,8 @@ class Pane {
 
   // Asks for the network at a point of the surface; not more often than it can be drawn.
   sendHover(point) {
-    if (this.traces[point.curveNumber] !== "surface" || performance.now() - (this.hovered || 0) < HOVER_MS) return;
+    if (this.traces[point.curveNumber] !== "surface" || !Number.isFinite(point.x)) return;
+    if (this.held || performance.now() - (this.hovered || 0) < HOVER_MS) return;
     this.hovered = performance.now();
     this.model.send({ kind: "hover", x: point.x, y: point.y });
   }

@@ -545,14 +545,10 @@ class Panel {
     const line = points
       .filter(([, error]) => Number.isFinite(error))
       .map(([at, error]) => `${(100 * at) / (positions.count - 1)},${20 - (18 * error) / highest}`);
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    svg.setAttribute("viewBox", "0 0 100 20");
-    svg.setAttribute("preserveAspectRatio", "none");
-    svg.setAttribute("aria-hidden", "true");
-    const curve = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-    curve.setAttribute("points", line.join(" "));
-    svg.append(curve);
-    control.track.prepend(svg);
+    const box = element("span");
+    box.innerHTML = '<svg viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden="true"><polyline/></svg>';
+    box.querySelector("polyline").setAttribute("points", line.join(" "));
+    control.track.prepend(box.firstChild);
     control.track.title = errors.text;
   }
 

@@ -440,9 +440,14 @@ class Page:
     def layout(self, pane, code):
         return self.page.evaluate(f"() => document.querySelector('.lossviz-pane-{pane}')._fullLayout.{code}")
 
-    def slide(self, label, at):
+    def control(self, name):
+        """Return the input of a setting."""
+        field = f".lossviz-field[data-name={name}]"
+        return self.page.locator(".lossviz-step" if name == "step" else f"{field} :is(input, select)")
+
+    def slide(self, name, at):
         """Move a slider to a position by keyboard, from the nearer end."""
-        slider = self.page.get_by_label(label, exact=True)
+        slider = self.control(name)
         slider.focus()
         back = int(slider.get_attribute("max")) - at
         slider.press("Home" if at <= back else "End")
@@ -451,7 +456,7 @@ class Page:
         self.wait_drawn()
 
     def tile(self, name):
-        return self.page.locator("#lossviz-figures dl > div").filter(has_text=name).locator("dd").inner_text()
+        return self.page.locator(".lossviz-details dl > div").filter(has_text=name).locator("dd").text_content().strip()
 
     def close(self):
         assert self.errors == []
@@ -480,7 +485,7 @@ def test_sliders_show_the_landscape_of_their_values(run, computed, opened):
     camera = opened.layout("surface", "scene._scene.getCamera().eye")
     for k, sigma in PAIRS:
         opened.slide("k", sorted(K).index(k))
-        opened.slide("σ", SIGMA.index(sigma))
+        opened.slide("sigma", SIGMA.index(sigma))
         expected = lv.landscape(run, k=k, sigma=sigma, resolution=(9, 7), progress=False)
         assert opened.trace("surface", "surface", "z") == expected.loss.astype(np.float32).ravel().tolist()
         x, y = np.meshgrid(expected.x.astype(np.float32), expected.y.astype(np.float32))
@@ -492,7 +497,7 @@ def test_sliders_show_the_landscape_of_their_values(run, computed, opened):
         assert opened.trace("curve", "factor", "y") == factor.astype(np.float32).tolist()
         assert opened.tile("error here") == write_factor(factor[30])
         assert write_factor(lv.fidelity(expected).median) in opened.tile("error, median")
-        assert opened.page.get_by_label("σ", exact=True).get_attribute("aria-valuetext") == str(sigma)
+        assert opened.control("sigma").get_attribute("aria-valuetext") == str(sigma)
     after = opened.layout("surface", "scene._scene.getCamera().eye")
     assert after == pytest.approx(camera, rel=0, abs=1e-14)  # equal up to rounding in Plotly's matrices
     assert len({float(land.loss.sum()) for land in computed.landscapes}) == len(PAIRS)
@@ -501,15 +506,15 @@ def test_sliders_show_the_landscape_of_their_values(run, computed, opened):
 @pytest.mark.browser
 def test_the_first_surface_equals_the_panel_s(run, opened):
     opened.slide("k", 1)
-    opened.slide("σ", 0)
+    opened.slide("sigma", 0)
     panel = lv.Explorer(run, k=5, sigma="auto", resolution=7, step=30)
     assert panel.wait(60.0)
     for name in ("x", "y", "customdata"):
-        held = panel.figures.surface_trajectory[name]
+        held = panel.surface_trajectory[name]
         mine = np.frombuffer(held["data"], held["dtype"]).reshape(held["shape"])
         assert np.array_equal(np.array(opened.trace("surface", "trajectory", name), dtype=np.float32), mine)
     for pane in ("surface", "curve", "fit"):
-        uids = [trace.get("uid") or trace["name"] for trace in panel.figures.panes[pane]["data"]]
+        uids = [trace.get("uid") or trace["name"] for trace in panel.panes[pane]["data"]]
         drawn = opened.page.evaluate(
             f"() => document.querySelector('.lossviz-pane-{pane}').data.map(t => t.uid || t.name)"
         )
@@ -520,9 +525,9 @@ def test_the_first_surface_equals_the_panel_s(run, opened):
 @pytest.mark.browser
 @pytest.mark.parametrize("kind", ["linear", "log"])
 def test_the_ball_is_at_the_true_loss(run, computed, opened, kind):
-    opened.page.get_by_label("loss", exact=True).select_option(kind)
+    opened.control("loss_axis").select_option(kind)
     opened.slide("k", 0)
-    opened.slide("σ", 1)
+    opened.slide("sigma", 1)
     land = computed.landscapes[PAIRS.index((2, 0.06))]
     scale = choose_scales(computed.landscapes, computed.first, log=kind == "log")[1]
     lifted = scale.lift(run.loss, LINE_LIFT)
@@ -543,7 +548,7 @@ def test_the_ball_is_at_the_true_loss(run, computed, opened, kind):
         assert opened.tile("loss at step") == f"{run.loss[step]:.3g}"
         assert opened.layout("fit", "title.text") == f"<b>the network at step {step}</b>"
         assert f"step={step}, log={kind == 'log'})" in opened.page.locator("#lossviz-recipe").inner_text()
-    opened.page.get_by_label("loss", exact=True).select_option("linear")
+    opened.control("loss_axis").select_option("linear")
     opened.wait_drawn()
 
 
@@ -552,23 +557,23 @@ def test_play_and_pause(opened):
     opened.slide("step", 0)
     button = opened.page.get_by_role("button", name="play")
     button.press("Enter")
-    assert opened.page.locator("#lossviz-play").inner_text() == "pause"
-    step = opened.page.get_by_label("step", exact=True)
-    opened.page.wait_for_function("() => document.getElementById('lossviz-step').value > 3")
-    opened.page.locator("#lossviz-play").press("Enter")
+    assert opened.page.get_by_role("button", name="pause").count() == 1
+    step = opened.control("step")
+    opened.page.wait_for_function("() => document.querySelector('.lossviz-step').value > 3")
+    opened.page.get_by_role("button", name="pause").press("Enter")
     stopped = step.input_value()
     opened.page.wait_for_timeout(400)
     assert step.input_value() == stopped
     assert int(stopped) < 60
-    assert opened.page.locator("#lossviz-play").inner_text() == "play"
+    assert button.count() == 1
     opened.wait_drawn()
     button.click()
-    opened.page.wait_for_function("() => document.getElementById('lossviz-play').innerText === 'play'")  # at the end
+    button.wait_for(timeout=60_000)  # at the end
     assert step.input_value() == "60"
     button.click()  # restarts
-    opened.page.wait_for_function("() => document.getElementById('lossviz-step').value < 60")
+    opened.page.wait_for_function("() => document.querySelector('.lossviz-step').value < 60")
     opened.slide("step", 2)  # moving the slider stops it
-    assert opened.page.locator("#lossviz-play").inner_text() == "play"
+    assert button.count() == 1
 
 
 @pytest.mark.browser
@@ -578,9 +583,9 @@ def test_a_click_on_the_curve_moves_the_ball_and_the_camera_stays(opened):
     mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
     opened.page.wait_for_timeout(300)
     mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
-    opened.page.wait_for_function("() => document.getElementById('lossviz-step').value > 20")
+    opened.page.wait_for_function("() => document.querySelector('.lossviz-step').value > 20")
     opened.wait_drawn()
-    step = opened.page.get_by_label("step", exact=True)
+    step = opened.control("step")
     assert int(step.input_value()) == pytest.approx(30, abs=4)
     box = opened.page.locator(".lossviz-pane-surface canvas").first.bounding_box()
     camera = opened.layout("surface", "scene._scene.getCamera().eye")
@@ -592,13 +597,13 @@ def test_a_click_on_the_curve_moves_the_ball_and_the_camera_stays(opened):
     opened.page.wait_for_timeout(400)
     rotated = opened.layout("surface", "scene._scene.getCamera().eye")
     assert rotated != camera
-    opened.slide("σ", 2)
+    opened.slide("sigma", 2)
     opened.slide("k", 0)
-    opened.page.get_by_label("loss", exact=True).select_option("log")
+    opened.control("loss_axis").select_option("log")
     opened.wait_drawn()
     for axis in "xyz":
         assert opened.layout("surface", "scene._scene.getCamera().eye")[axis] == pytest.approx(rotated[axis])
-    opened.page.get_by_label("loss", exact=True).select_option("linear")
+    opened.control("loss_axis").select_option("linear")
     opened.wait_drawn()
 
 
@@ -626,7 +631,7 @@ def test_a_click_on_the_surface_selects_the_nearest_step(computed, opened):
             [float(x), float(y), trace, index],
         )
         opened.wait_drawn()
-        assert opened.page.get_by_label("step", exact=True).input_value() == str(expected)
+        assert opened.control("step").input_value() == str(expected)
 
 
 @pytest.mark.browser
@@ -642,7 +647,7 @@ def test_the_page_fits_the_window_and_follows_the_theme(opened):
     assert opened.page.evaluate("() => document.scrollingElement.scrollWidth") <= 390
     assert opened.layout("fit", "width") == opened.layout("surface", "width")
     # The sliders stay visible when the page scrolls.
-    assert opened.page.get_by_label("σ", exact=True).bounding_box()["y"] < 800
+    assert opened.control("sigma").bounding_box()["y"] < 800
     opened.page.set_viewport_size({"width": 1280, "height": 900})
     opened.page.emulate_media(color_scheme="light")
     opened.page.wait_for_function(
@@ -654,7 +659,8 @@ def test_the_page_fits_the_window_and_follows_the_theme(opened):
 @pytest.mark.browser
 def test_the_page_is_accessible_and_sends_nothing(opened):
     snapshot = opened.page.locator("body").aria_snapshot()
-    for word in ('heading "x^3"', 'slider "step"', 'slider "k"', 'slider "σ"', 'combobox "loss"', 'button "play"'):
+    sliders = ("training step", "stride k", "smoothing σ")
+    for word in ('heading "x^3"', 'combobox "loss axis"', 'button "play"', *(f'slider "{name}"' for name in sliders)):
         assert word in snapshot
     assert 'figure "Loss landscape of a run of 61 steps' in snapshot
     titles = (
@@ -665,8 +671,8 @@ def test_the_page_is_accessible_and_sends_nothing(opened):
     assert "cloud" not in buttons.lower()
     assert "share" not in buttons.lower()
     with opened.page.expect_download() as download:
-        opened.page.locator(".lossviz-pane-curve").hover()
-        opened.page.locator(".lossviz-pane-curve .modebar-btn[data-title*='Download']").click()
+        opened.page.locator(".lossviz-pane-surface").hover()
+        opened.page.locator(".lossviz-pane-surface .modebar-btn[data-title*='Download']").click()
     assert download.value.suggested_filename == "loss_viz.png"
     assert download.value.path().read_bytes()[1:4] == b"PNG"
 
@@ -681,8 +687,12 @@ def test_the_defaults_make_less_than_8_mb(browser, tmp_path):
     land = lv.landscape(run, progress=False)
     assert opened.trace("surface", "surface", "z") == pytest.approx(land.loss.ravel().tolist(), rel=1e-5)
     assert len(opened.trace("curve", "loss", "y")) == 2001
-    assert opened.page.locator("#lossviz-k-ticks").inner_text().split() == ["1", "2", "5", "10", "20"]
-    assert opened.page.locator("#lossviz-sigma-ticks").inner_text().split() == ["auto", ".01", ".03", ".06", ".1"]
+    for name, values in (("k", ["1", "2", "5", "10", "20"]), ("sigma", ["auto", "0.01", "0.03", "0.06", "0.1"])):
+        shown = []
+        for position in range(len(values)):
+            opened.slide(name, position)
+            shown.append(opened.page.locator(f".lossviz-field[data-name={name}] output").inner_text())
+        assert shown == values
     assert "the best straight line" in opened.tile("plateau")
     assert opened.page.evaluate("() => document.querySelector('.lossviz-pane-curve').layout.shapes.length") == 1
     opened.close()
@@ -708,7 +718,7 @@ def test_several_runs(browser, tmp_path):
         assert opened.trace("fit", f"network{tail}", "y") == pytest.approx(run.predict(row).tolist(), abs=1e-4)
     assert opened.page.locator(".lossviz-pane-surface .legendtext").all_text_contents() == ["<b>one</b>", "other"]
     assert "step 40" in opened.tile("other")
-    assert opened.page.get_by_label("σ", exact=True).is_hidden()
+    assert opened.control("sigma").count() == 0
     opened.close()
 
 
@@ -720,7 +730,7 @@ def test_runs_without_a_task_have_no_fit_and_names_are_escaped(browser, own_run,
     assert opened.page.locator("h1").inner_text() == NASTY
     assert opened.page.locator("img").count() == 0
     assert NASTY in opened.page.locator(".lossviz-pane-surface .gtitle").text_content().replace("\xa0", " ")
-    assert opened.page.get_by_label("loss", exact=True).is_hidden()
+    assert opened.control("loss_axis").count() == 0
     opened.slide("step", 7)
     assert opened.trace("surface", "error", "z")[0] == pytest.approx(own_run.loss[7])
     opened.close()

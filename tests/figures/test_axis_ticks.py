@@ -1,0 +1,41 @@
+"""Ticks of the loss axis: a few on every axis, and no property left over from the axis before."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from loss_viz.figures.loss_axis import LINEAR_AXIS, Scale, fit_scale, log_axis
+
+
+def count_ticks(axis, low, high):
+    """Return the number of labels on a logarithmic axis."""
+    if axis["tickmode"] == "array":
+        ticks = np.log10(axis["tickvals"])
+        assert (np.diff(ticks) > 0).all()
+        return int(((low <= ticks) & (ticks <= high)).sum())
+    return len(np.arange(np.ceil(low / axis["dtick"]), np.floor(high / axis["dtick"]) + 1))
+
+
+@given(st.floats(-300, 299), st.floats(1e-6, 300))
+@example(-1.61, 0.01)
+@example(-300.0, 600.0)
+@example(-0.30103, 0.3)
+def test_a_logarithmic_axis_has_two_to_nine_ticks(low, span):
+    high = min(low + span, 300.0)
+    axis = log_axis(low, high)
+    assert 2 <= count_ticks(axis, low, high + 1e-9) <= 10
+
+
+@pytest.mark.parametrize(
+    "losses", [[1e-300, 1e300], [1e-3, 2e-3], [0.5], [1.0, 1.0], [-1.0, 5.0], [0.0, 1e300], [1e-320]]
+)
+def test_every_axis_sets_the_same_properties_with_the_range_last(losses):
+    for log in (False, None):
+        axis = fit_scale([np.array(losses)], log=log).axis()
+        assert set(LINEAR_AXIS) < set(axis)
+        assert list(axis)[-2:] == ["autorange", "range"]  # Plotly converts the range when the type changes
+        assert axis["range"][0] < axis["range"][1]
+        assert np.isfinite(axis["range"]).all()
+    assert set(Scale(0.0, 1.0, log=True).axis()) == set(Scale(0.0, 1.0, log=False).axis())
+    assert set(log_axis(-3.0, 1.0)) == set(log_axis(-1.0, 0.0)) == set(LINEAR_AXIS)
