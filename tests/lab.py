@@ -273,6 +273,10 @@ class Panel:
             self.button("more").click()
         return field
 
+    def close_drawer(self):
+        if self.root.locator(".lossviz-drawer").is_visible():
+            self.button("more").click()
+
     def press(self, name, key, times=1):
         self.control(name).focus()
         for _ in range(times):

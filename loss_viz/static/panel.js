@@ -100,7 +100,10 @@ class Control {
     this.chips = this.row.choices.map((formula) => {
       const chip = element("button", { type: "button", className: "lossviz-chip", textContent: asMath(formula) });
       chip.title = `Learn ${asMath(formula)}`;
-      chip.addEventListener("click", () => this.choose(formula));
+      chip.addEventListener("click", () => {
+        this.show(formula);
+        this.choose(formula);
+      });
       return chip;
     });
     this.parts = [element("span", { className: "lossviz-chips", role: "group" }, ...this.chips), this.input];

@@ -298,7 +298,8 @@ def test_the_network_at_a_point_of_the_surface_is_shown(panel):
             break
     assert "the network at (" in words.inner_text()
     panel.wait_until(lambda: len(panel.trace("fit", "there", "y")) == 100)
-    panel.press("step", "ArrowRight")
+    panel.press("step", "Home")
+    panel.press("step", "End")
     panel.wait_until(lambda: len(panel.trace("fit", "there", "y")) == 0)
 
 
@@ -355,6 +356,7 @@ def find_on_screen(panel, row):
 
 
 def test_hidden_traces_survive_redraws(panel):
+    panel.close_drawer()
     surface = panel.root.locator(".lossviz-pane-surface")
     toggle = surface.locator(".legend .traces").filter(has_text="trajectory").locator(".legendtoggle")
     toggle.click()
@@ -387,12 +389,104 @@ def test_the_copied_code_draws_the_same_surface(panel):
     code = box.inner_text()
     panel.page.wait_for_timeout(500)
     assert panel.page.evaluate("() => navigator.clipboard.readText()") == code
+    assert panel.button("copied ✓").count() == 1
     scope = {}
     exec(code.replace("lv.surface_figure", "figure = lv.surface_figure"), scope)
     assert panel.trace("surface", "surface", "z") == pytest.approx(list(scope["figure"].data[0].z), rel=1e-3)
-    assert panel.button("copied ✓").count() == 1
-    panel.page.keyboard.press("Escape")
+    panel.close_drawer()
     box.wait_for(state="hidden")
+
+
+PARTS = ("stage", "row", "timeline", "footer")
+
+
+def places(panel):
+    """Return left, top, width and height of the parts of the panel, in pixels."""
+    boxes = [panel.root.locator(f".lossviz-{part}").bounding_box() for part in PARTS]
+    return [[box[key] for key in ("x", "y", "width", "height")] for box in boxes]
+
+
+def test_nothing_moves_while_settings_change(panel):
+    panel.close_drawer()
+    before = places(panel)
+    for move in ("k", "sigma", "grid", "step", "auto k"):
+        MOVES[move](panel)
+        assert places(panel) == before
+        panel.wait_drawn()
+        assert places(panel) == before
+    panel.type("target", "sin(3y)")
+    message = panel.root.locator(".lossviz-error:visible")
+    message.wait_for()
+    assert places(panel) == before
+    box = message.bounding_box()
+    assert box["x"] >= 0
+    panel.button("x³").click()
+    message.wait_for(state="hidden")
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (900, 800), (1280, 720), (1440, 900), (1920, 1080)])
+def test_the_panel_fits_every_window(panel, width, height):
+    panel.close_drawer()
+    normal = panel.page.viewport_size
+    panel.page.set_viewport_size({"width": width, "height": height})
+    try:
+        panel.page.wait_for_timeout(600)
+        panel.wait_drawn()
+        parts = places(panel)
+        overflow = panel.root.evaluate("one => one.scrollWidth - one.clientWidth")
+        inner = panel.root.bounding_box()["width"]
+    finally:
+        panel.page.set_viewport_size(normal)
+        panel.page.wait_for_timeout(600)
+    assert overflow <= 0
+    for (_, top, wide, high), below in zip(parts, [*parts[1:], None], strict=True):
+        assert 0 < wide <= inner
+        assert high > 20
+        assert below is None or below[1] >= top + high - 1
+    if width >= 1440:  # stage, controls and time line are on screen together
+        assert sum(high for *_, high in parts[:3]) < height - 150
+
+
+NAMES = """() => {
+    const panel = document.querySelector('.lossviz');
+    return Array.from(panel.querySelectorAll('button, input, select, [tabindex]'), one => {
+        const label = one.labels && one.labels[0] ? one.labels[0].textContent : '';
+        const name = one.getAttribute('aria-label') || label || one.textContent;
+        return [name.trim(), one.type === 'range' ? one.getAttribute('aria-valuetext') : ''];
+    });
+}"""
+
+
+def test_every_control_has_a_name_and_sliders_say_their_values(panel):
+    names = panel.page.evaluate(NAMES)
+    assert len(names) > 25
+    assert all(name for name, _ in names)
+    said = dict(names)
+    assert said["training step"].startswith("step ")
+    assert said["grid"].isdigit()
+    assert said["smoothing σ"].startswith("auto") or 0 < float(said["smoothing σ"]) <= 1
+
+
+def test_the_keyboard_alone_moves_everything_and_leaves_the_notebook_alone(panel):
+    n_cells = panel.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.length")
+    panel.close_drawer()
+    panel.control("sigma").focus()
+    reached = []
+    for _ in range(8):
+        panel.page.keyboard.press("Tab")
+        reached.append(panel.page.evaluate("() => document.activeElement.className || document.activeElement.id"))
+    assert any("lossviz-more" in name for name in reached)
+    assert any("lossviz-step" in name for name in reached)
+    panel.control("k").focus()
+    for key in ("c", "x", "d", "d", "b", "Escape"):
+        panel.page.keyboard.press(key)
+    assert panel.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.length") == n_cells
+    panel.press("step", "Home")
+    panel.wait_until(lambda: panel.trace("curve", "step", "x") == [0])
+    panel.page.keyboard.press("Space")
+    panel.wait_until(lambda: panel.trace("curve", "step", "x")[0] > 0)
+    panel.page.keyboard.press("Space")
+    assert panel.button("play").count() == 1
 
 
 def test_no_button_sends_data_away(panel):
