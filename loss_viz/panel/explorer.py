@@ -347,8 +347,8 @@ class Explorer(_OptionTraits):
         self.timeline = describe_timeline(run_set, plateaus) | {"frames": frames}
         opening = opening_step(run_set.runs[0], plateaus) if len(run_set.runs) == 1 else last
         step = opening if self.step is None else int(np.clip(self.step, first, last))
-        if self.part == self._last_part and self.step in (self._last_step, self._opening_step):
-            step = last if self.step == self._last_step else opening
+        if self.step is not None and self.part == self._last_part:
+            step = {self._opening_step: opening, self._last_step: last}.get(self.step, step)
         self._last_step, self._last_part, self._opening_step, self.step = last, self.part, opening, step
         return step
 

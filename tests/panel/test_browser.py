@@ -298,6 +298,7 @@ def test_the_network_at_a_point_of_the_surface_is_shown(panel):
             break
     assert "the network at (" in words.inner_text()
     panel.wait_until(lambda: len(panel.trace("fit", "there", "y")) == 100)
+    panel.page.mouse.move(2, 2)
     panel.press("step", "Home")
     panel.press("step", "End")
     panel.wait_until(lambda: len(panel.trace("fit", "there", "y")) == 0)
@@ -472,7 +473,7 @@ def test_the_keyboard_alone_moves_everything_and_leaves_the_notebook_alone(panel
     panel.close_drawer()
     panel.control("sigma").focus()
     reached = []
-    for _ in range(8):
+    for _ in range(12):
         panel.page.keyboard.press("Tab")
         reached.append(panel.page.evaluate("() => document.activeElement.className || document.activeElement.id"))
     assert any("lossviz-more" in name for name in reached)

@@ -18,7 +18,7 @@ from loss_viz.panel.explorer import Explorer
 from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.settings import LANDSCAPE, TRAINING, VIEW, check_setting
 
-SMALL = {"steps": 80, "resolution": 9}
+SMALL = {"steps": 80, "resolution": 9, "step": 80}
 
 
 @pytest.fixture
@@ -540,6 +540,54 @@ def test_the_ball_stays_at_its_step_or_at_the_end(explorer):
     assert change(explorer, steps=30)
     assert explorer.step == 30
     assert explorer.timeline["last"] == 30
+
+
+def test_a_panel_opens_on_the_plateau_and_stays_there_until_the_ball_is_moved():
+    panel = Explorer("x^3", resolution=5)
+    assert panel.wait(60.0)
+    [plateau] = lv.find_plateaus(panel.run)
+    assert panel.step == (plateau.start + plateau.end) // 2
+    assert change(panel, optimizer="sgd")
+    [plateau] = lv.find_plateaus(panel.run)
+    assert panel.step == (plateau.start + plateau.end) // 2
+    assert change(panel, step=700, optimizer="adam")
+    assert panel.step == 700
+    panel.close()
+
+
+def test_a_part_of_the_run_is_drawn_on_its_own_plane():
+    panel = Explorer("x^3", resolution=7, steps=300, k=3)
+    assert panel.wait(60.0)
+    panel.step = 120
+    assert change(panel, part=(50, 200))
+    whole = lv.train("x^3", steps=300, progress=False)
+    land = lv.landscape(whole, steps=(50, 200), k=3, resolution=7, progress=False)
+    np.testing.assert_allclose(decode(panel, "surface_surface", "z"), land.loss.ravel(), rtol=1e-5)
+    np.testing.assert_array_equal(decode(panel, "curve_loss", "x"), np.arange(50, 201))
+    assert (panel.step, panel.timeline["first"], panel.timeline["last"]) == (120, 50, 200)
+    scope = {}
+    exec(panel.code.replace("lv.surface_figure", "figure = lv.surface_figure"), scope)
+    np.testing.assert_allclose(scope["land"].loss, land.loss, rtol=1e-6)
+    assert not change(panel, part=(400, 500))
+    assert "`part` must be (first, last) with recorded steps" in messages(panel)["part"]
+    assert change(panel, part=None)
+    assert (panel.step, panel.timeline["last"], len(panel.run)) == (120, 300, 301)
+    panel.close()
+
+
+def test_the_network_at_a_point_is_the_one_whose_loss_is_the_height(explorer):
+    point = (explorer.landscape.path[20] + [0.05, -0.03]).tolist()
+    click = {"kind": "hover", "x": point[0], "y": point[1]}
+    explorer._on_message(None, click, [])
+    network, task = explorer.landscape.network_at(np.array(point)), explorer.run.task
+    with torch.no_grad():
+        expected = network(task.x).ravel().numpy()
+    np.testing.assert_allclose(decode(explorer, "fit_there", "y"), expected, rtol=1e-4, atol=1e-5)
+    loss = ((expected - task.y.ravel().numpy()) ** 2).mean()
+    assert explorer.report["network"].endswith(f"loss {loss:.3g}")
+    explorer.step = 3
+    assert explorer.fit_there["x"] == []
+    assert "network" not in explorer.report
 
 
 def test_clicks_move_the_ball(explorer):
