@@ -41,7 +41,7 @@ def write_thumbnails() -> None:
     """Write an image of 420 x 280 pixels for each notebook."""
     images = {name: Image.open(io.BytesIO(find_figure(name).to_image("png", *SIZE, scale=1))) for name in FIGURES}
     panel = Image.open(IMAGES / "explorer.png").convert("RGB")
-    images["02"] = panel.crop((420, 70, 1650, 890)).resize(SIZE, Image.Resampling.LANCZOS)
+    images["02"] = panel.crop((504, 101, 1071, 479)).resize(SIZE, Image.Resampling.LANCZOS)
     for name, image in images.items():
         image.convert("RGB").save(IMAGES / f"notebook_{name}.png", optimize=True)
 

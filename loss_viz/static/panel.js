@@ -42,14 +42,19 @@ class Positions {
     return Number((this.kind === "log" ? 10 ** value : value).toPrecision(3));
   }
 
-  // Returns the position closest to a value, after widening the range to hold it.
-  find(value) {
-    if (this.kind === "list") return this.values.indexOf(value);
-    if (value === "auto") return 0;
+  // Widens the range to hold a value that was set in code.
+  widen(value) {
+    if (this.kind === "list" || value === "auto") return;
     const number = this.kind === "log" ? Math.log10(value) : value;
     if (number < this.low) this.low = this.step < 1 ? Math.floor(number) : number;
     if (number > this.high) this.high = this.step < 1 ? Math.ceil(number) : number;
-    return this.first + Math.round((number - this.low) / this.step);
+  }
+
+  // Returns the position of a value, which may be a fraction.
+  find(value) {
+    if (this.kind === "list") return this.values.indexOf(value);
+    if (value === "auto") return 0;
+    return this.first + ((this.kind === "log" ? Math.log10(value) : value) - this.low) / this.step;
   }
 }
 
@@ -126,9 +131,9 @@ class Control {
       this.choose(value, true);
     });
     this.display = (value, byUser = false) => {
-      const position = this.positions.find(value);
+      this.positions.widen(value);
       this.input.max = this.positions.count - 1;
-      if (!byUser) this.input.value = position;
+      if (!byUser) this.input.value = Math.round(this.positions.find(value));
       this.write(value);
     };
   }
