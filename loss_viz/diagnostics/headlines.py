@@ -42,10 +42,11 @@ class Stop(NamedTuple):
 def write_headlines(run: Run, plateaus: Sequence[Plateau]) -> list[Headline]:
     """Return sentences that cover all recorded steps of a run, in order.
 
-    On a plateau the sentence names the best polynomial, or the level, whose loss matches; that the network computes it
-    is not checked. Behind a plateau the run counts as escaped once its loss is a tenth of the plateau's level. The last
-    step has a sentence of its own. For a built-in task, whose loss is a mean squared error, it gives the root of the
-    loss as a share of the target's standard deviation.
+    Each says what holds at its own steps: the loss compared with the first one, with the lowest one so far, and with
+    the level of the plateau before. On a plateau the sentence names the best polynomial, or the level, whose loss
+    matches; that the network computes it is not checked. Behind a plateau the run counts as escaped once its loss is a
+    tenth of the plateau's level. The last step has a sentence of its own. For a built-in task, whose loss is a mean
+    squared error, it gives the root of the loss as a share of the target's standard deviation.
 
     Args:
         run: the run.
@@ -62,29 +63,33 @@ def write_headlines(run: Run, plateaus: Sequence[Plateau]) -> list[Headline]:
         it has escaped.
         learned, with an error of 3.5 % of the target's spread.
     """
-    first, last = int(run.step[0]), int(run.step[-1])
-    found = [(first, "the loss falls." if _falls(run, plateaus) else "the loss does not fall yet.")]
-    next_starts = [*(plateau.start for plateau in plateaus[1:]), last]
-    for plateau, end in zip(plateaus, next_starts, strict=False):  # without plateaus, only the end is left
-        found.append((plateau.start, _describe(plateau)))
-        between = (run.step > plateau.end) & (run.step < end)
-        if not between.any():
-            continue
-        found.append((int(run.step[between][0]), "it escapes: the loss falls again."))
-        low = between & (run.loss <= ESCAPED * plateau.level)
-        if low.any():
-            found.append((int(run.step[low][0]), "it has escaped."))
-    found.append((last, _describe_end(run, plateaus)))
-    starts = dict(found)  # of several at one step, the last one
-    steps = sorted(starts)
-    ends = [int(run.step[np.searchsorted(run.step, step) - 1]) for step in steps[1:]]
-    return [Headline(step, end, starts[step]) for step, end in zip(steps, [*ends, last], strict=True)]
+    texts = _describe_rows(run, plateaus)
+    texts[-1] = _describe_end(run, plateaus)
+    starts = [0, *(row for row in range(1, len(texts)) if texts[row] != texts[row - 1])]
+    ends = [*(row - 1 for row in starts[1:]), len(texts) - 1]
+    return [
+        Headline(int(run.step[start]), int(run.step[end]), texts[start])
+        for start, end in zip(starts, ends, strict=True)
+    ]
 
 
-def _falls(run: Run, plateaus: Sequence[Plateau]) -> bool:
-    """Return whether the loss falls between the start and the first plateau, or the lowest loss without one."""
-    first = plateaus[0].level if plateaus else run.loss.min()
-    return bool(first < run.loss[0])
+def _describe_rows(run: Run, plateaus: Sequence[Plateau]) -> list[str]:
+    """Return a sentence for each recorded step."""
+    lowest = np.minimum.accumulate(run.loss)
+    texts = []
+    for step, loss, low in zip(run.step, run.loss, lowest, strict=True):
+        past = [plateau for plateau in plateaus if plateau.start <= step]
+        if past and step <= past[-1].end:
+            texts.append(_describe(past[-1]))
+        elif low > 0 and loss > RISEN * low:
+            texts.append("the loss has risen above its lowest value so far.")
+        elif past and loss <= ESCAPED * past[-1].level:
+            texts.append("it has escaped.")
+        elif past:
+            texts.append("it escapes: the loss falls again." if loss < past[-1].level else "it has left the plateau.")
+        else:
+            texts.append("the loss falls." if loss < run.loss[0] or step == run.step[0] else "the loss does not fall.")
+    return texts
 
 
 def _describe(plateau: Plateau) -> str:

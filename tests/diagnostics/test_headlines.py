@@ -36,7 +36,8 @@ def test_the_post_s_runs(post_runs):
         assert sentence(headlines, 0) == "the loss falls."
         for step in (plateau.start, opening_step(run, [plateau]), plateau.end):
             assert sentence(headlines, step) == "stuck. All it has learned is the best straight line."
-        assert sentence(headlines, plateau.end + 1) == "it escapes: the loss falls again."
+        left = next(step for step in range(plateau.end + 1, 2001) if run.loss[step] < plateau.level)
+        assert sentence(headlines, left) == "it escapes: the loss falls again."
         first = next(step for step in range(plateau.end + 1, 2001) if run.loss[step] <= 0.1 * plateau.level)
         assert sentence(headlines, first - 1) == "it escapes: the loss falls again."
         assert sentence(headlines, first) == "it has escaped."
@@ -75,6 +76,17 @@ def test_the_end_of_a_run(losses, end):
     assert list_stops(run, []) == []
 
 
+def test_a_run_that_diverges_is_not_said_to_fall():
+    headlines = write_headlines(build_run([1.0, 0.5, 0.9, 1.5, 3.0]), [])
+    risen = "the loss has risen above its lowest value so far."
+    said = [sentence(headlines, step) for step in range(5)]
+    assert said[:4] == ["the loss falls.", "the loss falls.", "the loss falls.", risen]
+    assert said[4] == "the loss is no lower than at the start."
+    after = write_headlines(build_run([1.0, 0.5, 0.5, 0.4, 0.04, 0.6, 0.6]), [Plateau(1, 2, 0.5)])
+    said = [sentence(after, step) for step in range(6)]
+    assert said[3:] == ["it escapes: the loss falls again.", "it has escaped.", risen]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_every_recorded_step_has_one_sentence(data):
@@ -92,6 +104,11 @@ def test_every_recorded_step_has_one_sentence(data):
         assert 0 < len(text) <= 80
         on = any(plateau.start <= one <= plateau.end for plateau in plateaus)
         assert ("stuck" in text) == on or one == step[-1]
+        row = step.tolist().index(one)
+        if "falls" in text and one > step[0]:
+            assert losses[row] < losses[0] or any(plateau.end < one for plateau in plateaus)
+        if "risen" in text:
+            assert losses[row] > 2 * min(losses[: row + 1])
 
 
 def test_the_chip_names_the_worst_step():

@@ -574,6 +574,7 @@ def test_several_runs_share_one_plane(lab, browser):
         panel.wait_drawn()
         assert f"2 runs, {'flat plane' if choice == 'random' else ''}" in panel.title
     assert "2 runs, local planes" in panel.title
+    panel.close_drawer()
     page.locator(".lossviz-pane-surface .legendtoggle").nth(1).click()
     page.wait_for_timeout(800)
     hidden = "() => document.querySelector('.lossviz-pane-surface')._fullData.map(t => t.visible)"
