@@ -19,7 +19,7 @@ def list_controls(names: Iterable[str], heights: Sequence[str]) -> list[dict[str
     Each row has `name`, `label`, `hint`, `place` ("row", "network" or "landscape") and `kind`:
 
     - "formula": buttons for `choices`, and a field;
-    - "choice": a menu of `choices`;
+    - "choice": a menu of `choices`, of which those in `shown_only` cannot be chosen;
     - "number": a field;
     - "range" and "log": a slider from `low` to `high` by `step`, in log10 of the value for "log"; with `auto`, its
       first position is "auto".
@@ -37,8 +37,15 @@ def list_controls(names: Iterable[str], heights: Sequence[str]) -> list[dict[str
     rows = [_describe(OPTIONS[name], heights) for name in [*first, *(name for name in shown if name not in first)]]
     if TRAINING[0] not in shown:
         return rows
-    preset = {"name": "preset", "label": "preset", "hint": PRESET_HINT, "place": "network", "kind": "choice"}
-    return [*rows[: len(first)], preset | {"choices": [*PRESETS, OWN]}, *rows[len(first) :]]
+    preset: dict[str, Any] = {
+        "name": "preset",
+        "label": "preset",
+        "hint": PRESET_HINT,
+        "place": "network",
+        "kind": "choice",
+    }
+    preset |= {"choices": [*PRESETS, OWN], "shown_only": [OWN]}
+    return [*rows[: len(first)], preset, *rows[len(first) :]]
 
 
 def _describe(option: Option, heights: Sequence[str]) -> dict[str, Any]:

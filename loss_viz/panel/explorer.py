@@ -289,13 +289,13 @@ class Explorer(_OptionTraits):
         if name not in self._names:
             return
         value = as_tuples(value)  # JSON has no tuples, and no difference between 1 and 1.0
-        if isinstance(getattr(self, name), float) and type(value) is int:
-            value = float(value)
         try:
+            if isinstance(getattr(self, name), float) and type(value) is int:
+                value = float(value)
             check_setting(name, value)  # names the constraint, which the type of the trait does not
             setattr(self, name, value)
             self._show("errors", **{name: ""})
-        except (TypeError, ValueError, TraitError) as error:
+        except (TypeError, ValueError, OverflowError, TraitError) as error:
             self._show("errors", **{name: str(error)})
 
     def _on_press(self, button: str) -> None:

@@ -81,7 +81,10 @@ class Control {
   }
 
   buildChoice() {
-    const options = this.row.choices.map((choice) => element("option", { value: choice, textContent: choice }));
+    const isShownOnly = (choice) => (this.row.shown_only || []).includes(choice);
+    const options = this.row.choices.map((choice) =>
+      element("option", { value: choice, textContent: choice, disabled: isShownOnly(choice) }),
+    );
     this.input = element("select", { autocomplete: "off" }, ...options);
     this.parts = [this.input];
     this.input.addEventListener("change", () => this.choose(this.input.value));
@@ -156,9 +159,14 @@ class Control {
     this.send(this.row.name, value);
   }
 
-  // Shows a value from the model, unless it is older than what the user has chosen since.
+  // Shows a value from the model; one that may be older than what the user has chosen since is shown later, if it is
+  // still the model's by then.
   receive(value) {
-    if (this.sent && performance.now() - this.sent.at < ECHO_MS && this.sent.value !== value) return;
+    clearTimeout(this.late);
+    if (this.sent && performance.now() - this.sent.at < ECHO_MS && this.sent.value !== value) {
+      this.late = setTimeout(() => this.receive(value), ECHO_MS);
+      return;
+    }
     this.sent = null;
     this.show(value);
   }
@@ -236,7 +244,6 @@ class Panel {
   constructor(model, el) {
     Object.assign(this, { model, el, number: panelCount++, controls: {}, closed: false });
     el.classList.add("lossviz");
-    el.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes single letters typed here as commands
     this.buildStage();
     this.buildRow();
     this.buildTimeline();
@@ -255,6 +262,12 @@ class Panel {
     };
     for (const [event, listener] of Object.entries(this.listeners)) model.on(event, listener);
     this.onKey = (event) => this.handleKey(event);
+    // JupyterLab would take single letters typed here as commands; Ctrl + S is still its own.
+    this.onAnyKey = ({ ctrlKey, metaKey, altKey }) => {
+      if (ctrlKey || metaKey || altKey) el.removeAttribute("data-lm-suppress-shortcuts");
+      else el.setAttribute("data-lm-suppress-shortcuts", "true");
+    };
+    window.addEventListener("keydown", this.onAnyKey, true);
     el.addEventListener("keydown", this.onKey);
     this.sizes = new ResizeObserver(() => this.fit());
     this.sizes.observe(el);
@@ -430,15 +443,15 @@ class Panel {
     };
     const end = (up) => {
       window.removeEventListener("pointermove", draw);
-      window.removeEventListener("pointerup", end);
+      for (const type of ["pointerup", "pointercancel"]) window.removeEventListener(type, end);
       this.range.hidden = true;
       this.selecting = false;
       this.showCloser();
       const part = [start, this.stepAt(up)].sort((a, b) => a - b);
-      if (part[1] > part[0]) this.send("part", part);
+      if (part[1] > part[0] && up.type === "pointerup") this.send("part", part);
     };
     window.addEventListener("pointermove", draw);
-    window.addEventListener("pointerup", end);
+    for (const type of ["pointerup", "pointercancel"]) window.addEventListener(type, end);
   }
 
   get canLookCloser() {
@@ -509,6 +522,7 @@ class Panel {
     this.more.title = "Network, landscape and code";
     this.more.setAttribute("aria-controls", this.drawer.id);
     this.toggle(this.more, this.drawer);
+    this.more.addEventListener("click", () => this.drawer.hidden || this.drawer.querySelector("select, input").focus());
     this.row.append(this.more);
     this.stage.append(this.drawer);
   }
@@ -632,13 +646,16 @@ class Panel {
 
   handleKey(event) {
     const typing = /^(text|select-one|textarea)$/.test(event.target.type || "");
-    if (event.key === "Escape" && this.drawer && !this.drawer.hidden) {
-      this.open(this.more, this.drawer, false);
-      this.more.focus();
+    if (event.key === "Escape") {
+      if (!this.details.hidden) this.open(this.chip, this.details, false);
+      if (this.drawer && !this.drawer.hidden) {
+        this.open(this.more, this.drawer, false);
+        this.more.focus();
+      }
     }
-    event.stopPropagation(); // notebooks take single letters as commands
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const inButton = event.target.tagName === "BUTTON";
+    event.stopPropagation();
+    const inButton = ["BUTTON", "SUMMARY", "PRE"].includes(event.target.tagName);
     const number = Number(event.key);
     if (event.key === " " && !inButton) this.play.click();
     else if (event.key === "r") this.figures.aim();
@@ -659,6 +676,7 @@ class Panel {
     this.player.pause();
     this.sizes.disconnect();
     this.el.removeEventListener("keydown", this.onKey);
+    window.removeEventListener("keydown", this.onAnyKey, true);
     for (const [event, listener] of Object.entries(this.listeners)) this.model.off(event, listener);
     this.figures.close();
   }

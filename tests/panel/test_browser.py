@@ -405,9 +405,12 @@ PARTS = ("stage", "row", "timeline", "footer")
 
 
 def places(panel):
-    """Return left, top, width and height of the parts of the panel, in pixels."""
-    boxes = [panel.root.locator(f".lossviz-{part}").bounding_box() for part in PARTS]
-    return [[box[key] for key in ("x", "y", "width", "height")] for box in boxes]
+    """Return left, top, width and height of the parts of the panel, in pixels from its corner."""
+    inside = """(root, parts) => parts.map(part => {
+        const {x, y} = root.getBoundingClientRect(), box = root.querySelector('.lossviz-' + part).getBoundingClientRect();
+        return [box.x - x, box.y - y, box.width, box.height];
+    })"""
+    return panel.root.evaluate(inside, PARTS)
 
 
 def test_nothing_moves_while_settings_change(panel):

@@ -290,6 +290,7 @@ NONSENSE = [
     0,
     1.5,
     1e300,
+    10**400,
     float("nan"),
     True,
     [],

@@ -158,7 +158,7 @@ def explore(run):
 def require_drawn(explorer):
     drawn = explorer.wait(60.0)
     message = explorer.work["text"] + "".join(explorer.errors.values())
-    assert drawn or explorer.work["bad"], "neither drawn nor refused"
+    assert drawn or explorer.work.get("bad"), "neither drawn nor refused"
     if not drawn:
         raise PanelMessage(message)
 
