@@ -1,5 +1,6 @@
 """The camera of a surface: the viewpoint from which most of the run is seen."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,33 +23,37 @@ CLEARANCE = 0.02  # of the height of the box: a run on the surface is not hidden
 def aim_camera(
     surface: Surface | Landscape,
     scale: Scale,
-    path: Float[np.ndarray, "n_steps 2"],
-    loss: Float[np.ndarray, " n_steps"],
+    path: Float[np.ndarray, "n_rows 2"],
+    loss: Float[np.ndarray, " n_rows"],
+    rows: Sequence[slice],
     *,
     distance: float,
 ) -> dict[str, Any]:
-    """Return Plotly's camera from which most of the run is seen.
+    """Return Plotly's camera from which most of the runs is seen.
 
-    Of 24 directions at two heights, it takes the one with the greatest visible length of the run: that of its
+    Of 24 directions at two heights, it takes the one with the greatest visible length of the runs: that of their
     projection, without the parts that the surface hides.
 
     Args:
         surface: the surface.
         scale: the loss axis.
-        path: the run in the plane; parts outside the picture do not count.
-        loss: its heights.
+        path: the runs in the plane; parts outside the picture do not count.
+        loss: their heights.
+        rows: the rows of each run.
         distance: of the camera; at 1 the box fills a square scene.
     """
-    points = _place(surface, scale, path, loss)
+    runs = [_place(surface, scale, path[one], loss[one]) for one in rows]
+    ground = scale.fraction(surface.loss)
     eyes = _list_eyes()
-    lengths = [_visible_length(surface, scale, points, eye) for eye in eyes]
+    lengths = [sum(_visible_length(surface, ground, points, eye) for points in runs) for eye in eyes]
     eye = distance * eyes[int(np.argmax(np.round(lengths, 6)))]
     return {"eye": dict(zip("xyz", eye.tolist(), strict=True)), "center": CENTER}
 
 
 def aim(landscape: Landscape, scale: Scale, *, distance: float) -> dict[str, Any]:
     """Return the camera of a complete landscape, see `aim_camera`."""
-    return aim_camera(landscape, scale, landscape.path, landscape.path_loss, distance=distance)
+    rows = landscape.run_set.rows
+    return aim_camera(landscape, scale, landscape.path, landscape.path_loss, rows, distance=distance)
 
 
 def _list_eyes() -> Float[np.ndarray, "n_eyes 3"]:
@@ -77,10 +82,13 @@ def _place(
 
 
 def _visible_length(
-    surface: Surface | Landscape, scale: Scale, points: Float[np.ndarray, "n 3"], eye: Float[np.ndarray, " 3"]
+    surface: Surface | Landscape,
+    ground: Float[np.ndarray, "n_y n_x"],
+    points: Float[np.ndarray, "n 3"],
+    eye: Float[np.ndarray, " 3"],
 ) -> float:
     """Return the length of the run as seen from `eye`, without the segments of which an end is hidden."""
-    shown = _is_visible(surface, scale, points, eye)
+    shown = _is_visible(surface, ground, points, eye)
     forward = -eye / np.linalg.norm(eye)
     steps = np.diff(points, axis=0)
     across = np.linalg.norm(steps - np.outer(steps @ forward, forward), axis=1)
@@ -88,19 +96,20 @@ def _visible_length(
 
 
 def _is_visible(
-    surface: Surface | Landscape, scale: Scale, points: Float[np.ndarray, "n 3"], eye: Float[np.ndarray, " 3"]
+    surface: Surface | Landscape,
+    ground: Float[np.ndarray, "n_y n_x"],
+    points: Float[np.ndarray, "n 3"],
+    eye: Float[np.ndarray, " 3"],
 ) -> Bool[np.ndarray, " n"]:
     """Return which points are seen from `eye`: the line of sight stays above the surface inside the box."""
     size = np.array(list(BOX.values()))
     shares = (np.arange(1, N_SAMPLES + 1) / N_SAMPLES)[:, None, None] * 0.75  # the camera is outside the box
     rays = points + shares * (eye - points)
     x, y, z = np.moveaxis(rays / size + 0.5, -1, 0)
-    heights = scale.fraction(surface.loss)
-    n_y, n_x = heights.shape
+    n_y, n_x = ground.shape
     rows = np.interp(y, _shares(surface.y), np.arange(n_y))
     places = np.stack([rows, np.interp(x, _shares(surface.x), np.arange(n_x))])
-    ground = map_coordinates(heights, places, order=1)
-    above = z + CLEARANCE >= ground
+    above = z + CLEARANCE >= map_coordinates(ground, places, order=1)
     outside = (x < 0) | (x > 1) | (y < 0) | (y > 1) | (z > 1)
     return (above | outside).all(axis=0)
 

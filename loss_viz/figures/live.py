@@ -267,7 +267,7 @@ def update_all(view: ViewState, plateaus: Sequence[Plateau], *, min_support: flo
         _pane_update(view, plateaus, min_support, "surface"), factor_update(view.run_set, view.report)
     )
     if aim:
-        place = view.projection.path, view.shown_runs.loss
+        place = view.projection.path, view.shown_runs.loss, view.run_set.rows
         updates["surface_layout"]["scene.camera"] = aim_camera(view.surface, view.scale, *place, distance=1.12)
     if view.second:
         updates |= _pane_update(ViewState.of(view.second, view.scale), plateaus, min_support, "beside")

@@ -85,6 +85,8 @@ def log_axis(low: float, high: float) -> dict[str, Any]:
         (1, [0.1, 0.2, 0.5])
     """
     axis: dict[str, Any] = {"type": "log", "exponentformat": "power"}
+    if high - low < MIN_SPAN:  # a constant loss
+        low, high = low - 0.5, high + 0.5
     if high - low >= 2:
         return axis | {"tickmode": "linear", "tick0": 0, "dtick": int(np.ceil((high - low) / 8)), "tickvals": None}
     return axis | {"tickmode": "array", "tick0": None, "dtick": None, "tickvals": _place_ticks(low, high)}

@@ -290,7 +290,7 @@ class Explorer(_OptionTraits):
             return
         value = as_tuples(value)  # JSON has no tuples, and no difference between 1 and 1.0
         try:
-            if isinstance(getattr(self, name), float) and type(value) is int:
+            if isinstance(getattr(self, name), float) and type(value) is int and abs(value) < 2**53:
                 value = float(value)
             check_setting(name, value)  # names the constraint, which the type of the trait does not
             setattr(self, name, value)

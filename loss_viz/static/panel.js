@@ -159,15 +159,17 @@ class Control {
     this.send(this.row.name, value);
   }
 
-  // Shows a value from the model; one that may be older than what the user has chosen since is shown later, if it is
-  // still the model's by then.
+  // Shows a value of the model that is new: what the user is typing, or what was refused, stays. A value that may be
+  // older than what the user has chosen since is shown later, if it is still the model's by then.
   receive(value) {
     clearTimeout(this.late);
+    if (value === this.received) return;
     if (this.sent && performance.now() - this.sent.at < ECHO_MS && this.sent.value !== value) {
       this.late = setTimeout(() => this.receive(value), ECHO_MS);
       return;
     }
     this.sent = null;
+    this.received = value;
     this.show(value);
   }
 

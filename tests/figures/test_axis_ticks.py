@@ -17,13 +17,16 @@ def count_ticks(axis, low, high):
     return len(np.arange(np.ceil(low / axis["dtick"]), np.floor(high / axis["dtick"]) + 1))
 
 
-@given(st.floats(-300, 299), st.floats(1e-6, 300))
+@given(st.floats(-300, 299), st.floats(0.0, 300))
 @example(-1.61, 0.01)
 @example(-300.0, 600.0)
 @example(-0.30103, 0.3)
+@example(-2.0, 0.0)
 def test_a_logarithmic_axis_has_two_to_nine_ticks(low, span):
     high = min(low + span, 300.0)
     axis = log_axis(low, high)
+    if span < 1e-9:  # a constant loss
+        low, high = low - 0.5, high + 0.5
     assert 2 <= count_ticks(axis, low, high + 1e-9) <= 10
 
 

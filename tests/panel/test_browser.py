@@ -407,7 +407,8 @@ PARTS = ("stage", "row", "timeline", "footer")
 def places(panel):
     """Return left, top, width and height of the parts of the panel, in pixels from its corner."""
     inside = """(root, parts) => parts.map(part => {
-        const {x, y} = root.getBoundingClientRect(), box = root.querySelector('.lossviz-' + part).getBoundingClientRect();
+        const {x, y} = root.getBoundingClientRect();
+        const box = root.querySelector('.lossviz-' + part).getBoundingClientRect();
         return [box.x - x, box.y - y, box.width, box.height];
     })"""
     return panel.root.evaluate(inside, PARTS)
