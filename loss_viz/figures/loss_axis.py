@@ -98,7 +98,9 @@ def _place_ticks(low: float, high: float) -> list[float]:
     ticks = [tick for tick in ticks if tick and low <= np.log10(tick) <= high]
     if len(ticks) > 1:
         return ticks
-    start, stop = 10**low, 10**high
+    start, stop = float(10**low), float(10**high)
+    if high - low < 1e-6:  # multiples of a step could be smaller than the least number
+        return [start, stop]
     most = (stop - start) / 2  # at least two ticks
     power = np.floor(np.log10(most))
     step = next(step for digit in (5, 2, 1) if (step := digit * 10**power) <= most)

@@ -12,8 +12,8 @@ def count_ticks(axis, low, high):
     """Return the number of labels on a logarithmic axis."""
     if axis["tickmode"] == "array":
         ticks = np.log10(axis["tickvals"])
-        assert (np.diff(ticks) > 0).all()
-        return int(((low <= ticks) & (ticks <= high)).sum())
+        assert (np.diff(ticks) >= 0).all()
+        return int(((low - 1e-9 <= ticks) & (ticks <= high)).sum())
     return len(np.arange(np.ceil(low / axis["dtick"]), np.floor(high / axis["dtick"]) + 1))
 
 
@@ -25,7 +25,7 @@ def count_ticks(axis, low, high):
 def test_a_logarithmic_axis_has_two_to_nine_ticks(low, span):
     high = min(low + span, 300.0)
     axis = log_axis(low, high)
-    if span < 1e-9:  # a constant loss
+    if high - low < 1e-9:  # a constant loss
         low, high = low - 0.5, high + 0.5
     assert 2 <= count_ticks(axis, low, high + 1e-9) <= 10
 

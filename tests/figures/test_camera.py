@@ -24,14 +24,11 @@ def visible_length(land, scale, eye):
     seen = []
     last = set((land.run_set.ends - 1).tolist())
     for point in points:
-        free = True
-        for share in np.linspace(0, 0.75, 400)[1:]:
-            x, y, z = (point + share * (eye - point)) / SIZE + 0.5
-            if not (0 <= x <= 1 and 0 <= y <= 1 and z <= 1):
-                break
-            place = low + np.array([x, y]) * (high - low)
-            free &= bool(z + camera.CLEARANCE >= ground([[place[1], place[0]]])[0])
-        seen.append(free)
+        ray = (point + np.linspace(0, 0.75, 400)[1:, None] * (eye - point)) / SIZE + 0.5
+        inside = (ray[:, 0] >= 0) & (ray[:, 0] <= 1) & (ray[:, 1] >= 0) & (ray[:, 1] <= 1) & (ray[:, 2] <= 1)
+        ray = ray[: inside.argmin() if not inside.all() else len(ray)]  # until it leaves the box
+        place = low + ray[:, :2] * (high - low)
+        seen.append((ray[:, 2] + camera.CLEARANCE >= ground(place[:, ::-1])).all())
     length = 0.0
     for i in range(len(points) - 1):
         if seen[i] and seen[i + 1] and i not in last:  # no line from one run to the next
