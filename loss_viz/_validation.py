@@ -75,7 +75,7 @@ def check_float(name: str, value: Any, what: str, *, advice: str) -> float:
     try:
         return float(value)
     except OverflowError:  # an int of more than 308 digits
-        return math.inf if value > 0 else -math.inf
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
 
 
 def check_fraction(name: str, value: Any) -> None:

@@ -655,8 +655,9 @@ class Panel {
         this.more.focus();
       }
     }
-    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.stopPropagation();
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    event.stopPropagation(); // Enter in a field would select the notebook's cell
+    if (typing) return;
     const inButton = ["BUTTON", "SUMMARY", "PRE"].includes(event.target.tagName);
     const number = Number(event.key);
     if (event.key === " " && !inButton) this.play.click();
