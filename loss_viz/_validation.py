@@ -7,7 +7,7 @@ the argument's name in its attribute `argument`, which the panel reads to mark t
 import math
 import os
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,6 +76,24 @@ def check_float(name: str, value: Any, what: str, *, advice: str) -> float:
         return float(value)
     except OverflowError:  # an int of more than 308 digits
         return math.inf if value > 0 else -math.inf  # type: ignore[operator]
+
+
+def check_pair(name: str, value: Any, low: int, high: int, *, advice: str) -> tuple[int, int]:
+    """Return a pair (first, last) of whole numbers from `low` to `high`. The caller checks their order.
+
+    Raises:
+        TypeError: if `value` is not a pair of numbers.
+        ValueError: if one of them is out of range.
+
+    Example:
+        >>> check_pair("steps", [0, 5], 0, 10, advice="Use None for the whole run.")
+        (0, 5)
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        text = f"`{name}` must be a pair (first, last), got {_show(value)}. {advice}"
+        raise _argument_error(TypeError, name, text)
+    first, last = (check_int(name, number, low, high, advice=advice) for number in value)
+    return first, last
 
 
 def check_fraction(name: str, value: Any) -> None:

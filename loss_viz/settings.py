@@ -17,11 +17,11 @@ from torch import nn
 
 from loss_viz._validation import (
     argument_error,
-    argument_type_error,
     check_choice,
     check_float,
     check_fraction,
     check_int,
+    check_pair,
     check_type,
 )
 from loss_viz.tasks.formula import normalize_formula
@@ -110,14 +110,12 @@ def check_part(part: Any) -> None:
         TypeError: if it is not a pair of numbers.
         ValueError: if the pair is reversed.
     """
-    what, advice = "None or a pair of training steps (first, last)", "Use None for the whole run."
     if part is None:
         return
-    if not isinstance(part, list | tuple) or len(part) != 2:
-        raise argument_type_error("part", f"`part` must be {what}, got {part!r}. {advice}")
-    first, last = (check_int("part", step, 0, 2**53, advice=advice) for step in part)
+    first, last = check_pair("part", part, 0, 2**53, advice="Use None for the whole run.")
     if first >= last:
-        raise argument_error("part", f"`part` must be {what}, the first before the last; got {part!r}. {advice}")
+        text = f"`part` must be (first, last), the first before the last; got {part!r}. Use None for the whole run."
+        raise argument_error("part", text)
 
 
 @dataclass(frozen=True)
@@ -252,7 +250,7 @@ class ViewSettings:
         None,
         "steps shown",
         "First and last training step of the part of the run to draw, on a plane of its own; None draws all of it.",
-        checker=lambda value: check_part(value),
+        checker=check_part,
     )
     loss_axis: str = option(
         "auto",

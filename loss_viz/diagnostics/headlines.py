@@ -12,7 +12,7 @@ from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import RunSet
 
 ESCAPED = 0.1  # of the level of a plateau: below it the run has escaped
-RISEN = 2.0  # times the lowest loss: at the end, a loss above it has risen again
+RISEN = 2.0  # times the lowest loss so far: a loss above it has risen again
 LEARNED = 0.1  # error at the end, as a share of the target's standard deviation, below which it counts as learned
 OFF = 2.0  # factor between surface and loss from which a picture is called wrong; the run is gray there
 
@@ -123,10 +123,10 @@ def list_stops(run: Run, plateaus: Sequence[Plateau]) -> list[Stop]:
         >>> [stop.text for stop in list_stops(run, lv.find_plateaus(run))]
         ['falls', 'sticks', 'escapes']
     """
-    if not plateaus:
+    longest = _find_longest(plateaus)
+    if longest is None:
         return []
-    longest = max(plateaus, key=lambda plateau: plateau.end - plateau.start)
-    stops = [Stop((longest.start + longest.end) // 2, "sticks")]
+    stops = [Stop(opening_step(run, plateaus), "sticks")]
     if longest.start > run.step[0]:
         stops.insert(0, Stop(int(run.step[0]), "falls"))
     if longest.end < run.step[-1]:
@@ -136,7 +136,12 @@ def list_stops(run: Run, plateaus: Sequence[Plateau]) -> list[Stop]:
 
 def opening_step(run: Run, plateaus: Sequence[Plateau]) -> int:
     """Return the step at which a picture of a run opens: the middle of its longest plateau, else its last step."""
-    return next((stop.step for stop in list_stops(run, plateaus) if stop.text == "sticks"), int(run.step[-1]))
+    longest = _find_longest(plateaus)
+    return (longest.start + longest.end) // 2 if longest else int(run.step[-1])
+
+
+def _find_longest(plateaus: Sequence[Plateau]) -> Plateau | None:
+    return max(plateaus, key=lambda plateau: plateau.end - plateau.start, default=None)
 
 
 def rate_fidelity(fit: Fidelity) -> Rating:

@@ -11,6 +11,7 @@ from loss_viz.figures.loss_axis import Scale
 from loss_viz.figures.style import BOX
 from loss_viz.landscapes.landscape import Landscape, Surface
 
+SIZE = np.array(list(BOX.values()))
 RADIUS = 2.04  # from the center of the box, whose height is 0.75, at `distance` 1
 AZIMUTHS = np.radians(np.arange(0, 360, 15))
 ELEVATIONS = np.radians([28, 42])
@@ -69,11 +70,10 @@ def _place(
     loss: Float[np.ndarray, " n_steps"],
 ) -> Float[np.ndarray, "n 3"]:
     """Return points of the run in the box around the origin, about evenly spaced along it."""
-    size = np.array(list(BOX.values()))
     low, high = np.array([[axis[0], axis[-1]] for axis in (surface.x, surface.y)]).T
     inside = ((path >= low) & (path <= high)).all(axis=1)
     share = np.column_stack([(path - low) / (high - low), scale.fraction(loss)])[inside]
-    points = (share - 0.5) * size
+    points = (share - 0.5) * SIZE
     if len(points) <= N_POINTS:
         return points
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
@@ -102,10 +102,9 @@ def _is_visible(
     eye: Float[np.ndarray, " 3"],
 ) -> Bool[np.ndarray, " n"]:
     """Return which points are seen from `eye`: the line of sight stays above the surface inside the box."""
-    size = np.array(list(BOX.values()))
     shares = (np.arange(1, N_SAMPLES + 1) / N_SAMPLES)[:, None, None] * 0.75  # the camera is outside the box
     rays = points + shares * (eye - points)
-    x, y, z = np.moveaxis(rays / size + 0.5, -1, 0)
+    x, y, z = np.moveaxis(rays / SIZE + 0.5, -1, 0)
     n_y, n_x = ground.shape
     rows = np.interp(y, _shares(surface.y), np.arange(n_y))
     places = np.stack([rows, np.interp(x, _shares(surface.x), np.arange(n_x))])

@@ -32,7 +32,6 @@ from loss_viz.figures.style import (
     SURFACE,
     TEXT_COLOR,
     ball_marker,
-    headline,
     pick_ball_colors,
     pick_colors,
     style_path,
@@ -182,8 +181,8 @@ def surface_template(names: Sequence[str] = ("",)) -> go.Figure:
     figure.add_scatter3d(**FOLD, **EMPTY, meta="ink")
     figure.update_scenes(SCENE).update_scenes(zaxis={"title": {"text": "loss"}, "exponentformat": "power"})
     # At the left, below the headline of the panel.
-    title = headline("", x=0.0) | {"xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 40, "l": 8}}
-    title["font"] = {"size": 12}
+    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 40, "l": 8}}
+    title = place | {"text": "", "font": {"size": 12}}
     margin = {"l": 0, "r": 0, "t": 24, "b": 0}
     return figure.update_layout(PAPER, title=title, legend=LIVE_LEGEND, margin=margin)
 
@@ -380,9 +379,8 @@ def curve_update(curves: Sequence[Curve], plateaus: Sequence[Plateau] = (), n_st
 
 def _fit_curve_axis(losses: Sequence[np.ndarray]) -> dict[str, Any]:
     """Return the loss axis of curves: logarithmic where all losses are above 0."""
-    if not any(np.isfinite(loss).any() for loss in losses):
-        return LINEAR_AXIS | {"range": [0, 1]}
-    scale = fit_scale(losses, log=None)
+    known = any(np.isfinite(loss).any() for loss in losses)
+    scale = fit_scale(losses, log=None) if known else Scale(0.0, 1.0, log=False)
     margin = 0.06 * (scale.high - scale.low)
     axis = log_axis(scale.low, scale.high) if scale.log else LINEAR_AXIS
     return axis | {"autorange": False, "range": [scale.low - margin, scale.high + margin]}

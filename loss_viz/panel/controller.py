@@ -16,7 +16,6 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from loss_viz._progress import ProgressMeter
-from loss_viz._validation import argument_error
 from loss_viz.diagnostics.fidelity import SigmaCurve, sigma_curve
 from loss_viz.diagnostics.margin import Margin, measure_margin
 from loss_viz.diagnostics.plateaus import Plateau
@@ -100,14 +99,6 @@ def _check_until(end: float, check: Check) -> None:
     check()
     if time.monotonic() > end:
         raise Stopped
-
-
-def _cut(run_set: RunSet, part: tuple[int, int]) -> RunSet:
-    """Return a part of the runs; errors name the setting of the panel."""
-    try:
-        return run_set.cut(part)
-    except ValueError as error:
-        raise argument_error("part", str(error).replace("`steps`", "`part`")) from None
 
 
 class RunCache:
@@ -209,12 +200,12 @@ class Controller:
             land = self.view.landscape if self.view else None
             if land is None or land.blend.of == "losses":
                 return
-            network, task = land.network_at(np.array(point)), land.run.task
+            task = land.run.task
             place = f"({point[0]:.3g}, {point[1]:.3g})"
             text = f"the network at {place}, {land.height_name} {float(land.at(np.array([point]))[0]):.3g}"
             if task:
                 with torch.no_grad():
-                    output = network(task.x).ravel().double().cpu().numpy()
+                    output = land.network_at(np.array(point))(task.x).ravel().double().cpu().numpy()
                 x, _ = task.to_numpy()
                 self.figures.push({"fit_there": {"x": x, "y": output, "name": f"at {place}", "showlegend": True}})
             self.listener.on_network(text)
@@ -257,7 +248,7 @@ class Controller:
         run_set, part = whole, request.settings["part"]
         if part:
             if self._part[:2] != (whole, part):
-                self._part = whole, part, _cut(whole, part)
+                self._part = whole, part, whole.cut(part, name="part")
             run_set = self._part[2]
         if run_set is not self.run_set:
             self.run_set = run_set

@@ -40,6 +40,8 @@ from loss_viz.settings import (
     to_script,
 )
 
+N_FRAMES = 200  # of the animation
+
 
 def _build_trait(option: Option) -> traitlets.TraitType:
     if option.default == "auto" and option.slider:
@@ -51,9 +53,6 @@ def _build_trait(option: Option) -> traitlets.TraitType:
     if option.default is None:
         return traitlets.Int(None, allow_none=True)
     return {int: traitlets.Int, float: traitlets.Float, str: traitlets.Unicode}[type(option.default)](option.default)
-
-
-N_FRAMES = 200  # of the animation
 
 
 # Figures with a trait for every option.
@@ -288,14 +287,12 @@ class Explorer(_OptionTraits):
             return
         if name not in self._names:
             return
-        value = as_tuples(value)  # JSON has no tuples, and no difference between 1 and 1.0
+        value = as_tuples(value)  # JSON has no tuples
         try:
-            if isinstance(getattr(self, name), float) and type(value) is int and abs(value) < 2**53:
-                value = float(value)
             check_setting(name, value)  # names the constraint, which the type of the trait does not
             setattr(self, name, value)
             self._show("errors", **{name: ""})
-        except (TypeError, ValueError, OverflowError, TraitError) as error:
+        except (TypeError, ValueError, TraitError) as error:
             self._show("errors", **{name: str(error)})
 
     def _on_press(self, button: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from loss_viz._validation import argument_error, argument_type_error, check_float, check_int, check_type
+from loss_viz._validation import argument_error, check_float, check_pair, check_type
 from loss_viz.objective.objective import Objective
 from loss_viz.runs.run import MAX_STEP, Run
 from loss_viz.runs.weights import WeightRows, stack_rows, take_rows
@@ -108,7 +108,7 @@ class RunSet:
         """Return weights and buffers at one or several rows, as `Run.state` does."""
         return self.weights[rows], take_rows(self.buffers, rows)
 
-    def cut(self, steps: tuple[int, int] | None) -> "RunSet":
+    def cut(self, steps: tuple[int, int] | None, *, name: str = "steps") -> "RunSet":
         """Return the parts of the runs from one training step to another; all of them for None.
 
         Raises:
@@ -117,18 +117,15 @@ class RunSet:
         """
         if steps is None:
             return self
-        if not isinstance(steps, Sequence) or isinstance(steps, str) or len(steps) != 2:
-            text = f"`steps` must be a pair (first, last), got {steps!r}. Use None for the whole run."
-            raise argument_type_error("steps", text)
-        first, last = (check_int("steps", step, 0, MAX_STEP, advice="Use None for the whole run.") for step in steps)
+        first, last = check_pair(name, steps, 0, MAX_STEP, advice="Use None for the whole run.")
         parts = []
         for run in self.runs:
             rows = np.flatnonzero((first <= run.step) & (run.step <= last))
             if not len(rows):
                 raise argument_error(
-                    "steps",
-                    f"`steps` must be (first, last) with recorded steps from first to last, got ({first}, {last}); the "
-                    f"run has steps {run.step[0]} to {run.step[-1]}. Use None for the whole run.",
+                    name,
+                    f"`{name}` must be (first, last) with recorded steps from first to last, got ({first}, {last}); "
+                    f"the run has steps {run.step[0]} to {run.step[-1]}. Use None for the whole run.",
                 )
             parts.append(run.cut(slice(int(rows[0]), int(rows[-1]) + 1)))
         return RunSet(tuple(parts), self.names)

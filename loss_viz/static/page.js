@@ -8,13 +8,6 @@ const named = (name, i) => (i ? `${name}-${i}` : name); // trace names of severa
 const round3 = (value) => String(Number(value.toPrecision(3)));
 const formatFactor = (value) => `×${value < 10 ? value.toFixed(2) : value < Infinity ? round3(value) : "inf"}`;
 
-// Returns the recorded row closest to a step.
-function findRow(steps, step) {
-  let best = 0;
-  for (let i = 1; i < steps.length; i++) if (Math.abs(steps[i] - step) < Math.abs(steps[best] - step)) best = i;
-  return best;
-}
-
 // Returns the loss that is higher on its axis by a fraction of the axis, like Python's `Scale.lift`.
 function lift(loss, share, { scale: [low, high], log }) {
   const more = share * (high - low);

@@ -7,7 +7,6 @@ const ECHO_MS = 1500; // how long an older value from the kernel may arrive afte
 const SEND_MS = 40; // between two messages of a slider that is dragged
 const NARROW = 700; // pixels
 const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
-const MORE = "more"; // name of the drawer
 
 const asMath = (formula) => formula.replace(/\^(\d)/g, (_, digit) => SUPERSCRIPTS[digit]).replace(/\((\w+)\)$/, " $1");
 const inWords = (number) => Number(number).toLocaleString("en-US");
@@ -15,11 +14,18 @@ const inWords = (number) => Number(number).toLocaleString("en-US");
 function element(kind, properties = {}, ...children) {
   const node = document.createElement(kind);
   for (const [name, value] of Object.entries(properties)) {
-    if (name in node && name !== "list") node[name] = value;
+    if (name in node) node[name] = value;
     else node.setAttribute(name, value);
   }
   node.append(...children);
   return node;
+}
+
+// Returns the recorded row closest to a step.
+function findRow(steps, step) {
+  let best = 0;
+  for (let i = 1; i < steps.length; i++) if (Math.abs(steps[i] - step) < Math.abs(steps[best] - step)) best = i;
+  return best;
 }
 
 // How the positions of a slider map to the values of a setting. The first position of a setting that may be "auto" is
@@ -64,7 +70,7 @@ class Control {
     Object.assign(this, { row, send, sent: null });
     this.error = element("p", { className: "lossviz-error", id: `${id}-error`, hidden: true, role: "alert" });
     this.label = element("label", { htmlFor: id, textContent: row.label });
-    this.build(id);
+    this.build();
     this.input.id = id;
     this.input.setAttribute("aria-describedby", this.error.id);
     this.input.title = row.hint;
@@ -72,10 +78,10 @@ class Control {
     this.el.dataset.name = row.name;
   }
 
-  build(id) {
+  build() {
     const { kind } = this.row;
     if (kind === "choice") return this.buildChoice();
-    if (kind === "text" || kind === "number") return this.buildText();
+    if (kind === "number") return this.buildText();
     if (kind === "formula") return this.buildFormula();
     return this.buildSlider();
   }
@@ -92,7 +98,7 @@ class Control {
   }
 
   buildText() {
-    const isNumber = this.row.kind === "number";
+    const isNumber = this.row.kind === "number"; // or a formula
     this.input = element("input", { type: "text", autocomplete: "off", spellcheck: false });
     if (isNumber) this.input.inputMode = "decimal";
     this.parts = [this.input];
@@ -198,8 +204,7 @@ class Control {
   }
 }
 
-// Moves the ball along `frames`, training steps spread half by arc length and half by time; skips some if drawing is
-// slow.
+// Moves the ball along `frames`, some of the training steps; skips some of them if drawing is slow.
 class Player {
   constructor({ button, frames, where, go, isReady }) {
     Object.assign(this, { button, frames, where, go, isReady, timer: null });
@@ -244,7 +249,7 @@ let panelCount = 0; // for unique ids
 
 class Panel {
   constructor(model, el) {
-    Object.assign(this, { model, el, number: panelCount++, controls: {}, closed: false });
+    Object.assign(this, { model, el, number: panelCount++, controls: {} });
     el.classList.add("lossviz");
     this.buildStage();
     this.buildRow();
@@ -375,7 +380,7 @@ class Panel {
     this.timeline = element("div", { className: "lossviz-timeline" }, buttons, this.curve);
     this.range = element("div", { className: "lossviz-selection", hidden: true });
     this.curve.append(this.range);
-    const step = { row: { name: "step" }, label: "", input: this.slider };
+    const step = { row: { name: "step" }, input: this.slider };
     this.controls.step = Object.assign(Object.create(Control.prototype), step, {
       error: this.stepError,
       send: (name, value) => this.send(name, value),
@@ -483,9 +488,7 @@ class Panel {
       const values = this.model.get(`curve_loss${i ? `-${i}` : ""}`);
       if (!values || !values.x) return losses;
       const [x, y] = [decode(values.x), decode(values.y)];
-      let best = 0;
-      for (let j = 1; j < x.length; j++) if (Math.abs(x[j] - step) < Math.abs(x[best] - step)) best = j;
-      if (x.length) losses.push(Number(y[best]).toPrecision(3));
+      if (x.length) losses.push(Number(y[findRow(x, step)]).toPrecision(3));
     }
   }
 
@@ -520,7 +523,7 @@ class Panel {
     this.code.addEventListener("click", () => this.model.send({ kind: "press", button: "code" }));
     this.codeText = element("pre", { className: "lossviz-code", hidden: true, tabIndex: 0 });
     this.drawer.append(element("fieldset", {}, element("legend", { textContent: "code" }), this.code, this.codeText));
-    this.more = element("button", { type: "button", className: "lossviz-more", textContent: MORE });
+    this.more = element("button", { type: "button", className: "lossviz-more", textContent: "more" });
     this.more.title = "Network, landscape and code";
     this.more.setAttribute("aria-controls", this.drawer.id);
     this.toggle(this.more, this.drawer);
@@ -659,11 +662,10 @@ class Panel {
     event.stopPropagation(); // Enter in a field would select the notebook's cell
     if (typing) return;
     const inButton = ["BUTTON", "SUMMARY", "PRE"].includes(event.target.tagName);
-    const number = Number(event.key);
+    const chip = this.controls.target?.chips[Number(event.key) - 1];
     if (event.key === " " && !inButton) this.play.click();
     else if (event.key === "r") this.figures.aim();
-    else if (number >= 1 && this.controls.target && number <= this.controls.target.row.choices.length)
-      this.controls.target.choose(this.controls.target.row.choices[number - 1]);
+    else if (chip) chip.click();
     else if (event.key === "l" && this.controls.loss_axis) {
       const axis = this.controls.loss_axis;
       axis.show(axis.value === "log" ? "linear" : "log");
@@ -675,7 +677,6 @@ class Panel {
   }
 
   close() {
-    this.closed = true;
     this.player.pause();
     this.sizes.disconnect();
     this.el.removeEventListener("keydown", this.onKey);
