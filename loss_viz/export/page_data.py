@@ -2,9 +2,10 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -12,15 +13,19 @@ import numpy as np
 from jaxtyping import Int
 
 from loss_viz.diagnostics.headlines import describe_timeline, rate_fidelity
-from loss_viz.diagnostics.plateaus import Plateau, PolynomialFit
+from loss_viz.diagnostics.plateaus import Plateau
 from loss_viz.diagnostics.report import assess, variance_row
 from loss_viz.export.variants import LandscapeVariants
 from loss_viz.figures.live import (
     CLICK_RADIUS,
+    MAX_OUTPUTS,
     Updates,
     ViewState,
     build_templates,
+    choose_rows,
     curve_update,
+    describe_balls,
+    encode_outputs,
     fit_update,
     path_update,
     summarize,
@@ -28,19 +33,13 @@ from loss_viz.figures.live import (
     update_all,
 )
 from loss_viz.figures.loss_axis import LINE_LIFT, Scale, fit_scale
-from loss_viz.figures.traces import ball_arrays
 from loss_viz.landscapes.landscape import Landscape
-from loss_viz.planes.local_planes import choose_anchors
 from loss_viz.runs.run_set import RunSet
 from loss_viz.settings import OPTIONS, PLACEHOLDERS, to_script
 
 MAX_STEPS = 8000  # recorded steps drawn, of all runs together
 
 MAX_STOPS = 200  # stops of the ball while it plays, of all runs together
-
-MAX_OUTPUTS = 2**18  # outputs stored, over all points and steps: 2621 steps for 100 points
-
-MAX_LEVEL = 2**16 - 1  # outputs are stored as 16-bit integers
 
 NO_LIFT = Scale(0.0, 0.0, log=False)  # the page lifts lines itself, because their height depends on the chosen axis
 
@@ -78,6 +77,14 @@ class ArrayStore:
             text = base64.b64encode(key[2]).decode()
             self.arrays.append({"dtype": key[0], "shape": list(array.shape), "base64": text})
         return self._known[key]
+
+    def encode_all(self, value: Any) -> Any:
+        """Return nested values with references in place of their arrays."""
+        if isinstance(value, Mapping):
+            return {name: self.encode_all(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [self.encode_all(one) for one in value]
+        return {"array": self.add(value)} if isinstance(value, np.ndarray) else value
 
     def encode(self, values: Mapping[str, Any], lift: float = 0.0) -> dict[str, Any]:
         """Return properties of a trace with references in place of their arrays.
@@ -132,7 +139,9 @@ def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
     last = max(int(run_set.step[row]) for row in run_set.nearest_rows(step))
     panes = build_templates(replace(run_set, names=tuple(escape(name, quote=False) for name in run_set.names)))
     outputs = choose_rows(run_set, MAX_OUTPUTS // len(_task_points(run_set)[0])) if "fit" in panes else None
-    pictures = _encode_landscapes(variants, plateaus, drawn, store)
+    functions = outputs and encode_outputs(run_set, outputs)
+    balls = partial(describe_balls, run_set, plateaus, outputs=functions, chosen=drawn)
+    pictures = _encode_landscapes(variants, plateaus, drawn, balls, store)
     kinds = list(pictures[0]["axes"])
     stops = [run.step[rows] for run, rows in zip(run_set.runs, choose_rows(run_set, MAX_STOPS), strict=True)]
     return {
@@ -151,14 +160,11 @@ def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
         "timeline": describe_timeline(run_set, plateaus) | {"frames": np.unique(np.concatenate(stops)).tolist()},
         "runs": _encode_runs(opening, drawn, store),
         "pictures": pictures,
-        "ball": store.encode(_ball_shape(opening)),
-        "stays": _encode_plateaus(plateaus, store) if len(run_set.runs) == 1 else [],
-        "fits": outputs and _encode_outputs(run_set, outputs, store),
         "reach": CLICK_RADIUS * opening.projection.diagonal,
         "variance": variance_row(opening.projection)[1:],
         "summary": summarize(run_set, plateaus),
         "recipe": to_script(opening.settings, _find_placeholders(opening)),
-        "parts": _encode_common(run_set, plateaus, drawn, store, fits=outputs is not None),
+        "parts": _encode_common(run_set, plateaus, drawn, store, limits=functions and functions["limits"]),
         "notes": _write_notes(variants, drawn, outputs),
         "arrays": store.arrays,
     }
@@ -172,12 +178,6 @@ def _list_controls(variants: LandscapeVariants, kinds: Sequence[str]) -> list[di
         kind = {"kind": "choice", "choices": kinds} if name == "loss_axis" else {"kind": "list", "values": values}
         rows += [row | kind] if len(values) > 1 else []
     return rows
-
-
-def choose_rows(run_set: RunSet, n_most: int) -> ChosenRows:
-    """Return rows of each run: all, or as many as its share of `n_most`, half by arc length and half by time."""
-    share = max(2, n_most // len(run_set.runs))
-    return [np.arange(len(run)) if len(run) <= share else choose_anchors(run.weights, share) for run in run_set.runs]
 
 
 def choose_scales(landscapes: Sequence[Landscape], first: int, *, log: bool) -> list[Scale]:
@@ -205,7 +205,11 @@ def _encode_runs(landscape: Landscape, drawn: ChosenRows, store: ArrayStore) -> 
 
 
 def _encode_landscapes(
-    variants: LandscapeVariants, plateaus: Sequence[Plateau], drawn: ChosenRows, store: ArrayStore
+    variants: LandscapeVariants,
+    plateaus: Sequence[Plateau],
+    drawn: ChosenRows,
+    balls: Callable[..., dict[str, Any]],
+    store: ArrayStore,
 ) -> list[dict[str, Any]]:
     scales = {"linear": choose_scales(variants.landscapes, variants.first, log=False)}
     with suppress(ValueError):  # losses that are not positive have no logarithmic axis
@@ -216,7 +220,8 @@ def _encode_landscapes(
         for kind, of_kind in scales.items():
             updates = _thinned_updates(land, of_kind[i], plateaus, drawn, aim=i == variants.first)
             parts = {name: store.encode(values, _lift(name)) for name, values in updates.items()}
-            axes[kind] = {"scale": [of_kind[i].low, of_kind[i].high], "parts": parts}
+            places = store.encode_all(balls(view=ViewState.of(land, of_kind[i])))
+            axes[kind] = {"low": of_kind[i].low, "high": of_kind[i].high, "parts": parts, "balls": places}
         heights, factors = land.path_height, report.fidelity.factor
         runs = [
             store.encode({"height": heights[rows][chosen], "factor": factors[rows][chosen]})
@@ -257,13 +262,17 @@ def _curve_updates(run_set: RunSet, plateaus: Sequence[Plateau], drawn: ChosenRo
 
 
 def _encode_common(
-    run_set: RunSet, plateaus: Sequence[Plateau], drawn: ChosenRows, store: ArrayStore, *, fits: bool
+    run_set: RunSet,
+    plateaus: Sequence[Plateau],
+    drawn: ChosenRows,
+    store: ArrayStore,
+    limits: tuple[float, float] | None,
 ) -> dict[str, Any]:
     """Encode the updates that are the same for every landscape and step."""
     updates = _curve_updates(run_set, plateaus, drawn)
     del updates["curve_layout"]  # each landscape has its own
-    if fits:
-        updates["fit_target"] = fit_update(*_task_points(run_set), [], 0)["fit_target"]
+    if limits:
+        updates |= fit_update(*_task_points(run_set), limits=limits)
     return {name: store.encode(values) for name, values in updates.items()}
 
 
@@ -272,30 +281,6 @@ def _task_points(run_set: RunSet) -> tuple[np.ndarray, np.ndarray]:
     task = run_set.runs[0].task
     assert task is not None
     return task.to_numpy()
-
-
-def _encode_outputs(run_set: RunSet, chosen: ChosenRows, store: ArrayStore) -> dict[str, Any]:
-    """Encode the outputs of the networks at the chosen rows, as 16-bit levels: much finer than a pixel."""
-    x, _ = _task_points(run_set)
-    runs = []
-    for run, rows in zip(run_set.runs, chosen, strict=True):
-        outputs = np.stack([run.predict(row) for row in rows.tolist()])
-        low, span = float(outputs.min()), float(np.ptp(outputs)) or 1.0
-        levels = np.rint(MAX_LEVEL * (outputs - low) / span).astype(int)
-        runs.append({**store.encode({"step": run.step[rows], "levels": levels}), "low": low, "unit": span / MAX_LEVEL})
-    return {**store.encode({"x": x}), "runs": runs}
-
-
-def _encode_plateaus(plateaus: Sequence[Plateau], store: ArrayStore) -> list[dict[str, Any]]:
-    """Encode the plateaus of a single run, and the polynomial fits they match."""
-    encoded = []
-    for plateau in plateaus:
-        level = None
-        if fit := plateau.fit:
-            values = fit.values if isinstance(fit, PolynomialFit) else np.empty(0)
-            level = {"name": fit.name, "loss": f"{fit.loss:.3g}", **store.encode({"y": values})}
-        encoded.append({"start": plateau.start, "end": plateau.end, "loss": f"{plateau.level:.3g}", "level": level})
-    return encoded
 
 
 def _write_notes(variants: LandscapeVariants, drawn: ChosenRows, outputs: ChosenRows | None) -> list[str]:
@@ -313,9 +298,3 @@ def _write_notes(variants: LandscapeVariants, drawn: ChosenRows, outputs: Chosen
     if any((np.abs(land.loss[np.isfinite(land.loss)]) > largest).any() for land in variants.landscapes):
         notes.append(f"Losses above {largest:.1e}, the largest such number, are left open.")
     return notes
-
-
-def _ball_shape(landscape: Landscape) -> dict[str, np.ndarray]:
-    """Return the ball at (0, 0); its `z` are fractions of the loss axis above its loss."""
-    extent = np.array([np.ptp(landscape.x), np.ptp(landscape.y)])
-    return ball_arrays(np.zeros(2), 0.0, extent, Scale(0.0, 1.0, log=False))

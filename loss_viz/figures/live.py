@@ -4,7 +4,7 @@
 the name `<pane>_<trace>` or `<pane>_layout`, the properties to set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,16 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
 from loss_viz.diagnostics.margin import Margin
-from loss_viz.diagnostics.plateaus import Level, Plateau, PolynomialFit
+from loss_viz.diagnostics.plateaus import Plateau, PolynomialFit
 from loss_viz.diagnostics.report import Report, assess
 from loss_viz.figures.camera import aim_camera
 from loss_viz.figures.captions import SMALL, caption, name_loss, name_surface, plane_axes
 from loss_viz.figures.curves import MARGIN_AXIS, MARGIN_STYLE, margin_arrays, plateau_bands
-from loss_viz.figures.loss_axis import LINEAR_AXIS, Scale, fit_scale, log_axis
+from loss_viz.figures.loss_axis import BALL_RADIUS, LINEAR_AXIS, Scale, fit_scale, log_axis
 from loss_viz.figures.style import (
     BALL,
     BALL_COLOR,
+    BURIED,
     CLEAR,
     FOLD,
     FONT,
@@ -38,18 +39,22 @@ from loss_viz.figures.style import (
 )
 from loss_viz.figures.traces import (
     ball_arrays,
+    buried_arrays,
     fold_arrays,
     key_trace,
     path_arrays,
     plateau_arrays,
-    stem_arrays,
     surface_arrays,
 )
 from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.landscape import Landscape, Surface
+from loss_viz.planes.local_planes import choose_anchors
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run_set import RunSet
 
+MAX_OUTPUTS = 2**18  # outputs sent, over all points and steps: 2621 steps for 100 points
+LIVE_RADIUS = 1.6 * BALL_RADIUS  # in the panel, where the ball is what the eye follows
+MAX_LEVEL = 2**16 - 1  # outputs are sent as 16-bit integers
 CLICK_RADIUS = 0.08  # of the path's diagonal: a click on the surface this near to the path selects a step
 
 Updates = dict[str, dict[str, Any]]
@@ -179,6 +184,7 @@ def surface_template(names: Sequence[str] = ("",)) -> go.Figure:
         figure.add_trace(go.Mesh3d(ball, **EMPTY, **group, uid=trace_key("ball", i)))
     figure.add_scatter3d(**PLATEAU, **EMPTY)
     figure.add_scatter3d(**FOLD, **EMPTY, meta="ink")
+    figure.add_scatter3d(**BURIED, **EMPTY, meta="ink", uid="buried")
     figure.update_scenes(SCENE).update_scenes(zaxis={"title": {"text": "loss"}, "exponentformat": "power"})
     # At the left, below the headline of the panel.
     place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 40, "l": 8}}
@@ -274,10 +280,13 @@ def update_all(view: ViewState, plateaus: Sequence[Plateau], *, min_support: flo
 
 
 def _pane_update(view: ViewState, plateaus: Sequence[Plateau], min_support: float, pane: str) -> Updates:
-    folds: dict[str, Any] = {"x": np.empty(0), "y": np.empty(0), "z": np.empty(0), "text": []}
+    buried: dict[str, Any] = dict.fromkeys("xyz", np.empty(0))
+    folds: dict[str, Any] = buried | {"text": []}
     if view.landscape:
         folds = fold_arrays(view.landscape, view.scale, assess(view.landscape).folds)
+        buried = buried_arrays(view.shown_runs, view.projection, view.landscape, view.scale)
     return {
+        f"{pane}_buried": buried,
         f"{pane}_surface": surface_arrays(view.surface, view.scale, min_support),
         f"{pane}_layout": _scene_update(view),
         f"{pane}_fold": folds,
@@ -311,20 +320,83 @@ def path_update(view: ViewState, plateaus: Sequence[Plateau], *, pane: str = "su
     return updates | {f"{pane}_plateau": plateau_arrays(run_set, projection, scale, drawn)}
 
 
-def ball_update(view: ViewState, rows: Sequence[int], *, pane: str = "surface") -> Updates:
-    """Return ball and stem of each run on the surface, and on the second one, at one row of each run."""
-    run_set, path, height = view.shown_runs, view.projection.path, view.height
+def describe_balls(
+    run_set: RunSet,
+    plateaus: Sequence[Plateau],
+    view: ViewState | None = None,
+    outputs: Mapping[str, Any] | None = None,
+    chosen: Sequence[Int[np.ndarray, " _"]] | None = None,
+) -> dict[str, Any]:
+    """Return the arrays from which the page draws the balls at any step: see `Balls` in `static/panel.js`.
+
+    Args:
+        run_set: the runs.
+        plateaus: plateaus of a single run, whose polynomial fits are drawn beside its network.
+        view: the surface on screen, if it is that of these runs.
+        outputs: what `encode_outputs` returns.
+        chosen: rows of each run to send; all by default.
+    """
+    chosen = chosen or [np.arange(len(run)) for run in run_set.runs]
+    pairs = list(zip(run_set.runs, chosen, strict=True))
+    views = {"surface": view, "beside": view and view.second and ViewState.of(view.second, view.scale)}
+    return {
+        "runs": [{"step": run.step[rows], "loss": run.loss[rows]} for run, rows in pairs],
+        "panes": {name: _ball_places(one, chosen) for name, one in views.items() if one},
+        "plateaus": [_describe_plateau(plateau) for plateau in plateaus] if len(run_set.runs) == 1 else [],
+        "outputs": outputs,
+    }
+
+
+def _ball_places(view: ViewState, chosen: Sequence[Int[np.ndarray, " _"]]) -> dict[str, Any]:
+    run_set, path, height, scale = view.shown_runs, view.projection.path, view.height, view.scale
+    arrays = {"x": path[:, 0], "y": path[:, 1], "loss": run_set.loss, "height": height}
+    pairs = list(zip(run_set.rows, chosen, strict=True))
+    runs = [{name: values[rows][some] for name, values in arrays.items()} for rows, some in pairs]
     extent = np.array([np.ptp(view.surface.x), np.ptp(view.surface.y)])
-    updates: Updates = {}
-    for i, row in enumerate(rows):
-        true = float(run_set.loss[row])
-        ball = ball_arrays(path[row], true, extent, view.scale)
-        ball["customdata"] = np.tile([float(run_set.step[row]), true], (len(ball["x"]), 1))
-        updates[f"{pane}_{trace_key('error', i)}"] = stem_arrays(path[row], true, float(height[row]))
-        updates[f"{pane}_{trace_key('ball', i)}"] = ball
-    if view.second:
-        updates |= ball_update(ViewState.of(view.second, view.scale), rows, pane="beside")
-    return updates
+    # At (0, 0); its z are fractions of the loss axis above its loss.
+    shape = ball_arrays(np.zeros(2), 0.0, extent, Scale(0.0, 1.0, log=False), LIVE_RADIUS)
+    return {"shape": shape, "low": scale.low, "high": scale.high, "log": scale.log, "runs": runs}
+
+
+def _describe_plateau(plateau: Plateau) -> dict[str, Any]:
+    """Return the ends of a plateau, and `level`, the name, loss and values of the fit that it matches."""
+    fit, level = plateau.fit, None
+    if fit:  # of a level only the loss is known, not the function
+        values = fit.values if isinstance(fit, PolynomialFit) else np.empty(0)
+        level = {"name": fit.name, "loss": f"{fit.loss:.3g}", "y": values}
+    return {"start": plateau.start, "end": plateau.end, "loss": f"{plateau.level:.3g}", "level": level}
+
+
+def choose_rows(run_set: RunSet, n_most: int) -> list[Int[np.ndarray, " _"]]:
+    """Return rows of each run: all, or as many as its share of `n_most`, half by arc length and half by time."""
+    share = max(2, n_most // len(run_set.runs))
+    return [np.arange(len(run)) if len(run) <= share else choose_anchors(run.weights, share) for run in run_set.runs]
+
+
+def encode_outputs(run_set: RunSet, chosen: Sequence[Int[np.ndarray, " _"]]) -> dict[str, Any]:
+    """Return the outputs of the networks at some rows of each run, as 16-bit levels: much finer than a pixel."""
+    task = run_set.runs[0].task
+    assert task is not None
+    runs, usual = [], []
+    for run, rows in zip(run_set.runs, chosen, strict=True):
+        outputs = run.predict_rows(rows)
+        low, span = float(outputs.min()), float(np.ptp(outputs)) or 1.0
+        levels = np.rint(MAX_LEVEL * (outputs - low) / span).astype(np.uint16)
+        runs.append({"step": run.step[rows], "levels": levels, "low": low, "unit": span / MAX_LEVEL})
+        usual += [outputs.ravel()]
+    return {"x": task.to_numpy()[0], "runs": runs, "limits": _choose_limits(task.to_numpy()[1], np.concatenate(usual))}
+
+
+def _choose_limits(target: np.ndarray, outputs: np.ndarray) -> tuple[float, float]:
+    """Return the limits of the axis on which functions are drawn: the target, and nearly all outputs near it.
+
+    Networks that are far off, as in the first steps or in a diverging training, leave the axis.
+    """
+    span = float(np.ptp(target)) or 1.0
+    low, high = np.quantile(outputs, [0.02, 0.98])
+    low, high = max(target.min() - span, min(low, target.min())), min(target.max() + span, max(high, target.max()))
+    margin = 0.06 * (high - low)
+    return float(low - margin), float(high + margin)
 
 
 def factor_update(run_set: RunSet, report: Report | None = None) -> Updates:
@@ -386,32 +458,16 @@ def _fit_curve_axis(losses: Sequence[np.ndarray]) -> dict[str, Any]:
     return axis | {"autorange": False, "range": [scale.low - margin, scale.high + margin]}
 
 
-def step_update(run_set: RunSet, rows: Sequence[int]) -> Updates:
-    """Return the balls on the curves, at one row of each run."""
-    return {
-        f"curve_{trace_key('step', i)}": {"x": run_set.step[[row]], "y": run_set.loss[[row]]}
-        for i, row in enumerate(rows)
-    }
-
-
 def fit_update(
     x: np.ndarray,
     target: np.ndarray,
-    outputs: Sequence[np.ndarray],
-    step: int,
-    fit: PolynomialFit | Level | None = None,
+    output: np.ndarray | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> Updates:
-    """Return the target, the output of each network at a step, and the polynomial fit of its plateau."""
-    drawn = fit if isinstance(fit, PolynomialFit) else None  # a level is a loss without a function
-    values = drawn.values if drawn else np.empty(0)
-    level = {"x": x[: len(values)], "y": values, "name": drawn.name if drawn else "", "showlegend": bool(drawn)}
-    return {
-        "fit_there": {**EMPTY_CURVE, "showlegend": False},  # a point of the surface that was clicked before
-        **{f"fit_{trace_key('network', i)}": {"x": x, "y": output} for i, output in enumerate(outputs)},
-        "fit_level": level,
-        "fit_target": {"x": x, "y": target},
-        "fit_layout": {"title.text": f"<b>{_name_networks(outputs)} at step {step}</b>"},
-    }
+    """Return the target, the output of a network in training, and the limits of the axis, if it is to stay as it is."""
+    network = {} if output is None else {"fit_network": {"x": x, "y": output}}
+    axis = {"yaxis.autorange": limits is None} | ({"yaxis.range": list(limits)} if limits else {})
+    return network | {"fit_target": {"x": x, "y": target}, "fit_layout": axis}
 
 
 def merge_updates(*several: Updates) -> Updates:

@@ -57,6 +57,15 @@ FOLD = {
     "showlegend": False,
 }
 
+# The run where the surface hides it, drawn on the surface.
+BURIED = {
+    "name": "under the surface",
+    "mode": "lines",
+    "line": {"color": TEXT_COLOR, "width": 4, "dash": "dash"},
+    "hoverinfo": "skip",
+    "showlegend": False,
+}
+
 LEGEND = {"x": 0.01, "y": 0.99, "bgcolor": "rgba(255,255,255,0.6)", "itemsizing": "constant"}
 PLAIN_AXIS = {
     "backgroundcolor": CLEAR,

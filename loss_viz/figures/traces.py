@@ -21,6 +21,7 @@ from loss_viz.figures.loss_axis import BALL_RADIUS, LINE_LIFT, Scale
 from loss_viz.figures.style import (
     BALL,
     BOX,
+    BURIED,
     COLORSCALE,
     FADE_ROOT,
     FOLD,
@@ -56,6 +57,9 @@ def landscape_traces(
         traces.append(go.Scatter3d(PLATEAU, **arrays))
     if report.folds:
         traces.append(go.Scatter3d(FOLD, **fold_arrays(landscape, scale, report.folds)))
+    buried = buried_arrays(run_set, landscape.projection, landscape, scale)
+    if np.isfinite(buried["z"]).any():
+        traces.append(go.Scatter3d(BURIED, **buried))
     names = run_set.names if several else ()
     return traces + [key_trace(name, color) for name, color in zip(names, pick_colors(len(names)), strict=True)]
 
@@ -121,6 +125,17 @@ def path_arrays(
     return {"x": x, "y": y, "z": z, "customdata": details, "line.color": error_shade(details[:, 4])}
 
 
+def buried_arrays(run_set: RunSet, projection: Projection, landscape: Landscape, scale: Scale) -> dict[str, np.ndarray]:
+    """Return lines on the surface above the parts of the runs that it hides, with a row of nan after each run."""
+    height = landscape.path_height
+    with np.errstate(invalid="ignore"):
+        above = scale.draw(height) - scale.draw(run_set.loss) > 2 * LINE_LIFT * (scale.high - scale.low)
+    z = np.where(above & is_inside(landscape, projection.path), scale.lift(height, LINE_LIFT), np.nan)
+    ends = [rows.stop for rows in run_set.rows]
+    x, y, z = (np.insert(values, ends, np.nan) for values in (*projection.path.T, z))
+    return {"x": x, "y": y, "z": z}
+
+
 def is_inside(landscape: Landscape, points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
     """Return which points lie within the picture, which may show only a part of the runs."""
     x, y = points.T
@@ -169,13 +184,19 @@ def stem_arrays(point: Float[np.ndarray, " 2"], true: float, height: float) -> d
 
 
 def ball_arrays(
-    point: Float[np.ndarray, " 2"], true: float, extent: Float[np.ndarray, " 2"], scale: Scale
+    point: Float[np.ndarray, " 2"],
+    true: float,
+    extent: Float[np.ndarray, " 2"],
+    scale: Scale,
+    radius: float = BALL_RADIUS,
 ) -> dict[str, np.ndarray]:
-    """Return a sphere that rests on the true loss at a point of a picture of width and depth `extent`."""
+    """Return a sphere that rests on the true loss at a point of a picture of width and depth `extent`.
+
+    `radius` is a share of the loss axis.
+    """
     sphere, triangles = _build_sphere()
-    radius = BALL_RADIUS * BOX["z"] * extent / [BOX["x"], BOX["y"]]
-    x, y = (point + radius * sphere[:, :2]).T
-    z = scale.lift(np.full(len(sphere), true), BALL_RADIUS * (1 + sphere[:, 2]))
+    x, y = (point + radius * BOX["z"] * extent / [BOX["x"], BOX["y"]] * sphere[:, :2]).T
+    z = scale.lift(np.full(len(sphere), true), radius * (1 + sphere[:, 2]))
     return {"x": x, "y": y, "z": z, **_corners(triangles)}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -21,15 +22,18 @@ from loss_viz.diagnostics.margin import Margin, measure_margin
 from loss_viz.diagnostics.plateaus import Plateau
 from loss_viz.diagnostics.report import PlateauSummary, assess, summarize_plateaus
 from loss_viz.figures.live import (
+    EMPTY_CURVE,
+    MAX_OUTPUTS,
     Updates,
     ViewState,
-    ball_update,
+    choose_rows,
     curve_update,
+    describe_balls,
+    encode_outputs,
     factor_update,
     fit_update,
     margin_update,
     merge_updates,
-    step_update,
     summarize,
     update_all,
 )
@@ -41,11 +45,12 @@ from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.panel.status import list_tiles
 from loss_viz.panel.worker import Worker
 from loss_viz.planes.plane_set import Planes
-from loss_viz.runs.run import Run
+from loss_viz.runs.run import Run, load_run
 from loss_viz.runs.run_set import RunSet, as_run_set
 from loss_viz.runs.training import Training, build_training, check_memory, run_training
 from loss_viz.settings import LANDSCAPE, NO_PLANE, TRAINING, LandscapeSettings, TrainSettings
 
+BUNDLED_RUN = Path(__file__).parent / "bundled_run.safetensors"
 MAX_RUNS = 4  # cached runs
 MAX_RUN_BYTES = 2**26  # weights of all cached runs; the latest run is kept in any case
 MAX_TRAINING_BYTES = 2**28
@@ -99,6 +104,16 @@ def _check_until(end: float, check: Check) -> None:
     check()
     if time.monotonic() > end:
         raise Stopped
+
+
+def find_bundled_run(settings: Settings) -> RunSet | None:
+    """Return the run that comes with loss_viz, if it was trained with these settings.
+
+    The panel opens with it, while it trains the same one. It was written by `lv.train("x^3").save(BUNDLED_RUN)`.
+    """
+    default = TrainSettings()
+    is_default = all(settings[name] == getattr(default, name) for name in TRAINING)
+    return as_run_set(load_run(BUNDLED_RUN)) if is_default else None
 
 
 class RunCache:
@@ -167,6 +182,7 @@ class Controller:
         # Of the latest runs. That of the user's own is built here, because probing metrics draws random numbers.
         self._pipeline = Pipeline(own_runs, metrics=metrics) if own_runs else None
         self._plateaus = PlateauSummary()
+        self._outputs: dict[str, Any] | None = None  # of their networks
         self._aimed: tuple[Any, ...] = ()  # the runs and axes for which the camera was aimed
         self._margins: WeakKeyDictionary[Run, Margin] = WeakKeyDictionary()
         self._width_errors: WeakKeyDictionary[Planes, SigmaCurve | None] = WeakKeyDictionary()
@@ -174,6 +190,7 @@ class Controller:
         self._part: tuple[Any, ...] = ()  # the whole runs, the part that was cut from them last, and its runs
         self._stop = threading.Event()
         self._training = False
+        self._network_shown = False  # that of a point of the surface
 
     def request(self, settings: Settings, *, retrain: bool = False) -> None:
         """Draw these settings, in place of earlier requests."""
@@ -191,8 +208,10 @@ class Controller:
         self.step = step
         with self._drawing:
             if self.run_set and not self._training:
-                self.figures.push(self._ball_updates(self.run_set))
                 self._show_report()
+                if self._network_shown:
+                    self.figures.push({"fit_there": EMPTY_CURVE | {"showlegend": False}})
+                    self._network_shown = False
 
     def show_network(self, point: tuple[float, float]) -> None:
         """Show what the network at a point of the surface computes, and its loss; nothing while there is no surface."""
@@ -207,6 +226,7 @@ class Controller:
                 with torch.no_grad():
                     output = land.network_at(np.array(point))(task.x).ravel().double().cpu().numpy()
                 x, _ = task.to_numpy()
+                self._network_shown = True
                 self.figures.push({"fit_there": {"x": x, "y": output, "name": f"at {place}", "showlegend": True}})
             self.listener.on_network(text)
 
@@ -241,11 +261,19 @@ class Controller:
         """Return the runs of a request, trained if need be; draw them unless they are on screen."""
         whole = self._own_runs or (None if request.retrain else self.run_cache.find(request.settings))
         if whole is None:
-            self._training = True
-            whole = self._train(request.settings, check)
+            bundled = None if self.run_set else find_bundled_run(request.settings)
+            if bundled:
+                shown = self._show_runs(bundled, request.settings, check)
+                self._draw_landscape(shown, request.settings, check)
+            self._training = bundled is None
+            whole = self._train(request.settings, check, drawn=bundled is None)
             self.run_cache.add(request.settings, whole)
         self._training = False
-        run_set, part = whole, request.settings["part"]
+        return self._show_runs(whole, request.settings, check)
+
+    def _show_runs(self, whole: RunSet, settings: Settings, check: Check) -> RunSet:
+        """Draw runs, or the part of them that was chosen, unless they are on screen; return what is drawn."""
+        run_set, part = whole, settings["part"]
         if part:
             if self._part[:2] != (whole, part):
                 self._part = whole, part, whole.cut(part, name="part")
@@ -254,16 +282,16 @@ class Controller:
             self.run_set = run_set
             self._plateaus = summarize_plateaus(run_set)
             self.step = self.listener.on_runs(run_set, self._plateaus.plateaus)
-            self.listener.on_width_errors(None, request.settings["sigma"])
+            self.listener.on_width_errors(None, settings["sigma"])
             curves = curve_update([(run.step, run.loss) for run in run_set.runs], self._plateaus.plateaus)
             with self._drawing:
                 check()
-                parts = curves, factor_update(run_set), margin_update(None), self._ball_updates(run_set)
-                updates = merge_updates(*parts)
-                self.figures.push(updates, state="updating")
+                parts = [curves, factor_update(run_set), margin_update(None), *self._draw_task(run_set)]
+                self.figures.push(merge_updates(*parts), state="updating", balls=self._describe_balls())
         return run_set
 
-    def _train(self, settings: Settings, check: Check) -> RunSet:
+    def _train(self, settings: Settings, check: Check, *, drawn: bool) -> RunSet:
+        """Train; if `drawn`, the curve and the network are drawn meanwhile."""
         training = build_training(TrainSettings(**{name: settings[name] for name in TRAINING}))
         check_memory(training.model, training.steps, training.every, MAX_TRAINING_BYTES)
         losses: list[float] = []
@@ -277,7 +305,9 @@ class Controller:
                 self._stop.clear()
                 raise KeyboardInterrupt
             now = time.monotonic()
-            if step == 0 or (now - last > SECONDS_PER_FRAME and self.figures.wait_drawn(0.0)) or now - last > 1:
+            if not drawn:
+                self.listener.on_progress("a run that comes with loss_viz; yours is trained", step / training.steps)
+            elif step == 0 or (now - last > SECONDS_PER_FRAME and self.figures.wait_drawn(0.0)) or now - last > 1:
                 last = now
                 self._draw_training(training, losses)
 
@@ -290,10 +320,10 @@ class Controller:
         x, target, network = (values.ravel().double().numpy() for values in (task.x, task.y, output))
         curve = curve_update([(np.arange(len(losses)), np.array(losses))], n_steps=n_steps)
         empty = {"x": np.empty(0), "y": np.empty(0)}
-        updates = curve | fit_update(x, target, [network], step) | {"curve_step": empty, "curve_factor": empty}
+        updates = curve | fit_update(x, target, network) | {"curve_factor": empty}
         if step == 0:
             updates = merge_updates(updates, margin_update(None))
-        self.figures.push(updates, state="training")
+        self.figures.push(updates, state="training", balls={})
         self.listener.on_progress(f"training, step {step:,} of {n_steps:,}, loss {losses[-1]:.3g}", step / n_steps)
 
     def _draw_landscape(self, run_set: RunSet, settings: Settings, check: Check) -> Landscape:
@@ -375,7 +405,8 @@ class Controller:
             check()
             self.view, self._aimed = view, key
             self.figures.push(
-                merge_updates(updates, self._ball_updates(view.run_set)),
+                updates,
+                balls=self._describe_balls(),
                 # The second surface stays as it is until the landscape is complete.
                 hidden=self.figures.hidden if not complete else [] if view.second else ["beside"],
                 state="" if complete else "updating",
@@ -391,18 +422,16 @@ class Controller:
         if self.view and self.view.run_set is self.run_set:
             self.listener.on_report(list_tiles(self.view, self._plateaus, self._find_rows(self.run_set)))
 
-    def _ball_updates(self, run_set: RunSet) -> Updates:
-        """Return the balls on the curves and the networks there; on the surface if it belongs to the same runs."""
-        rows = self._find_rows(run_set)
-        updates = step_update(run_set, rows)
-        if self.view and self.view.run_set is run_set:
-            updates |= ball_update(self.view, rows)
+    def _draw_task(self, run_set: RunSet) -> list[Updates]:
+        """Return the target of the runs, if they learn a built-in task, and compute what their networks put out."""
+        self._outputs = None
         task = run_set.runs[0].task
-        if task and all(run.task for run in run_set.runs):
-            x, target = (values.ravel().double().cpu().numpy() for values in (task.x, task.y))
-            places = zip(run_set.runs, rows, run_set.starts, strict=True)
-            outputs = [run.predict(row - start) for run, row, start in places]
-            step = max(int(run_set.step[row]) for row in rows)
-            plateau = self._plateaus.find(step) if len(rows) == 1 else None
-            updates |= fit_update(x, target, outputs, step, plateau.fit if plateau else None)
-        return updates
+        if task is None or not all(run.task for run in run_set.runs):
+            return []
+        self._outputs = encode_outputs(run_set, choose_rows(run_set, MAX_OUTPUTS // len(task.x)))
+        return [fit_update(*task.to_numpy(), limits=self._outputs["limits"])]
+
+    def _describe_balls(self) -> dict[str, Any]:
+        assert self.run_set is not None
+        view = self.view if self.view and self.view.run_set is self.run_set else None
+        return describe_balls(self.run_set, self._plateaus.plateaus, view, self._outputs)

@@ -108,6 +108,8 @@ class Explorer(_OptionTraits):
     report = traitlets.Dict().tag(sync=True)  # tiles and warnings
     timeline = traitlets.Dict().tag(sync=True)  # first and last step, and frames of the animation
 
+    balls = traitlets.Dict().tag(sync=True)  # where the balls are at each step, see `describe_balls`
+
     step: int | None  # the type of the trait, which mypy cannot infer
     _built = False
     _heights: tuple[str, ...] = ("loss",)
@@ -137,11 +139,11 @@ class Explorer(_OptionTraits):
         # Before super().__init__, after which ipywidgets would keep an unfinished panel alive.
         self._assign({"target": source} | settings if isinstance(source, str) else settings, preset)
         self._controller = Controller(self, self, self._own_runs, step=self.step, metrics=metrics)
+        # What the page is built from goes out with the message that creates the widget.
+        self.controls = list_controls(self._names, self._heights)
+        self.values = self._values()
+        self._show_preset()
         super().__init__(hidden=["beside"], **build_templates(self._own_runs))
-        with self.hold_sync():
-            self.controls = list_controls(self._names, self._heights)
-            self.values = self._values()
-            self._show_preset()
         self._built = True
         self.on_click(self._on_click)
         self.observe(self._follow_target, "target")

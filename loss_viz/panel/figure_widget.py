@@ -65,18 +65,18 @@ class LiveFigures(anywidget.AnyWidget):
         super().__init__(panes={name: _to_json(figure) for name, figure in panes.items()}, hidden=hidden)
         self.on_msg(self._on_message)
 
-    def push(self, updates: Updates, **others: str | Sequence[str]) -> None:
+    def push(self, updates: Updates, **others: Any) -> None:
         """Send updates in one message; values that have not changed are not sent.
 
         Args:
             updates: new values for attributes of a trace or layout, by the name of the update.
-            others: `state`, `summary` or `hidden`.
+            others: `state`, `summary`, `hidden`, or a trait of a subclass; it may contain arrays.
         """
         with self._pushing, self.hold_sync():
             for name, values in updates.items():
-                setattr(self, name, getattr(self, name) | {key: _encode(value) for key, value in values.items()})
+                setattr(self, name, getattr(self, name) | _encode(values))
             for name, value in others.items():
-                setattr(self, name, value)
+                setattr(self, name, _encode(value))
             self.serial += 1
 
     def wait_drawn(self, timeout: float = 1.0) -> bool:
@@ -104,6 +104,8 @@ class LiveFigures(anywidget.AnyWidget):
                 self._drawn = max(self._drawn, message["serial"])
                 self._answering = True
                 self._drawn_changed.notify_all()
+        elif message.get("kind") == "open":
+            self.send_state()
         elif message.get("kind") == "click":
             for handler in self._handlers:
                 handler(message)
@@ -116,9 +118,14 @@ def _to_json(figure: go.Figure) -> dict[str, Any]:
 
 
 def _encode(value: Any) -> Any:
+    """Return a value with its arrays as binary buffers."""
+    if isinstance(value, Mapping):
+        return {key: _encode(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_encode(one) for one in value]
     if not isinstance(value, np.ndarray):
         return value
-    if value.dtype != np.uint8:
+    if value.dtype not in (np.uint8, np.uint16):
         with np.errstate(over="ignore"):  # beyond float32: infinite, which Plotly leaves out
             value = value.astype(WIRE_DTYPES[value.dtype.kind])
     return {"dtype": value.dtype.name, "shape": list(value.shape), "data": value.tobytes()}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import nn
+from torch.func import functional_call, vmap
 from tqdm.auto import tqdm
 
 from loss_viz._files import check_destination
@@ -185,6 +186,22 @@ class Run:
         row = check_int("row", row, -len(self), len(self) - 1, advice="The last row is -1.")
         weights, buffers = self.state(row)
         return self.objective.predict(weights, self.task.x, buffers).ravel().double().cpu().numpy()
+
+    def predict_rows(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n n_points"]:
+        """Return what `predict` returns for each of several rows, evaluated together.
+
+        Raises:
+            ValueError: if the run has no task.
+        """
+        if self.task is None:
+            raise ValueError("`predict_rows` needs a run of a built-in task, this one has none.")
+        if self.buffers is not None:
+            return np.stack([self.predict(row) for row in rows.tolist()])
+        model, x, split = self.model, self.task.x, self.objective.layout.split
+        weights = torch.as_tensor(np.asarray(self.weights[rows])).to(x)
+        with torch.no_grad():
+            outputs = vmap(lambda one: functional_call(model, split(one), (x,)))(weights)
+        return outputs.flatten(1).double().cpu().numpy()
 
     def cut(self, rows: slice) -> "Run":
         """Return the run of some consecutive rows, which shares their memory."""

@@ -1,18 +1,9 @@
 // Page of `export_html`. It shows precomputed landscapes in the panel, whose scripts figure_widget.js and panel.js precede
-// this one and read everything from a `model`. Updates that depend on the ball are assembled here.
+// this one and read everything from a `model`.
 
 const find = (id) => document.getElementById(`lossviz-${id}`);
-const mapValues = (values, change) =>
-  Object.fromEntries(Object.entries(values).map(([name, value]) => [name, change(value)]));
-const named = (name, i) => (i ? `${name}-${i}` : name); // trace names of several runs, as in Python's `trace_key`
 const round3 = (value) => String(Number(value.toPrecision(3)));
 const formatFactor = (value) => `×${value < 10 ? value.toFixed(2) : value < Infinity ? round3(value) : "inf"}`;
-
-// Returns the loss that is higher on its axis by a fraction of the axis, like Python's `Scale.lift`.
-function lift(loss, share, { scale: [low, high], log }) {
-  const more = share * (high - low);
-  return log ? 10 ** (Math.log10(loss) + more) : loss + more;
-}
 
 // The base64-encoded arrays of the file, each stored once, decoded on first use.
 class Arrays {
@@ -43,6 +34,13 @@ class Arrays {
     });
   }
 
+  // Returns nested values with their arrays in place of references.
+  readAll(value) {
+    if (Array.isArray(value)) return value.map((one) => this.readAll(one));
+    if (value === null || typeof value !== "object") return value;
+    return "array" in value ? this.unpack(value.array) : mapValues(value, (one) => this.readAll(one));
+  }
+
   paint({ colors, index, left }) {
     const [palette, shares] = [this.unpack(colors), this.unpack(left)];
     return Array.from(this.unpack(index), (color, i) => [...palette[color], shares[i]]);
@@ -57,9 +55,7 @@ class Arrays {
 function openPage() {
   const data = JSON.parse(find("data").textContent);
   const arrays = new Arrays(data.arrays);
-  const axis = () => ({ ...data.pictures[picture()].axes[values.loss_axis], log: values.loss_axis === "log" });
   const runs = data.runs.map((run) => arrays.read(run));
-  const ball = arrays.read(data.ball);
   const common = mapValues(data.parts, (part) => arrays.read(part));
   const one = runs.length === 1;
   const values = { ...data.values };
@@ -83,11 +79,12 @@ function openPage() {
   };
   const push = (parts) => {
     const { chip, cautions } = data.pictures[picture()];
-    const report = { tiles: listTiles(findRows()), warnings: cautions, chip };
-    Object.assign(shown, parts, { values: { ...values }, report });
+    Object.assign(shown, parts, { values: { ...values } });
+    shown.report = { tiles: listTiles(findRows()), warnings: cautions, chip };
     shown.serial += 1;
     find("picture").dataset.asked = shown.serial;
-    for (const name of ["serial", "values", "report"]) (listeners[`change:${name}`] || []).forEach((listen) => listen());
+    const changed = [...("balls" in parts ? ["balls"] : []), "serial", "values", "report"];
+    for (const name of changed) (listeners[`change:${name}`] || []).forEach((listen) => listen());
     const spelled = { ...values, sigma: typeof values.sigma === "string" ? `'${values.sigma}'` : values.sigma };
     spelled.log = values.loss_axis === "log" ? "True" : "False";
     find("recipe").textContent = data.recipe.replace(/\{(k|sigma|step|log)\}/g, (_, name) => spelled[name]);
@@ -95,56 +92,20 @@ function openPage() {
 
   const landscapeUpdates = () => {
     const drawing = data.pictures[picture()].axes[values.loss_axis];
-    drawing.read = drawing.read || mapValues(drawing.parts, (part) => arrays.read(part, axis()));
+    const axis = { ...drawing, log: values.loss_axis === "log" };
+    drawing.read = drawing.read || {
+      ...mapValues(drawing.parts, (part) => arrays.read(part, axis)),
+      balls: arrays.readAll(drawing.balls),
+    };
     return drawing.read;
-  };
-
-  const ballUpdates = () => {
-    const parts = {};
-    findRows().forEach((row, i) => {
-      const { step, x, y, loss } = mapValues(runs[i], (values) => values[row]);
-      parts[named("surface_error", i)] = { x: [x, x], y: [y, y], z: [loss, ofRun(i, "height")[row]] };
-      parts[named("surface_ball", i)] = {
-        ...ball,
-        x: ball.x.map((value) => value + x),
-        y: ball.y.map((value) => value + y),
-        z: Array.from(ball.z, (share) => lift(loss, share, axis())),
-        customdata: Array(ball.x.length).fill([step, loss]),
-      };
-      parts[named("curve_step", i)] = { x: [step], y: [loss] };
-    });
-    return parts;
-  };
-
-  // The plateau at the current step, else the longest one.
-  const contains = (stay) => stay.start <= values.step && values.step <= stay.end;
-  const findPlateau = () => {
-    const here = data.stays.filter(contains);
-    return [...(here.length ? here : data.stays)].sort((a, b) => b.end - b.start - (a.end - a.start))[0];
-  };
-
-  const fitUpdates = () => {
-    if (!data.fits) return {};
-    const parts = {};
-    const { x } = arrays.read({ x: data.fits.x });
-    const steps = data.fits.runs.map((run, i) => {
-      const { step, levels } = arrays.read(run);
-      const row = findRow(step, values.step);
-      parts[named("fit_network", i)] = { x, y: Array.from(levels[row], (level) => run.low + run.unit * level) };
-      return step[row];
-    });
-    const { level } = findPlateau() || {};
-    const learned = level && { x, ...arrays.read(level), showlegend: true };
-    parts.fit_level = learned || { x: [], y: [], name: "", showlegend: false };
-    parts.fit_layout = { "title.text": `<b>the network${one ? "" : "s"} at step ${Math.max(...steps)}</b>` };
-    return parts;
   };
 
   const listTiles = (rows) => {
     const tiles = one ? [] : runs.map((run, i) => [run.name, round3(run.loss[rows[i]]), `step ${run.step[rows[i]]}`]);
     if (one) {
-      const stay = findPlateau();
-      const when = stay && (contains(stay) ? "now" : `${stay.start} – ${stay.end}`);
+      const stay = new Balls({ plateaus: shown.balls.plateaus }).plateauAt(values.step);
+      const isHere = stay && stay.start <= values.step && values.step <= stay.end;
+      const when = stay && (isHere ? "now" : `${stay.start} – ${stay.end}`);
       const what = stay && stay.level ? `, ${stay.level.name} (${stay.level.loss})` : "";
       tiles.push([`loss at step ${runs[0].step[rows[0]]}`, round3(runs[0].loss[rows[0]]), ""]);
       tiles.push(["plateau", ...(stay ? [stay.loss, when + what] : ["none", ""])]);
@@ -158,7 +119,7 @@ function openPage() {
   const set = (changes) => {
     Object.assign(values, changes);
     const moved = Object.keys(changes).some((name) => name !== "step");
-    push({ ...(moved ? { ...common, ...landscapeUpdates() } : {}), ...ballUpdates(), ...fitUpdates() });
+    push(moved ? { ...common, ...landscapeUpdates() } : {});
   };
 
   // A click on a run or its curve selects that step; a click on the surface the nearest step within `data.reach`.

@@ -21,12 +21,72 @@ function element(kind, properties = {}, ...children) {
   return node;
 }
 
+const mapValues = (values, change) =>
+  Object.fromEntries(Object.entries(values).map(([name, value]) => [name, change(value)]));
+const named = (name, i) => (i ? `${name}-${i}` : name); // trace names of several runs, as in Python's `trace_key`
+
+// Returns the loss that is higher on its axis by a fraction of the axis, like Python's `Scale.lift`.
+function lift(loss, share, { low, high, log }) {
+  const more = share * (high - low);
+  return log ? 10 ** (Math.log10(loss) + more) : loss + more;
+}
+
 // Returns the recorded row closest to a step.
 function findRow(steps, step) {
   let best = 0;
   for (let i = 1; i < steps.length; i++) if (Math.abs(steps[i] - step) < Math.abs(steps[best] - step)) best = i;
   return best;
 }
+
+// The balls on surfaces and curves, and the functions of the networks there, at any step. `data` is what Python's
+// `describe_balls` returns.
+class Balls {
+  constructor(data) {
+    Object.assign(this, { runs: [], panes: {}, plateaus: [], outputs: null }, decodeAll(data));
+  }
+
+  // Returns the updates of the figures at a step.
+  at(step) {
+    const parts = {};
+    this.runs.forEach((run, i) => {
+      const row = findRow(run.step, step);
+      parts[named("curve_step", i)] = { x: [run.step[row]], y: [run.loss[row]] };
+      for (const [pane, { shape, runs, ...axis }] of Object.entries(this.panes)) {
+        const { x, y, loss, height } = mapValues(runs[i], (values) => values[row]);
+        parts[named(`${pane}_error`, i)] = { x: [x, x], y: [y, y], z: [loss, height] };
+        parts[named(`${pane}_ball`, i)] = {
+          ...shape,
+          x: shape.x.map((value) => value + x),
+          y: shape.y.map((value) => value + y),
+          z: Array.from(shape.z, (share) => lift(loss, share, axis)),
+          customdata: Array(shape.x.length).fill([run.step[row], loss]),
+        };
+      }
+    });
+    return this.outputs ? { ...parts, ...this.functionsAt(step) } : parts;
+  }
+
+  functionsAt(step) {
+    const { x } = this.outputs;
+    const parts = {};
+    this.outputs.runs.forEach(({ step: steps, levels, low, unit }, i) => {
+      const level = levels[findRow(steps, step)];
+      parts[named("fit_network", i)] = { x, y: Array.from(level, (value) => low + unit * value) };
+    });
+    const level = this.plateauAt(step)?.level;
+    const known = level && level.y.length; // of some levels only the loss is known
+    parts.fit_level = known ? { x, y: level.y, name: level.name, showlegend: true } : NO_CURVE;
+    return parts;
+  }
+
+  // Returns the plateau at a step, else the longest one.
+  plateauAt(step) {
+    const here = this.plateaus.filter(({ start, end }) => start <= step && step <= end);
+    return [...(here.length ? here : this.plateaus)].sort((a, b) => b.end - b.start - (a.end - a.start))[0];
+  }
+}
+
+const NO_CURVE = { x: [], y: [], name: "", showlegend: false };
 
 // How the positions of a slider map to the values of a setting. The first position of a setting that may be "auto" is
 // that.
@@ -249,7 +309,7 @@ let panelCount = 0; // for unique ids
 
 class Panel {
   constructor(model, el) {
-    Object.assign(this, { model, el, number: panelCount++, controls: {} });
+    Object.assign(this, { model, el, number: panelCount++, controls: {}, balls: new Balls({}), moved: {} });
     el.classList.add("lossviz");
     this.buildStage();
     this.buildRow();
@@ -265,6 +325,7 @@ class Panel {
       "change:report": () => this.showReport(),
       "change:timeline": () => this.showTimeline(),
       "change:state": () => this.showState(),
+      "change:balls": () => this.showBalls(),
       "msg:custom": (message) => message.kind === "copy" && this.copy(message.text),
     };
     for (const [event, listener] of Object.entries(this.listeners)) model.on(event, listener);
@@ -280,6 +341,7 @@ class Panel {
     this.sizes.observe(el);
     this.fit();
     this.figures = renderFigures({ model: this.layer(), el: this.stage, slots: { curve: this.curve } });
+    this.showBalls();
     this.showTimeline();
     this.showValues();
     this.showErrors();
@@ -287,6 +349,22 @@ class Panel {
     this.showWork();
     this.showReport();
     this.showState();
+  }
+
+  showBalls() {
+    this.balls = new Balls(this.model.get("balls"));
+    this.moveBalls();
+  }
+
+  // Draws the balls at the step of the time line. An update of the kernel that is newer than this one takes its place.
+  moveBalls() {
+    if (!this.figures) return;
+    this.moved = {};
+    for (const [name, values] of Object.entries(this.balls.at(this.step))) {
+      const base = this.model.get(name);
+      this.moved[name] = { base, values: { ...base, ...values } };
+    }
+    this.figures.redraw();
   }
 
   showState() {
@@ -298,13 +376,13 @@ class Panel {
   layer() {
     const { model } = this;
     return {
-      get: (name) => model.get(name),
+      get: (name) => {
+        const [value, moved] = [model.get(name), this.moved[name]];
+        return moved && moved.base === value ? moved.values : value;
+      },
       on: (event, listener) => model.on(event, listener),
       off: (event, listener) => model.off(event, listener),
-      send: (message) => {
-        if (message.kind === "shown") this.drawn = message.serial;
-        model.send(message);
-      },
+      send: (message) => model.send(message),
     };
   }
 
@@ -395,7 +473,7 @@ class Panel {
       frames: () => this.model.get("timeline").frames || [],
       where: () => this.step,
       go: (step) => this.goTo(step),
-      isReady: () => this.drawn === undefined || this.drawn === this.model.get("serial"),
+      isReady: () => !this.figures.isDrawing(),
     });
     this.slider.addEventListener("pointerdown", (event) => this.startRange(event));
     this.slider.addEventListener("pointermove", (event) => this.showGhost(event));
@@ -414,6 +492,7 @@ class Panel {
   showStep(step) {
     const { first = 0, last = 0 } = this.model.get("timeline");
     Object.assign(this.slider, { min: first, max: Math.max(last, first + 1), value: step === null ? last : step });
+    this.moveBalls();
     this.showHeadline();
   }
 

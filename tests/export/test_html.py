@@ -21,6 +21,7 @@ from loss_viz.export.page_data import ArrayStore, choose_scales, page_data
 from loss_viz.export.variants import _ProgressBar, compute_variants
 from loss_viz.figures.assets import read_plotly
 from loss_viz.figures.captions import caption
+from loss_viz.figures.live import LIVE_RADIUS
 from loss_viz.figures.loss_axis import LINE_LIFT, Scale, fit_scale
 from loss_viz.landscapes import compute
 from loss_viz.landscapes.held_out import PlaneChoice
@@ -246,7 +247,10 @@ def test_long_runs_are_thinned_and_the_page_says_so(run, computed, monkeypatch):
     line = picture["axes"]["linear"]["parts"]["surface_trajectory"]
     assert len(unpack(data, line["x"]["array"])) == len(unpack(data, line["line.color"]["array"])) == len(step)
     assert [len(unpack(data, column)) for column in line["customdata"]["columns"]] == [len(step)] * 5
-    [fit] = data["fits"]["runs"]
+    balls = picture["axes"]["linear"]["balls"]
+    [places] = balls["panes"]["surface"]["runs"]
+    assert np.array_equal(unpack(data, places["height"]["array"]), height)
+    [fit] = balls["outputs"]["runs"]
     at, levels = (unpack(data, fit[name]["array"]) for name in ("step", "levels"))
     assert len(at) <= 7
     for row, level in zip(at.tolist(), levels, strict=True):
@@ -259,7 +263,7 @@ def test_long_runs_are_thinned_and_the_page_says_so(run, computed, monkeypatch):
 def test_a_loss_that_is_not_positive_has_no_logarithmic_axis(own_run):
     data = page_data(compute_variants(own_run, k=[2], sigma=["auto"], resolution=3, progress=False), None)
     assert list(data["pictures"][0]["axes"]) == ["linear"]
-    assert data["fits"] is None
+    assert data["pictures"][0]["axes"]["linear"]["balls"]["outputs"] is None
     assert "fit" not in data["panes"]
 
 
@@ -542,14 +546,35 @@ def test_the_ball_is_at_the_true_loss(run, computed, opened, kind):
         middle = [(side.max() + side.min()) / 2 for side in (x, y)]
         assert middle == pytest.approx(land.path[step].tolist(), abs=0.02 * np.ptp(x))
         drawn = scale.draw(np.array([run.loss[step], z.max()]))
-        assert np.ptp(drawn) == pytest.approx(0.06 * (scale.high - scale.low), rel=1e-4)
+        assert np.ptp(drawn) == pytest.approx(2 * LIVE_RADIUS * (scale.high - scale.low), rel=1e-4)
         assert [opened.trace("curve", "step", axis) for axis in "xy"] == [[step], pytest.approx([run.loss[step]])]
         assert opened.trace("fit", "network", "y") == pytest.approx(run.predict(step).tolist(), abs=1e-4)
         assert opened.tile("loss at step") == f"{run.loss[step]:.3g}"
-        assert opened.layout("fit", "title.text") == f"<b>the network at step {step}</b>"
         assert f"step={step}, log={kind == 'log'})" in opened.page.locator("#lossviz-recipe").inner_text()
     opened.control("loss_axis").select_option("linear")
     opened.wait_drawn()
+
+
+@pytest.mark.browser
+def test_what_is_drawn_directly_looks_like_a_full_redraw(opened):
+    """The ball, the network and the marker of the step are drawn without Plotly's layout."""
+    page = opened.page
+    page.evaluate(
+        "() => { window.full = 0; const {update} = Plotly; Plotly.update = (...a) => (full++, update(...a)); }"
+    )
+    opened.slide("step", 30)
+    opened.slide("step", 20)
+    assert page.evaluate("() => full") == 0
+    page.wait_for_timeout(300)
+    for name in ("surface", "curve", "fit"):
+        pane = page.locator(f".lossviz-pane-{name}")
+        directly = pane.screenshot()
+        page.evaluate("pane => Plotly.redraw(document.querySelector(pane))", f".lossviz-pane-{name}")
+        page.wait_for_timeout(300)
+        assert pane.screenshot() == directly
+        opened.slide("step", 40)
+        assert pane.screenshot() != directly
+        opened.slide("step", 20)
 
 
 @pytest.mark.browser

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 
 import loss_viz as lv
-from loss_viz.figures.live import ViewState, ball_update, build_templates, factor_update, margin_update, update_all
-from loss_viz.figures.loss_axis import fit_scale
+from loss_viz.figures.live import (
+    LIVE_RADIUS,
+    ViewState,
+    build_templates,
+    describe_balls,
+    factor_update,
+    margin_update,
+    update_all,
+)
+from loss_viz.figures.loss_axis import BALL_RADIUS, fit_scale
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +36,21 @@ def test_a_click_selects_the_step_below_it(land, view):
 
 
 def test_updates_are_the_arrays_of_the_figure(land, view):
-    updates = update_all(view, [], min_support=0.0, aim=True) | ball_update(view, [13])
+    updates = update_all(view, [], min_support=0.0, aim=True)
     figure = lv.surface_figure(land, step=13)
     traces = {trace.name: trace for trace in figure.data}
-    for name in ("surface", "trajectory", "error", "ball"):
+    for name in ("surface", "trajectory"):
         for axis in "xyz":
             np.testing.assert_array_equal(updates[f"surface_{name}"][axis], traces[name][axis])
+    balls = describe_balls(land.run_set, [], view)["panes"]["surface"]
+    [places] = balls["runs"]
+    assert traces["error"].z == pytest.approx([places["loss"][13], places["height"][13]])
+    larger = LIVE_RADIUS / BALL_RADIUS
+    for axis in "xy":
+        around = traces["ball"][axis] - places[axis][13]
+        np.testing.assert_allclose(balls["shape"][axis], larger * around, rtol=1e-9, atol=1e-12)
+    span = balls["high"] - balls["low"]
+    np.testing.assert_allclose(balls["shape"]["z"] * span, larger * (traces["ball"].z - places["loss"][13]), atol=1e-12)
     layout, scene = updates["surface_layout"], figure.layout.scene
     assert layout["title.text"] == figure.layout.annotations[0].text
     assert layout["scene.xaxis.title.text"] == scene.xaxis.title.text
@@ -46,7 +63,8 @@ def test_every_update_has_its_trace(land, view):
     known = {f"{pane}_{trace.uid or trace.name}" for pane, figure in panes.items() for trace in figure.data}
     known |= {f"{pane}_layout" for pane in panes}
     second = ViewState(land.sampling, land, land.sigma, view.scale, land, land)
-    assert known >= update_all(second, [], min_support=0.0, aim=True).keys() | ball_update(second, [0]).keys()
+    assert known >= update_all(second, [], min_support=0.0, aim=True).keys()
+    assert describe_balls(land.run_set, [], second)["panes"].keys() == {"surface", "beside"}
     assert {"beside_ball", "beside_surface"} <= known
     assert known >= margin_update(lv.measure_margin(land.run, progress=False)).keys()
 

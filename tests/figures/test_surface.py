@@ -258,3 +258,19 @@ def test_bad_input_is_refused_with_cause_and_repair(land, draw, cause, repair):
     with pytest.raises(ValueError, match=re.escape(cause)) as error:
         draw(land)
     assert repair in str(error.value)
+
+
+def test_what_the_surface_hides_of_a_run_is_dashed_on_it(run):
+    land = lv.landscape(run, plane="flat", resolution=9, progress=False)
+    figure = lv.surface_figure(land, log=True)
+    [dashed] = [trace for trace in figure.data if trace.name == "under the surface"]
+    low, high = figure.layout.scene.zaxis.range
+    lift = 0.006 * (high - low)
+    under = np.log10(land.path_height) - np.log10(land.path_loss) > 2 * lift
+    assert 0 < under.sum() < len(under)
+    np.testing.assert_allclose(np.log10(dashed.z[:-1][under]), np.log10(land.path_height[under]) + lift, rtol=1e-2)
+    assert np.isnan(dashed.z[:-1][~under]).all()
+    assert np.isnan(dashed.z[-1])
+    np.testing.assert_array_equal(dashed.x[:-1], land.path[:, 0])
+    near = lv.surface_figure(lv.landscape(run, k=3, resolution=9, progress=False))
+    assert "under the surface" not in [trace.name for trace in near.data]

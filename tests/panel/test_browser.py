@@ -35,7 +35,7 @@ def lab(tmp_path_factory):
         "assert explorer.wait(60) and twin.wait(60)\n"
         "mine, theirs = explorer.landscape, twin.landscape\n"
         "same = [np.allclose(mine.loss, theirs.loss, rtol=1e-6), np.array_equal(mine.path, theirs.path)]\n"
-        "same += [explorer.surface_ball == twin.surface_ball, explorer.settings == twin.settings]\n"
+        "same += [explorer.balls == twin.balls, explorer.settings == twin.settings]\n"
         "twin.close()\n"
         "print(*same)",
     )

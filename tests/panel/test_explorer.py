@@ -3,6 +3,7 @@
 import gc
 import re
 import threading
+import time
 import weakref
 
 import ipywidgets as widgets
@@ -39,8 +40,19 @@ def lasting():
 
 
 def decode(figures, update, key):
-    spec = getattr(figures, update)[key]
+    return read(getattr(figures, update)[key])
+
+
+def read(spec):
+    """Return an array as the page gets it."""
     return np.frombuffer(spec["data"], dtype=spec["dtype"]).reshape(spec["shape"])
+
+
+def answer(explorer, step, run=0):
+    """Return what the page draws as the output of a network at a step."""
+    sent = explorer.balls["outputs"]["runs"][run]
+    row = np.abs(read(sent["step"]).astype(int) - step).argmin()
+    return sent["low"] + sent["unit"] * read(sent["levels"])[row]
 
 
 def change(explorer, **settings):
@@ -84,11 +96,14 @@ def assert_drawn(explorer, land):
     np.testing.assert_allclose(decode(figures, "surface_surface", "y"), y.ravel(), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(decode(figures, "surface_surface", "z"), land.loss.ravel(), rtol=1e-5)
     np.testing.assert_allclose(decode(figures, "curve_loss", "y"), land.path_loss, rtol=1e-5)
+    [places], [curve] = figures.balls["panes"]["surface"]["runs"], figures.balls["runs"]
+    for name, values in {"x": land.path[:, 0], "y": land.path[:, 1], "loss": land.path_loss}.items():
+        np.testing.assert_allclose(read(places[name]), values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(read(places["height"]), land.path_height, rtol=1e-5)
+    np.testing.assert_allclose(read(curve["loss"]), land.run.loss, rtol=1e-5)
+    assert (read(curve["step"]) == land.run.step).all()
     row = int(np.flatnonzero(land.run.step == explorer.step)[0])
-    stem = [land.path_loss[row], land.path_height[row]]
-    np.testing.assert_allclose(decode(figures, "surface_error", "z"), stem, rtol=1e-5)
-    np.testing.assert_allclose(decode(figures, "curve_step", "x"), [explorer.step])
-    np.testing.assert_allclose(decode(figures, "fit_network", "y"), land.run.predict(row), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(answer(explorer, explorer.step), land.run.predict(row), rtol=1e-4, atol=1e-4)
     assert figures.state == ""
 
 
@@ -442,9 +457,8 @@ def test_a_run_is_drawn_even_without_a_landscape(explorer):
     assert len(decode(explorer, "curve_loss", "x")) == 10
     assert len(decode(explorer, "surface_trajectory", "x")) == 81
     assert "k = 5" in explorer.surface_layout["title.text"]
-    explorer.step = 4
-    assert decode(explorer, "curve_step", "x") == [4]
-    np.testing.assert_allclose(decode(explorer, "fit_network", "y"), explorer.run.predict(4), atol=1e-5)
+    assert explorer.balls["panes"] == {}
+    np.testing.assert_allclose(answer(explorer, 4), explorer.run.predict(4), atol=1e-4)
     assert change(explorer, k=4)
     assert_drawn(explorer, expected(explorer))
 
@@ -636,12 +650,11 @@ def test_several_runs_share_one_plane():
             end = f"-{i}" if i else ""
             path = decode(figures, f"surface_trajectory{end}", "x")
             np.testing.assert_allclose(path, land.path[part, 0], rtol=1e-5, atol=1e-6)
-            ball = decode(figures, f"surface_ball{end}", "x")
-            assert ball.mean() == pytest.approx(land.path[part][row, 0], abs=1e-4)
+            places = panel.balls["panes"]["surface"]["runs"][i]
+            np.testing.assert_allclose(read(places["x"]), land.path[part, 0], rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(decode(figures, f"curve_loss{end}", "y"), run.loss, rtol=1e-5)
-            np.testing.assert_allclose(decode(figures, f"curve_step{end}", "y"), run.loss[[row]], rtol=1e-5)
-            answer = decode(figures, f"fit_network{end}", "y")
-            np.testing.assert_allclose(answer, run.predict(row), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(read(panel.balls["runs"][i]["loss"]), run.loss, rtol=1e-5)
+            np.testing.assert_allclose(answer(panel, step, i), run.predict(row), rtol=1e-4, atol=1e-4)
     panel._on_click({"pane": "surface", "trace": "trajectory-1", "index": 12, "x": 0, "y": 0})
     assert panel.step == 12
     panel._on_click({"pane": "curve", "trace": "loss-2", "index": 9, "x": 0, "y": 0})
@@ -688,7 +701,8 @@ def test_a_run_of_your_own(run):
     [plateau] = lv.find_plateaus(own)
     assert panel.step == (plateau.start + plateau.end) // 2
     panel.step = 101
-    assert decode(panel, "curve_step", "x") == [100]
+    assert tiles(panel)["loss at step 100"]
+    assert panel.balls["outputs"] is None
     assert "lv.landscape(run, k=3" in panel.code
     assert "lv.train" not in panel.code
     twin = Explorer(own, **panel.settings)
@@ -815,8 +829,9 @@ def test_a_second_surface_shares_scale_and_code(explorer):
         assert "flat plane" in figures.beside_layout["title.text"]
         shade = decode(figures, "beside_trajectory", "line.color")
         np.testing.assert_allclose(shade, np.log2(lv.fidelity(flat).factor).clip(0, 1), atol=1e-3)
-        explorer.step = 7
-        assert decode(figures, "beside_ball", "x").mean() == pytest.approx(flat.path[7, 0], abs=1e-4)
+        [places] = figures.balls["panes"]["beside"]["runs"]
+        np.testing.assert_allclose(read(places["x"]), flat.path[:, 0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(read(places["height"]), flat.path_height, rtol=1e-5)
         names: dict = {}
         exec(explorer.code.replace("lv.surface_figure", "figure = lv.surface_figure"), names)
         meshes = [trace for trace in names["figure"].data if trace.name == "surface"]
@@ -853,8 +868,9 @@ def test_the_panel_shows_fidelity_and_the_fit_of_the_plateau():
     [plateau] = lv.find_plateaus(panel.run)
     [band] = figures.curve_layout["shapes"]
     assert (band["x0"], band["x1"]) == (plateau.start, plateau.end)
-    assert figures.fit_level["name"] == "the best straight line"
-    np.testing.assert_allclose(decode(figures, "fit_level", "y"), plateau.fit.values, rtol=1e-5)
+    [sent] = figures.balls["plateaus"]
+    assert (sent["start"], sent["end"], sent["level"]["name"]) == (plateau.start, plateau.end, "the best straight line")
+    np.testing.assert_allclose(read(sent["level"]["y"]), plateau.fit.values, rtol=1e-5)
     marked = decode(figures, "surface_plateau", "x")[:-1]
     np.testing.assert_allclose(marked, panel.landscape.path[plateau.start : plateau.end + 1, 0], rtol=1e-5, atol=1e-6)
     curve = lv.sigma_curve(panel.landscape)
@@ -898,4 +914,29 @@ def test_width_errors_that_take_too_long_are_left_for_later(monkeypatch):
     monkeypatch.setattr("loss_viz.panel.controller.WIDTH_ERROR_SECONDS", 60.0)
     assert change(panel, sigma=0.06)
     assert "here ×" in panel.notes["width_errors"]["text"]
+    panel.close()
+
+
+def test_the_first_picture_is_the_bundled_run_and_then_the_one_that_was_trained(monkeypatch):
+    bundled, trained = lv.load_run(controller.BUNDLED_RUN), lv.train("x^3", progress=False)
+    assert (bundled.step == trained.step).all()
+    np.testing.assert_allclose(bundled.loss[:200], trained.loss[:200], rtol=1e-3)
+    [mine], [other] = lv.find_plateaus(bundled), lv.find_plateaus(trained)
+    assert (mine.start, mine.end) == pytest.approx((other.start, other.end), rel=0.1)
+
+    begin, seen = threading.Event(), []
+    train = controller.run_training
+    monkeypatch.setattr(controller, "run_training", lambda *args, **named: (begin.wait(60), train(*args, **named))[1])
+    panel = Explorer(resolution=9)
+    panel.observe(lambda change: seen.append(change["new"].get("text")), "work")
+    while panel.landscape is None:  # before anything was trained
+        time.sleep(0.01)
+    np.testing.assert_array_equal(panel.run.weights, bundled.weights)
+    assert decode(panel, "surface_surface", "z") == pytest.approx(panel.landscape.loss.ravel(), rel=1e-5)
+    begin.set()
+    assert panel.wait(60.0)
+    assert panel.run is not None
+    np.testing.assert_allclose(panel.run.loss, trained.loss, rtol=1e-6)
+    assert any("comes with loss_viz" in text for text in seen)
+    assert_drawn(panel, lv.landscape(trained, resolution=9, progress=False))
     panel.close()
