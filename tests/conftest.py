@@ -1,7 +1,20 @@
 """Shared fixtures. loss_viz is imported inside them, because jaxtyping must hook its import first."""
 
+from functools import partial
+
 import pytest
 import torch
+
+# The longest files, which begin first, so that two processes end at about the same time.
+LONGEST = ("panel/test_browser.py", "export/test_html.py")
+
+
+def pytest_collection_modifyitems(items):
+    def rank(item):
+        path = item.path.as_posix()
+        return next((i for i, name in enumerate(LONGEST) if path.endswith(name)), len(LONGEST))
+
+    items.sort(key=rank)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -27,16 +40,26 @@ def run():
     return lv.train("x^3", steps=60, dtype=torch.float64, progress=False)
 
 
+class MadeWhenNeeded(dict):
+    """Values that are computed when they are first looked up."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __missing__(self, name):
+        return self.setdefault(name, self.make(name))
+
+
 @pytest.fixture(scope="session")
 def post_runs():
-    """Return the four runs of the post, with the defaults."""
+    """Return the runs of the post by target, with the defaults."""
     import loss_viz as lv
 
-    return {target: lv.train(target, progress=False) for target in ("x", "x^2", "x^3", "sin(3x)")}
+    return MadeWhenNeeded(partial(lv.train, progress=False))
 
 
 @pytest.fixture(scope="session")
 def post_landscapes(post_runs):
     import loss_viz as lv
 
-    return {target: lv.landscape(run, progress=False) for target, run in post_runs.items()}
+    return MadeWhenNeeded(lambda target: lv.landscape(post_runs[target], progress=False))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from lab import Lab, Notebook, Panel, list_moves, open_chromium, write_notebook
 
-EXPLORE = Path(__file__).parents[2] / "notebooks/02_explore.ipynb"
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+STEPS = 400  # of the run in most tests; the default of 2000 takes five times as long to train
 
 pytestmark = pytest.mark.browser
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copy(EXPLORE, folder / "explore.ipynb")
+    shutil.copy(NOTEBOOKS / "02_explore.ipynb", folder / "explore.ipynb")
     write_notebook(
         folder / "two.ipynb",
         "import loss_viz as lv\na = lv.Explorer('x', resolution=15)\na",
@@ -65,20 +66,39 @@ def explored(lab, browser):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     notebook = Notebook(page, lab, "explore.ipynb")
     notebook.run_all()
-    Panel(notebook).wait_drawn()
+    panel = Panel(notebook)
+    panel.root.wait_for(timeout=60_000)
+    panel.wait_until(lambda: len(panel.trace("surface", "surface", "z")) > 0, timeout=60)
+    panel.wait_drawn()
     yield notebook
     page.close()
 
 
+@pytest.fixture(scope="module")
+def light(explored):
+    """The panel of notebook 02 with a shorter run and the coarsest grid, so that each redraw takes little time."""
+    panel = Panel(explored)
+    panel.press("resolution", "Home")
+    train_steps(panel, STEPS)
+    return panel
+
+
+def train_steps(panel, steps):
+    panel.type("steps", str(steps))
+    panel.wait_until(lambda: len(panel.trace("curve", "loss", "x")) == steps + 1)
+    panel.wait_drawn()
+
+
 @pytest.fixture
-def panel(explored):
+def panel(explored, light):
     panel = Panel(explored)
     yield panel
     panel.wait_drawn()
     assert explored.errors == []
 
 
-def test_the_notebook_draws_what_the_library_computes(panel):
+def test_the_notebook_draws_what_the_library_computes(explored):
+    panel = Panel(explored)
     assert panel.root.count() == 1
     assert len(panel.trace("surface", "surface", "z")) == 61 * 61
     assert len(panel.trace("curve", "loss", "y")) == 2001
@@ -98,9 +118,10 @@ MOVES = {
     "k": lambda panel: panel.press("k", "ArrowRight", 3),
     "auto k": lambda panel: panel.press("k", "Home"),
     "k again": lambda panel: panel.press("k", "ArrowRight", 2),
-    "sigma": lambda panel: panel.press("sigma", "ArrowRight", 60),
+    "sigma": lambda panel: panel.press("sigma", "ArrowRight", 20),
     "auto": lambda panel: panel.press("sigma", "Home"),
-    "grid": lambda panel: panel.press("resolution", "PageDown"),
+    "grid": lambda panel: panel.press("resolution", "PageUp"),
+    "coarse grid": lambda panel: panel.press("resolution", "Home"),
     "plane": lambda panel: panel.choose("plane", "parallel"),
     "plane again": lambda panel: panel.choose("plane", "local"),
     "loss axis": lambda panel: panel.choose("loss_axis", "linear"),
@@ -112,7 +133,8 @@ MOVES = {
     "learning rate": lambda panel: panel.type("lr", "0.05"),
     "seed": lambda panel: panel.type("seed", "3"),
     "preset": lambda panel: panel.choose("preset", "post"),
-    "steps": lambda panel: panel.type("steps", "400"),
+    "steps": lambda panel: panel.type("steps", "300"),
+    "steps again": lambda panel: panel.type("steps", str(STEPS)),
 }
 
 
@@ -176,9 +198,7 @@ def test_the_error_of_a_wrong_formula_appears_at_its_box(panel):
 
 
 def test_the_error_of_a_stride_that_is_too_long_appears_at_k_and_the_figures_stay(panel):
-    panel.type("steps", "60")
-    panel.wait_until(lambda: len(panel.trace("curve", "loss", "x")) == 61)
-    panel.wait_drawn()
+    train_steps(panel, 60)
     before = panel.look()
     panel.press("k", "End")
     message = panel.root.locator(".lossviz-error:visible")
@@ -191,6 +211,7 @@ def test_the_error_of_a_stride_that_is_too_long_appears_at_k_and_the_figures_sta
     panel.wait_drawn()
     assert message.count() == 0
     assert "k = 1," in panel.title
+    train_steps(panel, STEPS)
 
 
 def test_training_draws_its_curve_and_can_be_stopped(panel):
@@ -209,18 +230,17 @@ def test_training_draws_its_curve_and_can_be_stopped(panel):
     assert max(lengths) <= n_steps < 20000
     assert f"kept up to step {n_steps} of 20000" in panel.status
     assert len(panel.trace("surface", "trajectory", "x")) == n_steps + 1
-    panel.type("steps", "400")
-    panel.wait_until(lambda: len(panel.trace("curve", "loss", "x")) == 401)
-    panel.wait_drawn()
+    train_steps(panel, STEPS)
     panel.button("Train").click()
     panel.wait_until(lambda: panel.state == "training")
     panel.wait_drawn()
-    assert len(panel.trace("curve", "loss", "x")) == 401
+    assert len(panel.trace("curve", "loss", "x")) == STEPS + 1
 
 
 @pytest.mark.slow
 def test_of_fifty_moves_in_five_seconds_the_last_one_is_drawn(panel):
     panel.press("sigma", "Home")
+    panel.press("resolution", "PageUp", 4)  # so that moves come sooner than they can be drawn
     panel.wait_drawn()
     panel.press("k", "Home")
     handle = panel.control("k")
@@ -237,6 +257,7 @@ def test_of_fifty_moves_in_five_seconds_the_last_one_is_drawn(panel):
     panel.press("k", "ArrowRight")
     panel.wait_drawn()
     assert panel.look() == drawn
+    panel.press("resolution", "Home")
 
 
 def plot_area(panel):
@@ -252,8 +273,8 @@ def test_the_time_line_moves_the_ball_in_every_pane(panel):
         panel.wait_until(lambda before=before: panel.look() != before)
         panel.wait_drawn()
         [step] = panel.trace("curve", "step", "x")
-        assert step == pytest.approx(share * 400, abs=2)  # the slider lies exactly over the curve
-        assert f"Step {step:.0f} of 400" in panel.root.locator(".lossviz-headline").inner_text()
+        assert step == pytest.approx(share * STEPS, abs=2)  # the slider lies exactly over the curve
+        assert f"Step {step:.0f} of {STEPS}" in panel.root.locator(".lossviz-headline").inner_text()
         ball = panel.trace("surface", "ball", "x")
         assert sum(ball) / len(ball) == pytest.approx(panel.trace("surface", "trajectory", "x")[int(step)], abs=1e-3)
     seen = set()
@@ -276,13 +297,13 @@ def test_a_range_of_the_time_line_is_drawn_on_a_plane_of_its_own(panel):
     mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 10, steps=5)
     mouse.up()
     panel.page.keyboard.up("Shift")
-    panel.wait_until(lambda: len(panel.trace("curve", "loss", "x")) < 401)
+    panel.wait_until(lambda: len(panel.trace("curve", "loss", "x")) <= STEPS)
     panel.wait_drawn()
     steps = panel.trace("curve", "loss", "x")
-    assert (steps[0], steps[-1]) == pytest.approx((100, 300), abs=2)
+    assert (steps[0], steps[-1]) == pytest.approx((STEPS / 4, 3 * STEPS / 4), abs=2)
     assert len(panel.trace("surface", "trajectory", "x")) == len(steps)
     panel.button("all steps").click()
-    panel.wait_until(lambda: len(panel.trace("curve", "loss", "x")) == 401)
+    panel.wait_until(lambda: len(panel.trace("curve", "loss", "x")) == STEPS + 1)
     panel.wait_drawn()
     assert panel.trace("surface", "surface", "z") is not None
     assert len(panel.look()) == len(before)
