@@ -625,11 +625,12 @@ class Panel {
   }
 
   showHeadline() {
-    const { last = 0, headlines = [] } = this.model.get("timeline");
+    const { last = 0, headlines = [], live = false } = this.model.get("timeline");
     if (this.model.get("state") === "training") return this.headline.replaceChildren("Training …");
     const { step } = this;
     const here = headlines.find(({ start, end }) => start <= step && step <= end);
-    const count = element("b", { textContent: `Step ${inWords(step)} of ${inWords(last)}` });
+    const isNewest = live && step >= last; // the training goes on from here
+    const count = element("b", { textContent: `Step ${inWords(step)}${isNewest ? "" : ` of ${inWords(last)}`}` });
     this.headline.replaceChildren(count, here ? `: ${here.text}` : "");
     const losses = this.lossesAt(step).join(", ");
     this.slider.setAttribute("aria-valuetext", `step ${step}, loss ${losses}${here ? `, ${here.text}` : ""}`);
