@@ -181,9 +181,9 @@ class Objective:
         if self._draws:
             return None
         other = copy.copy(self)
-        other._is_random = False
-        if self._has_attention:  # batches of it need a setting of the whole process
-            other.chunk_size, other._way = 1, "loading" if self._way == "loading" else "singly"
+        other._is_random = other._has_attention = False
+        if self._has_attention and self._way == "batch":  # which needs a setting of the whole process
+            other.chunk_size, other._way = 1, "singly"
         return other
 
     def __call__(

@@ -325,6 +325,8 @@ class Controller:
             pipeline = Pipeline(run_set, near=near)
             chosen = LandscapeSettings(**{name: settings[name] for name in LANDSCAPE})
             plane, k = list_candidates(run_set, chosen)[-1]  # no losses are spent on a choice
+            if plane == "local" and len(run_set) < 2 * k + 1:
+                return
             chosen = replace(chosen, plane=plane, k=k)
             check_view(run_set, chosen)
             surface = next(pipeline.surfaces(chosen, meter))

@@ -127,7 +127,7 @@ class Watch:
         if progress.position == self._position:
             return
         now = time.monotonic()
-        if self._position is not None and not self.settled.is_set():
+        if self.has_run and not self.settled.is_set():
             self._longest = max(now - self._grown_at, self._longest / 2)
         self._position, self._grown_at = progress.position, now
         if self.settled.is_set():

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,28 +53,6 @@ class Progress(NamedTuple):
     is_read: bool = False
     note: str = ""
     problem: str = ""
-
-
-class GrowingRun(Protocol):
-    """A run that grows while it is looked at.
-
-    Attributes:
-        start: the model before the training, as a run of one step.
-    """
-
-    start: Run
-
-    def look(self) -> Progress:
-        """Return how far the training has come. Nothing is evaluated."""
-
-    def sample(self, bar: tqdm) -> Run | None:
-        """Return some steps of the run, evenly spaced up to the latest one; None if none can be evaluated now.
-
-        Losses that are known from earlier samples are not evaluated again.
-        """
-
-    def whole(self, bar: tqdm) -> Run:
-        """Return the run with all of its steps."""
 
 
 class Sample:
@@ -167,29 +145,27 @@ class RecorderGrowth:
         look = self._look = self._recorder.look()
         steps = list(look.snapshots)
         note = "" if len(steps) > 1 else "Waiting for the first step of the training."
-        return Progress(steps, (look.step, steps[-1]), look.is_over, look.is_read, _explain_wait(look) or note)
+        if not look.is_over and look.objective.beside_training() is None:
+            steps, note = [], "The loss draws random numbers, as the training may: waiting for the end of the training."
+        return Progress(steps, (look.step, len(look.snapshots)), look.is_over, look.is_read, note)
 
     def sample(self, bar: tqdm) -> Run | None:
-        """Return some steps of the run; None for a loss that draws random numbers, as the training may do."""
-        look, objective = self._look, self._look.objective.beside_training()
-        if objective is None:
-            return None
-        objective = objective.following(look.changing)
+        """Return some steps of the run."""
+        look = self._look_beside()
+        objective = look.objective.following(look.changing)
         read = partial(_read_snapshot, look, objective=objective)
         rows = self._sample.update(list(look.snapshots), objective, read, bar)
         return _build_run(rows, [step for step, *_ in rows], objective, self._recorder.name)
 
     def whole(self, bar: tqdm) -> Run:
         """Return the run of all snapshots, as `Recorder.run` does."""
-        look = self._look
-        return self._recorder.run_of(look, check=None if look.is_over else UNCHECKED, bar=bar)
+        if self._look.is_over:
+            return self._recorder.run_of(self._look, bar=bar)
+        return self._recorder.run_of(self._look_beside(), check=UNCHECKED, bar=bar)
 
-
-def _explain_wait(look: Look) -> str:
-    """Say that a loss cannot be evaluated beside the training."""
-    if look.is_over or look.objective.beside_training() is not None:
-        return ""
-    return "The loss draws random numbers, as the training may do: it is drawn when the training has ended."
+    def _look_beside(self) -> Look:
+        """Return the last look, with a loss that may be evaluated while the training goes on."""
+        return self._look._replace(objective=self._look.objective.beside_training() or self._look.objective)
 
 
 def _read_snapshot(look: Look, step: int, *, objective: Objective) -> Rows | None:
@@ -282,6 +258,9 @@ class FolderGrowth:
         return evaluate_run(
             objective, weights, np.array(self._steps, dtype=np.int64), buffers=buffers, **about, bar=bar
         )
+
+
+GrowingRun = RecorderGrowth | FolderGrowth
 
 
 def _describe(path: Path) -> tuple[int, int] | None:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
+from tqdm.auto import tqdm as progress_bar
 
 from loss_viz._files import check_destination
 from loss_viz._validation import argument_error, check_array, check_int, check_path, check_type, first_line
@@ -414,7 +415,9 @@ def evaluate_run(
     check = check or objective.check_losses(weights[some], take_rows(buffers, some))
     if not check.passed:
         note = f"{describe_check(check)} {note}".strip()
-    own = tqdm(total=n_rows, desc="losses of the run", delay=1, leave=False, disable=not progress or bar is not None)
+    own = progress_bar(
+        total=n_rows, desc="losses of the run", delay=1, leave=False, disable=not progress or bar is not None
+    )
     with own if bar is None else nullcontext(bar) as shown:
         for rows in row_blocks(weights.shape, CHUNKS_PER_BLOCK * objective.chunk_size):
             block = weights[rows]
