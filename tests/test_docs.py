@@ -103,14 +103,21 @@ def test_links_and_anchors_are_found_in_markdown():
     assert list_anchors(text) == {"how-true-is-it"}
 
 
-def test_the_example_of_the_panel_page_opens_a_panel():
-    [code] = read_blocks("panel")
+def test_the_examples_of_the_panel_page_open_panels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(compile(code, "panel.md", "exec"), names)
+    opening, following, watching = read_blocks("panel")
+    exec(compile(opening, "panel.md", "exec"), names)
     explorer = names["explorer"]
     assert explorer.wait()
     assert explorer.landscape.k == 5
     explorer.close()
+    exec(compile(following, "panel.md", "exec"), names)
+    explorer = names["explorer"]
+    assert explorer.wait(60.0)
+    assert len(explorer.run) == 301
+    explorer.close()
+    exec(compile(watching, "panel.md", "exec"), names)
 
 
 @pytest.mark.parametrize("page", ["your_model", "several_runs", "speed", "truth"])

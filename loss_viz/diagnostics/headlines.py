@@ -9,7 +9,7 @@ import numpy as np
 from loss_viz.diagnostics.fidelity import Fidelity
 from loss_viz.diagnostics.plateaus import Plateau
 from loss_viz.runs.run import Run
-from loss_viz.runs.run_set import RunSet
+from loss_viz.runs.run_set import RunSet, as_run_set
 
 ESCAPED = 0.1  # of the level of a plateau: below it the run has escaped
 RISEN = 2.0  # times the lowest loss so far: a loss above it has risen again
@@ -175,3 +175,14 @@ def describe_timeline(run_set: RunSet, plateaus: Sequence[Plateau]) -> dict[str,
         "stops": list_stops(run_set.runs[0], plateaus),
     }
     return timeline | {name: [one._asdict() for one in part] for name, part in parts.items()}
+
+
+def describe_growth(run: Run) -> dict[str, Any]:
+    """Return what `describe_timeline` does, for the run so far of a training that goes on.
+
+    Instead of its result, the headline at the last step says that it goes on.
+    """
+    timeline = describe_timeline(as_run_set(run), ())
+    headlines = timeline["headlines"]
+    headlines[-1] |= {"text": "training …"}
+    return timeline | {"live": True}

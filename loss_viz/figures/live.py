@@ -332,22 +332,22 @@ def describe_balls(
     Args:
         run_set: the runs.
         plateaus: plateaus of a single run, whose polynomial fits are drawn beside its network.
-        view: the surface on screen, if it is that of these runs.
+        view: the surface on screen, if it is that of these runs, or of their first steps.
         outputs: what `encode_outputs` returns.
         chosen: rows of each run to send; all by default.
     """
-    chosen = chosen or [np.arange(len(run)) for run in run_set.runs]
-    pairs = list(zip(run_set.runs, chosen, strict=True))
+    rows = chosen or [slice(None)] * len(run_set.runs)
+    pairs = list(zip(run_set.runs, rows, strict=True))
     views = {"surface": view, "beside": view and view.second and ViewState.of(view.second, view.scale)}
     return {
-        "runs": [{"step": run.step[rows], "loss": run.loss[rows]} for run, rows in pairs],
-        "panes": {name: _ball_places(one, chosen) for name, one in views.items() if one},
+        "runs": [{"step": run.step[some], "loss": run.loss[some]} for run, some in pairs],
+        "panes": {name: _ball_places(one, rows) for name, one in views.items() if one},
         "plateaus": [_describe_plateau(plateau) for plateau in plateaus] if len(run_set.runs) == 1 else [],
         "outputs": outputs,
     }
 
 
-def _ball_places(view: ViewState, chosen: Sequence[Int[np.ndarray, " _"]]) -> dict[str, Any]:
+def _ball_places(view: ViewState, chosen: Sequence[Any]) -> dict[str, Any]:
     run_set, path, height, scale = view.shown_runs, view.projection.path, view.height, view.scale
     arrays = {"x": path[:, 0], "y": path[:, 1], "loss": run_set.loss, "height": height}
     pairs = list(zip(run_set.rows, chosen, strict=True))

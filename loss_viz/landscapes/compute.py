@@ -29,7 +29,7 @@ from loss_viz.landscapes.held_out import PlaneChoice, choose_planes, fit_planes_
 from loss_viz.landscapes.landscape import Heights, Landscape, Surface
 from loss_viz.landscapes.loss_cache import HeightTable, LossCache
 from loss_viz.objective.objective import Objective
-from loss_viz.planes.projection import Projection
+from loss_viz.planes.projection import Projection, align_axes
 from loss_viz.runs.run_set import Runs, RunSet, as_run_set
 from loss_viz.runs.weights import row_blocks
 from loss_viz.settings import Axes, LandscapeSettings, check_sigma
@@ -38,7 +38,7 @@ N_KEPT = 4  # results of each stage
 MAX_COMPARED_VALUES = 2**28  # recorded weights; of larger runs, not every step is compared with the surface
 MIN_COMPARED = 100
 
-Metric = Callable[[nn.Module], Any]
+Metric = Callable[[nn.Module], Any] | Objective
 
 
 class Pipeline:
@@ -52,6 +52,7 @@ class Pipeline:
         cache: folder in which heights are kept on disk; None for memory only.
         metrics: further scalars of a model, by name.
         like: a sampling of these runs whose picture plane and grid all others adopt.
+        near: plane of an earlier picture of the same model, to which principal axes are turned (see `align_axes`).
 
     Example:
         >>> import loss_viz as lv
@@ -68,22 +69,34 @@ class Pipeline:
         *,
         metrics: Mapping[str, Metric] | None = None,
         like: Sampling | None = None,
+        near: Projection | None = None,
     ) -> None:
         self.run_set = run_set
         self._cache = cache
         self._like = like
+        self._near = near
         for run in run_set.runs:
             run.check  # noqa: B018 - once for each run, before any picture
         loss = run_set.objective
         self._metrics = {name: _build_metric(loss, name, f) for name, f in (metrics or {}).items()}
         self._results: dict[str, OrderedDict[Hashable, Any]] = {}
 
+    @property
+    def metrics(self) -> Mapping[str, Objective]:
+        """The further scalars by name, which other pipelines of the same model take, too."""
+        return self._metrics
+
     def projection(self, settings: LandscapeSettings, bar: tqdm) -> Projection:
         """Fit the plane of the picture."""
         if self._like is not None:
             return self._like.projection
-        key = _picture_key(settings)
-        return self._cached("projection", key, lambda: fit_picture_plane(self.run_set, settings, bar))
+
+        def fit() -> Projection:
+            plane = fit_picture_plane(self.run_set, settings, bar)
+            is_pca = isinstance(settings.axes, str) and settings.axes == "pca"
+            return align_axes(plane, self._near) if is_pca and self._near else plane
+
+        return self._cached("projection", _picture_key(settings), fit)
 
     def anchors(self, settings: LandscapeSettings, bar: tqdm) -> Int[np.ndarray, " n_anchors"]:
         """Choose the rows through which the planes pass."""
@@ -337,6 +350,8 @@ def _build_metric(loss: Objective, name: str, metric: Any) -> Objective:
     if not isinstance(name, str) or not callable(metric):
         text = f"`metrics` must be a dict from names to functions of a model, got {name!r}: {metric!r}. {advice}"
         raise argument_type_error("metrics", text)
+    if isinstance(metric, Objective):
+        return metric.with_layout(loss.buffer_layout)
     dtype = loss.layout.dtype
 
     def scalar(model: nn.Module) -> torch.Tensor:

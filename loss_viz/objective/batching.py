@@ -188,6 +188,13 @@ def limit_blas_threads(small: bool = True) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def limit_torch_threads(n: int) -> Iterator[None]:
+    """Limit the threads that PyTorch uses for operations of the calling thread; others keep theirs."""
+    with _pools().limit(limits=n, user_api="openmp"):
+        yield
+
+
 @cache
 def _pools() -> ThreadpoolController:
     return ThreadpoolController()

@@ -113,6 +113,7 @@ class Objective:
         self.initial_weights = self.layout.join(self._loss.originals.tensors()).numpy()
         self._lock, self._tuner, self._token = threading.Lock(), ThreadTuner(), uuid.uuid4().hex
         self._is_random, self._has_attention, self._needs_grad = True, False, False  # until `_probe` has found out
+        self._draws = True
         self._narrow = has_narrow_layers(model)
         self.chunk_size, self._way = 1, "singly"
         with self._isolated():
@@ -168,6 +169,20 @@ class Objective:
         other = copy.copy(self)
         other.buffer_layout = layout
         if self._loss.loose.intersection(entry.name for entry in layout.entries):  # cannot be replaced in a batch
+            other.chunk_size, other._way = 1, "singly"
+        return other
+
+    def beside_training(self) -> "Objective | None":
+        """Return the same losses for use while a training goes on in another thread of this process.
+
+        They are evaluated without a change of anything that PyTorch keeps for the whole process. None if that cannot
+        be, because the loss draws random numbers: restoring the random state would set the training's back.
+        """
+        if self._draws:
+            return None
+        other = copy.copy(self)
+        other._is_random = other._has_attention = False
+        if self._has_attention and self._way == "batch":  # which needs a setting of the whole process
             other.chunk_size, other._way = 1, "singly"
         return other
 
@@ -404,7 +419,7 @@ class Objective:
 
     def _probe(self) -> int:
         """Check the loss of the model, and return the bytes of the largest tensor in its evaluation."""
-        random = torch.get_rng_state()
+        random = self._random_states()
         try:
             loss, probe = self._loss.probe(self._tensor(self.initial_weights))
         except Exception as error:
@@ -426,7 +441,8 @@ class Objective:
                 f"{', '.join(list(probe.foreign)[:3])}, through an object that a copy cannot follow. Make it part of "
                 "the model, pass it to the loss by name, or freeze it with requires_grad_(False) if it is not trained."
             )
-        self._is_random = self.device.type == "cuda" or not torch.equal(random, torch.get_rng_state())
+        self._draws = not all(map(torch.equal, random, self._random_states()))
+        self._is_random = self._draws or self.device.type == "cuda"
         self._has_attention = probe.has_attention
         again = self._loss.loss_of_copy()
         if not isinstance(again, Tensor) or again.shape or not (loss == again or (loss.isnan() and again.isnan())):
@@ -435,6 +451,10 @@ class Objective:
                 "fixed set of data that is not used up, and torch.manual_seed(0) inside it if it draws random numbers."
             )
         return probe.largest_bytes
+
+    def _random_states(self) -> list[Tensor]:
+        on_device = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        return [torch.get_rng_state(), *on_device]
 
     def _explain(self, error: Exception) -> Exception:
         """Return an error of `loss_fn` with what its author needs to know."""

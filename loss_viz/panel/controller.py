@@ -39,12 +39,16 @@ from loss_viz.figures.live import (
 )
 from loss_viz.figures.loss_axis import fit_scale
 from loss_viz.landscapes.compute import Metric, Pipeline
+from loss_viz.landscapes.grid import check_view
+from loss_viz.landscapes.held_out import list_candidates
 from loss_viz.landscapes.landscape import Landscape, Surface
-from loss_viz.objective.batching import trim_heap
+from loss_viz.objective.batching import limit_torch_threads, trim_heap
 from loss_viz.panel.figure_widget import LiveFigures
+from loss_viz.panel.pacer import Pacer
 from loss_viz.panel.status import list_tiles
 from loss_viz.panel.worker import Worker
 from loss_viz.planes.plane_set import Planes
+from loss_viz.planes.projection import Projection
 from loss_viz.runs.run import Run, load_run
 from loss_viz.runs.run_set import RunSet, as_run_set
 from loss_viz.runs.training import Training, build_training, check_memory, run_training
@@ -55,6 +59,7 @@ MAX_RUNS = 4  # cached runs
 MAX_RUN_BYTES = 2**26  # weights of all cached runs; the latest run is kept in any case
 MAX_TRAINING_BYTES = 2**28
 SECONDS_PER_FRAME = 0.1  # between redraws during training
+TRAINING_SHARE = 0.02  # CPU time, as a share of the time that passes, while a training goes on
 MARGIN_SECONDS = 3.0
 WIDTH_ERROR_SECONDS = 3.0  # the widest kernels need the losses of every plane at every anchor
 
@@ -71,6 +76,9 @@ class Listener(Protocol):
 
     def on_runs(self, run_set: RunSet, plateaus: Sequence[Plateau]) -> int:
         """Report new runs and their plateaus; return the training step of the ball."""
+
+    def on_growth(self, run_set: RunSet) -> int:
+        """Report the runs so far of a training that goes on; return the training step of the ball."""
 
     def on_report(self, report: dict[str, Any]) -> None:
         """Report new numbers at the ball."""
@@ -89,10 +97,11 @@ class Listener(Protocol):
 
 
 class Request(NamedTuple):
-    """Settings to draw; `retrain` ignores cached runs."""
+    """Settings to draw; `retrain` ignores cached runs, and `is_paced` leaves the CPU to a training that goes on."""
 
     settings: Settings
     retrain: bool
+    is_paced: bool = False
 
 
 class Stopped(Exception):
@@ -178,9 +187,9 @@ class Controller:
         self.view: ViewState | None = None
         self.worker = Worker(self._work, self._fail)
         self._own_runs = own_runs
-        self._metrics = metrics
         # Of the latest runs. That of the user's own is built here, because probing metrics draws random numbers.
         self._pipeline = Pipeline(own_runs, metrics=metrics) if own_runs else None
+        self._metrics = self._pipeline.metrics if self._pipeline else metrics  # for the runs of a training that goes on
         self._plateaus = PlateauSummary()
         self._outputs: dict[str, Any] | None = None  # of their networks
         self._aimed: tuple[Any, ...] = ()  # the runs and axes for which the camera was aimed
@@ -191,17 +200,53 @@ class Controller:
         self._stop = threading.Event()
         self._training = False
         self._network_shown = False  # that of a point of the surface
+        self.pacer = Pacer(TRAINING_SHARE)
+        self._is_growing = False  # whether the runs are those so far of a training that goes on
+        self._near: Projection | None = None  # plane of the last surface of growing runs
+        self._settings: Settings = {}  # of the last request
 
     def request(self, settings: Settings, *, retrain: bool = False) -> None:
         """Draw these settings, in place of earlier requests."""
         with self._drawing:  # an earlier request can no longer mark its figures as current
             self._stop.clear()
             self.figures.state = "updating"
+            self._settings = settings
             self.worker.submit(Request(settings, retrain))
 
     def stop(self) -> None:
         """Stop the current work. A run in training is kept, and drawn, up to its last step."""
         self._stop.set()
+
+    def remember(self, settings: Settings) -> None:
+        """Take settings for the first surface of a training that has not begun."""
+        self._settings = settings
+
+    def show_growing(self, run_set: RunSet) -> None:
+        """Show the curves of the runs so far of a training that goes on; their surface is to be requested."""
+        with self._drawing:
+            self._is_growing = True
+            self._own_runs = self.run_set = run_set
+            self._plateaus = PlateauSummary()
+            self.step = self.listener.on_growth(run_set)
+            self.figures.push(self._run_updates(run_set), state="live", balls=self._describe_balls())
+
+    def request_growing(self) -> None:
+        """Draw the surface of growing runs at the pace that leaves the training alone, unless there is other work."""
+        shown = self.view.run_set if self.view else None
+        with self._drawing:
+            if shown is not self.run_set and self.worker.wait(0):
+                self.worker.submit(Request(self._settings, retrain=False, is_paced=True))
+
+    @property
+    def growing_surface_step(self) -> int | None:
+        """Last step of the runs whose surface is on screen, while a training goes on; None if there is none."""
+        return self.view.run_set.last_step if self.view and self._is_growing else None
+
+    def show_whole(self, run_set: RunSet) -> None:
+        """Take the whole runs of a training that pauses or has ended for the next request."""
+        with self._drawing:
+            self._is_growing = False
+            self._own_runs = run_set
 
     def move_ball(self, step: int | None) -> None:
         """Move the ball to a training step of the runs on screen."""
@@ -236,6 +281,9 @@ class Controller:
         # threads, which wait for each other, and 0.5 s with one.
         n_threads = max(1, torch.get_num_threads() - 1)
         try:
+            if self._is_growing:
+                with limit_torch_threads(1):
+                    return self._draw_growing(request, check)
             with threadpool_limits(n_threads, user_api="openmp"):  # in this thread only
                 run_set = self._find_runs(request, check)
                 landscape = self._draw_landscape(run_set, request.settings, check)
@@ -283,12 +331,38 @@ class Controller:
             self._plateaus = summarize_plateaus(run_set)
             self.step = self.listener.on_runs(run_set, self._plateaus.plateaus)
             self.listener.on_width_errors(None, settings["sigma"])
-            curves = curve_update([(run.step, run.loss) for run in run_set.runs], self._plateaus.plateaus)
             with self._drawing:
                 check()
-                parts = [curves, factor_update(run_set), margin_update(None), *self._draw_task(run_set)]
-                self.figures.push(merge_updates(*parts), state="updating", balls=self._describe_balls())
+                self.figures.push(self._run_updates(run_set), state="updating", balls=self._describe_balls())
         return run_set
+
+    def _run_updates(self, run_set: RunSet) -> Updates:
+        """Return the curves of runs, and what they learn."""
+        curves = curve_update([(run.step, run.loss) for run in run_set.runs], self._plateaus.plateaus)
+        return merge_updates(curves, factor_update(run_set), margin_update(None), self._task_update(run_set))
+
+    def _draw_growing(self, request: Request, check: Check) -> None:
+        """Draw the coarse surface of the runs so far, on axes that are turned to those of the last one."""
+        with self.pacer as pacer:
+            pace = partial(pacer.rest, check) if request.is_paced else check
+            meter = ProgressMeter(pace, lambda _: None)
+            run_set, settings = self.run_set, request.settings
+            if run_set is None:
+                return
+            near = self._near if self._near and self._near.components.shape[1] == run_set.objective.n_params else None
+            pipeline = Pipeline(run_set, near=near)
+            chosen = LandscapeSettings(**{name: settings[name] for name in LANDSCAPE})
+            plane, k = list_candidates(run_set, chosen)[-1]  # no losses are spent on a choice
+            if plane == "local" and len(run_set) < 2 * k + 1:
+                return
+            chosen = replace(chosen, plane=plane, k=k)
+            check_view(run_set, chosen)
+            surface = next(pipeline.surfaces(chosen, meter))
+            log = {"linear": False, "log": True}.get(settings["loss_axis"])
+            scale = fit_scale([surface.loss, run_set.loss], log=log, name="loss")
+            sampling = pipeline.sampling(chosen, meter)
+            self._draw(ViewState(sampling, surface, chosen.sigma, scale), settings["min_support"], check)
+            self._near = sampling.projection
 
     def _train(self, settings: Settings, check: Check, *, drawn: bool) -> RunSet:
         """Train; if `drawn`, the curve and the network are drawn meanwhile."""
@@ -398,7 +472,7 @@ class Controller:
 
     def _draw(self, view: ViewState, min_support: float, check: Check) -> None:
         plateaus, complete = self._plateaus.plateaus, view.landscape is not None
-        key = view.run_set, view.projection.axes, view.scale.log
+        key = ("growing", view.scale.log) if self._is_growing else (view.run_set, view.projection.axes, view.scale.log)
         updates = update_all(view, plateaus, min_support=min_support, aim=key != self._aimed)
         self.figures.wait_drawn(0.5)
         with self._drawing:
@@ -409,7 +483,7 @@ class Controller:
                 balls=self._describe_balls(),
                 # The second surface stays as it is until the landscape is complete.
                 hidden=self.figures.hidden if not complete else [] if view.second else ["beside"],
-                state="" if complete else "updating",
+                state="live" if self._is_growing else "" if complete else "updating",
                 summary=summarize(view.run_set, plateaus),
             )
             self._show_report()
@@ -419,19 +493,19 @@ class Controller:
         return run_set.nearest_rows(step)
 
     def _show_report(self) -> None:
-        if self.view and self.view.run_set is self.run_set:
-            self.listener.on_report(list_tiles(self.view, self._plateaus, self._find_rows(self.run_set)))
+        if self.view and (self.view.run_set is self.run_set or self._is_growing):
+            self.listener.on_report(list_tiles(self.view, self._plateaus, self._find_rows(self.view.run_set)))
 
-    def _draw_task(self, run_set: RunSet) -> list[Updates]:
+    def _task_update(self, run_set: RunSet) -> Updates:
         """Return the target of the runs, if they learn a built-in task, and compute what their networks put out."""
         self._outputs = None
         task = run_set.runs[0].task
         if task is None or not all(run.task for run in run_set.runs):
-            return []
+            return {}
         self._outputs = encode_outputs(run_set, choose_rows(run_set, MAX_OUTPUTS // len(task.x)))
-        return [fit_update(*task.to_numpy(), limits=self._outputs["limits"])]
+        return fit_update(*task.to_numpy(), limits=self._outputs["limits"])
 
     def _describe_balls(self) -> dict[str, Any]:
         assert self.run_set is not None
-        view = self.view if self.view and self.view.run_set is self.run_set else None
+        view = self.view if self.view and (self._is_growing or self.view.run_set is self.run_set) else None
         return describe_balls(self.run_set, self._plateaus.plateaus, view, self._outputs)

@@ -1,6 +1,8 @@
 """The interactive panel: change a setting or move a control, and the figures follow."""
 
+import os
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Mapping, Sequence
@@ -8,23 +10,29 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import torch
 import traitlets
 from IPython import get_ipython
+from torch import nn
 from traitlets import TraitError
 
 from loss_viz._validation import check_choice
 from loss_viz.diagnostics.fidelity import SigmaCurve
-from loss_viz.diagnostics.headlines import describe_timeline, opening_step
+from loss_viz.diagnostics.headlines import describe_growth, describe_timeline, opening_step
 from loss_viz.diagnostics.plateaus import Plateau
 from loss_viz.figures.assets import read_plotly, read_static
 from loss_viz.figures.live import build_templates
 from loss_viz.figures.surface import surface_figure
 from loss_viz.landscapes.compute import Metric
 from loss_viz.landscapes.landscape import Landscape
+from loss_viz.objective.private_copy import LossFn
 from loss_viz.panel.controller import Controller
 from loss_viz.panel.controls import OWN, list_controls
 from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.panel.status import width_error_arrays
+from loss_viz.panel.watch import Watch
+from loss_viz.runs.growing import FolderGrowth, GrowingRun, RecorderGrowth
+from loss_viz.runs.recorder import Recorder
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import Runs, RunSet, as_run_set
 from loss_viz.settings import (
@@ -70,7 +78,7 @@ class Explorer(_OptionTraits):
 
     Args:
         source: a formula in x, to train on; or a `Run` of your own; or several runs in a list, or in a dict by name,
-            which are drawn on one plane.
+            which are drawn on one plane; or a `Recorder`, whose training the panel follows.
         metrics: further heights of the surface by name, as for `landscape`; `height` chooses among them.
         preset: `"post"` or `"robust"`, as for `train`, for settings that are not given.
         settings: any of `width`, `depth`, `activation`, `optimizer`, `lr`, `steps`, `seed` (as for `train`), `k`,
@@ -112,19 +120,24 @@ class Explorer(_OptionTraits):
 
     step: int | None  # the type of the trait, which mypy cannot infer
     _built = False
+    _watch: Watch | None = None  # of a training that goes on
     _heights: tuple[str, ...] = ("loss",)
 
     def __init__(
         self,
-        source: str | Runs = OPTIONS["target"].default,
+        source: str | Runs | Recorder | FolderGrowth = OPTIONS["target"].default,
         *,
         preset: str = "post",
         metrics: Mapping[str, Metric] | None = None,
         **settings: Any,
     ) -> None:
+        growing: GrowingRun | None = None
+        if isinstance(source, Recorder | FolderGrowth):
+            growing = RecorderGrowth(source) if isinstance(source, Recorder) else source
+            source = growing.start
         if not isinstance(source, str | Run | Sequence | Mapping):
             raise TypeError(
-                f"`source` must be a formula in x, a Run or several, got {type(source).__name__}. "
+                f"`source` must be a formula in x, a Run or several, or a Recorder, got {type(source).__name__}. "
                 "For a function use lv.Explorer(lv.train(function))."
             )
         metrics = dict(metrics or {})
@@ -139,6 +152,7 @@ class Explorer(_OptionTraits):
         # Before super().__init__, after which ipywidgets would keep an unfinished panel alive.
         self._assign({"target": source} | settings if isinstance(source, str) else settings, preset)
         self._controller = Controller(self, self, self._own_runs, step=self.step, metrics=metrics)
+        self._watch = Watch(growing, self._controller, self) if growing else None
         # What the page is built from goes out with the message that creates the widget.
         self.controls = list_controls(self._names, self._heights)
         self.values = self._values()
@@ -150,6 +164,48 @@ class Explorer(_OptionTraits):
         self.observe(self._on_setting, self._names)
         replace_previous(self)
         self._request()
+        if self._watch:
+            self._watch.start()
+
+    @classmethod
+    def watch(
+        cls,
+        folder: str | os.PathLike[str],
+        model: nn.Module,
+        loss_fn: LossFn,
+        *,
+        device: str | torch.device | None = None,
+        name: str = "",
+        metrics: Mapping[str, Metric] | None = None,
+        **settings: Any,
+    ) -> "Explorer":
+        """Follow a training in another process, which writes snapshots or checkpoints to a folder.
+
+        The folder may be that of a `Recorder`, or one that `Run.from_checkpoints` opens, and need not exist yet. Files
+        that are half-written are read at a later look. *Stop* ends it.
+
+        Args:
+            folder: the folder.
+            model: model, built as it is in the training.
+            loss_fn: loss of a model on fixed data.
+            device: device of the evaluation; the model's by default.
+            name: name in legends.
+            metrics: as for `Explorer`.
+            settings: as for `Explorer` with a run.
+
+        Raises:
+            TypeError, ValueError: as for `Explorer` and `Run.from_model`.
+
+        Example:
+            >>> import torch
+            >>> from tempfile import TemporaryDirectory
+            >>> model = torch.nn.Linear(1, 1)
+            >>> with TemporaryDirectory() as folder:  # in practice, the training is another process
+            ...     explorer = Explorer.watch(folder, model, lambda m: m(torch.ones(4, 1)).square().mean())
+            ...     explorer.close()
+        """
+        growing = FolderGrowth(folder, model, loss_fn, device=device, name=name)
+        return cls(growing, metrics=metrics, **settings)
 
     def _assign(self, settings: dict[str, Any], preset: str) -> None:
         if unknown := sorted(set(settings) - set(self._names)):
@@ -164,7 +220,8 @@ class Explorer(_OptionTraits):
     def __repr__(self) -> str:
         shown = [name for name in ("target", *LANDSCAPE, "step") if name in self._names]
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
-        runs = "".join(f"{run!r}, " for run in self._own_runs.runs) if self._own_runs else ""
+        own = (self.runs or self._own_runs.runs) if self._own_runs else ()
+        runs = "".join(f"{run!r}, " for run in own)
         return f"Explorer({runs}{values})"
 
     @property
@@ -221,15 +278,22 @@ class Explorer(_OptionTraits):
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the figures match the settings.
 
+        While a training is followed, that is once it pauses or has ended, and its whole run is drawn.
+
         Returns:
             False if that takes more than `timeout` seconds, or the settings cannot be drawn.
         """
-        finished = self._controller.worker.wait(timeout)
+        end = None if timeout is None else time.monotonic() + timeout
+        if self._watch and not self._watch.wait(timeout):
+            return False
+        finished = self._controller.worker.wait(None if end is None else max(0.0, end - time.monotonic()))
         self.wait_drawn()
         return finished and not self.state
 
     def close(self) -> None:
         """Stop the work and remove the panel from the page."""
+        if self._watch:
+            self._watch.close()
         if self._built:
             self._controller.worker.close()
         if self.layout is not None:
@@ -255,6 +319,8 @@ class Explorer(_OptionTraits):
             setattr(self, trait, getattr(self, trait) | parts)
 
     def _request(self, *, retrain: bool = False) -> None:
+        if self._watch and not self._watch.has_run:
+            return self._controller.remember(self._values())
         self.work = {"text": "updating", "progress": 0.0}
         self._controller.request(self._values(), retrain=retrain)
 
@@ -300,6 +366,8 @@ class Explorer(_OptionTraits):
     def _on_press(self, button: str) -> None:
         if button == "train":
             self._request(retrain=True)
+        elif button == "stop" and self._watch and self._watch.is_running:
+            self._watch.stop()
         elif button == "stop":
             self._controller.stop()
         elif button == "code":
@@ -350,6 +418,25 @@ class Explorer(_OptionTraits):
             step = {self._opening_step: opening, self._last_step: last}.get(self.step, step)
         self._last_step, self._last_part, self._opening_step, self.step = last, self.part, opening, step
         return step
+
+    def on_growth(self, run_set: RunSet) -> int:
+        """Return the step of the ball on the runs so far: the newest, unless the ball was moved to another one."""
+        first, last = run_set.first_step, run_set.last_step
+        frames = np.unique(np.linspace(first, last, N_FRAMES).astype(int)).tolist()
+        self.timeline = describe_growth(run_set.runs[0]) | {"frames": frames}
+        is_newest = self.step is None or self.step == self._last_step
+        self._last_step = last
+        if is_newest:
+            self.step = last
+        return self.step if self.step is not None else last
+
+    def on_watch(self, text: str, problem: str) -> None:
+        """Show how far the training that is followed has come, and what cannot be read."""
+        self.work = {"text": f"{text} {problem}".strip(), "progress": 0.0} | ({"bad": True} if problem else {})
+
+    def on_settled(self) -> None:
+        """Draw the whole run of a training that pauses or has ended."""
+        self._request()
 
     def on_report(self, report: dict[str, Any]) -> None:
         """Show the numbers at the ball."""

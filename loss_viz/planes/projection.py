@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,8 @@ from loss_viz.runs.weights import WeightRows, column_blocks
 
 LARGEST = 1e140  # products of two such numbers, and of their inverses, are finite and not zero
 SMALL = 1e8  # multiplications: a few hundredths of a second on one thread
+MIN_TURN = 1e-3  # sine of the angle above which principal axes are no longer called so
+TURNED_AXES = "axis 1 of the PC plane", "axis 2 of the PC plane"
 MANY_STEPS = 300  # Lanczos is faster than a full eigendecomposition above this
 
 
@@ -137,6 +139,37 @@ def project_onto(
     orthogonal = path @ np.linalg.qr(directions.T)[1].T
     variance = orthogonal.var(axis=0) * len(weights)
     return Projection(origin, directions, path, off_plane, variance / total, axes)
+
+
+def align_axes(projection: Projection, to: Projection) -> Projection:
+    """Return the same plane with its axes turned, or reversed, to be as close as possible to those of another one.
+
+    The turn is the orthogonal Procrustes solution: of all orthonormal axes of the plane, those with the smallest sum of
+    squared distances to the axes `to`. Each has a product of at least 0 with its counterpart. The plane, the distances
+    to it and the variance that both axes explain together stay as they are; axes that have turned lose their names.
+
+    Args:
+        projection: a plane with principal axes, which are uncorrelated along the run.
+        to: an earlier plane of the same model, with orthonormal axes.
+
+    Example:
+        >>> line = np.outer(np.arange(5.0), [3.0, 4.0, 0.0])
+        >>> old, new = fit_projection(-line), fit_projection(line)
+        >>> reversed_ = replace(old, components=-old.components)
+        >>> aligned = align_axes(new, reversed_)
+        >>> aligned.path[:, 0].round(6).tolist(), aligned.axes
+        ([10.0, 5.0, -0.0, -5.0, -10.0], ('PC1', 'PC2'))
+    """
+    left, _, right = np.linalg.svd(to.components @ projection.components.T)
+    turn = left @ right
+    is_turned = abs(turn[0, 1]) > MIN_TURN
+    return replace(
+        projection,
+        components=turn @ projection.components,
+        path=projection.path @ turn.T,
+        explained_variance_ratio=turn**2 @ projection.explained_variance_ratio,
+        axes=TURNED_AXES if is_turned else projection.axes,
+    )
 
 
 def mean_row(weights: WeightRows, bar: tqdm | None = None) -> Float[np.ndarray, " n_params"]:

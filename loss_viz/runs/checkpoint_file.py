@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,17 @@ def read_counters(path: Path) -> dict[str, int]:
     """Return the step and the epoch that are stored in a checkpoint beside the weights, as far as there are any."""
     try:
         file = find_weights(path)
-        values = _read_values(_check_kind(file)) if file else {}
+        if file is None:
+            return {}
+        about = file.stat()
+        return dict(_read_counters(file, about.st_mtime_ns, about.st_size))
     except Exception:  # a broken file is reported where its weights are read
         return {}
+
+
+@lru_cache(maxsize=2**14)  # a folder that grows is read again and again
+def _read_counters(file: Path, time: int, size: int) -> dict[str, int]:
+    values = _read_values(_check_kind(file))
     places = [place for place in (values, values.get("meta")) if isinstance(place, Mapping)]
     found = {
         kind: [place[name] for name in names for place in places if type(place.get(name)) is int]

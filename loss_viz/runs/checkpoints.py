@@ -112,7 +112,27 @@ def find_checkpoints(
         found, numbers = _sort_by_time(found), list(range(len(found)))
     for note in notes:
         warnings.warn(note, stacklevel=3)
-    return found, np.array(numbers if max(numbers) <= MAX_STEP else range(len(found)), dtype=np.int64)
+    return found, _as_steps(numbers)
+
+
+def _as_steps(numbers: Sequence[int]) -> Int64[np.ndarray, " n"]:
+    return np.array(numbers if max(numbers) <= MAX_STEP else range(len(numbers)), dtype=np.int64)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, in no particular order; none if there is no such folder."""
+    return list(_search(folder)) if folder.is_dir() else []
+
+
+def order_checkpoints(paths: Sequence[Path]) -> tuple[list[Path], Int64[np.ndarray, " n"]]:
+    """Return checkpoints of one folder in the order of the training, and their steps, as `find_checkpoints` does.
+
+    Copies such as `best.pt` are left out without a warning.
+    """
+    notes: list[str] = []
+    found = leave_out_copies(sorted(paths, key=order_naturally), notes)
+    found, numbers = sort_by_step(found, False, notes)
+    return found, _as_steps(numbers)
 
 
 def _check_steps(steps: Sequence[int] | np.ndarray, n: int, order: str) -> list[int]:

@@ -62,6 +62,26 @@ class Snapshot(NamedTuple):
     norms: Norms
 
 
+class Look(NamedTuple):
+    """What a recorder holds at one moment.
+
+    Attributes:
+        snapshots: by step, in increasing order.
+        objective: the loss.
+        changing: names of the tensors that have changed beside the trained ones.
+        step: number of updates so far.
+        is_over: whether recording has ended.
+        is_read: whether `run()` was called after the last update.
+    """
+
+    snapshots: Mapping[int, Snapshot]
+    objective: Objective
+    changing: tuple[str, ...]
+    step: int
+    is_over: bool
+    is_read: bool
+
+
 class Snapshots:
     """Snapshots of every `every`-th step and of the last one; when there are too many, every second one is dropped.
 
@@ -107,11 +127,6 @@ class Snapshots:
     def steps(self) -> Int[np.ndarray, " n"]:
         """Training step of each snapshot."""
         return np.array(list(self._kept), dtype=np.int64)
-
-    @property
-    def norms(self) -> list[Norms]:
-        """Norms of tensors in the optimizers' state at each snapshot."""
-        return [kept.norms for kept in self._kept.values()]
 
     def is_due(self, step: int) -> bool:
         """Return whether to take a snapshot at a step, after dropping old ones if there are too many."""
@@ -178,28 +193,15 @@ class Snapshots:
         known = Checkpoints([last], self.objective.layout)[0] if isinstance(last, Path) else last
         return np.array_equal(known, self.objective.layout.join(tensors).numpy())
 
-    def gather(self) -> tuple[Objective, WeightRows, WeightRows | None]:
-        """Return all weights, and all other tensors that change; rows on disk are read on demand.
+    def look(self) -> tuple[dict[int, Snapshot], tuple[str, ...]]:
+        """Return the snapshots by step, and the names of the other tensors that have changed."""
+        return dict(self._kept), tuple(self._values)
 
-        Returns:
-            The objective with those tensors in its `buffer_layout`; weights; the other tensors, or None.
-        """
-        objective = self.objective.following(self._values)
-        layout = objective.buffer_layout
-        paths = [kept.weights for kept in self._kept.values() if isinstance(kept.weights, Path)]
-        if paths:
-            buffers = Checkpoints(paths, layout, objective.initial_state) if layout.n else None
-            return objective, Checkpoints(paths, objective.layout), buffers
-        rows = np.stack([kept.weights for kept in self._kept.values() if isinstance(kept.weights, np.ndarray)])
-        for step, row in zip(list(self._kept), rows, strict=True):  # the run and the recorder share their memory
-            self._kept[step] = self._kept[step]._replace(weights=row)
-        if not layout.n:
-            return objective, rows, None
-        states = []
-        for kept in self._kept.values():
-            given = {name: torch.as_tensor(value) for name, value in kept.state.items()}
-            states.append(layout.join(dict(objective.initial_state) | given).numpy())
-        return objective, rows, np.stack(states)
+    def share(self, snapshots: Mapping[int, Snapshot], rows: Float[np.ndarray, "n n_params"]) -> None:
+        """Keep the weights of snapshots in the memory of `rows`."""
+        for (step, kept), row in zip(snapshots.items(), rows, strict=True):
+            if self._kept.get(step) is kept:
+                self._kept[step] = kept._replace(weights=row)
 
     def _make_room(self) -> None:
         if len(self._kept) - self._has_tail >= self.limit:
@@ -219,6 +221,28 @@ class Snapshots:
             kept = self._kept.pop(step).weights
             if isinstance(kept, Path):
                 kept.unlink(missing_ok=True)
+
+
+def gather_snapshots(look: Look) -> tuple[Objective, WeightRows, WeightRows | None]:
+    """Return all weights, and all other tensors that change; rows on disk are read on demand.
+
+    Returns:
+        The objective with those tensors in its `buffer_layout`; weights; the other tensors, or None.
+    """
+    objective, kept = look.objective.following(look.changing), look.snapshots.values()
+    layout = objective.buffer_layout
+    paths = [one.weights for one in kept if isinstance(one.weights, Path)]
+    if paths:
+        buffers = Checkpoints(paths, layout, objective.initial_state) if layout.n else None
+        return objective, Checkpoints(paths, objective.layout), buffers
+    rows = np.stack([one.weights for one in kept if isinstance(one.weights, np.ndarray)])
+    return objective, rows, np.stack([join_state(one, objective) for one in kept]) if layout.n else None
+
+
+def join_state(snapshot: Snapshot, objective: Objective) -> Float[np.ndarray, " n_buffers"]:
+    """Return the tensors of a snapshot in memory that `objective.buffer_layout` lists, as one vector."""
+    given = {name: torch.as_tensor(value) for name, value in snapshot.state.items()}
+    return objective.buffer_layout.join(dict(objective.initial_state) | given).numpy()
 
 
 def _as_array(tensor: Tensor) -> np.ndarray | Tensor:
@@ -299,7 +323,8 @@ class Recorder:
         self._own = frozenset(map(id, self.model.parameters()))
         self.step = 0
         self.note = ""
-        self._is_finished = False
+        self._is_finished = self._is_detached = False
+        self._read_at = -1  # step at which `run()` was called last
         self._lock = threading.RLock()
         self._hooks: list[RemovableHandle] = []
         self._parts: set[Part] = set()  # the parts of the model that have optimizers of their own
@@ -366,6 +391,7 @@ class Recorder:
             self._follow(one)
         if self.step == 0 and self._measure_norms():
             self._add()  # the start once more, with the state of a training that goes on
+        self._is_detached = False
         if not self._hooks:
             self._hooks += [
                 register_optimizer_step_pre_hook(_uncompiled(self._before_step)),
@@ -465,6 +491,7 @@ class Recorder:
 
     def detach(self) -> None:
         """Stop recording the steps of all optimizers."""
+        self._is_detached = self._is_detached or bool(self._hooks)
         while self._hooks:
             self._hooks.pop().remove()
 
@@ -481,6 +508,26 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.finish()
+
+    def look(self) -> Look:
+        """Return what is recorded so far. The model is not read, so that the training may go on in another thread."""
+        with self._lock:
+            snapshots, changing = self._snapshots.look()
+            is_over = self._is_finished or self._is_detached or bool(self.note)
+            return Look(
+                snapshots, self._snapshots.objective, changing, self.step, is_over, is_read=self._read_at == self.step
+            )
+
+    def run_of(self, look: Look, **options: Any) -> Run:
+        """Return the run of some snapshots; `options` are those of `evaluate_run`."""
+        objective, weights, buffers = gather_snapshots(look)
+        if isinstance(weights, np.ndarray):
+            with self._lock:
+                self._snapshots.share(look.snapshots, weights)
+        norms = stack_norms([kept.norms for kept in look.snapshots.values()], self.track)
+        step = np.array(list(look.snapshots), dtype=np.int64)
+        about: dict[str, Any] = {"optimizer_state": norms, "name": self.name, "note": self.note}
+        return evaluate_run(objective, weights, step, buffers=buffers, **about, **options)
 
     def run(self, *, progress: bool = True) -> Run:
         """Return the run so far, including the current weights. Recording may continue afterwards.
@@ -508,18 +555,11 @@ class Recorder:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        objective, weights, buffers = self._snapshots.gather()
-        _warn_about_repeats(weights)
-        run = evaluate_run(
-            objective,
-            weights,
-            self._snapshots.steps,
-            buffers=buffers,
-            optimizer_state=stack_norms(self._snapshots.norms, self.track),
-            name=self.name,
-            note=self.note,
-            progress=progress,
-        )
+        look = self.look()
+        run = self.run_of(look, progress=progress)
+        if len(run) > 1:
+            _warn_about_repeats(run.weights)
+        self._read_at = look.step
         if run.note and run.note != self.note:
             warnings.warn(run.note, RuntimeWarning, stacklevel=2)
         return run

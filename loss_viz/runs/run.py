@@ -3,9 +3,11 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 from torch.func import functional_call, vmap
-from tqdm.auto import tqdm
+from tqdm import tqdm
+from tqdm.auto import tqdm as progress_bar
 
 from loss_viz._files import check_destination
 from loss_viz._validation import argument_error, check_array, check_int, check_path, check_type, first_line
@@ -29,6 +32,7 @@ from loss_viz.runs.weights import WeightRows, row_blocks, spread_rows, take_rows
 from loss_viz.tasks.regression import Task
 
 MAX_STEP = 2**53  # integers up to this are exact as floats
+CHUNKS_PER_BLOCK = 8  # of weights, after which a progress bar is advanced
 N_CHECKED = 5  # steps at which losses are compared with those of the model itself
 
 
@@ -345,14 +349,7 @@ class Run:
         check_type("key", key, str, "a string", advice="Leave it out if the files hold the model once.")
         found, step = find_checkpoints(paths, order, steps)
         objective = Objective(model, loss_fn, device=device)
-        check_base(found[0], objective.model)
-        layout = add_file_names(objective.layout, objective.model)
-        key = choose_key(found[0], layout.entries, key)
-        objective = objective.following(find_changing(found, objective, key))
-        weights, buffers = Checkpoints(found, layout, key=key), None
-        if objective.buffer_layout.n:
-            others = add_file_names(objective.buffer_layout, objective.model)
-            buffers = Checkpoints(found, others, objective.initial_state, key)
+        objective, weights, buffers = open_checkpoints(objective, found, key)
         return evaluate_run(
             objective,
             weights,
@@ -374,6 +371,30 @@ def check_run(run: Any) -> None:
     check_type("run", run, Run, "a Run", advice="Pass the result of `loss_viz.train` or recorder.run().")
 
 
+def open_checkpoints(
+    objective: Objective, paths: Sequence[Path], key: str = ""
+) -> tuple[Objective, Checkpoints, Checkpoints | None]:
+    """Return the objective with the tensors that change in its `buffer_layout`, the weights, and those tensors.
+
+    Args:
+        objective: loss of the model.
+        paths: checkpoints in order.
+        key: as for `Checkpoints`.
+
+    Raises:
+        ValueError: if a checkpoint cannot be read or belongs to another model.
+    """
+    check_base(paths[0], objective.model)
+    layout = add_file_names(objective.layout, objective.model)
+    key = choose_key(paths[0], layout.entries, key)
+    objective = objective.following(find_changing(paths, objective, key))
+    weights = Checkpoints(paths, layout, key=key)
+    if not objective.buffer_layout.n:
+        return objective, weights, None
+    others = add_file_names(objective.buffer_layout, objective.model)
+    return objective, weights, Checkpoints(paths, others, objective.initial_state, key)
+
+
 def evaluate_run(
     objective: Objective,
     weights: WeightRows,
@@ -384,8 +405,22 @@ def evaluate_run(
     name: str = "",
     note: str = "",
     progress: bool = True,
+    check: LossCheck | None = None,
+    bar: tqdm | None = None,
 ) -> Run:
     """Evaluate the loss at recorded weights, and return the run up to the first row that is not finite.
+
+    Args:
+        objective: the loss.
+        weights: the recorded weights.
+        step: number of updates at each row.
+        buffers: the other tensors that change, at each row.
+        optimizer_state: norms of optimizer tensors, by name.
+        name: name in legends.
+        note: why the run ended early.
+        progress: show a progress bar if it takes more than a second.
+        check: comparison with the model itself; made here if None.
+        bar: progress bar to advance instead; exceptions it raises stop the work.
 
     Raises:
         ValueError: if the weights or the loss are not finite in the first row.
@@ -394,15 +429,18 @@ def evaluate_run(
     n_rows = len(weights)
     # Before the losses, because it may change how they are evaluated.
     some = spread_rows(n_rows, N_CHECKED)
-    check = objective.check_losses(weights[some], take_rows(buffers, some))
+    check = check or objective.check_losses(weights[some], take_rows(buffers, some))
     if not check.passed:
         note = f"{describe_check(check)} {note}".strip()
-    with tqdm(total=n_rows, desc="losses of the run", delay=1, leave=False, disable=not progress) as bar:
-        for rows in row_blocks(weights.shape):
+    own = progress_bar(
+        total=n_rows, desc="losses of the run", delay=1, leave=False, disable=not progress or bar is not None
+    )
+    with own if bar is None else nullcontext(bar) as shown:
+        for rows in row_blocks(weights.shape, CHUNKS_PER_BLOCK * objective.chunk_size):
             block = weights[rows]
             loss[rows] = objective(block, take_rows(buffers, rows))
             good = np.isfinite(loss[rows]) & np.isfinite(block).all(axis=1)
-            bar.update(len(good))
+            shown.update(len(good))
             if not good.all():
                 n_rows = rows.start + int(good.argmin())
                 break

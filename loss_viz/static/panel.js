@@ -52,7 +52,8 @@ class Balls {
       const row = findRow(run.step, step);
       parts[named("curve_step", i)] = { x: [run.step[row]], y: [run.loss[row]] };
       for (const [pane, { shape, runs, ...axis }] of Object.entries(this.panes)) {
-        const { x, y, loss, height } = mapValues(runs[i], (values) => values[row]);
+        // The surface of a training that goes on may end some steps before its curve.
+        const { x, y, loss, height } = mapValues(runs[i], (values) => values[Math.min(row, values.length - 1)]);
         parts[named(`${pane}_error`, i)] = { x: [x, x], y: [y, y], z: [loss, height] };
         parts[named(`${pane}_ball`, i)] = {
           ...shape,
@@ -704,11 +705,12 @@ class Panel {
   }
 
   showHeadline() {
-    const { last = 0, headlines = [] } = this.model.get("timeline");
+    const { last = 0, headlines = [], live = false } = this.model.get("timeline");
     if (this.model.get("state") === "training") return this.headline.replaceChildren("Training …");
     const { step } = this;
     const here = headlines.find(({ start, end }) => start <= step && step <= end);
-    const count = element("b", { textContent: `Step ${inWords(step)} of ${inWords(last)}` });
+    const isNewest = live && step >= last; // the training goes on from here
+    const count = element("b", { textContent: `Step ${inWords(step)}${isNewest ? "" : ` of ${inWords(last)}`}` });
     this.headline.replaceChildren(count, here ? `: ${here.text}` : "");
     const losses = this.lossesAt(step).join(", ");
     this.slider.setAttribute("aria-valuetext", `step ${step}, loss ${losses}${here ? `, ${here.text}` : ""}`);
