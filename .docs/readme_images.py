@@ -1,4 +1,4 @@
-"""Images of the README, after the site was built: `python .docs/readme_images.py` (needs kaleido and Chrome)."""
+"""Film and images of the README, after the site was built: `python .docs/readme_images.py` (with kaleido, Chrome)."""
 
 import io
 import json
@@ -15,6 +15,12 @@ IMAGES = HERE.parent / ".github" / "images"
 PAGES = HERE / "_build" / "html" / "notebooks"
 FIGURES = {"01": 6, "03": 3, "04": 0, "05": 5}  # index of the figure on each page
 SIZE = (420, 280)
+
+
+def write_film() -> None:
+    """Write the film at the top: the ball on x^3, at 1.5 times the 800 pixels at which pages show it."""
+    land = lv.landscape(lv.train("x^3"))
+    lv.export_gif(land, IMAGES / "plateau.gif", log=True, notes=False, n_frames=90, width=1200, height=720)
 
 
 def write_comparison() -> None:
@@ -47,5 +53,6 @@ def write_thumbnails() -> None:
 
 
 if __name__ == "__main__":
+    write_film()
     write_comparison()
     write_thumbnails()

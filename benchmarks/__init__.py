@@ -1,1 +1,1 @@
-"""Benchmarks: one command for each set of measurements that the README and the documentation state."""
+"""Benchmarks: one command for each set of measurements that the documentation states."""

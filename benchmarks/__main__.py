@@ -69,13 +69,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="number of threads of PyTorch and NumPy")
     parser.add_argument("--quick", action="store_true", help="three repeats instead of seven")
     parser.add_argument("--only", choices=SECTIONS, help="measure one section only")
-    parser.add_argument("--readme", action="store_true", help="update table and figure of the README")
+    parser.add_argument("--docs", action="store_true", help="update table and figure of .docs/speed.md")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU that PyTorch can use, but there is none.")
-    if options.readme and options.only:
-        parser.error("--readme needs all sections; leave out --only.")
+    if options.docs and options.only:
+        parser.error("--docs needs all sections; leave out --only.")
     tables: list[str] = []
 
     def show(text: str) -> None:
@@ -92,7 +92,7 @@ def main() -> None:
     name = f"{options.only or 'all'}-{options.device}"
     paths = report.save(options.out, name, facts, results, "\n\n".join(tables))
     figure = plot.plot(options.out / f"{name}.png", results, machine)
-    if options.readme:
+    if options.docs:
         report.insert(report.write_summary(results, machine))
         if figure:
             shutil.copyfile(figure, report.FIGURE)

@@ -1,4 +1,4 @@
-"""Errors of three kinds of picture under the run: `python -m benchmarks.fidelity` prints the README's table.
+"""Errors of three kinds of picture under the run: `python -m benchmarks.fidelity` prints the table of .docs/truth.md.
 
 Each entry is the worst of five seeds: median, 90th percentile and start of the factor between the surface and the true
 loss along the path. All columns use the same runs. The last two are about `sigma="auto"`: the median held-out factor

@@ -1,4 +1,4 @@
-"""Results as Markdown tables and as JSON, and the summary in the README."""
+"""Results as Markdown tables and as JSON, and the summary in the documentation."""
 
 import json
 import os
@@ -19,9 +19,9 @@ from .speed import NAIVE, Result
 from .targets import Target, find_fastest
 from .timing import Comparison, Spread, format_number
 
-README = Path("README.md")
+PAGE = Path(".docs/speed.md")
 FIGURE = Path(".github/images/speed.png")
-MARKS = "<!-- speed: written by python -m benchmarks --readme -->\n", "<!-- end of speed -->\n"
+MARKS = "<!-- speed: written by python -m benchmarks --docs -->\n", "<!-- end of speed -->\n"
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _to_plain(value: Any) -> Any:
 
 
 def write_summary(results: dict[str, Any], machine: str) -> str:
-    """Return the README's summary: speedups of `run.objective` on each network, and a sentence for each landscape."""
+    """Return the summary: speedups of `run.objective` on each network, and a sentence for each landscape."""
     objective: list[Result] = results["objective"]
     names = list(dict.fromkeys(one.baseline for result in objective for one in result.comparisons))
     rows = [[name, *(_write_speedup(result, name) for result in objective)] for name in names]
@@ -147,7 +147,7 @@ def write_summary(results: dict[str, Any], machine: str) -> str:
     return "\n".join([table(head, rows), "", *sentences, "", machine, ""])
 
 
-def insert(text: str, page: Path = README, marks: tuple[str, str] = MARKS) -> None:
+def insert(text: str, page: Path = PAGE, marks: tuple[str, str] = MARKS) -> None:
     """Replace the text between two marks.
 
     Raises:

@@ -187,17 +187,21 @@ class Requests(HTMLParser):
         self.addresses += [value for name, value in attrs if name == wanted and value]
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Build the site without warnings; the notebooks are not executed. LOSS_VIZ_SITE names one with executed notebooks."""
+    if "LOSS_VIZ_SITE" in os.environ:
+        return Path(os.environ["LOSS_VIZ_SITE"]) / "html"
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-M", "html", DOCS, folder, "-q", "-W", "-D", "nb_execution_mode=off"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return folder / "html"
+
+
 @pytest.mark.slow
 @needs_sphinx
-def test_the_site_builds_without_warnings_and_makes_no_requests_to_other_sites(tmp_path):
-    """The notebooks are not executed here; LOSS_VIZ_SITE=FOLDER examines a site with executed notebooks instead."""
-    folder = Path(os.environ.get("LOSS_VIZ_SITE", tmp_path))
-    if folder == tmp_path:
-        options = ["-q", "-W", "-D", "nb_execution_mode=off"]
-        command = [sys.executable, "-m", "sphinx", "-M", "html", DOCS, folder, *options]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
-    site = folder / "html"
+def test_the_site_makes_no_requests_to_other_sites(site):
     pages = sorted(site.rglob("*.html"))
     assert {page.stem for page in pages} >= {path.stem for path in [*PAGES, *(ROOT / "notebooks").glob("*.ipynb")]}
     for page in pages:
@@ -212,6 +216,27 @@ def test_the_site_builds_without_warnings_and_makes_no_requests_to_other_sites(t
         assert f'id="loss_viz.{name}"' in reference, name
     assert "<math" in read(site / "method.html")
     assert "\\theta" not in read(site / "method.html")
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@needs_sphinx
+def test_no_page_is_wider_than_its_window(site):
+    from lab import open_chromium
+
+    too_wide = []
+    with open_chromium() as browser:
+        page = browser.new_page()
+        for file in sorted(site.rglob("*.html")):
+            page.goto(file.as_uri())
+            for width in (390, 768, 1024, 1280, 1440, 1920):
+                page.set_viewport_size({"width": width, "height": 900})
+                extra = page.evaluate("document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth")
+                too_wide += [(file.name, width, extra)] if extra > 0 else []
+        table = page.goto((site / "truth.html").as_uri()) and page.locator("table").first
+        page.set_viewport_size({"width": 390, "height": 900})
+        assert table.evaluate("table => table.scrollWidth > table.parentElement.clientWidth")  # and scrolls in its box
+    assert not too_wide
 
 
 @needs_sphinx

@@ -24,7 +24,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COLAB = f"https://colab.research.google.com/github/{SLUG}/blob/main/notebooks/{{}}"
 BINDER = f"https://mybinder.org/v2/gh/{SLUG}/main?urlpath=lab/tree/notebooks/{{}}"
 LINK = re.compile(
-    r"(?:git\+https://github\.com|mybinder\.org/v2/gh|colab\.research\.google\.com/github)/([\w.-]+/[\w.-]+)"
+    r"(?:git(?:\+| clone )https://github\.com|mybinder\.org/v2/gh|colab\.research\.google\.com/github)/([\w.-]+/[\w.-]+)"
 )
 
 CELL = f"""\

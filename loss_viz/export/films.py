@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tqdm.auto import tqdm as progress_bar
 
 from loss_viz._files import atomic_write, check_destination
-from loss_viz._validation import argument_error, check_int, extra_error
+from loss_viz._validation import argument_error, check_bool, check_int, extra_error
 from loss_viz.export.images import check_look, check_matplotlib
 from loss_viz.figures.surface import choose_steps
 from loss_viz.landscapes.landscape import Landscape, check_landscape
@@ -35,6 +35,7 @@ def export_gif(
     log: bool = False,
     min_support: float = 0.0,
     rotate: float = 0.0,
+    notes: bool = True,
     duration: int = 60,
     last_frame: int = 1500,
     progress: bool = True,
@@ -55,6 +56,8 @@ def export_gif(
         min_support: leave the surface open where its support is below this value, from 0 to 1.
         rotate: angle by which the viewpoint moves around the vertical axis until the last frame, in degrees. Any
             rotation makes a GIF about ten times larger.
+        notes: write title, errors and warnings around the picture, and draw a color bar. Without them each frame has a
+            headline, which says what the run does at its step.
         duration: time per frame, in milliseconds; a GIF stores hundredths of a second.
         last_frame: time the last frame is shown, in milliseconds.
         progress: show a progress bar if it takes more than a second.
@@ -79,7 +82,7 @@ def export_gif(
     """
     place = check_destination(path, ".gif", advice="A still is written by export_image, a video by export_mp4.")
     view = {"n_frames": n_frames, "width": width, "height": height, "log": log, "min_support": min_support}
-    view |= {"rotate": rotate, "duration": duration, "last_frame": last_frame}
+    view |= {"rotate": rotate, "notes": notes, "duration": duration, "last_frame": last_frame}
     film = _build_film("export_gif", landscape, view)
     n = len(film.shots)
     samples = np.unique(np.linspace(0, n - 1, N_SAMPLES).astype(int)).tolist()
@@ -103,6 +106,7 @@ def export_mp4(
     log: bool = False,
     min_support: float = 0.0,
     rotate: float = 0.0,
+    notes: bool = True,
     duration: int = 60,
     last_frame: int = 1500,
     progress: bool = True,
@@ -131,7 +135,7 @@ def export_mp4(
     place = check_destination(path, ".mp4", advice="A still is written by export_image, a GIF by export_gif.")
     write_frames = _find_encoder()
     view = {"n_frames": n_frames, "width": width, "height": height, "log": log, "min_support": min_support}
-    view |= {"rotate": rotate, "duration": duration, "last_frame": last_frame}
+    view |= {"rotate": rotate, "notes": notes, "duration": duration, "last_frame": last_frame}
     film = _build_film("export_mp4", landscape, view, even=True)
     tags = ["-metadata", f"comment={film.settings}", "-movflags", "+faststart", "-crf", "20"]
     options: dict[str, Any] = {"fps": 1000 / duration, "quality": None, "macro_block_size": 2, "output_params": tags}
@@ -178,6 +182,7 @@ def _build_film(export: str, landscape: Landscape, view: dict[str, Any], *, even
     if even and (view["width"] % 2 or view["height"] % 2):
         size = f"{view['width']} x {view['height']}"
         raise argument_error("width", f"A video needs an even `width` and `height`, got {size}. Add a pixel.")
+    check_bool("notes", view["notes"])
     check_look(view["log"], view["min_support"], view["rotate"])
     check_int("n_frames", view["n_frames"], 2, 10_000, advice="Use 60.")
     check_int("duration", view["duration"], *DURATIONS, advice="It counts milliseconds: use 60.")
@@ -189,8 +194,8 @@ def _build_film(export: str, landscape: Landscape, view: dict[str, Any], *, even
     angles = np.linspace(0.0, view["rotate"], len(steps)).tolist()
     pixels = view["width"], view["height"]
     dpi = DPI * max(MIN_ZOOM, min(np.divide(pixels, REFERENCE_SIZE).tolist()))
-    look = {"log": view["log"], "min_support": view["min_support"], "rotations": sorted(set(angles))}
-    page = Page(landscape, size=(pixels[0] / dpi, pixels[1] / dpi), dpi=dpi, step=steps[0], **look)
+    look = {name: view[name] for name in ("log", "min_support", "notes")} | {"rotations": sorted(set(angles))}
+    page = Page(landscape, size=(pixels[0] / dpi, pixels[1] / dpi), dpi=dpi, step=steps[0], headline=True, **look)
     settings = to_json(landscape.settings | {"export": export, "view": view})
     return FrameSequence(page, list(zip(steps, angles, strict=True)), settings)
 

@@ -20,6 +20,7 @@ from matplotlib.ticker import FixedLocator
 from matplotlib.transforms import Bbox
 from PIL import Image
 
+from loss_viz.diagnostics.headlines import write_headlines
 from loss_viz.diagnostics.report import assess, write_factor
 from loss_viz.export.plots import (
     draw_contours,
@@ -30,12 +31,13 @@ from loss_viz.export.plots import (
     set_log_ticks,
     turn,
 )
-from loss_viz.figures.captions import caption, write_notes
+from loss_viz.figures.captions import STANDING, caption, write_notes
 from loss_viz.figures.loss_axis import Scale, fit_scale
 from loss_viz.figures.style import COLORSCALE, FAINT, GRID_COLOR, TEXT_COLOR, pick_colors
 from loss_viz.landscapes.landscape import Landscape
 
 TICKS = 0.85  # size of the numbers on the axes, relative to the labels
+HEADLINE, LETTER = 1.6, 0.7  # largest size of the headline, likewise; width of its letters, relative to their size
 BAR = 5.5  # width of the color bar and its numbers, in heights of the labels
 HIDDEN = 0.1  # visible fraction below which a ball counts as hidden
 
@@ -53,6 +55,7 @@ class Page:
         min_support: leave the surface open where its support is below this value.
         rotations: angles from which the surface will be seen, in degrees; it is fully visible from all of them.
         notes: write title, errors and warnings around the picture, and draw a color bar.
+        headline: write above the picture what the run does at the step; `notes` has other words there.
         font: font family.
         font_size: size of the labels, in points.
         line_width: width of the trajectory, in points.
@@ -73,6 +76,7 @@ class Page:
         min_support: float = 0.0,
         rotations: Sequence[float] = (0.0,),
         notes: bool = True,
+        headline: bool = False,
         font: str | None = None,
         font_size: float = 9.0,
         line_width: float = 2.4,
@@ -88,6 +92,9 @@ class Page:
             self._width, self._height = size[0] * 72, size[1] * 72  # in points
             top, bottom, right = 0.0, 0.0, 0.0
             self._caption: Text | None = None
+            self._headline: Text | None = None
+            if headline and not notes:
+                top = self._write_headline()
             if notes:
                 top, bottom, right = self._write_head(), self._write_notes(), BAR * font_size
                 self._draw_colorbar(scale)
@@ -153,6 +160,15 @@ class Page:
         self._caption = words
         return top
 
+    def _write_headline(self) -> float:
+        """Make room for a headline and the caption, and return the height of both in points."""
+        longest = max(len(write_headline(self._landscape, step)) for step in self._landscape.run_set.step.tolist())
+        size = min(HEADLINE, self._width / (LETTER * longest * self._size))
+        self._headline = self._write("", self._height - 0.9 * self._size, size, va="top", fontweight="bold")
+        below = (0.9 + 1.6 * size) * self._size
+        self._caption = self._write("", self._height - below, 1.05, va="top", color=FAINT)
+        return below + 1.7 * self._size
+
     def _write_notes(self) -> float:
         """Write the notes at the bottom, and return their height in points."""
         lines = write_notes(self._landscape, int(self._width / (0.48 * self._size)))
@@ -199,8 +215,23 @@ class Page:
         """Write the caption, which depends on the step."""
         if self._caption is None:
             return
+        if self._headline is not None:
+            self._headline.set_text(write_headline(self._landscape, step))
         visible = self._scene.visible() if self._scene else None
-        self._caption.set_text("\n".join(self._wrap(describe_step(self._landscape, step, visible), 1.05)))
+        text = describe_step(self._landscape, step, visible)
+        if self._headline is not None:  # which says the step
+            text = text.partition(", ")[2]
+        self._caption.set_text("\n".join(self._wrap(text, 1.05)))
+
+
+def write_headline(landscape: Landscape, step: int) -> str:
+    """Return what a single run does at a step, as the panel says it; of several runs the step."""
+    run_set = landscape.run_set
+    where = f"Step {step:,} of {run_set.last_step:,}"
+    if len(run_set.runs) > 1:
+        return where
+    headlines = write_headlines(run_set.runs[0], assess(landscape).plateaus[0])
+    return f"{where}: {next(each.text for each in headlines if step <= each.end)}"
 
 
 def describe_step(landscape: Landscape, step: int, visible: Sequence[float] | None = None) -> str:
@@ -226,7 +257,7 @@ def describe_step(landscape: Landscape, step: int, visible: Sequence[float] | No
 def describe_landscape(landscape: Landscape, step: int) -> str:
     """Return the words of a figure as one paragraph: title, errors, step and notes."""
     words = [*strip_markup(caption(landscape)), describe_step(landscape, step)]
-    return ". ".join(words) + ". " + " ".join(write_notes(landscape, 10_000))
+    return ". ".join(words) + ". " + " ".join([*write_notes(landscape, 10_000), STANDING])
 
 
 @contextmanager

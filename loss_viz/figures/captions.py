@@ -11,6 +11,8 @@ from loss_viz.planes.projection import Projection
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import RunSet
 
+# Holds for every picture: for files that are read without this documentation.
+STANDING = "Explained variance does not measure fidelity."
 SMALL = "<span style='font-size:12px'>{}</span>"
 
 
@@ -26,16 +28,18 @@ def caption(landscape: Landscape) -> str:
 
 
 def write_notes(landscape: Landscape, width: int) -> list[str]:
-    """Return the small print below a picture, in lines of at most `width` characters: variance and warnings."""
+    """Return the small print below a picture, in lines of at most `width` characters: what is of this picture alone.
+
+    What holds for all pictures is said once, in the documentation and by `STANDING`.
+    """
     share, report = landscape.explained_variance_ratio.sum(), assess(landscape)
-    of = "each height is an average of losses" if landscape.blend.of == "losses" else "each height is one network's"
-    sentences = [f"{of[0].upper()}{of[1:]}. {share:.1%} of the variance, which does not measure fidelity."]
-    if landscape.plane == "local":
-        sentences.append(f"The planes follow {report.following:.0%} of a displacement.")
+    sentences = [f"{share:.1%} of the variance."]
+    if landscape.blend.of == "losses":
+        sentences.insert(0, "Each height is an average of losses.")
     n_checked = sum(check.n for check in report.checks if check.passed)
     sentences += [f"Losses checked at {n_checked} steps against the model itself."] if n_checked else []
     sentences += report.warnings
-    return [line for sentence in sentences for line in wrap(sentence, width)]
+    return [line for sentence in [" ".join(sentences[:2]), *sentences[2:]] for line in wrap(sentence, width)]
 
 
 def name_surface(run_set: RunSet, *, plane: str, k: int, sigma: float | str) -> str:

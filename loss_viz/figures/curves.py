@@ -33,6 +33,9 @@ from loss_viz.runs.run_set import Runs, RunSet, stack_runs
 
 TIMES = ("linear", "log")
 MARGIN_TICKS = (0.1, 1, 10, 100, 1000)
+# Names at the ends of curves: for up to so many runs, more have a legend; pixels from one to the next, and per letter.
+MAX_NAMED, NAME_GAP, LETTER = 8, 17, 9.5
+NEAR_ENDS = 0.15  # of the axis of the step: ends of curves closer than this must not overlap
 STRIP, REST = [0.0, 0.24], [0.32, 1.0]  # heights of the margin and of the loss above it, as shares of the figure
 
 
@@ -59,11 +62,13 @@ def loss_curve_figure(
     time: str = "linear",
     levels: Mapping[str, float | int] | None = None,
     margin: Margin | None = None,
+    title: str = "",
     height: int = 380,
 ) -> go.Figure:
     """Draw the training loss of one or more runs against the step.
 
-    Bands mark the plateaus of a single run, with the polynomial fit or the level that each matches.
+    Bands mark the plateaus of a single run, with the polynomial fit or the level that each matches. The curves of
+    several runs have their names at their ends; more than eight have a legend.
 
     Args:
         runs: one run, or several in a list or dict; they need not share a model.
@@ -73,6 +78,7 @@ def loss_curve_figure(
         levels: losses by name that plateaus are compared with, as for `find_plateaus`.
         margin: what `measure_margin` returns for a single run, drawn below the loss at the lower end of each bracket;
             `1/64` stands for any margin below it, 1024 for any above. Below 1, the step raised the loss.
+        title: title of the figure, such as what it shows; it may contain HTML as Plotly understands it.
         height: height of the figure, in pixels.
 
     Raises:
@@ -90,13 +96,17 @@ def loss_curve_figure(
     several = run_set.runs
     check_bool("log", log)
     check_choice("time", time, TIMES, advice="Choose one of them.")
+    check_type("title", title, str, "a text", advice="Say what the figure shows.")
     if margin is not None:
         _check_margin(margin, several)
     low, high = min(run.loss.min() for run in several), max(run.loss.max() for run in several)
     if log:
         check_positive(low)
     figure = go.Figure(curve_traces(run_set, step))
-    figure.update_layout(layout(height), showlegend=len(several) > 1, margin={"t": 24, "r": 16})
+    figure.update_layout(layout(height), showlegend=len(several) > MAX_NAMED, margin={"t": 24, "r": 16})
+    if title:
+        heading = {"text": f"<b>{title}</b>", "x": 0, "xref": "paper", "font": {"size": 15}}
+        figure.update_layout(title=heading, margin={"t": 56})
     figure.update_xaxes(flat_axis("step"))
     if time == "log":
         figure.update_xaxes(type="log", dtick=1)
@@ -105,6 +115,12 @@ def loss_curve_figure(
         plateaus, first = find_plateaus(several[0], levels), int(time == "log")
         shapes, names = plateau_bands(plateaus, first), _name_plateaus(plateaus, first, log=log, time=time)
         figure.update_layout(shapes=shapes, annotations=names)
+    elif len(several) <= MAX_NAMED:
+        names = _name_curves(run_set, height - (136 if title else 104), log=log, time=time)
+        figure.update_layout(annotations=names, margin={"r": 16 + LETTER * max(map(len, run_set.titles))})
+        first, last = run_set.first_step, run_set.last_step
+        if first < last and last > 1:  # else Plotly extends the axis for the names
+            figure.update_xaxes(range=[first, last] if time == "linear" else np.log10([max(first, 1), last]).tolist())
     if margin is not None:
         figure.add_scatter(name="margin", **margin_arrays(margin), **MARGIN_STYLE, yaxis="y2")
         figure.update_layout(yaxis={"domain": REST}, xaxis={"anchor": "y2"})
@@ -176,6 +192,31 @@ def _name_plateaus(plateaus: Sequence[Plateau], first: int, *, log: bool, time: 
         x = np.log10(ends).mean() if time == "log" else ends.mean()
         place = {"x": float(x), "y": np.log10(plateau.level) if log else plateau.level}
         annotations.append(style | place | {"text": f"plateau at {plateau.level:.3g}{fit}"})
+    return annotations
+
+
+def _name_curves(run_set: RunSet, height: float, *, log: bool, time: str) -> list[dict[str, Any]]:
+    """Return the name of each run at the end of its curve, as annotations; names that would overlap are moved up.
+
+    `height` is that of the axis, in pixels.
+    """
+    ends, colors = [], pick_colors(len(run_set.runs))
+    for run, name, color in zip(run_set.runs, run_set.titles, colors, strict=True):
+        finite = np.flatnonzero(np.isfinite(run.loss))
+        if len(finite):
+            step, loss = run.step[finite[-1]], run.loss[finite[-1]]
+            x, y = np.log10(max(step, 1)) if time == "log" else step, np.log10(loss) if log else loss
+            ends.append((float(x), float(y), f"<b>{escape(name, quote=False)}</b>", color))
+    drawn = np.concatenate([run.loss[np.isfinite(run.loss)] for run in run_set.runs])
+    low, high = (np.log10([drawn.min(), drawn.max()]) if log else (drawn.min(), drawn.max())) if len(drawn) else (0, 1)
+    pixels, width = height / 1.1 / max(high - low, 1e-300), max((end[0] for end in ends), default=1.0)
+    annotations, placed = [], []
+    for x, y, text, color in sorted(ends, key=lambda end: end[1]):
+        at = float((y - low) * pixels)
+        top = max([at, *(other + NAME_GAP for where, other in placed if abs(where - x) < NEAR_ENDS * width)])
+        placed.append((x, top))
+        style = {"showarrow": False, "xanchor": "left", "xshift": 6, "yshift": top - at, "font": {"color": color}}
+        annotations.append(style | {"x": x, "y": y, "text": text})
     return annotations
 
 

@@ -27,7 +27,7 @@ def test_nine_steps_of_ten_are_within_p90():
 @pytest.mark.parametrize("seed", [None, 0, 1, 2, 3, 4])
 @pytest.mark.parametrize("target", TARGETS)
 def test_defaults_are_faithful(target, seed, post_landscapes):
-    """The figures that the README states: the default seed and five others for each task."""
+    """The figures that the documentation states: the default seed and five others for each task."""
     if seed is None:
         land = post_landscapes[target]
     else:

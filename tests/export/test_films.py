@@ -613,6 +613,24 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(land, tm
     assert str(error.value).endswith('Install it with: pip install "loss_viz[film]"')
 
 
+def test_a_film_without_notes_says_what_the_run_does(post_runs, race):
+    run = post_runs["x^3"]
+    land = lv.landscape(run, resolution=5, plane="flat", progress=False)
+    page = build_page(land, notes=False, headline=True)
+    width = page._figure.bbox.width
+    for step, said in (
+        (551, "Step 551 of 2,000: stuck. All it has learned is the best straight line."),
+        (2000, "learned"),
+    ):
+        page.render(step)
+        assert said in page._headline.get_text()
+        assert page._caption.get_text().startswith(f"true loss {land.path_loss[step]:.4g}, surface")
+        assert page._headline.get_window_extent().width < width
+    page = build_page(race, notes=False, headline=True)
+    page.render(40)
+    assert page._headline.get_text() == "Step 40 of 80"
+
+
 def test_progress_bars_can_be_turned_off(land, tmp_path, monkeypatch):
     bars = []
 

@@ -247,14 +247,14 @@ def test_notes_are_in_the_file_or_on_the_page(land, tmp_path):
     for notes in (False, True):
         path = lv.export_image(land, tmp_path / "figure.svg", notes=notes, dpi=60, width="180mm")
         root, sizes, _ = read_svg(path)
-        assert any("which does not measure fidelity" in words for words in sizes) == notes
+        assert any("of the variance" in words for words in sizes) == notes
         [about] = root.iter("{http://purl.org/dc/elements/1.1/}description")
-        assert "which does not measure fidelity" in about.text
+        assert "Explained variance does not measure fidelity." in about.text
         assert f"step 60, true loss {land.path_loss[60]:.4g}" in about.text
     pdf = lv.export_image(land, tmp_path / "figure.pdf", dpi=60).read_bytes()
     [subject] = re.findall(rb"/Subject \((.*?[^\\])\)", pdf, re.DOTALL)
     plain = re.sub(rb"\\(.)", rb"\1", subject, flags=re.DOTALL).decode("utf-16")
-    assert "which does not measure fidelity" in plain
+    assert "Explained variance does not measure fidelity." in plain
 
 
 @pytest.mark.parametrize("suffix", ["pdf", "svg", "png"])

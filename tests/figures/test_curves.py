@@ -30,6 +30,33 @@ def test_what_lies_beyond_the_range_is_drawn_at_its_ends_and_said():
     assert arrays["text"][3] == "above 1024"
 
 
+def test_several_curves_have_their_names_at_their_ends_and_none_overlap(run):
+    runs = {"long": run, "same": run, "<b>short": run.cut(slice(0, 10))}
+    for time, last in (("linear", 59), ("log", np.log10(59))):
+        figure = lv.loss_curve_figure(runs, log=True, time=time)
+        assert not figure.layout.showlegend
+        names = {name.text: name for name in figure.layout.annotations}
+        assert set(names) == {"<b>long</b>", "<b>same</b>", "<b>&lt;b&gt;short</b>"}
+        first, second = names["<b>long</b>"], names["<b>same</b>"]
+        assert first.x == second.x == pytest.approx(last)
+        assert first.y == pytest.approx(np.log10(run.loss[-1]))
+        assert abs(first.yshift - second.yshift) >= 15
+        assert figure.layout.xaxis.range[1] == pytest.approx(last)
+        assert {name.font.color for name in names.values()} == {trace.line.color for trace in figure.data}
+    assert names["<b>&lt;b&gt;short</b>"].x == pytest.approx(np.log10(9))
+
+
+def test_more_runs_than_names_have_room_have_a_legend(run):
+    figure = lv.loss_curve_figure([run] * 9)
+    assert figure.layout.showlegend
+    assert not figure.layout.annotations
+
+
+def test_a_title_says_what_the_figure_shows(run):
+    assert lv.loss_curve_figure(run, title="It waits").layout.title.text == "<b>It waits</b>"
+    assert lv.loss_curve_figure(run).layout.title.text is None
+
+
 def test_a_margin_of_another_run_is_refused(run):
     margin = lv.measure_margin(run, progress=False)
     for runs in ([run, run], run.cut(slice(0, 5))):

@@ -144,7 +144,7 @@ def test_the_notes_warn_about_variance_and_folds(post_landscapes):
     land = post_landscapes["sin(3x)"]
     small = lv.surface_figure(land).layout.annotations[1].text
     share = land.explained_variance_ratio.sum()
-    assert f"{share:.1%} of the variance, which does not measure fidelity" in small
+    assert f"{share:.1%} of the variance. Losses checked at 5 steps against the model itself." in small
     assert "the surface can show only one of" in small.replace("<br>", " ")
 
 

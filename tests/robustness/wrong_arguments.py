@@ -273,6 +273,7 @@ def list_cases(folder):
     yield "map_figure", call(lv.map_figure, factors=np.ones((5, 5)), title="map"), "landscape", of_a_landscape
     yield "map_figure", figures["map_figure"], "factors", [*ARRAY, np.ones((4, 5)), np.zeros((5, 5)), -np.ones((5, 5))]
     yield "map_figure", figures["map_figure"], "title", TEXT
+    yield "loss_curve_figure", figures["loss_curve_figure"], "title", TEXT
     yield "geometry_figure", lv.geometry_figure, "geometry", [*THING, sharpness]
     yield "geometry_figure", figures["geometry_figure"], "sharpness", [*without(THING, None), geometry]
     small = {"landscape": land, "width": 320, "height": 240}
@@ -297,7 +298,8 @@ def list_cases(folder):
     yield "export_image", still, "dpi", [*WHOLE, 0, 10**30]
     yield "export_image", still, "font", without(TEXT, None)
     yield "export_image", still, "font_size", [*NUMBER, 0]
-    yield "export_image", still, "notes", FLAG
+    for name, export in (("export_image", still), ("export_gif", film)):
+        yield name, export, "notes", FLAG
     yield "Landscape.to_mesh", call(land.to_mesh, path=folder / "a.stl"), "log", FLAG
     yield "Landscape.to_mesh", land.to_mesh, "path", [*PATH, "text", "a.txt", folder]
     for name in ("n_frames", "duration", "last_frame"):
