@@ -8,14 +8,14 @@ from pathlib import Path
 import plotly
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # for `pages`
+sys.path.insert(0, str(HERE))  # for `pages` and `wall`
 BUILD = HERE / "_build"
 PANELS = BUILD / "panels"  # written by opening.py while the notebooks run; deleted together with their cache
 PANELS.mkdir(parents=True, exist_ok=True)
 
 project = "loss_viz"
 version = release = importlib.metadata.version(project)
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb", "pages"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb", "pages", "wall"]
 exclude_patterns = ["_build"]
 default_role = "py:obj"  # `code` in docstrings becomes a link if it is a public name
 

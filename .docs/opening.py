@@ -15,18 +15,23 @@ import loss_viz as lv
 
 NAME = "NOTEBOOK"  # pages.py inserts the name, and a digest of loss_viz, so that outputs are cached per version: DIGEST
 FOLDER = Path("../_build/panels")  # conf.py copies it to _static
+STILL = {"width": 300, "height": 225, "dpi": 288}  # in CSS pixels: about the size of a tile of the gallery
+MOST_PARAMS = 10_000  # of networks of which several strides are offered; others take long
 numbers = count(1)
 
 
 def show_panel(explorer: lv.Explorer) -> None:
-    """Show the page of `export_html`, with a few k and σ to choose from, in place of the panel."""
+    """Show the page of `export_html`, with a few k and σ to choose from, in place of the panel; write a still too."""
     explorer.wait()
     path = FOLDER / f"{NAME}_{next(numbers)}.html"
-    strides = {1, 5, 20} if explorer.run.task else set()  # other networks take long
     land = explorer.landscape
+    small = explorer.run.objective.n_params <= MOST_PARAMS
+    strides = {k for k in (1, 5, 20) if small and 2 * k < min(map(len, explorer.runs))}
     choice = {"k": sorted(strides | {land.k})} if land.plane == "local" else {}
-    settings = choice | {"sigma": ["auto", 0.02, 0.06], "step": explorer.step}
-    lv.export_html(land, path, **settings, progress=False)
+    choice |= {"sigma": ["auto", 0.02, 0.06]} if len(land.planes) > 1 else {}
+    lv.export_html(land, path, **choice, step=explorer.step, progress=False)
+    log = min(land.loss.min(), land.path_loss.min()) > 0  # as the page opens
+    lv.export_image(land, path.with_suffix(".png"), **STILL, step=explorer.step, log=log)
     caption = "The panel needs a running kernel. This precomputed page replaces it."
     url = f"../_static/{path.name}"
     frame = f'<iframe src="{url}" title="{caption}" loading="lazy"></iframe>'

@@ -16,7 +16,7 @@ from sphinx.domains.python import PyObject
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-HIDDEN = {"tags": ["remove-cell"]}
+HIDDEN, FOLDED = {"tags": ["remove-cell"]}, {"tags": ["hide-input"]}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -35,7 +35,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def copy_notebooks(app: Sphinx) -> None:
-    """Copy the notebooks next to the pages, each with opening.py as a hidden first cell; folded cells are hidden too.
+    """Copy the notebooks next to the pages, each with opening.py as a hidden first cell; folded cells stay folded.
 
     Sphinx reads a copy again if it has changed, and runs it if its code is not in the cache.
     """
@@ -46,8 +46,10 @@ def copy_notebooks(app: Sphinx) -> None:
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
-            if cell["metadata"].get("jupyter", {}).get("source_hidden"):
+            if cell["id"] == "colab":
                 cell["metadata"] |= HIDDEN
+            elif cell["metadata"].get("jupyter", {}).get("source_hidden"):
+                cell["metadata"] |= FOLDED
         notebook["cells"].insert(0, opening | {"source": template.replace("NOTEBOOK", path.stem)})
         text, copy = json.dumps(notebook), HERE / "notebooks" / path.name
         if not copy.exists() or copy.read_text(encoding="utf-8") != text:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from inspect import isfunction
 from pathlib import Path
 
+import nbformat
 import plotly.graph_objects as go
 import pytest
 
@@ -250,3 +251,53 @@ def test_images_on_other_sites_are_replaced_by_their_text(monkeypatch):
     pages.replace_badges(None, page)
     assert "Launch" in page.astext()
     assert [image["uri"] for image in page.findall(pages.nodes.image)] == ["own.png"]
+
+
+def write_notebook(path, *cells, **metadata):
+    notebook = nbformat.v4.new_notebook(metadata=metadata)
+    kinds = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
+    notebook.cells = [kinds[kind](text) for kind, text in cells]
+    nbformat.write(notebook, path)
+
+
+@needs_sphinx
+def test_the_wall_has_a_tile_for_each_notebook_that_opens_a_panel(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    wall = importlib.import_module("wall")
+    notebooks, panels = tmp_path / "notebooks", tmp_path / "panels"
+    notebooks.mkdir()
+    panels.mkdir()
+    links = "[Open in Colab](https://a.example/b.ipynb) ·\n[Launch on Binder](https://c.example)"
+    text = f"# Why is *it* <slow>?\n\n{links}\n\nIt waits for [*x³*](x.md). Then it\ngoes on."
+    opens = ("code", "explorer = lv.Explorer(run)\nexplorer")
+    write_notebook(notebooks / "02_b.ipynb", ("code", "import loss_viz as lv"), ("markdown", text), opens)
+    write_notebook(notebooks / "01_a.ipynb", ("markdown", "# A\n\nText."), opens, finding="It was `this`.")
+    write_notebook(notebooks / "03_c.ipynb", ("markdown", "# C\n\nNo panel."), ("code", "lv.surface_figure(land)"))
+    for name in ("02_b_2.png", "02_b_1.png", "02_b_1.html", "03_c_1.png"):
+        (panels / name).touch()
+    tiles = wall.list_tiles(notebooks, panels)
+    assert tiles == [
+        wall.Tile("01_a", "A", "It was `this`.", ""),
+        wall.Tile("02_b", "Why is *it* <slow>?", "It waits for *x³*.", "02_b_1"),
+    ]
+    html = wall.write_wall(tiles)
+    assert Requests(html).addresses == ["_static/02_b_1.png"]
+    assert re.findall(r'href="([^"]*)"', html) == [
+        *["notebooks/01_a.html"] * 2,
+        *["_static/02_b_1.html", "notebooks/02_b.html", "_static/02_b_1.html", "notebooks/02_b.html"],
+    ]
+    assert "<p>It was <code>this</code>.</p>" in html
+    assert '<a href="notebooks/02_b.html">Why is <em>it</em> &lt;slow&gt;?</a>' in html
+    assert 'alt="Why is it &lt;slow&gt;?"' in html
+    write_notebook(notebooks / "04_d.ipynb", ("markdown", "No title."), opens)
+    with pytest.raises(ValueError, match=r"04_d\.ipynb needs a title"):
+        wall.list_tiles(notebooks, panels)
+
+
+@needs_sphinx
+def test_findings_on_the_wall_are_short(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    wall = importlib.import_module("wall")
+    tiles = wall.list_tiles(ROOT / "notebooks", DOCS / "_build" / "panels")
+    assert len(tiles) >= 3
+    assert {tile.name: tile.finding for tile in tiles if len(tile.finding) > 160} == {}
