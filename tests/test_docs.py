@@ -190,7 +190,7 @@ class Requests(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Build the site without warnings; the notebooks are not executed. LOSS_VIZ_SITE names one with executed notebooks."""
+    """Build the site without warnings or executed notebooks; LOSS_VIZ_SITE names one in which they are executed."""
     if "LOSS_VIZ_SITE" in os.environ:
         return Path(os.environ["LOSS_VIZ_SITE"]) / "html"
     folder = tmp_path_factory.mktemp("site")
