@@ -116,7 +116,7 @@ def loss_curve_figure(
         shapes, names = plateau_bands(plateaus, first), _name_plateaus(plateaus, first, log=log, time=time)
         figure.update_layout(shapes=shapes, annotations=names)
     elif len(several) <= MAX_NAMED:
-        names = _name_curves(run_set, height - (136 if title else 104), log=log, time=time)
+        names = _name_curves(run_set, float(height - (136 if title else 104)), log=log, time=time)
         figure.update_layout(annotations=names, margin={"r": 16 + LETTER * max(map(len, run_set.titles))})
         first, last = run_set.first_step, run_set.last_step
         if first < last and last > 1:  # else Plotly extends the axis for the names

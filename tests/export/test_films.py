@@ -128,7 +128,7 @@ def test_the_whole_box_is_visible_between_the_words(land, size, rotations):
     ends = np.array([scene.axes.get_xlim(), scene.axes.get_ylim(), scene.axes.get_zlim()])
     corners = np.array(np.meshgrid(*ends)).reshape(3, -1).T
     above, notes = page._caption, page._figure.texts[-1]
-    assert notes.get_text().startswith("Each height")
+    assert "of the variance" in notes.get_text()
     for rotate in rotations:
         assert page.render(60, rotate).size == size
         columns, rows = (scene._project(corners)[:, :2] / SUPERSAMPLING + scene._corner * [1, -1]).T

@@ -32,7 +32,7 @@ def test_what_lies_beyond_the_range_is_drawn_at_its_ends_and_said():
 
 def test_several_curves_have_their_names_at_their_ends_and_none_overlap(run):
     runs = {"long": run, "same": run, "<b>short": run.cut(slice(0, 10))}
-    for time, last in (("linear", 59), ("log", np.log10(59))):
+    for time, last in (("linear", 60), ("log", np.log10(60))):
         figure = lv.loss_curve_figure(runs, log=True, time=time)
         assert not figure.layout.showlegend
         names = {name.text: name for name in figure.layout.annotations}
