@@ -217,7 +217,7 @@ class Controller:
         """Draw the surface of growing runs at the pace that leaves the training alone, unless there is other work."""
         shown = self.view.run_set if self.view else None
         with self._drawing:
-            if shown is not self.run_set and self.worker.wait(0):
+            if shown is not self.run_set and self.worker.wait(0.0):
                 self.worker.submit(Request(self._settings, retrain=False, is_paced=True))
 
     @property
