@@ -59,7 +59,7 @@ MAX_RUNS = 4  # cached runs
 MAX_RUN_BYTES = 2**26  # weights of all cached runs; the latest run is kept in any case
 MAX_TRAINING_BYTES = 2**28
 SECONDS_PER_FRAME = 0.1  # between redraws during training
-TRAINING_SHARE = 0.02  # CPU time, as a share of the time that passes, while a training goes on
+TRAINING_SHARE = 0.02  # of the time that passes, for the work of the panel while a training goes on
 MARGIN_SECONDS = 3.0
 WIDTH_ERROR_SECONDS = 3.0  # the widest kernels need the losses of every plane at every anchor
 
@@ -234,7 +234,7 @@ class Controller:
         """Draw the surface of growing runs at the pace that leaves the training alone, unless there is other work."""
         shown = self.view.run_set if self.view else None
         with self._drawing:
-            if shown is not self.run_set and self.worker.wait(0):
+            if shown is not self.run_set and self.worker.wait(0.0):
                 self.worker.submit(Request(self._settings, retrain=False, is_paced=True))
 
     @property
@@ -474,7 +474,8 @@ class Controller:
         plateaus, complete = self._plateaus.plateaus, view.landscape is not None
         key = ("growing", view.scale.log) if self._is_growing else (view.run_set, view.projection.axes, view.scale.log)
         updates = update_all(view, plateaus, min_support=min_support, aim=key != self._aimed)
-        self.figures.wait_drawn(0.5)
+        if not self._is_growing:
+            self.figures.wait_drawn(0.5)
         with self._drawing:
             check()
             self.view, self._aimed = view, key

@@ -1,4 +1,4 @@
-"""Keeps the CPU time of background work below a share of the time that passes."""
+"""Keeps background work below a share of the time that passes."""
 
 import threading
 import time
@@ -9,13 +9,16 @@ POLL_SECONDS = 0.1
 
 
 class Pacer:
-    """A lock whose holder rests after each piece of work, so that the CPU time stays below a share.
+    """A lock whose holder rests after each piece of work, so that the work stays below a share of the time.
 
     Work of a thread that holds the lock is followed by a rest in proportion. Only one thread works at a time, and
     others may work while it rests.
 
     Args:
-        share: CPU time as a share of the time that passes.
+        share: duration of the work as a share of the time that passes.
+
+    Attributes:
+        spent: CPU time of all work so far.
 
     Example:
         >>> with Pacer(0.5) as pacer:
@@ -63,6 +66,8 @@ class Pacer:
         self._began, self._cpu = time.monotonic(), time.thread_time()
 
     def _charge(self) -> None:
-        cost = time.thread_time() - self._cpu
-        self.spent += cost
+        self.spent += time.thread_time() - self._cpu
+        # Not the CPU time: on a busy machine the thread may hold the interpreter lock, for which the training waits,
+        # while the system runs something else.
+        cost = time.monotonic() - self._began
         self._free_at = max(self._free_at, self._began) + cost / self._share
