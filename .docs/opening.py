@@ -16,7 +16,6 @@ import loss_viz as lv
 NAME = "NOTEBOOK"  # pages.py inserts the name, and a digest of loss_viz, so that outputs are cached per version: DIGEST
 FOLDER = Path("../_build/panels")  # conf.py copies it to _static
 STILL = {"width": 300, "height": 225, "dpi": 288}  # in CSS pixels: about the size of a tile of the gallery
-MOST_PARAMS = 10_000  # of networks of which several strides are offered; others take long
 numbers = count(1)
 
 
@@ -25,10 +24,10 @@ def show_panel(explorer: lv.Explorer) -> None:
     explorer.wait()
     path = FOLDER / f"{NAME}_{next(numbers)}.html"
     land = explorer.landscape
-    small = explorer.run.objective.n_params <= MOST_PARAMS
-    strides = {k for k in (1, 5, 20) if small and 2 * k < min(map(len, explorer.runs))}
-    choice = {"k": sorted(strides | {land.k})} if land.plane == "local" else {}
-    choice |= {"sigma": ["auto", 0.02, 0.06]} if len(land.planes) > 1 else {}
+    strides, widths = ((1, 5, 20), ["auto", 0.02, 0.06]) if explorer.run.task else ((5, 20), ["auto", 0.06])  # slower
+    shortest = min(map(len, explorer.runs))
+    choice = {"k": sorted({land.k, *(k for k in strides if 2 * k < shortest)})} if land.plane == "local" else {}
+    choice |= {"sigma": widths} if len(land.planes) > 1 else {}
     lv.export_html(land, path, **choice, step=explorer.step, progress=False)
     log = min(land.loss.min(), land.path_loss.min()) > 0  # as the page opens
     lv.export_image(land, path.with_suffix(".png"), **STILL, step=explorer.step, log=log)
