@@ -139,7 +139,7 @@ def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
     last = max(int(run_set.step[row]) for row in run_set.nearest_rows(step))
     panes = build_templates(replace(run_set, names=tuple(escape(name, quote=False) for name in run_set.names)))
     outputs = choose_rows(run_set, MAX_OUTPUTS // len(_task_points(run_set)[0])) if "fit" in panes else None
-    functions = outputs and encode_outputs(run_set, outputs)
+    functions = encode_outputs(run_set, outputs) if outputs else None
     balls = partial(describe_balls, run_set, plateaus, outputs=functions, chosen=drawn)
     pictures = _encode_landscapes(variants, plateaus, drawn, balls, store)
     kinds = list(pictures[0]["axes"])
@@ -164,7 +164,7 @@ def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
         "variance": variance_row(opening.projection)[1:],
         "summary": summarize(run_set, plateaus),
         "recipe": to_script(opening.settings, _find_placeholders(opening)),
-        "parts": _encode_common(run_set, plateaus, drawn, store, limits=functions and functions["limits"]),
+        "parts": _encode_common(run_set, plateaus, drawn, store, limits=functions["limits"] if functions else None),
         "notes": _write_notes(variants, drawn, outputs),
         "arrays": store.arrays,
     }

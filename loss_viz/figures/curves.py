@@ -210,7 +210,8 @@ def _name_curves(run_set: RunSet, height: float, *, log: bool, time: str) -> lis
     drawn = np.concatenate([run.loss[np.isfinite(run.loss)] for run in run_set.runs])
     low, high = (np.log10([drawn.min(), drawn.max()]) if log else (drawn.min(), drawn.max())) if len(drawn) else (0, 1)
     pixels, width = height / 1.1 / max(high - low, 1e-300), max((end[0] for end in ends), default=1.0)
-    annotations, placed = [], []
+    annotations: list[dict[str, Any]] = []
+    placed: list[tuple[float, float]] = []  # of the names so far: x, and the height in pixels
     for x, y, text, color in sorted(ends, key=lambda end: end[1]):
         at = float((y - low) * pixels)
         top = max([at, *(other + NAME_GAP for where, other in placed if abs(where - x) < NEAR_ENDS * width)])

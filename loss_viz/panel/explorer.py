@@ -20,7 +20,7 @@ from loss_viz._validation import check_choice
 from loss_viz.diagnostics.fidelity import SigmaCurve
 from loss_viz.diagnostics.headlines import describe_growth, describe_timeline, opening_step
 from loss_viz.diagnostics.plateaus import Plateau
-from loss_viz.figures.assets import read_plotly, read_static
+from loss_viz.figures.assets import read_static
 from loss_viz.figures.live import build_templates
 from loss_viz.figures.surface import surface_figure
 from loss_viz.landscapes.compute import Metric
@@ -104,7 +104,7 @@ class Explorer(_OptionTraits):
         >>> explorer.close()
     """
 
-    _esm = "\n".join([read_plotly(), read_static("figure_widget.js"), read_static("panel.js")])
+    _esm = read_static("figure_widget.js") + read_static("panel.js")
     _css = read_static("figure_widget.css") + "\n" + read_static("panel.css")
     # What the front end shows around the figures. It reports input in messages, because a wrong value must not change
     # a setting.

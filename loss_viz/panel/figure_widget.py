@@ -13,7 +13,13 @@ import traitlets
 from loss_viz.figures.assets import read_plotly, read_static
 
 Updates = Mapping[str, Mapping[str, Any]]
-RENDER = "export default { render: (widget) => renderFigures(widget).close };"
+RENDER = """
+async function render({ model, el }) {
+  await loadPlotly(model);
+  return renderFigures({ model, el }).close;
+}
+export default { render };
+"""
 WIRE_DTYPES = {"f": "float32", "i": "uint32", "u": "uint32"}
 
 
@@ -44,8 +50,10 @@ class LiveFigures(anywidget.AnyWidget):
         >>> figures.hidden = ["curve"]
     """
 
-    _esm = "\n".join([read_plotly(), read_static("figure_widget.js"), RENDER])
+    _esm = read_static("figure_widget.js") + RENDER
     _css = read_static("figure_widget.css")
+    # Not in `_esm`, which anywidget gives two seconds to load: else it drops all messages of the kernel.
+    _plotly = traitlets.Unicode(read_plotly() + "\nexport default module.exports;").tag(sync=True)
     panes = traitlets.Dict().tag(sync=True)
     state = traitlets.Unicode("").tag(sync=True)  # badge text while the figures are out of date
     summary = traitlets.Unicode("").tag(sync=True)  # text alternative for screen readers
@@ -105,7 +113,7 @@ class LiveFigures(anywidget.AnyWidget):
                 self._answering = True
                 self._drawn_changed.notify_all()
         elif message.get("kind") == "open":
-            self.send_state()
+            self.send_state([key for key in self.keys if not key.startswith("_")])
         elif message.get("kind") == "click":
             for handler in self._handlers:
                 handler(message)

@@ -143,6 +143,7 @@ function openPage() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ({ matches }) => (theme.dark = matches));
   // Without hover, Plotly's buttons would cover the title permanently.
   if (matchMedia("(hover: none)").matches) CONFIG.displayModeBar = false;
+  Plotly = module.exports; // at the head of this script
   set({ ...data.values });
   render({ model, el: find("picture") });
 }

@@ -767,7 +767,8 @@ class Panel {
   }
 }
 
-function render({ model, el }) {
+async function render({ model, el }) {
+  await loadPlotly(model);
   const panel = new Panel(model, el);
   return () => panel.close();
 }
