@@ -19,6 +19,7 @@ const THEMES = {
 const CONFIG = { displaylogo: false, showSendToCloud: false, toImageButtonOptions: { filename: "loss_viz", scale: 2 } };
 const CLICK_RADIUS = 4; // pixels: a press that moves less is a click, otherwise a camera drag
 const HOVER_MS = 150; // between two points of the surface that are asked for
+const MOVING_MS = 500; // between two pictures of a movement
 const REST_MS = 200; // without new pictures, until words and axes follow
 const SETTLE_FRAMES = 12; // a scene keeps moving for some frames after the last pointer event
 
@@ -75,6 +76,7 @@ function mix(rgba, paper) {
 class Pane {
   constructor(model, name, listeners) {
     Object.assign(this, { model, name, ...listeners, drawnUpdates: {}, appliedLayout: {}, vertexColors: {} });
+    Object.assign(this, { drewAt: -Infinity, isCoarse: false });
     this.waiting = {}; // changes of the layout that are not yet drawn
     Object.assign(this, { opened: false, ready: false, drawn: false, closed: false, held: false });
     this.gd = document.createElement("div");
@@ -269,7 +271,8 @@ class Pane {
     const draws = [];
     for (const [i, values] of edits) {
       const drawing = this.scene ? this.findMesh(i) : this.findPath(i, values);
-      if (!drawing || !Object.keys(values).every((key) => DIRECT.has(key))) return false;
+      const isEmpty = (values.x || gd._fullData[i].x || []).length === 0;
+      if (!drawing || isEmpty || !Object.keys(values).every((key) => DIRECT.has(key))) return false;
       draws.push(() => {
         for (const trace of [gd.data[i], gd._fullData[i]]) {
           for (const [key, value] of Object.entries(values)) setAt(trace, key.split("."), value);
@@ -277,9 +280,37 @@ class Pane {
         drawing(gd._fullData[i]);
       });
     }
-    draws.forEach((draw) => draw());
-    if (this.scene && draws.length) this.scene.glplot.redraw();
-    return true;
+    try {
+      draws.forEach((draw) => draw());
+      if (!this.scene || !draws.length) return true;
+      const now = performance.now();
+      if (now - this.drewAt < MOVING_MS) this.setPixelRatio(1);
+      this.drewAt = now;
+      this.scene.glplot.redraw();
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  // Draws fewer pixels while pictures follow each other, which doubles their number where WebGL has no GPU.
+  setPixelRatio(ratio) {
+    const { glplot } = this.scene;
+    const { canvas, pixelRatio } = glplot;
+    if (ratio === pixelRatio) return;
+    const [width, height] = [canvas.width, canvas.height].map((side) => Math.round((side / pixelRatio) * ratio));
+    Object.assign(glplot, { pixelRatio: ratio });
+    Object.assign(canvas, { width, height });
+    this.isCoarse = ratio < this.gd._context.plotGlPixelRatio;
+  }
+
+  // Draws what has waited until the pictures rest.
+  async settle(camera) {
+    if (this.isCoarse) {
+      this.setPixelRatio(this.gd._context.plotGlPixelRatio);
+      this.scene.glplot.redraw();
+    }
+    await this.drawFully(new Map(), {}, camera);
   }
 
   // Returns a function that draws a 3D trace.
@@ -314,7 +345,7 @@ class Pane {
   }
 
   get waits() {
-    return Object.keys(this.waiting).length > 0;
+    return this.isCoarse || Object.keys(this.waiting).length > 0;
   }
 
   resize() {
@@ -361,7 +392,7 @@ function renderFigures({ model, el, slots = {} }) {
   // Draws the words that have waited, and says that the figures are complete.
   const finish = async () => {
     drawing = true;
-    for (const pane of shown) if (!pane.held) await pane.drawFully(new Map(), {}, camera);
+    for (const pane of shown) if (!pane.held) await pane.settle(camera);
     drawing = false;
     if (dirty) redraw();
     else if (!shown.some((pane) => pane.waits)) showState();
