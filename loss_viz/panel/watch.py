@@ -105,7 +105,8 @@ class Watch:
 
     def _look(self) -> bool:
         """Look once; return whether that was the last time."""
-        progress = self._source.look()
+        with self._controller.pacer:
+            progress = self._source.look()
         is_over = progress.is_over or self._stopped.is_set()
         self._note_growth(progress)
         if len(progress.steps) < MIN_STEPS and not (is_over and len(progress.steps) > 1):

@@ -272,7 +272,7 @@ def test_a_training_in_another_process_is_followed_through_its_folder(quick, mon
         seen.add(explorer.step)
         time.sleep(0.05)
     assert writer.returncode == 0
-    assert len(seen) > 3
+    assert seen - {None, 120}
     assert explorer.wait(60.0)
     run = lv.load_run(folder, build_plain(), loss_fn)
     np.testing.assert_array_equal(explorer.run.loss, run.loss)
