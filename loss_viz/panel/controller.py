@@ -39,7 +39,7 @@ from loss_viz.figures.live import (
 )
 from loss_viz.figures.loss_axis import fit_scale
 from loss_viz.landscapes.compute import Metric, Pipeline
-from loss_viz.landscapes.grid import check_view
+from loss_viz.landscapes.grid import Sampling, check_view
 from loss_viz.landscapes.held_out import list_candidates
 from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.objective.batching import limit_torch_threads, trim_heap
@@ -55,6 +55,7 @@ from loss_viz.runs.training import Training, build_training, check_memory, run_t
 from loss_viz.settings import LANDSCAPE, NO_PLANE, TRAINING, LandscapeSettings, TrainSettings
 
 BUNDLED_RUN = Path(__file__).parent / "bundled_run.safetensors"
+BUNDLED_CHOICE: dict[str, Any] = {"plane": "local", "k": 5}  # what "auto" takes for it
 MAX_RUNS = 4  # cached runs
 MAX_RUN_BYTES = 2**26  # weights of all cached runs; the latest run is kept in any case
 MAX_TRAINING_BYTES = 2**28
@@ -312,7 +313,11 @@ class Controller:
             bundled = None if self.run_set else find_bundled_run(request.settings)
             if bundled:
                 shown = self._show_runs(bundled, request.settings, check)
-                self._draw_landscape(shown, request.settings, check)
+                chosen = LandscapeSettings(**{name: request.settings[name] for name in LANDSCAPE})
+                if (chosen.plane, chosen.k) == ("auto", "auto"):
+                    chosen = replace(chosen, **BUNDLED_CHOICE)
+                meter = ProgressMeter(check, lambda _: None)
+                self._draw_coarse(Pipeline(shown), chosen, request.settings, meter, check)
             self._training = bundled is None
             whole = self._train(request.settings, check, drawn=bundled is None)
             self.run_cache.add(request.settings, whole)
@@ -357,12 +362,17 @@ class Controller:
                 return
             chosen = replace(chosen, plane=plane, k=k)
             check_view(run_set, chosen)
-            surface = next(pipeline.surfaces(chosen, meter))
-            log = {"linear": False, "log": True}.get(settings["loss_axis"])
-            scale = fit_scale([surface.loss, run_set.loss], log=log, name="loss")
-            sampling = pipeline.sampling(chosen, meter)
-            self._draw(ViewState(sampling, surface, chosen.sigma, scale), settings["min_support"], check)
-            self._near = sampling.projection
+            self._near = self._draw_coarse(pipeline, chosen, settings, meter, check).projection
+
+    def _draw_coarse(
+        self, pipeline: Pipeline, chosen: LandscapeSettings, settings: Settings, meter: ProgressMeter, check: Check
+    ) -> Sampling:
+        """Draw the coarsest surface, without its errors."""
+        surface, sampling = next(pipeline.surfaces(chosen, meter)), pipeline.sampling(chosen, meter)
+        log = {"linear": False, "log": True}.get(settings["loss_axis"])
+        scale = fit_scale([surface.loss, pipeline.run_set.loss], log=log, name="loss")
+        self._draw(ViewState(sampling, surface, chosen.sigma, scale), settings["min_support"], check)
+        return sampling
 
     def _train(self, settings: Settings, check: Check, *, drawn: bool) -> RunSet:
         """Train; if `drawn`, the curve and the network are drawn meanwhile."""
