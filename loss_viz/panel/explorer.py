@@ -69,6 +69,9 @@ _OptionTraits: Any = traitlets.MetaHasTraits(
 )
 
 
+RENDER = "export default asWidget((model, el) => { const panel = new Panel(model, el); return () => panel.close(); });"
+
+
 class Explorer(_OptionTraits):
     """A panel that trains a network, or takes your runs, and draws the loss landscape.
 
@@ -104,7 +107,7 @@ class Explorer(_OptionTraits):
         >>> explorer.close()
     """
 
-    _esm = read_static("figure_widget.js") + read_static("panel.js")
+    _esm = "\n".join([*map(read_static, ("figure_widget.js", "panel.js", "anywidget.js")), RENDER])
     _css = read_static("figure_widget.css") + "\n" + read_static("panel.css")
     # What the front end shows around the figures. It reports input in messages, because a wrong value must not change
     # a setting.

@@ -13,13 +13,7 @@ import traitlets
 from loss_viz.figures.assets import read_plotly, read_static
 
 Updates = Mapping[str, Mapping[str, Any]]
-RENDER = """
-async function render({ model, el }) {
-  await loadPlotly(model);
-  return renderFigures({ model, el }).close;
-}
-export default { render };
-"""
+RENDER = "export default asWidget((model, el) => renderFigures({ model, el }).close);"
 WIRE_DTYPES = {"f": "float32", "i": "uint32", "u": "uint32"}
 
 
@@ -50,9 +44,8 @@ class LiveFigures(anywidget.AnyWidget):
         >>> figures.hidden = ["curve"]
     """
 
-    _esm = read_static("figure_widget.js") + RENDER
+    _esm = "\n".join([read_static("figure_widget.js"), read_static("anywidget.js"), RENDER])
     _css = read_static("figure_widget.css")
-    # Not in `_esm`, which anywidget gives two seconds to load: else it drops all messages of the kernel.
     _plotly = traitlets.Unicode(read_plotly() + "\nexport default module.exports;").tag(sync=True)
     panes = traitlets.Dict().tag(sync=True)
     state = traitlets.Unicode("").tag(sync=True)  # badge text while the figures are out of date

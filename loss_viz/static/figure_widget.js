@@ -1,15 +1,7 @@
 // Front end of `LiveFigures`: Plotly figures side by side. Arrays arrive as binary buffers, one update per trace, and
 // only the newest state is drawn. The browser decides only what belongs to it: theme, sizes, pointer events, and the
 // camera that all 3D panes share.
-let Plotly = null;
-
-// Loads Plotly from its source, which the kernel sends.
-async function loadPlotly(model) {
-  if (Plotly) return;
-  const url = URL.createObjectURL(new Blob([model.get("_plotly")], { type: "text/javascript" }));
-  Plotly = (await import(url)).default;
-  URL.revokeObjectURL(url);
-}
+let Plotly = null; // set by the script that this is a part of
 
 const ARRAYS = { float32: Float32Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
 const THEMES = {

@@ -145,7 +145,7 @@ function openPage() {
   if (matchMedia("(hover: none)").matches) CONFIG.displayModeBar = false;
   Plotly = module.exports; // at the head of this script
   set({ ...data.values });
-  render({ model, el: find("picture") });
+  new Panel(model, find("picture"));
 }
 
 openPage();

@@ -766,11 +766,3 @@ class Panel {
     this.figures.close();
   }
 }
-
-async function render({ model, el }) {
-  await loadPlotly(model);
-  const panel = new Panel(model, el);
-  return () => panel.close();
-}
-
-export default { render };
