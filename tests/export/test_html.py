@@ -427,7 +427,8 @@ class Page:
         self.page.wait_for_function(
             """() => {
                 const {asked, drawn} = document.getElementById('lossviz-picture')?.dataset || {};
-                return asked && asked === drawn;
+                const picture = document.querySelector('.lossviz-picture');
+                return asked && asked === drawn && picture.getAttribute('aria-busy') === 'false';
             }""",
             timeout=90_000,
         )
@@ -578,7 +579,8 @@ def test_what_is_drawn_directly_looks_like_a_full_redraw(opened):
         moved = look(pane)
         opened.slide("step", 20)
         same, other = (np.abs(picture - directly).mean() for picture in (again, moved))
-        assert same < 0.2 * other, name  # Plotly leaves out points of a line that hardly matter
+        # Plotly leaves out points of the network's line that are on the way between their neighbors.
+        assert same < (0.5 if name == "fit" else 0.01) * other, name
 
 
 def look(pane):

@@ -111,7 +111,7 @@ def test_the_notebook_draws_what_the_library_computes(explored):
     [plateau] = lv.find_plateaus(land.run)
     [step] = panel.trace("curve", "step", "x")
     assert step == (plateau.start + plateau.end) // 2
-    assert panel.trace("fit", "network", "y") == pytest.approx(land.run.predict(int(step)).tolist(), abs=1e-5)
+    assert panel.trace("fit", "network", "y") == pytest.approx(land.run.predict(int(step)).tolist(), abs=1e-4)
 
 
 MOVES = {
