@@ -336,7 +336,7 @@ def describe_balls(
         outputs: what `encode_outputs` returns.
         chosen: rows of each run to send; all by default.
     """
-    rows: Sequence[Any] = chosen or [slice(None)] * len(run_set.runs)
+    rows: Sequence[Any] = [slice(None)] * len(run_set.runs) if chosen is None else chosen
     pairs = list(zip(run_set.runs, rows, strict=True))
     views = {"surface": view, "beside": view and view.second and ViewState.of(view.second, view.scale)}
     return {
