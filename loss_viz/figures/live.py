@@ -50,6 +50,7 @@ from loss_viz.landscapes.grid import Sampling
 from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.planes.local_planes import choose_anchors
 from loss_viz.planes.projection import Projection
+from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import RunSet
 
 MAX_OUTPUTS = 2**18  # outputs sent, over all points and steps: 2621 steps for 100 points
@@ -481,13 +482,17 @@ def merge_updates(*several: Updates) -> Updates:
 
 def summarize(run_set: RunSet, plateaus: Sequence[Plateau]) -> str:
     """Return the picture in words, for screen readers."""
-    runs = "; ".join(
-        f"{name or 'a run'} of {len(run)} steps, from loss {run.loss[0]:.3g} to {run.loss[-1]:.3g}"
-        for name, run in zip(run_set.names, run_set.runs, strict=True)
-    )
+    runs = "; ".join(_describe_run(name, run) for name, run in zip(run_set.names, run_set.runs, strict=True))
     sentences = [
         f" It lies on a plateau at loss {plateau.level:.3g} from step {plateau.start} to {plateau.end}."
         for plateau in plateaus
         if len(run_set.runs) == 1
     ]
     return f"Loss landscape of {runs}.{''.join(sentences)}"
+
+
+def _describe_run(name: str, run: Run) -> str:
+    if len(run) == 1:
+        return f"{name or 'a model'} of loss {run.loss[0]:.3g}"
+    n_steps = run.step[-1] - run.step[0]
+    return f"{name or 'a run'} of {n_steps:,} steps, from loss {run.loss[0]:.3g} to {run.loss[-1]:.3g}"

@@ -697,7 +697,7 @@ def test_the_page_is_accessible_and_sends_nothing(opened):
     sliders = ("training step", "stride k", "smoothing σ")
     for word in ('heading "x^3"', 'combobox "loss axis"', 'button "play"', *(f'slider "{name}"' for name in sliders)):
         assert word in snapshot
-    assert 'figure "Loss landscape of a run of 61 steps' in snapshot
+    assert 'figure "Loss landscape of a run of 60 steps' in snapshot
     titles = (
         "() => Array.from(document.querySelectorAll('.modebar-btn'), b => b.getAttribute('data-title') || '').join()"
     )
