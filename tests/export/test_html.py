@@ -569,18 +569,19 @@ def test_what_is_drawn_directly_looks_like_a_full_redraw(opened):
     opened.slide("step", 20)
     assert page.evaluate("() => full") == 0
     page.wait_for_timeout(300)
-    for name in ("surface", "curve", "fit"):
+    # Plotly leaves out points of the network's line that are on the way between their neighbors.
+    for name, limit in {"surface": 0.01, "curve": 0.01, "fit": 0.5}.items():
         pane = page.locator(f".lossviz-pane-{name}")
         directly = look(pane)
-        page.evaluate("pane => Plotly.redraw(document.querySelector(pane))", f".lossviz-pane-{name}")
-        page.wait_for_timeout(300)
-        again = look(pane)
         opened.slide("step", 60)
-        moved = look(pane)
+        moved = np.abs(look(pane) - directly).mean()
         opened.slide("step", 20)
-        same, other = (np.abs(picture - directly).mean() for picture in (again, moved))
-        # Plotly leaves out points of the network's line that are on the way between their neighbors.
-        assert same < (0.5 if name == "fit" else 0.01) * other, name
+        page.evaluate("pane => Plotly.redraw(document.querySelector(pane))", f".lossviz-pane-{name}")
+        for _ in range(20):  # a slow machine takes longer to show it
+            page.wait_for_timeout(400)
+            if (same := np.abs(look(pane) - directly).mean()) < limit * moved:
+                break
+        assert same < limit * moved, name
 
 
 def look(pane):
