@@ -157,8 +157,8 @@ def align_axes(projection: Projection, to: Projection) -> Projection:
         >>> old, new = fit_projection(-line), fit_projection(line)
         >>> reversed_ = replace(old, components=-old.components)
         >>> aligned = align_axes(new, reversed_)
-        >>> aligned.path[:, 0].round(6).tolist(), aligned.axes
-        ([10.0, 5.0, -0.0, -5.0, -10.0], ('PC1', 'PC2'))
+        >>> aligned.path[:, 0].round().astype(int).tolist(), aligned.axes
+        ([10, 5, 0, -5, -10], ('PC1', 'PC2'))
     """
     left, _, right = np.linalg.svd(to.components @ projection.components.T)
     turn = left @ right

