@@ -129,7 +129,7 @@ def buried_arrays(run_set: RunSet, projection: Projection, landscape: Landscape,
     """Return lines on the surface above the parts of the runs that it hides, with a row of nan after each run."""
     height = landscape.path_height
     with np.errstate(invalid="ignore"):
-        above = scale.draw(height) - scale.draw(run_set.loss) > 2 * LINE_LIFT * (scale.high - scale.low)
+        above = scale.draw(height) - scale.draw(run_set.loss) > LINE_LIFT * (scale.high - scale.low)
     z = np.where(above & is_inside(landscape, projection.path), scale.lift(height, LINE_LIFT), np.nan)
     ends = [rows.stop for rows in run_set.rows]
     x, y, z = (np.insert(values, ends, np.nan) for values in (*projection.path.T, z))

@@ -358,6 +358,7 @@ function renderFigures({ model, el, slots = {} }) {
   badge.className = "lossviz-badge";
   let dirty = false;
   let drawing = false;
+  let complete = false; // whether all panes have drawn the newest state
   let rest = 0;
   let closed = false;
   let theme = readTheme(el);
@@ -377,7 +378,8 @@ function renderFigures({ model, el, slots = {} }) {
         await new Promise((go) => setTimeout(go)); // let the browser paint this pane before the next
       }
       if (current) model.send({ kind: "shown", serial });
-      if (current && !dirty) rest = setTimeout(finish, shown.some((pane) => pane.waits) ? REST_MS : 0);
+      complete = current;
+      if (!dirty) rest = setTimeout(finish, shown.some((pane) => pane.waits) ? REST_MS : 0);
     }
     drawing = false;
   };
@@ -387,7 +389,7 @@ function renderFigures({ model, el, slots = {} }) {
     for (const pane of shown) if (!pane.held) await pane.settle(camera);
     drawing = false;
     if (dirty) redraw();
-    else if (!shown.some((pane) => pane.waits)) showState();
+    else if (complete && !shown.some((pane) => pane.waits)) showState();
   };
   const showState = () => {
     badge.textContent = model.get("state");

@@ -266,7 +266,7 @@ def test_what_the_surface_hides_of_a_run_is_dashed_on_it(run):
     [dashed] = [trace for trace in figure.data if trace.name == "under the surface"]
     low, high = figure.layout.scene.zaxis.range
     lift = 0.006 * (high - low)
-    under = np.log10(land.path_height) - np.log10(land.path_loss) > 2 * lift
+    under = np.log10(land.path_height) - np.log10(land.path_loss) > lift
     assert 0 < under.sum() < len(under)
     np.testing.assert_allclose(np.log10(dashed.z[:-1][under]), np.log10(land.path_height[under]) + lift, rtol=1e-2)
     assert np.isnan(dashed.z[:-1][~under]).all()

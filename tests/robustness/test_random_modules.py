@@ -11,7 +11,7 @@ from torch import nn
 
 import loss_viz as lv
 from loss_viz.objective.objective import LossCheck
-from loss_viz.runs.recorder import Snapshots
+from loss_viz.runs import recorder
 
 N_QUICK, N_ALL = 40, 500
 SAID = "differ from those of the model itself"
@@ -87,11 +87,11 @@ def test_many_random_modules():
 def test_a_wrong_loss_would_be_noticed(monkeypatch):
     """With the state of the first step in place of the recorded one, and without the check, the comparison fails."""
     seed = next(seed for seed in range(100) if any(isinstance(m, nn.BatchNorm1d) for m in build(seed)[0].modules()))
-    monkeypatch.setattr(Snapshots, "gather", lambda self: (self.objective, forget(self), None))
+    monkeypatch.setattr(recorder, "gather_snapshots", lambda look: (look.objective, forget(look), None))
     monkeypatch.setattr(lv.Objective, "check_losses", lambda *_: LossCheck(5, 1.0))
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         examine(seed)
 
 
-def forget(snapshots):
-    return np.stack([snapshot.weights for snapshot in snapshots._kept.values()])
+def forget(look):
+    return np.stack([snapshot.weights for snapshot in look.snapshots.values()])
