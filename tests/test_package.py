@@ -61,7 +61,7 @@ def test_the_wheel_contains_the_package_and_nothing_else(wheel):
     assert names.keys() - about == package
     for name in package:
         assert names[name] == (ROOT / name).read_bytes()
-    assert wheel.stat().st_size < 500_000
+    assert wheel.stat().st_size < 700_000  # a third of it is the run with which the panel opens
 
 
 def test_the_metadata_names_repository_and_dependencies(wheel):

@@ -103,8 +103,10 @@ class Page:
         return self.notebook.run_cell(1)
 
     def wait_drawn(self):
+        """Wait until the last update has been drawn, with titles and axes, which follow the traces."""
+        busy = "() => document.querySelector('.lossviz-picture').getAttribute('aria-busy')"
         for _ in range(200):
-            if self.run("print(figures.wait_drawn(0))").strip() == "True":
+            if self.run("print(figures.wait_drawn(0))").strip() == "True" and self.page.evaluate(busy) == "false":
                 return
             self.page.wait_for_timeout(50)
         raise TimeoutError("the page has not reported the last update as drawn")
@@ -312,7 +314,10 @@ def test_while_one_surface_is_dragged_the_other_follows_and_is_redrawn(both):
     assert held != pytest.approx(before, abs=1e-2)
     assert both.camera("beside") == pytest.approx(held, abs=1e-6)
     both.run("figures.push(parts(2))")
-    both.page.wait_for_timeout(600)
+    for _ in range(100):
+        if both.title("beside") != "slope 1":
+            break
+        both.page.wait_for_timeout(100)
     assert (both.title("surface"), both.title("beside")) == ("slope 1", "slope 2")
     assert both.camera("beside") == pytest.approx(held, abs=1e-6)
     x, y, _, height = both.place("surface")
