@@ -177,8 +177,9 @@ def test_an_early_plateau_is_found_however_long_the_run_goes_on(steps, post_runs
 @pytest.mark.slow
 def test_the_plateau_of_a_run_of_20_000_steps(post_runs):
     [expected] = lv.find_plateaus(post_runs["x^3"])
-    [found] = lv.find_plateaus(lv.train("x^3", steps=20_000, progress=False))
+    found, *later = lv.find_plateaus(lv.train("x^3", steps=20_000, progress=False))
     assert_found([found], [(expected.start, expected.end, expected.level)], level=0.01)
+    assert all(one.level < expected.level / 50 for one in later)  # near the end, rounding decides whether it waits
 
 
 @pytest.mark.parametrize("target", ["x^3", "sin(3x)"])
