@@ -565,6 +565,9 @@ def test_what_is_drawn_directly_looks_like_a_full_redraw(opened):
     page.evaluate(
         "() => { window.full = 0; const {update} = Plotly; Plotly.update = (...a) => (full++, update(...a)); }"
     )
+    redraw = "pane => Plotly.redraw(document.querySelector('.lossviz-pane-' + pane))"
+    for name in ("surface", "curve", "fit"):
+        page.evaluate(redraw, name)
     opened.slide("step", 30)
     opened.slide("step", 20)
     assert page.evaluate("() => full") == 0
@@ -576,7 +579,7 @@ def test_what_is_drawn_directly_looks_like_a_full_redraw(opened):
         opened.slide("step", 60)
         moved = np.abs(look(pane) - directly).mean()
         opened.slide("step", 20)
-        page.evaluate("pane => Plotly.redraw(document.querySelector(pane))", f".lossviz-pane-{name}")
+        page.evaluate(redraw, name)
         for _ in range(20):  # a slow machine takes longer to show it
             page.wait_for_timeout(400)
             if (same := np.abs(look(pane) - directly).mean()) < limit * moved:
