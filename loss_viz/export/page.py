@@ -37,7 +37,7 @@ from loss_viz.figures.style import COLORSCALE, FAINT, GRID_COLOR, TEXT_COLOR, pi
 from loss_viz.landscapes.landscape import Landscape
 
 TICKS = 0.85  # size of the numbers on the axes, relative to the labels
-HEADLINE, LETTER = 1.6, 0.7  # largest size of the headline, likewise; width of its letters, relative to their size
+HEADLINE, LETTER = 1.6, 0.7  # largest size of the headline, relative to the labels; width of its letters, to it
 BAR = 5.5  # width of the color bar and its numbers, in heights of the labels
 HIDDEN = 0.1  # visible fraction below which a ball counts as hidden
 

@@ -33,7 +33,7 @@ from loss_viz.runs.run_set import Runs, RunSet, stack_runs
 
 TIMES = ("linear", "log")
 MARGIN_TICKS = (0.1, 1, 10, 100, 1000)
-# Names at the ends of curves: for up to so many runs, more have a legend; pixels from one to the next, and per letter.
+# Names at the ends of curves: the most runs that have them; pixels from one to the next, and per letter.
 MAX_NAMED, NAME_GAP, LETTER = 8, 17, 9.5
 NEAR_ENDS = 0.15  # of the axis of the step: ends of curves closer than this must not overlap
 STRIP, REST = [0.0, 0.24], [0.32, 1.0]  # heights of the margin and of the loss above it, as shares of the figure

@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from loss_viz._progress import ProgressMeter
 from loss_viz.diagnostics.fidelity import SigmaCurve, sigma_curve
@@ -56,6 +55,7 @@ from loss_viz.settings import LANDSCAPE, NO_PLANE, TRAINING, LandscapeSettings, 
 
 BUNDLED_RUN = Path(__file__).parent / "bundled_run.safetensors"
 BUNDLED_CHOICE: dict[str, Any] = {"plane": "local", "k": 5}  # what "auto" takes for it
+LOG_AXES = {"linear": False, "log": True}  # others are chosen by the losses
 MAX_RUNS = 4  # cached runs
 MAX_RUN_BYTES = 2**26  # weights of all cached runs; the latest run is kept in any case
 MAX_TRAINING_BYTES = 2**28
@@ -107,6 +107,10 @@ class Request(NamedTuple):
 
 class Stopped(Exception):
     """Raised inside work that the user has stopped."""
+
+
+def _choose_landscape(settings: Settings) -> LandscapeSettings:
+    return LandscapeSettings(**{name: settings[name] for name in LANDSCAPE})
 
 
 def _check_until(end: float, check: Check) -> None:
@@ -240,7 +244,7 @@ class Controller:
 
     @property
     def growing_surface_step(self) -> int | None:
-        """Last step of the runs whose surface is on screen, while a training goes on; None if there is none."""
+        """Last step of the runs whose surface is on screen, while a training goes on; None before the first surface."""
         return self.view.run_set.last_step if self.view and self._is_growing else None
 
     def show_whole(self, run_set: RunSet) -> None:
@@ -285,7 +289,7 @@ class Controller:
             if self._is_growing:
                 with limit_torch_threads(1):
                     return self._draw_growing(request, check)
-            with threadpool_limits(n_threads, user_api="openmp"):  # in this thread only
+            with limit_torch_threads(n_threads):
                 run_set = self._find_runs(request, check)
                 landscape = self._draw_landscape(run_set, request.settings, check)
                 text = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
@@ -313,7 +317,7 @@ class Controller:
             bundled = None if self.run_set else find_bundled_run(request.settings)
             if bundled:
                 shown = self._show_runs(bundled, request.settings, check)
-                chosen = LandscapeSettings(**{name: request.settings[name] for name in LANDSCAPE})
+                chosen = _choose_landscape(request.settings)
                 if (chosen.plane, chosen.k) == ("auto", "auto"):
                     chosen = replace(chosen, **BUNDLED_CHOICE)
                 meter = ProgressMeter(check, lambda _: None)
@@ -356,7 +360,7 @@ class Controller:
                 return
             near = self._near if self._near and self._near.components.shape[1] == run_set.objective.n_params else None
             pipeline = Pipeline(run_set, near=near)
-            chosen = LandscapeSettings(**{name: settings[name] for name in LANDSCAPE})
+            chosen = _choose_landscape(settings)
             plane, k = list_candidates(run_set, chosen)[-1]  # no losses are spent on a choice
             if plane == "local" and len(run_set) < 2 * k + 1:
                 return
@@ -369,7 +373,7 @@ class Controller:
     ) -> Sampling:
         """Draw the coarsest surface, without its errors."""
         surface, sampling = next(pipeline.surfaces(chosen, meter)), pipeline.sampling(chosen, meter)
-        log = {"linear": False, "log": True}.get(settings["loss_axis"])
+        log = LOG_AXES.get(settings["loss_axis"])
         scale = fit_scale([surface.loss, pipeline.run_set.loss], log=log, name="loss")
         self._draw(ViewState(sampling, surface, chosen.sigma, scale), settings["min_support"], check)
         return sampling
@@ -421,7 +425,7 @@ class Controller:
         meter = ProgressMeter(check_both, lambda done: self.listener.on_progress("evaluating the surface", done))
         if self._pipeline is None or self._pipeline.run_set is not run_set:
             self._pipeline = Pipeline(run_set, metrics=self._metrics)
-        pipeline, chosen = self._pipeline, LandscapeSettings(**{name: settings[name] for name in LANDSCAPE})
+        pipeline, chosen = self._pipeline, _choose_landscape(settings)
         height, known = settings["height"], pipeline.is_known(chosen)
         sampling = pipeline.sampling(chosen, meter)
 
@@ -431,7 +435,7 @@ class Controller:
             losses = [surface.loss, *([second.loss] if second else [])]
             if height == "loss" or landscape:
                 losses.append(landscape.path_loss if landscape else run_set.loss)
-            log = {"linear": False, "log": True}.get(settings["loss_axis"])
+            log = LOG_AXES.get(settings["loss_axis"])
             scale = fit_scale(losses, log=log, name=height)
             view = ViewState(sampling, surface, chosen.sigma, scale, landscape, second)
             self._draw(view, settings["min_support"], check_both)

@@ -413,8 +413,7 @@ class Explorer(_OptionTraits):
         Until it is moved, it is the middle of a single run's longest plateau.
         """
         first, last = run_set.first_step, run_set.last_step
-        frames = np.unique(np.linspace(first, last, N_FRAMES).astype(int)).tolist()
-        self.timeline = describe_timeline(run_set, plateaus) | {"frames": frames}
+        self.timeline = describe_timeline(run_set, plateaus) | {"frames": _choose_frames(run_set)}
         opening = opening_step(run_set.runs[0], plateaus) if len(run_set.runs) == 1 else last
         step = opening if self.step is None else int(np.clip(self.step, first, last))
         if self.step is not None and self.part == self._last_part:
@@ -424,9 +423,8 @@ class Explorer(_OptionTraits):
 
     def on_growth(self, run_set: RunSet) -> int:
         """Return the step of the ball on the runs so far: the newest, unless the ball was moved to another one."""
-        first, last = run_set.first_step, run_set.last_step
-        frames = np.unique(np.linspace(first, last, N_FRAMES).astype(int)).tolist()
-        self.timeline = describe_growth(run_set.runs[0]) | {"frames": frames}
+        last = run_set.last_step
+        self.timeline = describe_growth(run_set.runs[0]) | {"frames": _choose_frames(run_set)}
         is_newest = self.step is None or self.step == self._last_step
         self._last_step = last
         if is_newest:
@@ -478,6 +476,11 @@ class Explorer(_OptionTraits):
         else:
             text, details = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
         self.work = {"text": text, "bad": True, "details": details}
+
+
+def _choose_frames(run_set: RunSet) -> list[int]:
+    """Return the steps at which the ball stops while it is played."""
+    return np.unique(np.linspace(run_set.first_step, run_set.last_step, N_FRAMES).astype(int)).tolist()
 
 
 _PANELS: dict[str, tuple[str, list["weakref.ref[Any]"]]] = {}  # by notebook cell: its last execution, and its panels

@@ -14,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from loss_viz._validation import check_path
+from loss_viz.objective.layout import ParameterLayout
 from loss_viz.objective.objective import LossCheck, LossFn, Objective
 from loss_viz.runs.checkpoint_file import find_weights, open_checkpoint
 from loss_viz.runs.checkpoints import (
@@ -172,11 +173,7 @@ def _read_snapshot(look: Look, step: int, *, objective: Objective) -> Rows | Non
     kept, layout = look.snapshots[step], objective.buffer_layout
     if isinstance(kept.weights, np.ndarray):
         return kept.weights, join_state(kept, objective) if layout.n else None
-    try:
-        weights = Checkpoints([kept.weights], objective.layout)[0]
-        return weights, Checkpoints([kept.weights], layout, objective.initial_state)[0] if layout.n else None
-    except (OSError, ValueError):  # the recorder has dropped it
-        return None
+    return _read_file(kept.weights, objective, objective.layout, layout)
 
 
 class FolderGrowth:
@@ -273,10 +270,14 @@ def _describe(path: Path) -> tuple[int, int] | None:
 
 
 def _read_checkpoint(path: Path, objective: Objective) -> Rows | None:
-    model, layout = objective.model, objective.buffer_layout
+    layouts = (add_file_names(one, objective.model) for one in (objective.layout, objective.buffer_layout))
+    return _read_file(path, objective, *layouts)
+
+
+def _read_file(path: Path, objective: Objective, layout: ParameterLayout, others: ParameterLayout) -> Rows | None:
+    """Return the weights and the other tensors in a file; None if it has vanished or been dropped."""
     try:
-        weights = Checkpoints([path], add_file_names(objective.layout, model))[0]
-        others = add_file_names(layout, model)
-        return weights, Checkpoints([path], others, objective.initial_state)[0] if layout.n else None
-    except (OSError, ValueError):  # it has vanished
+        weights = Checkpoints([path], layout)[0]
+        return weights, Checkpoints([path], others, objective.initial_state)[0] if others.n else None
+    except (OSError, ValueError):
         return None
