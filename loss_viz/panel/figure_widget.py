@@ -106,7 +106,8 @@ class LiveFigures(anywidget.AnyWidget):
                 self._answering = True
                 self._drawn_changed.notify_all()
         elif message.get("kind") == "open":
-            self.send_state([key for key in self.keys if not key.startswith("_")])
+            with self._pushing:  # a state of which half is old would arrive after the new one
+                self.send_state([key for key in self.keys if not key.startswith("_")])
         elif message.get("kind") == "click":
             for handler in self._handlers:
                 handler(message)

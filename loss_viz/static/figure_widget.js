@@ -103,7 +103,7 @@ class Pane {
     this.traces = data.map((trace) => trace.uid || trace.name);
     this.updates = [...this.traces.map((trace) => `${this.name}_${trace}`), `${this.name}_layout`];
     this.usesTextColor = data.map((trace) => trace.meta === "ink");
-    Plotly.newPlot(this.gd, data, layout, CONFIG).then(() => {
+    this.follow(Plotly.newPlot(this.gd, data, layout, CONFIG)).then(() => {
       if (this.closed) return;
       this.ready = true;
       this.keepDragMode();
@@ -241,7 +241,7 @@ class Pane {
     }
     this.drawn = true;
     this.keepCamera();
-    await Plotly.update(gd, traces, layout, [...gd.data.keys()]);
+    await this.follow(Plotly.update(gd, traces, layout, [...gd.data.keys()]));
     if (layout["scene.camera"] || !camera) this.onCameraSet(this);
     return true;
   }
@@ -341,13 +341,19 @@ class Pane {
   }
 
   resize() {
-    if (this.gd._fullLayout && this.gd.clientWidth) Plotly.Plots.resize(this.gd);
+    if (this.gd._fullLayout && this.gd.clientWidth) this.follow(Plotly.Plots.resize(this.gd));
+  }
+
+  // Plotly fails if its figure is purged before its promises are kept.
+  follow(promise) {
+    this.pending = Promise.allSettled([this.pending, promise]);
+    return promise;
   }
 
   close() {
     Object.assign(this, { ready: false, closed: true });
     for (const type of ["pointerup", "pointercancel"]) window.removeEventListener(type, this.onRelease, true);
-    if (this.opened) Plotly.purge(this.gd);
+    if (this.opened) this.pending.then(() => Plotly.purge(this.gd));
   }
 }
 
@@ -457,7 +463,7 @@ function renderFigures({ model, el, slots = {} }) {
     turned = false;
     const pane = shown.find((one) => one.aimed && one.drawn);
     if (!pane) return;
-    await Plotly.relayout(pane.gd, { "scene.camera": pane.aimed });
+    await pane.follow(Plotly.relayout(pane.gd, { "scene.camera": pane.aimed }));
     shareCamera(pane);
   };
 
