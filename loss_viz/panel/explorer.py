@@ -26,7 +26,7 @@ from loss_viz.figures.surface import surface_figure
 from loss_viz.landscapes.compute import Metric
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.objective.private_copy import LossFn
-from loss_viz.panel.controller import Controller
+from loss_viz.panel.controller import BUNDLED_STILLS, Controller
 from loss_viz.panel.controls import OWN, list_controls
 from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.panel.status import width_error_arrays
@@ -120,6 +120,7 @@ class Explorer(_OptionTraits):
     timeline = traitlets.Dict().tag(sync=True)  # first and last step, and frames of the animation
 
     balls = traitlets.Dict().tag(sync=True)  # where the balls are at each step, see `describe_balls`
+    still = traitlets.Dict().tag(sync=True)  # WebP pictures of the bundled run, "light" and "dark", if it is drawn first
 
     step: int | None  # the type of the trait, which mypy cannot infer
     _built = False
@@ -160,6 +161,8 @@ class Explorer(_OptionTraits):
         self.controls = list_controls(self._names, self._heights)
         self.values = self._values()
         self._show_preset()
+        if self._values() == {name: OPTIONS[name].default for name in self._names}:
+            self.still = {theme: path.read_bytes() for theme, path in BUNDLED_STILLS.items()}
         super().__init__(hidden=["beside"], **build_templates(self._own_runs))
         self._built = True
         self.on_click(self._on_click)

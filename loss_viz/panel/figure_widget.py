@@ -9,6 +9,7 @@ import anywidget
 import numpy as np
 import plotly.graph_objects as go
 import traitlets
+from plotly.offline import get_plotlyjs_version
 
 from loss_viz.figures.assets import read_plotly, read_static
 
@@ -46,7 +47,9 @@ class LiveFigures(anywidget.AnyWidget):
 
     _esm = "\n".join([read_static("figure_widget.js"), read_static("anywidget.js"), RENDER])
     _css = read_static("figure_widget.css")
-    _plotly = traitlets.Unicode(read_plotly() + "\nexport default module.exports;").tag(sync=True)
+    _plotly = traitlets.Dict(
+        {"version": get_plotlyjs_version(), "source": read_plotly() + "\nexport default module.exports;"}
+    ).tag(sync=True)
     panes = traitlets.Dict().tag(sync=True)
     state = traitlets.Unicode("").tag(sync=True)  # badge text while the figures are out of date
     summary = traitlets.Unicode("").tag(sync=True)  # text alternative for screen readers

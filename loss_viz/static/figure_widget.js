@@ -2,6 +2,7 @@
 // only the newest state is drawn. The browser decides only what belongs to it: theme, sizes, pointer events, and the
 // camera that all 3D panes share.
 let Plotly = null; // set by the script that this is a part of
+let loading = Promise.resolve(); // until it is set
 
 const ARRAYS = { float32: Float32Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
 const THEMES = {
@@ -70,6 +71,7 @@ class Pane {
     Object.assign(this, { model, name, ...listeners, drawnUpdates: {}, appliedLayout: {}, vertexColors: {} });
     Object.assign(this, { drewAt: -Infinity, isCoarse: false });
     this.waiting = {}; // changes of the layout that are not yet drawn
+    this.pending = null; // promises of Plotly
     Object.assign(this, { opened: false, ready: false, drawn: false, closed: false, held: false });
     this.gd = document.createElement("div");
     this.gd.className = `lossviz-pane lossviz-pane-${name}`;
@@ -103,7 +105,8 @@ class Pane {
     this.traces = data.map((trace) => trace.uid || trace.name);
     this.updates = [...this.traces.map((trace) => `${this.name}_${trace}`), `${this.name}_layout`];
     this.usesTextColor = data.map((trace) => trace.meta === "ink");
-    this.follow(Plotly.newPlot(this.gd, data, layout, CONFIG)).then(() => {
+    const create = () => this.closed || this.follow(Plotly.newPlot(this.gd, data, layout, CONFIG));
+    loading.then(create).then(() => {
       if (this.closed) return;
       this.ready = true;
       this.keepDragMode();
@@ -353,7 +356,7 @@ class Pane {
   close() {
     Object.assign(this, { ready: false, closed: true });
     for (const type of ["pointerup", "pointercancel"]) window.removeEventListener(type, this.onRelease, true);
-    if (this.opened) this.pending.then(() => Plotly.purge(this.gd));
+    if (this.pending) this.pending.then(() => Plotly.purge(this.gd));
   }
 }
 

@@ -357,14 +357,10 @@ class Panel {
     this.moveBalls();
   }
 
-  // Draws the balls at the step of the time line. An update of the kernel that is newer than this one takes its place.
+  // Draws the balls at the step of the time line.
   moveBalls() {
     if (!this.figures) return;
-    this.moved = {};
-    for (const [name, values] of Object.entries(this.balls.at(this.step))) {
-      const base = this.model.get(name);
-      this.moved[name] = { base, values: { ...base, ...values } };
-    }
+    this.moved = this.balls.at(this.step);
     this.figures.redraw();
   }
 
@@ -377,13 +373,13 @@ class Panel {
   layer() {
     const { model } = this;
     return {
-      get: (name) => {
-        const [value, moved] = [model.get(name), this.moved[name]];
-        return moved && moved.base === value ? moved.values : value;
-      },
+      get: (name) => (name in this.moved ? { ...model.get(name), ...this.moved[name] } : model.get(name)),
       on: (event, listener) => model.on(event, listener),
       off: (event, listener) => model.off(event, listener),
-      send: (message) => model.send(message),
+      send: (message) => {
+        if (message.kind === "shown" && model.get("surface_surface").z) this.still?.remove();
+        model.send(message);
+      },
     };
   }
 
@@ -415,6 +411,18 @@ class Panel {
     this.aim.addEventListener("click", () => this.figures.aim());
     const above = [this.headline, this.aim, this.chip, this.details, this.network];
     this.stage = element("div", { className: "lossviz-stage" }, ...above);
+    this.showStill();
+  }
+
+  // Shows a picture of the surface until the surface itself is drawn.
+  showStill() {
+    const still = this.model.get("still");
+    if (!still?.light) return;
+    const { dark } = readTheme(this.el.isConnected ? this.el : document.body);
+    const url = URL.createObjectURL(new Blob([still[dark ? "dark" : "light"]]));
+    this.still = element("img", { className: "lossviz-still", src: url, alt: "" });
+    this.still.addEventListener("load", () => URL.revokeObjectURL(url));
+    this.stage.append(this.still);
   }
 
   toggle(button, target) {
@@ -707,6 +715,7 @@ class Panel {
   showHeadline() {
     const { last = 0, headlines = [], live = false } = this.model.get("timeline");
     if (this.model.get("state") === "training") return this.headline.replaceChildren("Training …");
+    if (!headlines.length && !last) return this.headline.replaceChildren();
     const { step } = this;
     const here = headlines.find(({ start, end }) => start <= step && step <= end);
     const isNewest = live && step >= last; // the training goes on from here
