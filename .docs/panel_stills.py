@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from lab import Lab, Notebook, Panel, open_chromium, write_notebook  # noqa: E402
+from lab import Lab, Notebook, Panel, open_chromium, write_notebook
 
-from loss_viz.panel.controller import BUNDLED_STILLS  # noqa: E402
+from loss_viz.panel.controller import BUNDLED_STILLS
 
 SIZE = 1200, 520
 DRAW = """async ([theme, width, height]) => {

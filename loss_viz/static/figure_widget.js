@@ -14,6 +14,7 @@ const CLICK_RADIUS = 4; // pixels: a press that moves less is a click, otherwise
 const HOVER_MS = 150; // between two points of the surface that are asked for
 const MOVING_MS = 500; // between two pictures of a movement
 const REST_MS = 200; // without new pictures, until words and axes follow
+const ZOOM_SPEED = 0.002; // per pixel of the wheel
 const SETTLE_FRAMES = 12; // a scene keeps moving for some frames after the last pointer event
 
 function decode(value) {
@@ -91,9 +92,14 @@ class Pane {
       if (!event.buttons) this.onRelease(event); // released outside the window
       else if (this.held) this.onCameraMove(this);
     });
-    // The wheel scrolls the page; with Ctrl it zooms.
-    const onWheel = (event) => (event.ctrlKey ? this.onCameraMove(this) : event.stopPropagation());
-    this.gd.addEventListener("wheel", onWheel, { passive: true, capture: true });
+    // The wheel scrolls the page; with Ctrl it zooms: into the picture where that can be computed again, else by the
+    // camera.
+    const onWheel = (event) => {
+      if (!event.ctrlKey) event.stopPropagation();
+      else if (this.onZoom && this.scene) this.zoom(event);
+      else this.onCameraMove(this);
+    };
+    this.gd.addEventListener("wheel", onWheel, { passive: false, capture: true });
     for (const type of ["pointerup", "pointercancel"]) window.addEventListener(type, this.onRelease, true);
   }
 
@@ -125,8 +131,36 @@ class Pane {
     else if (this.clicked) this.sendClick(found);
   }
 
+  // Scales the axes around the point under the pointer, and reports their ends once the wheel rests.
+  zoom(event) {
+    event.preventDefault();
+    event.stopPropagation();
+    const names = ["xaxis", "yaxis"];
+    const ends = this.zooming?.ends || names.map((name) => this.gd._fullLayout.scene[name].range);
+    const factor = Math.exp(ZOOM_SPEED * Math.max(-100, Math.min(100, event.deltaY)));
+    const at = this.pointed || ends.map(([low, high]) => (low + high) / 2);
+    const next = ends.map(([low, high], i) => [low, high].map((end) => at[i] + (end - at[i]) * factor));
+    clearTimeout(this.zooming?.rest);
+    const rest = setTimeout(() => {
+      this.zooming = null;
+      this.onZoom(next);
+    }, REST_MS);
+    const isQueued = this.zooming?.isQueued;
+    this.zooming = { ends: next, rest, isQueued: true };
+    if (isQueued) return;
+    requestAnimationFrame(() => this.showEnds(this.zooming ? Object.assign(this.zooming, { isQueued: false }).ends : next));
+  }
+
+  showEnds(ends) {
+    this.keepCamera();
+    const ranges = { "scene.xaxis.range": ends[0], "scene.yaxis.range": ends[1] };
+    for (const [key, value] of Object.entries(ranges)) this.appliedLayout[key] = value;
+    this.follow(Plotly.relayout(this.gd, ranges));
+  }
+
   // Asks for the network at a point of the surface; not more often than it can be drawn.
   sendHover(point) {
+    if (Number.isFinite(point.z)) this.pointed = [point.x, point.y];
     if (this.traces[point.curveNumber] !== "surface" || !Number.isFinite(point.x)) return;
     if (this.held || performance.now() - (this.hovered || 0) < HOVER_MS) return;
     this.hovered = performance.now();
@@ -361,7 +395,8 @@ class Pane {
 }
 
 // Draws the panes of a model into `el`, or into the element that `slots` names for a pane.
-function renderFigures({ model, el, slots = {} }) {
+// `onZoom` takes the ends of the axes that the user chose.
+function renderFigures({ model, el, slots = {}, onZoom = null }) {
   el.classList.add("lossviz-picture");
   const badge = el.appendChild(document.createElement("div"));
   badge.className = "lossviz-badge";
@@ -470,7 +505,7 @@ function renderFigures({ model, el, slots = {} }) {
     shareCamera(pane);
   };
 
-  const listeners = { onReady: redraw, onCameraMove: startTracking, onCameraSet: shareCamera };
+  const listeners = { onReady: redraw, onCameraMove: startTracking, onCameraSet: shareCamera, onZoom };
   const panes = Object.keys(model.get("panes")).map((name) => new Pane(model, name, listeners));
   el.setAttribute("role", "figure");
   el.setAttribute("aria-busy", "true");
@@ -503,6 +538,7 @@ function renderFigures({ model, el, slots = {} }) {
     model.off("change:summary", showSummary);
     panes.forEach((pane) => pane.close());
   };
-  return { close, aim, redraw, isDrawing: () => drawing };
+  const showEnds = (ends) => shown.forEach((pane) => pane.scene && pane.showEnds(ends));
+  return { close, aim, redraw, showEnds, isDrawing: () => drawing };
 }
 

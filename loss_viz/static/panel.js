@@ -341,7 +341,8 @@ class Panel {
     this.sizes = new ResizeObserver(() => this.fit());
     this.sizes.observe(el);
     this.fit();
-    this.figures = renderFigures({ model: this.layer(), el: this.stage, slots: { curve: this.curve } });
+    const onZoom = "bounds" in model.get("values") ? (ends) => this.zoomTo(ends) : null;
+    this.figures = renderFigures({ model: this.layer(), el: this.stage, slots: { curve: this.curve }, onZoom });
     this.showBalls();
     this.showTimeline();
     this.showValues();
@@ -406,10 +407,11 @@ class Panel {
     this.toggle(this.chip, this.details);
     this.network = element("p", { className: "lossviz-network" });
     this.aim = element("button", { type: "button", className: "lossviz-aim", textContent: "⟲" });
-    this.aim.title = "Back to the best view of the run (R)";
+    this.aim.title = "Back to the best view of the whole run (R)";
     this.aim.setAttribute("aria-label", "best view of the run");
-    this.aim.addEventListener("click", () => this.figures.aim());
-    const above = [this.headline, this.aim, this.chip, this.details, this.network];
+    this.aim.addEventListener("click", () => this.showWhole());
+    this.trials = element("div", { className: "lossviz-trials", hidden: true });
+    const above = [this.headline, this.aim, this.chip, this.trials, this.details, this.network];
     this.stage = element("div", { className: "lossviz-stage" }, ...above);
     this.showStill();
   }
@@ -423,6 +425,22 @@ class Panel {
     this.still = element("img", { className: "lossviz-still", src: url, alt: "" });
     this.still.addEventListener("load", () => URL.revokeObjectURL(url));
     this.stage.append(this.still);
+  }
+
+  // Asks for the surface between the ends of the axes; for all of it if they lie beyond it.
+  zoomTo(ends) {
+    if (!this.model.get("values").bounds) {
+      const layout = this.model.get("surface_layout");
+      this.whole = [layout["scene.xaxis.range"], layout["scene.yaxis.range"]];
+    }
+    const isWhole = this.whole && ends.every(([low, high], i) => high - low >= this.whole[i][1] - this.whole[i][0]);
+    this.send("bounds", isWhole ? null : ends);
+    if (isWhole) this.figures.showEnds(this.whole);
+  }
+
+  showWhole() {
+    if (this.model.get("values").bounds) this.send("bounds", null);
+    this.figures.aim();
   }
 
   toggle(button, target) {
@@ -635,7 +653,7 @@ class Panel {
   showErrors() {
     const errors = this.model.get("errors");
     for (const [name, control] of Object.entries(this.controls)) control.showError(errors[name] || "");
-    if (errors.part) this.controls.step.showError(errors.part);
+    if (errors.part || errors.bounds) this.controls.step.showError(errors.part || errors.bounds);
     const hidden = Object.keys(errors).some((name) => errors[name] && this.drawer?.contains(this.controls[name]?.el));
     if (hidden) this.open(this.more, this.drawer, true);
   }
@@ -697,7 +715,14 @@ class Panel {
   }
 
   showTimeline() {
-    const { first = 0, last = 0, stops = [] } = this.model.get("timeline");
+    const { first = 0, last = 0, stops = [], trials = [] } = this.model.get("timeline");
+    this.trials.replaceChildren(
+      ...trials.map(({ text, settings }) => {
+        const button = element("button", { type: "button", textContent: text, title: "Train again with this setting" });
+        button.addEventListener("click", () => Object.entries(settings).forEach(([name, value]) => this.send(name, value)));
+        return button;
+      }),
+    );
     this.stops.replaceChildren(
       ...stops.map(({ step, text }) => {
         const button = element("button", { type: "button", textContent: text, title: `Go to step ${inWords(step)}` });
@@ -717,6 +742,7 @@ class Panel {
     if (this.model.get("state") === "training") return this.headline.replaceChildren("Training …");
     if (!headlines.length && !last) return this.headline.replaceChildren();
     const { step } = this;
+    this.trials.hidden = step < last;
     const here = headlines.find(({ start, end }) => start <= step && step <= end);
     const isNewest = live && step >= last; // the training goes on from here
     const count = element("b", { textContent: `Step ${inWords(step)}${isNewest ? "" : ` of ${inWords(last)}`}` });
@@ -754,7 +780,7 @@ class Panel {
     const inButton = ["BUTTON", "SUMMARY", "PRE"].includes(event.target.tagName);
     const chip = this.controls.target?.chips[Number(event.key) - 1];
     if (event.key === " " && !inButton) this.play.click();
-    else if (event.key === "r") this.figures.aim();
+    else if (event.key === "r") this.showWhole();
     else if (chip) chip.click();
     else if (event.key === "l" && this.controls.loss_axis) {
       const axis = this.controls.loss_axis;

@@ -48,6 +48,7 @@ def lab(tmp_path_factory):
         "explorer",
         "assert explorer.wait(60)\n"
         "print(explorer.step, *(round(float(run.loss[explorer.step]), 6) for run in explorer.runs))",
+        "explorer.send_state()\nexplorer.push({})",
     )
     with contextlib.closing(Lab(folder)) as lab:
         yield lab
@@ -328,6 +329,33 @@ def test_the_network_at_a_point_of_the_surface_is_shown(panel):
     panel.wait_until(lambda: len(panel.trace("fit", "there", "y")) == 0)
 
 
+def test_ctrl_and_the_wheel_zoom_into_the_surface_which_is_computed_again(panel):
+    page, read = panel.page, "() => {const s = document.querySelector('.lossviz-pane-surface')._fullLayout.scene; "
+    read += "return [s.xaxis.range, s.yaxis.range]}"
+    panel.wait_drawn()
+    whole, heights = page.evaluate(read), panel.trace("surface", "surface", "z")
+    box = page.locator(".lossviz-pane-surface").bounding_box()
+    for shift in (0, 3):
+        page.mouse.move(box["x"] + box["width"] * 0.49 + shift, box["y"] + box["height"] * 0.45)
+        page.wait_for_timeout(300)
+    page.keyboard.down("Control")
+    for _ in range(4):
+        page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    panel.wait_until(lambda: panel.trace("surface", "surface", "z") != heights)
+    panel.wait_drawn()
+    zoomed = page.evaluate(read)
+    for (low, high), (first, last) in zip(zoomed, whole, strict=True):
+        assert first < low < high < last
+        assert high - low == pytest.approx((last - first) * np.exp(-0.8), rel=1e-6)
+    drawn = [panel.trace("surface", "surface", axis) for axis in "xy"]
+    assert [[min(values), max(values)] for values in drawn] == [pytest.approx(ends, abs=1e-5) for ends in zoomed]
+    panel.root.locator(".lossviz-aim").click()
+    panel.wait_until(lambda: page.evaluate(read)[0] == pytest.approx(whole[0]))
+    panel.wait_drawn()
+    assert panel.trace("surface", "surface", "z") == heights
+
+
 def test_a_click_on_the_trajectory_moves_the_ball_and_a_rotation_does_not(panel):
     canvas = panel.root.locator(".lossviz-pane-surface canvas").first.bounding_box()
     step = panel.trace("curve", "step", "x")
@@ -580,6 +608,8 @@ def test_several_runs_share_one_plane(lab, browser):
     assert -3 < axis[0] < axis[1] < 0  # powers of ten, for all losses are below 1
     legend = page.locator(".lossviz-pane-surface .legendtext").all_text_contents()
     assert legend == ["Adam", "SGD + momentum"]
+    notebook.run_cell(2)  # sends everything once more, as to a page that was loaded again
+    panel.wait_drawn()
     ends = [[panel.trace("surface", f"trajectory{i}", axis)[-1] for axis in "xy"] for i in ("", "-1")]
     assert ends[0] != pytest.approx(ends[1], abs=1e-3)
     for i, end in zip(("", "-1"), ends, strict=True):  # each ball at the end of its own run
