@@ -72,6 +72,7 @@ class Pane {
     Object.assign(this, { model, name, ...listeners, drawnUpdates: {}, appliedLayout: {}, vertexColors: {} });
     Object.assign(this, { drewAt: -Infinity, isCoarse: false });
     this.waiting = {}; // changes of the layout that are not yet drawn
+    this.behind = new Map(); // values by trace that Plotly's own copy does not have: it would draw the old ones again
     this.pending = null; // promises of Plotly
     Object.assign(this, { opened: false, ready: false, drawn: false, closed: false, held: false });
     this.gd = document.createElement("div");
@@ -268,7 +269,9 @@ class Pane {
   async drawFully(edits, layout, camera) {
     const { gd } = this;
     Object.assign(layout, { ...this.waiting, ...layout });
+    for (const [i, values] of this.behind) edits.set(i, { ...values, ...edits.get(i) });
     this.waiting = {};
+    this.behind = new Map();
     if (!edits.size && !Object.keys(layout).length) return true;
     const traces = {};
     for (const [i, values] of edits) {
@@ -311,6 +314,7 @@ class Pane {
     }
     try {
       draws.forEach((draw) => draw());
+      if (!this.scene) for (const [i, values] of edits) this.behind.set(i, { ...this.behind.get(i), ...values });
       if (!this.scene || !draws.length) return true;
       const now = performance.now();
       if (now - this.drewAt < MOVING_MS) this.setPixelRatio(1);
@@ -374,11 +378,13 @@ class Pane {
   }
 
   get waits() {
-    return this.isCoarse || Object.keys(this.waiting).length > 0;
+    return this.isCoarse || this.behind.size > 0 || Object.keys(this.waiting).length > 0;
   }
 
   resize() {
-    if (this.gd._fullLayout && this.gd.clientWidth) this.follow(Plotly.Plots.resize(this.gd));
+    if (!this.gd._fullLayout || !this.gd.clientWidth) return;
+    this.follow(Plotly.Plots.resize(this.gd));
+    if (this.behind.size) this.drawFully(new Map(), {});
   }
 
   // Plotly fails if its figure is purged before its promises are kept.

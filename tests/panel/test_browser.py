@@ -262,23 +262,32 @@ def test_of_fifty_moves_in_five_seconds_the_last_one_is_drawn(panel):
 
 
 def plot_area(panel):
-    """Return the box of the loss curve, in pixels of the page."""
+    """Return the box of the loss curve, in pixels of the page, after scrolling to it."""
+    panel.root.locator(".lossviz-timeline").scroll_into_view_if_needed()
     return panel.root.locator(".lossviz-pane-curve .nsewdrag[data-subplot=xy]").bounding_box()
 
 
 def test_the_time_line_moves_the_ball_in_every_pane(panel):
-    box, mouse = plot_area(panel), panel.page.mouse
+    mouse = panel.page.mouse
     for share in (0.0, 0.3, 1.0, 0.6):
-        before = panel.look()
+        box, before = plot_area(panel), panel.look()
         mouse.click(box["x"] + box["width"] * share, box["y"] + box["height"] / 2)
         panel.wait_until(lambda before=before: panel.look() != before)
         panel.wait_drawn()
         [step] = panel.trace("curve", "step", "x")
         assert step == pytest.approx(share * STEPS, abs=2)  # the slider lies exactly over the curve
         assert f"Step {step:.0f} of {STEPS}" in panel.root.locator(".lossviz-headline").inner_text()
+        panel.page.set_viewport_size({"width": 1280 - int(40 * share), "height": 1100})  # Plotly draws again
+        panel.page.wait_for_timeout(300)
+        panel.wait_drawn()
+        [x, y] = panel.read_drawn("curve", "step")
+        assert x == pytest.approx(step, abs=0.01 * STEPS)
+        assert y == pytest.approx(panel.trace("curve", "step", "y")[0], rel=0.05)
+        network = panel.read_drawn("fit", "network")
+        assert network[-1] == pytest.approx(panel.trace("fit", "network", "y")[-1], abs=0.05)
         ball = panel.trace("surface", "ball", "x")
         assert sum(ball) / len(ball) == pytest.approx(panel.trace("surface", "trajectory", "x")[int(step)], abs=1e-3)
-    seen = set()
+    seen, box = set(), plot_area(panel)
     mouse.move(box["x"] + 5, box["y"] + 10)
     mouse.down()
     for i in range(30):  # a drag
