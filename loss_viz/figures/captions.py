@@ -1,5 +1,6 @@
 """Text of figures: titles, names of axes, and how far the picture can be trusted."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 from textwrap import wrap
@@ -13,6 +14,7 @@ from loss_viz.runs.run_set import RunSet
 
 # Holds for every picture: for files that are read without this documentation.
 STANDING = "Explained variance does not measure fidelity."
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 SMALL = "<span style='font-size:12px'>{}</span>"
 
 
@@ -46,10 +48,20 @@ def name_surface(run_set: RunSet, *, plane: str, k: int, sigma: float | str) -> 
     """Return one line: target, planes, and the settings that matter for them."""
     settings = {"local": f", k = {k}, σ = {sigma}", "parallel": f", σ = {sigma}"}
     run, n_runs = run_set.runs[0], len(run_set.runs)
-    target = [run.task.name] if run.task else [run.name] if run.name and n_runs == 1 else []
+    target = [typeset(run.task.name)] if run.task else [run.name] if run.name and n_runs == 1 else []
     words = [*target, *([f"{n_runs} runs"] if n_runs > 1 else [])]
     prefix = "".join(f"{escape(word, quote=False)}, " for word in words)
     return f"<b>{prefix}{plane} {'planes' if plane in settings else 'plane'}</b>{settings.get(plane, '')}"
+
+
+def typeset(formula: str) -> str:
+    """Return a formula with its powers as superscripts.
+
+    Example:
+        >>> typeset("x^2 - x^10")
+        'x² - x¹⁰'
+    """
+    return re.sub(r"\^(\d+)", lambda power: power[1].translate(SUPERSCRIPTS), formula)
 
 
 def name_axis(projection: Projection, axis: int) -> str:

@@ -238,7 +238,7 @@ def test_the_surface_is_drawn_from_coarse_to_fine():
     panel.wait(60.0)
     assert panel.wait(60.0)
     assert [len(z) for z in seen] == [11**2, 21**2, 41**2]
-    assert {title.split("<br>")[0] for title in titles} == {"<b>x^3, local planes</b>, k = 5, σ = auto"}
+    assert {title.split("<br>")[0] for title in titles} == {"<b>x³, local planes</b>, k = 5, σ = auto"}
     assert all("start ×" not in title for title in titles[:-1])
     assert "start ×" in titles[-1]
     last = seen[-1].reshape(41, 41)
