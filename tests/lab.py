@@ -292,8 +292,9 @@ class Panel:
 
     def button(self, name):
         button = self.root.get_by_role("button", name=name, exact=True)
-        if name in ("Train", "Copy code") and not button.is_visible():
-            self.button("more").click()
+        menu = {"Train": "more"} | dict.fromkeys(("picture", "page", "film", "code"), "share")
+        if name in menu and not button.is_visible():
+            self.button(menu[name]).click()
         return button
 
 

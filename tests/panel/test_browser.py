@@ -436,7 +436,7 @@ def test_play_moves_the_ball(panel):
 
 
 def test_the_copied_code_draws_the_same_surface(panel):
-    panel.button("Copy code").click()
+    panel.button("code").click()
     box = panel.root.locator(".lossviz-code")
     box.wait_for(state="visible")
     code = box.inner_text()
@@ -446,7 +446,7 @@ def test_the_copied_code_draws_the_same_surface(panel):
     scope = {}
     exec(code.replace("lv.surface_figure", "figure = lv.surface_figure"), scope)
     assert panel.trace("surface", "surface", "z") == pytest.approx(list(scope["figure"].data[0].z), rel=1e-3)
-    panel.close_drawer()
+    panel.page.keyboard.press("Escape")
     box.wait_for(state="hidden")
 
 
