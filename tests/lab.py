@@ -101,8 +101,15 @@ class Lab:
 
     def _set(self, plugin, **values):
         path = self.folder / f".home/settings/@jupyterlab/{plugin}.jupyterlab-settings"
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
+
+    @contextlib.contextmanager
+    def default_windowing(self):
+        """Let pages that are opened meanwhile lay out cells out of sight as JupyterLab does by default."""
+        self._set("notebook-extension/tracker")
+        yield
+        self._set("notebook-extension/tracker", windowingMode="none")
 
     def _wait(self):
         end = time.monotonic() + 90
@@ -313,8 +320,9 @@ class Panel:
 
     def button(self, name):
         button = self.root.get_by_role("button", name=name, exact=True)
-        if name in ("Train", "Copy code") and not button.is_visible():
-            self.button("more").click()
+        menu = {"Train": "more"} | dict.fromkeys(("picture", "page", "film", "code"), "share")
+        if name in menu and not button.is_visible():
+            self.button(menu[name]).click()
         return button
 
 

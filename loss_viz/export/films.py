@@ -39,6 +39,7 @@ def export_gif(
     duration: int = 60,
     last_frame: int = 1500,
     progress: bool = True,
+    bar: tqdm | None = None,
 ) -> Path:
     """Write a film of the ball rolling along the run, as an animated GIF that repeats.
 
@@ -61,6 +62,7 @@ def export_gif(
         duration: time per frame, in milliseconds; a GIF stores hundredths of a second.
         last_frame: time the last frame is shown, in milliseconds.
         progress: show a progress bar if it takes more than a second.
+        bar: progress bar to advance once per frame; exceptions that it raises stop the work and leave no file.
 
     Returns:
         The path.
@@ -86,9 +88,9 @@ def export_gif(
     film = _build_film("export_gif", landscape, view)
     n = len(film.shots)
     samples = np.unique(np.linspace(0, n - 1, N_SAMPLES).astype(int)).tolist()
-    with _open_bar(place, len(samples) + n, progress) as bar, atomic_write(place) as part:
-        palette = choose_palette(list(film.render(bar, samples)))
-        frames = (apply_palette(still, palette) for still in film.render(bar))
+    with _open_bar(place, len(samples) + n, progress, bar) as meter, atomic_write(place) as part:
+        palette = choose_palette(list(film.render(meter, samples)))
+        frames = (apply_palette(still, palette) for still in film.render(meter))
         durations = [duration] * (n - 1) + [max(duration, last_frame)]
         options: dict[str, Any] = {"duration": durations, "loop": 0, "comment": film.settings.encode()}
         with part.open("wb") as file:
@@ -110,6 +112,7 @@ def export_mp4(
     duration: int = 60,
     last_frame: int = 1500,
     progress: bool = True,
+    bar: tqdm | None = None,
 ) -> Path:
     """Write the film of `export_gif` as an H.264 video: in full color, and small even if the view rotates.
 
@@ -140,11 +143,11 @@ def export_mp4(
     tags = ["-metadata", f"comment={film.settings}", "-movflags", "+faststart", "-crf", "20"]
     options: dict[str, Any] = {"fps": 1000 / duration, "quality": None, "macro_block_size": 2, "output_params": tags}
     repeats = [1] * (len(film.shots) - 1) + [max(1, round(last_frame / duration))]  # all frames last equally long
-    with _open_bar(place, len(film.shots), progress) as bar, atomic_write(place) as part:
+    with _open_bar(place, len(film.shots), progress, bar) as meter, atomic_write(place) as part:
         video = write_frames(str(part), (width, height), **options)
         try:
             video.send(None)
-            for still, n in zip(film.render(bar), repeats, strict=True):
+            for still, n in zip(film.render(meter), repeats, strict=True):
                 for _ in range(n):
                     video.send(still.tobytes())
         finally:
@@ -200,8 +203,11 @@ def _build_film(export: str, landscape: Landscape, view: dict[str, Any], *, even
     return FrameSequence(page, list(zip(steps, angles, strict=True)), settings)
 
 
-def _open_bar(place: Path, total: int, progress: bool) -> tqdm:
-    return progress_bar(total=total, desc=place.name, delay=1, leave=False, disable=not progress)
+def _open_bar(place: Path, total: int, progress: bool, bar: tqdm | None) -> tqdm:
+    if bar is None:
+        return progress_bar(total=total, desc=place.name, delay=1, leave=False, disable=not progress)
+    bar.total = total
+    return bar
 
 
 def choose_palette(stills: Sequence[Any]) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Template
 
 from loss_viz._files import atomic_write, check_destination
+from loss_viz._validation import check_bool
 from loss_viz.export.page_data import page_data
 from loss_viz.export.variants import LandscapeVariants, Sigma, Source, compute_variants, runs_of
 from loss_viz.figures.assets import read_plotly, read_static
@@ -22,6 +23,7 @@ def export_html(
     sigma: Sequence[Sigma] | None = None,
     resolution: int | tuple[int, int] | None = None,
     step: int | None = None,
+    log: bool | None = None,
     progress: bool = True,
 ) -> Path:
     """Write an HTML file that shows a run without Python: it opens from disk or any server and makes no requests.
@@ -33,7 +35,7 @@ def export_html(
 
     The file also contains everything needed to compute it again, as JSON under the id `loss_viz-settings`:
     `"landscape"` holds the arguments of `loss_viz.landscape`, `"train"` in each of the `"runs"` those of
-    `loss_viz.train`, `"explorer"` those of `Explorer`, and `"page"` the `k`, `sigma` and `step` of this function.
+    `loss_viz.train`, `"explorer"` those of `Explorer`, and `"page"` `k`, `sigma`, `step` and `log` of this function.
 
     Numbers are computed in float64 and stored in float32 (seven digits), the networks' outputs in steps of 1/65535 of
     their range, colors in steps of 1/255. At most 8000 recorded steps are drawn, and outputs are stored at no more than
@@ -50,6 +52,8 @@ def export_html(
             which is always included; for runs with the first of each list, or what `"auto"` takes.
         resolution: points along each axis, or a pair `(n_x, n_y)`; 61 by default. A landscape keeps its own.
         step: training step at which to draw the ball first; the last one by default.
+        log: open on the logarithmic loss axis, or on the linear one; by default on the logarithmic one where all losses
+            are above 0. The page has a control for it.
         progress: show a progress bar if it takes more than a second. Ctrl-C stops the work and leaves no file.
 
     Returns:
@@ -58,8 +62,8 @@ def export_html(
 
     Raises:
         TypeError: if `source` is neither runs nor a landscape, or `k` or `sigma` is not a list.
-        ValueError: if an argument is out of range, the runs do not share model and loss, or a landscape has its own
-            resolution, or no use for the stride or bandwidth given.
+        ValueError: if an argument is out of range, the runs do not share model and loss, a landscape has its own
+            resolution, or no use for the stride or bandwidth given, or `log=True` with a loss that is not positive.
         OSError: if the folder does not exist or is not writable, or the disk is full.
 
     Example:
@@ -73,25 +77,29 @@ def export_html(
     """
     place = check_destination(path)
     runs_of(source).nearest_rows(step)  # raises before the work if the step lies outside the runs
+    if log is not None:
+        check_bool("log", log)
     variants = compute_variants(source, k=k, sigma=sigma, resolution=resolution, progress=progress)
     with atomic_write(place) as part:
-        part.write_text(page_html(variants, step), encoding="utf-8", newline="\n")
+        part.write_text(page_html(variants, step, log), encoding="utf-8", newline="\n")
     return place
 
 
-def page_html(variants: LandscapeVariants, step: int | None) -> str:
+def page_html(variants: LandscapeVariants, step: int | None, log: bool | None = None) -> str:
     """Return the page as text.
 
     Args:
         variants: the landscapes.
         step: training step at which to draw the ball first; None for the last one.
+        log: whether the page opens on the logarithmic axis; None if that is possible.
 
     Raises:
-        ValueError: if the step lies outside all runs.
+        ValueError: if the step lies outside all runs, or `log=True` with a loss that is not positive.
     """
-    data, settings = page_data(variants, step), variants.opening.settings
-    explorer = explorer_settings(settings, step=data["values"]["step"], log=data["values"]["loss_axis"] == "log")
-    settings = settings | {"page": {**variants.choices, "step": data["values"]["step"]}, "explorer": explorer}
+    data, settings = page_data(variants, step, log), variants.opening.settings
+    opened = {"step": data["values"]["step"], "log": data["values"]["loss_axis"] == "log"}
+    explorer = explorer_settings(settings, **opened)
+    settings = settings | {"page": {**variants.choices, **opened}, "explorer": explorer}
     scripts = [read_static(f"{name}.js") for name in ("figure_widget", "panel", "page")]
     script = "\n".join([read_plotly(), *scripts])
     return Template(read_static("page.html")).substitute(

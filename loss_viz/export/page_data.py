@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from html import escape
@@ -115,15 +115,16 @@ def _find_placeholders(opening: Landscape) -> dict[str, Any]:
     return {name: value for name, value in PLACEHOLDERS.items() if name != "k" or opening.plane == "local"}
 
 
-def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
+def page_data(variants: LandscapeVariants, step: int | None, log: bool | None = None) -> dict[str, Any]:
     """Return all data of the page, ready for JSON.
 
     Args:
         variants: the landscapes.
         step: training step at which to draw the ball first; None for the last one.
+        log: whether the page opens on the logarithmic axis; None if that is possible.
 
     Raises:
-        ValueError: if the step lies outside all runs.
+        ValueError: if the step lies outside all runs, or `log=True` with a loss that is not positive.
 
     Example:
         >>> import loss_viz as lv
@@ -141,7 +142,7 @@ def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
     outputs = choose_rows(run_set, MAX_OUTPUTS // len(_task_points(run_set)[0])) if "fit" in panes else None
     functions = encode_outputs(run_set, outputs) if outputs else None
     balls = partial(describe_balls, run_set, plateaus, outputs=functions, chosen=drawn)
-    pictures = _encode_landscapes(variants, plateaus, drawn, balls, store)
+    pictures = _encode_landscapes(variants, plateaus, drawn, balls, store, log=log)
     kinds = list(pictures[0]["axes"])
     stops = [run.step[rows] for run, rows in zip(run_set.runs, choose_rows(run_set, MAX_STOPS), strict=True)]
     return {
@@ -154,7 +155,7 @@ def page_data(variants: LandscapeVariants, step: int | None) -> dict[str, Any]:
             "k": opening.k,
             "sigma": opening.sigma,
             "step": last if step is None else step,
-            "loss_axis": kinds[-1],
+            "loss_axis": kinds[-1] if log is None else {False: "linear", True: "log"}[log],
         },
         "controls": _list_controls(variants, kinds),
         "timeline": describe_timeline(run_set, plateaus) | {"frames": np.unique(np.concatenate(stops)).tolist()},
@@ -210,9 +211,12 @@ def _encode_landscapes(
     drawn: ChosenRows,
     balls: Callable[..., dict[str, Any]],
     store: ArrayStore,
+    *,
+    log: bool | None,
 ) -> list[dict[str, Any]]:
     scales = {"linear": choose_scales(variants.landscapes, variants.first, log=False)}
-    with suppress(ValueError):  # losses that are not positive have no logarithmic axis
+    # Losses that are not positive have no logarithmic axis.
+    with nullcontext() if log else suppress(ValueError):
         scales["log"] = choose_scales(variants.landscapes, variants.first, log=True)
     encoded = []
     for i, land in enumerate(variants.landscapes):

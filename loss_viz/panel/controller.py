@@ -44,8 +44,9 @@ from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.objective.batching import limit_torch_threads, trim_heap
 from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.panel.pacer import Pacer
+from loss_viz.panel.sharing import FileRequest
 from loss_viz.panel.status import list_tiles
-from loss_viz.panel.worker import Worker
+from loss_viz.panel.worker import Superseded, Worker
 from loss_viz.planes.plane_set import Planes
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run import Run, load_run
@@ -64,6 +65,7 @@ MAX_TRAINING_BYTES = 2**28
 SECONDS_PER_FRAME = 0.1  # between redraws during training
 TRAINING_SHARE = 0.02  # of the time that passes, for the work of the panel while a training goes on
 MARGIN_SECONDS = 3.0
+UNFINISHED = ("updating", "training", "live")  # states of figures of which no files are made
 WIDTH_ERROR_SECONDS = 3.0  # the widest kernels need the losses of every plane at every anchor
 
 Settings = Mapping[str, Any]
@@ -98,13 +100,23 @@ class Listener(Protocol):
     def on_error(self, error: BaseException) -> None:
         """Report that the request failed."""
 
+    def on_file(self, file: FileRequest, data: bytes, seconds: float) -> None:
+        """Deliver a file, which took some seconds to make."""
+
+    def on_no_file(self, file: FileRequest, error: Exception | None) -> None:
+        """Report that a file was not made: because of an error, or the user has stopped it."""
+
 
 class Request(NamedTuple):
-    """Settings to draw; `retrain` ignores cached runs, and `is_paced` leaves the CPU to a training that goes on."""
+    """Settings to draw; `retrain` ignores cached runs, and `is_paced` leaves the CPU to a training that goes on.
+
+    With `is_drawn` they are on screen, and only files of them are made.
+    """
 
     settings: Settings
     retrain: bool
     is_paced: bool = False
+    is_drawn: bool = False
 
 
 class Stopped(Exception):
@@ -211,6 +223,8 @@ class Controller:
         self._is_growing = False  # whether the runs are those so far of a training that goes on
         self._near: Projection | None = None  # plane of the last surface of growing runs
         self._settings: Settings = {}  # of the last request
+        self._files: list[FileRequest] = []  # to be made
+        self._making_files = False
 
     def request(self, settings: Settings, *, retrain: bool = False) -> None:
         """Draw these settings, in place of earlier requests."""
@@ -292,14 +306,18 @@ class Controller:
                 with limit_torch_threads(1):
                     return self._draw_growing(request, check)
             with limit_torch_threads(n_threads):
-                run_set = self._find_runs(request, check)
-                landscape = self._draw_landscape(run_set, request.settings, check)
-                text = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
-                self.listener.on_done(" ".join([*(run.note for run in run_set.runs if run.note), text]))
+                landscape = self.view.landscape if request.is_drawn and self.view else None
+                if landscape is None:
+                    run_set = self._find_runs(request, check)
+                    landscape = self._draw_landscape(run_set, request.settings, check)
+                    text = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
+                    self.listener.on_done(" ".join([*(run.note for run in run_set.runs if run.note), text]))
+                self._make_files(check)
                 curve = self._find_width_errors(landscape, check)
                 self.listener.on_width_errors(curve, request.settings["sigma"])
-                self._draw_margin(run_set, check)
+                self._draw_margin(landscape.run_set, check)
         except Stopped:
+            self._files.clear()
             self.figures.state = "stopped"
             self.listener.on_done(
                 "Stopped; the surface is not that of these settings. Change a setting or train again."
@@ -526,3 +544,64 @@ class Controller:
         assert self.run_set is not None
         view = self.view if self.view and (self._is_growing or self.view.run_set is self.run_set) else None
         return describe_balls(self.run_set, self._plateaus.plateaus, view, self._outputs)
+
+    def request_file(self, kind: str, *, min_support: float, asker: str) -> bool:
+        """Make a file of the landscape on screen; return False if that is not complete.
+
+        Settings that are changed meanwhile are drawn first. The file is still that of the landscape that was on screen.
+
+        Args:
+            kind: as for `FileRequest`.
+            min_support: likewise.
+            asker: likewise.
+        """
+        with self._drawing:
+            view = self.view
+            if view is None or view.landscape is None or self.figures.state in UNFINISHED:
+                return False
+            run_set, step = view.run_set, self.step
+            step = run_set.last_step if step is None else int(np.clip(step, run_set.first_step, run_set.last_step))
+            file = FileRequest(kind, view.landscape, step, view.scale.log, min_support, asker)
+            if file not in self._files:
+                self._files.append(file)
+            self._stop.clear()
+            if not self._making_files:
+                self.listener.on_progress(f"making the {kind}", 0.0)
+                self.worker.submit(Request(self._settings, retrain=False, is_drawn=True))
+            return True
+
+    def _make_files(self, check: Check) -> None:
+        """Make the files that were asked for. One that a newer request interrupts is made again after that."""
+
+        def check_both() -> None:
+            check()
+            if self._stop.is_set():
+                raise Stopped
+
+        try:
+            while True:
+                with self._drawing:
+                    self._making_files = bool(self._files)
+                    if not self._files:
+                        return
+                    file = self._files[0]
+                self._make_file(file, check_both)
+                with self._drawing:
+                    self._files.remove(file)
+        finally:
+            self._making_files = False
+
+    def _make_file(self, file: FileRequest, check: Check) -> None:
+        started, text = time.monotonic(), f"making the {file.kind}"
+        self.listener.on_progress(text, 0.0)
+        try:
+            data = file.make(ProgressMeter(check, lambda done: self.listener.on_progress(text, done)))
+        except Superseded:
+            raise
+        except Stopped:
+            self._stop.clear()
+            self.listener.on_no_file(file, None)
+        except Exception as error:
+            self.listener.on_no_file(file, error)
+        else:
+            self.listener.on_file(file, data, time.monotonic() - started)

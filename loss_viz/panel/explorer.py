@@ -29,6 +29,7 @@ from loss_viz.objective.private_copy import LossFn
 from loss_viz.panel.controller import BUNDLED_STILLS, Controller
 from loss_viz.panel.controls import OWN, list_controls
 from loss_viz.panel.figure_widget import LiveFigures
+from loss_viz.panel.sharing import FORMATS, FileRequest, check_extra
 from loss_viz.panel.status import width_error_arrays
 from loss_viz.panel.watch import Watch
 from loss_viz.runs.growing import FolderGrowth, GrowingRun, RecorderGrowth
@@ -356,6 +357,8 @@ class Explorer(_OptionTraits):
             self._controller.show_network((message["x"], message["y"]))
         elif message.get("kind") == "press":
             self._on_press(message["button"])
+        elif message.get("kind") == "share" and message["file"] in FORMATS:
+            self._share(message["file"], str(message["asker"]))
 
     def _on_control(self, name: str, value: Any) -> None:
         """Assign the value of a control, or show at the control why it is not allowed."""
@@ -497,6 +500,32 @@ class Explorer(_OptionTraits):
         else:
             text, details = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
         self.work = {"text": text, "bad": True, "details": details}
+
+    def _share(self, kind: str, asker: str) -> None:
+        """Have a file made for one view of the panel, or say beside its button why that is not possible."""
+        problem = ""
+        try:
+            check_extra(kind)
+        except ImportError as error:
+            problem = str(error)
+        if not problem and not self._controller.request_file(kind, min_support=self.min_support, asker=asker):
+            problem = "The landscape is not complete yet. Press again when it is."
+        self._show("errors", **{kind: problem})
+
+    def on_file(self, file: FileRequest, data: bytes, seconds: float) -> None:
+        """Send a file to the view that has asked for it."""
+        message = {"kind": "file", "name": file.name, "type": file.mime_type, "asker": file.asker}
+        self.send(message, buffers=[data])
+        self.work = {"text": f"{file.name}: {len(data) / 1e6:.1f} MB, made in {seconds:.1f} s"}
+
+    def on_no_file(self, file: FileRequest, error: Exception | None) -> None:
+        """Show that the user has stopped the making of a file, or the error at its button and in the status line."""
+        if error is None:
+            self.work = {"text": f"Stopped; the {file.kind} was not made."}
+            return
+        text = f"The {file.kind} was not made. {type(error).__name__}: {error}"
+        self._show("errors", **{file.kind: text})
+        self.work = {"text": text, "bad": True, "details": "".join(traceback.format_exception(error))}
 
 
 def _choose_frames(run_set: RunSet) -> list[int]:

@@ -6,6 +6,14 @@ const FRAME_MS = 60; // milliseconds per frame while the ball rolls
 const ECHO_MS = 1500; // how long an older value from the kernel may arrive after a newer one was sent
 const SEND_MS = 40; // between two messages of a slider that is dragged
 const NARROW = 700; // pixels
+const UNFINISHED = ["updating", "training", "live"]; // states of figures of which no files are made
+// What can be shared, and what it is.
+const SHARED = {
+  picture: "PNG of the surface as it is now, with its errors and warnings",
+  page: "one HTML file of this landscape, which turns and plays without Python",
+  film: "GIF of the ball that rolls along the run",
+  code: "copies the Python code that draws this figure",
+};
 const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
 const asMath = (formula) => formula.replace(/\^(\d)/g, (_, digit) => SUPERSCRIPTS[digit]).replace(/\((\w+)\)$/, " $1");
@@ -327,7 +335,7 @@ class Panel {
       "change:timeline": () => this.showTimeline(),
       "change:state": () => this.showState(),
       "change:balls": () => this.showBalls(),
-      "msg:custom": (message) => message.kind === "copy" && this.copy(message.text),
+      "msg:custom": (message, buffers) => this.receive(message, buffers),
     };
     for (const [event, listener] of Object.entries(this.listeners)) model.on(event, listener);
     this.onKey = (event) => this.handleKey(event);
@@ -368,6 +376,7 @@ class Panel {
   showState() {
     this.el.dataset.state = this.model.get("state");
     this.showHeadline();
+    this.showShare();
   }
 
   // The model as the figures see it: reports of drawn pictures pass through this panel, too.
@@ -624,18 +633,14 @@ class Panel {
       }
       this.drawer.append(group);
     }
-    this.code = element("button", { type: "button", textContent: "Copy code" });
-    this.code.title = "Copy Python code that draws this figure without the panel";
-    this.code.addEventListener("click", () => this.model.send({ kind: "press", button: "code" }));
-    this.codeText = element("pre", { className: "lossviz-code", hidden: true, tabIndex: 0 });
-    this.drawer.append(element("fieldset", {}, element("legend", { textContent: "code" }), this.code, this.codeText));
     this.more = element("button", { type: "button", className: "lossviz-more", textContent: "more" });
-    this.more.title = "Network, landscape and code";
+    this.more.title = "Network and landscape";
     this.more.setAttribute("aria-controls", this.drawer.id);
     this.toggle(this.more, this.drawer);
     this.more.addEventListener("click", () => this.drawer.hidden || this.drawer.querySelector("select, input").focus());
-    this.row.append(this.more);
-    this.stage.append(this.drawer);
+    this.buildShare();
+    this.row.append(this.share, this.more);
+    this.stage.append(this.menu, this.drawer);
   }
 
   showValues() {
@@ -762,7 +767,7 @@ class Panel {
       getSelection().selectAllChildren(this.codeText); // without permission: selected, to copy by hand
     }
     this.code.textContent = copied ? "copied ✓" : "selected: press Ctrl + C";
-    setTimeout(() => (this.code.textContent = "Copy code"), 2500);
+    setTimeout(() => (this.code.textContent = "code"), 2500);
   }
 
   handleKey(event) {
@@ -773,6 +778,7 @@ class Panel {
         this.open(this.more, this.drawer, false);
         this.more.focus();
       }
+      this.closeShare();
     }
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     event.stopPropagation(); // Enter in a field would select the notebook's cell
@@ -799,5 +805,72 @@ class Panel {
     window.removeEventListener("keydown", this.onAnyKey, true);
     for (const [event, listener] of Object.entries(this.listeners)) this.model.off(event, listener);
     this.figures.close();
+    URL.revokeObjectURL(this.link?.href);
+  }
+
+  // The menu of what can be shared. Files are made by the kernel, sent to the view that has asked, and saved by the
+  // browser.
+  buildShare() {
+    this.asker = Math.random().toString(36).slice(2);
+    this.menu = element("div", { className: "lossviz-share", hidden: true, id: `lossviz-share-${this.number}`, role: "group" });
+    this.menu.setAttribute("aria-label", "Share");
+    this.notReady = element("p", { textContent: "Picture, page and film: once the landscape is complete." });
+    this.saved = element("p", { className: "lossviz-saved", role: "status" });
+    this.link = element("a", {});
+    this.menu.append(...Object.entries(SHARED).map(([kind, words]) => this.buildShared(kind, words)));
+    this.code = this.shared.code;
+    this.codeText = element("pre", { className: "lossviz-code", hidden: true, tabIndex: 0 });
+    this.menu.append(this.codeText, this.notReady, this.saved);
+    this.share = element("button", { type: "button", className: "lossviz-sharer", textContent: "share" });
+    this.share.append(element("span", { textContent: " ▾", "aria-hidden": "true" }));
+    this.share.title = "A picture, a page, a film, or code";
+    this.share.setAttribute("aria-controls", this.menu.id);
+    this.toggle(this.share, this.menu);
+    this.share.addEventListener("click", () => {
+      if (this.menu.hidden) return;
+      this.open(this.more, this.drawer, false);
+      this.menu.querySelector("button:enabled").focus();
+    });
+    this.more.addEventListener("click", () => this.open(this.share, this.menu, false));
+  }
+
+  buildShared(kind, words) {
+    const button = element("button", { type: "button", textContent: kind });
+    const hint = element("span", { textContent: words, id: `${this.menu.id}-${kind}` });
+    const error = element("p", { className: "lossviz-error", id: `${hint.id}-error`, hidden: true, role: "alert" });
+    button.setAttribute("aria-describedby", `${hint.id} ${error.id}`);
+    const ask = kind === "code" ? { kind: "press", button: "code" } : { kind: "share", file: kind, asker: this.asker };
+    button.addEventListener("click", () => this.model.send(ask));
+    const showError = (text) => Object.assign(error, { textContent: text, hidden: !text });
+    this.shared = { ...this.shared, [kind]: button };
+    this.controls[kind] = { showError };
+    return element("div", { className: "lossviz-shared" }, button, hint, error);
+  }
+
+  showShare() {
+    if (!this.menu) return;
+    const unfinished = UNFINISHED.includes(this.model.get("state"));
+    this.notReady.hidden = !unfinished;
+    for (const [kind, button] of Object.entries(this.shared)) button.disabled = unfinished && kind !== "code";
+  }
+
+  closeShare() {
+    if (!this.menu || this.menu.hidden) return;
+    this.open(this.share, this.menu, false);
+    this.share.focus();
+  }
+
+  receive(message, buffers) {
+    if (message.kind === "copy") this.copy(message.text);
+    else if (message.kind === "file" && message.asker === this.asker) this.save(message, buffers[0]);
+  }
+
+  // Saves a file. The link stays, for browsers that save nothing without a click.
+  save({ name, type }, data) {
+    URL.revokeObjectURL(this.link.href);
+    const link = { href: URL.createObjectURL(new Blob([data], { type })), download: name, textContent: name };
+    Object.assign(this.link, link);
+    this.saved.replaceChildren("Saved as ", this.link);
+    this.link.click();
   }
 }

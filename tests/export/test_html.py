@@ -269,6 +269,17 @@ def test_a_loss_that_is_not_positive_has_no_logarithmic_axis(own_run):
     assert "fit" not in data["panes"]
 
 
+def test_a_page_opens_on_the_chosen_axis(run, own_run, tmp_path):
+    def export(of, log):
+        path = export_html(of, tmp_path / "a.html", k=[3], sigma=["auto"], resolution=5, log=log, progress=False)
+        return read_part(path, "lossviz-data")["values"]["loss_axis"]
+
+    assert [export(run, log) for log in (None, True, False)] == ["log", "log", "linear"]
+    assert [export(own_run, log) for log in (None, False)] == ["linear", "linear"]
+    with pytest.raises(ValueError, match="log"):
+        export(own_run, True)
+
+
 def test_the_page_contains_no_links(computed):
     rest = strip_plotly(page_html(computed, None)).lower()
     for word in ("http:", "https:", "src=", "href=", "@import", "url(", "//cdn"):
@@ -292,7 +303,7 @@ def test_the_settings_in_the_file_reproduce_it(tmp_path):
     settings = read_part(path, "loss_viz-settings")
     land = lv.landscape(run, k=3, sigma=0.06, resolution=9, plane="local", progress=False)
     assert settings["landscape"] == land.settings["landscape"]
-    assert settings["page"] == {"k": [3, 1], "sigma": [0.06], "step": 30}
+    assert settings["page"] == {"k": [3, 1], "sigma": [0.06], "step": 30, "log": True}
     twin = export_html(run, tmp_path / "twin.html", resolution=9, progress=False, **settings["page"])
     assert twin.read_bytes() == path.read_bytes()
     train = settings["runs"][0]["train"]

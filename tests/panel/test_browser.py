@@ -1,6 +1,8 @@
 """The panel in JupyterLab and Chromium, used by mouse and keyboard."""
 
 import contextlib
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +12,20 @@ from lab import Lab, Notebook, Panel, list_moves, open_chromium, write_notebook
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 STEPS = 400  # of the run in most tests; the default of 2000 takes five times as long to train
+
+FIRST = (1.0, 1e150)  # weights at the beginning of runs whose losses, their squares, fall by thirty decades or by 300
+RECORD = """import torch, loss_viz as lv
+def record(first):
+    model = torch.nn.Linear(2, 1, bias=False, dtype=torch.float64)
+    torch.nn.init.constant_(model.weight, first)
+    recorder = lv.Recorder(model, lambda m: m.weight.square().sum())
+    shrink = 10 ** torch.tensor([[-0.3, -0.4], [-0.4, -0.3]], dtype=torch.float64)
+    for i in range(40):
+        with torch.no_grad():
+            model.weight *= shrink[i % 2] ** (10 if first > 1 else 1)
+        recorder.record()
+    return recorder.run()
+"""
 
 pytestmark = pytest.mark.browser
 
@@ -49,6 +65,16 @@ def lab(tmp_path_factory):
         "assert explorer.wait(60)\n"
         "print(explorer.step, *(round(float(run.loss[explorer.step]), 6) for run in explorer.runs))",
         "explorer.send_state()\nexplorer.push({})",
+    )
+    # The panel is below the fold, as in notebook 03.
+    write_notebook(
+        folder / "below.ipynb",
+        *["print('\\n' * 40)"] * 3,
+        "import loss_viz as lv\nlv.Explorer(lv.train('x^2', steps=60, progress=False), resolution=9)",
+        *["print('\\n' * 40)"] * 3,
+    )
+    write_notebook(
+        folder / "ticks.ipynb", RECORD, *(f"lv.Explorer(record({first}), resolution=9, k=2)" for first in FIRST)
     )
     with contextlib.closing(Lab(folder)) as lab:
         yield lab
@@ -445,7 +471,7 @@ def test_play_moves_the_ball(panel):
 
 
 def test_the_copied_code_draws_the_same_surface(panel):
-    panel.button("Copy code").click()
+    panel.button("code").click()
     box = panel.root.locator(".lossviz-code")
     box.wait_for(state="visible")
     code = box.inner_text()
@@ -455,7 +481,7 @@ def test_the_copied_code_draws_the_same_surface(panel):
     scope = {}
     exec(code.replace("lv.surface_figure", "figure = lv.surface_figure"), scope)
     assert panel.trace("surface", "surface", "z") == pytest.approx(list(scope["figure"].data[0].z), rel=1e-3)
-    panel.close_drawer()
+    panel.page.keyboard.press("Escape")
     box.wait_for(state="hidden")
 
 
@@ -666,3 +692,188 @@ def test_random_moves_cause_no_error_and_end_with_the_right_figures(lab, browser
     assert notebook.run_cell(1).split() == ["True"] * 4
     assert notebook.errors == []
     page.close()
+
+
+def test_a_file_is_downloaded_under_a_telling_name(panel, tmp_path):
+    step, *_ = panel.trace("curve", "step", "x")
+    panel.close_drawer()
+    panel.button("share").click()
+    assert panel.page.evaluate("() => document.activeElement.textContent") == "picture"
+    files = {}
+    for kind in ("picture", "page"):
+        with panel.page.expect_download(timeout=120_000) as download:
+            panel.button(kind).click()
+        files[kind] = tmp_path / download.value.suggested_filename
+        download.value.save_as(files[kind])
+        assert panel.root.locator(".lossviz-saved").inner_text() == f"Saved as {files[kind].name}"
+        assert panel.status.startswith(f"{files[kind].name}: ")
+    assert [path.name for path in files.values()] == ["x^3-landscape.png", "x^3-landscape.html"]
+    assert files["picture"].read_bytes().startswith(b"\x89PNG")
+    text = files["page"].read_text(encoding="utf-8")
+    settings = json.loads(re.search('id="loss_viz-settings">(.*?)</script>', text)[1])
+    assert settings["page"]["step"] == step
+    assert settings["explorer"]["steps"] == STEPS
+    panel.page.keyboard.press("Escape")
+    assert not panel.root.locator(".lossviz-share").is_visible()
+    assert panel.page.evaluate("() => document.activeElement.className") == "lossviz-sharer"
+
+
+def test_the_share_menu_waits_for_the_landscape(panel):
+    panel.type("steps", "20000")
+    panel.wait_until(lambda: panel.state == "training")
+    panel.button("share").click()
+    menu = panel.root.locator(".lossviz-share")
+    assert not panel.root.locator(".lossviz-drawer").is_visible()
+    assert "once the landscape is complete" in menu.inner_text()
+    enabled = {kind: panel.button(kind).is_enabled() for kind in ("picture", "page", "film", "code")}
+    assert enabled == {"picture": False, "page": False, "film": False, "code": True}
+    panel.button("Stop").click()
+    panel.wait_drawn()
+    assert "once the landscape is complete" not in menu.inner_text()
+    assert panel.button("film").is_enabled()
+    panel.page.keyboard.press("Escape")
+    train_steps(panel, STEPS)
+    panel.close_drawer()
+
+
+@pytest.mark.slow
+def test_a_panel_below_the_fold_has_its_texts_with_the_windowing_of_jupyterlab(lab, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    with lab.default_windowing():
+        notebook = Notebook(page, lab, "below.ipynb")
+    mode = "() => window.jupyterapp.shell.currentWidget.content.notebookConfig.windowingMode"
+    assert page.evaluate(mode) != "none"
+    notebook.run_all()
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.content.scrollToItem(3, 'start')")
+    panel = Panel(notebook)
+    page.wait_for_selector(".lossviz-picture", timeout=60_000)
+    panel.root.scroll_into_view_if_needed()
+    panel.wait_drawn()
+    for part, words in {"headline": "Step ", "status": "losses, drawn in", "row": "stride k", "stops": ""}.items():
+        assert words in panel.root.locator(f".lossviz-{part}").inner_text()
+    assert panel.root.locator(".lossviz-headline").bounding_box()["height"] >= 20
+    assert all(high > 20 and wide > 200 for *_, wide, high in places(panel))
+    assert len(panel.trace("surface", "surface", "z")) == 81
+    assert notebook.errors == []
+    page.close()
+
+
+@pytest.mark.slow
+def test_reload_and_run_all_at_once_show_a_picture_each_time(lab, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    notebook = Notebook(page, lab, "below.ipynb")
+    panel = Panel(notebook)
+    for _ in range(3):
+        page.reload()
+        page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.content?.widgets?.length")
+        notebook.command("notebook:run-all-cells")
+        page.wait_for_selector(".lossviz-picture", timeout=90_000)
+        panel.wait_drawn(90)
+        assert len(panel.trace("surface", "surface", "z")) == 81
+        assert "Step " in panel.root.locator(".lossviz-headline").inner_text()
+        box = panel.root.locator(".lossviz-pane-surface canvas").first.bounding_box()
+        assert min(box["width"], box["height"]) > 200
+    page.close()
+
+
+# The labels that WebGL draws along the axis of heights, each with its place in units of the axis.
+TICKS = """index => {
+    const pane = document.querySelectorAll('.lossviz')[index].querySelector('.lossviz-pane-surface');
+    const {zaxis, _scene} = pane._fullLayout.scene;
+    return [zaxis.type, zaxis.range, _scene.axesOptions.ticks[2].map(t => [t.x / _scene.dataScale[2], t.text])];
+}"""
+
+
+def read_label(text):
+    """Return the number that Plotly has written on an axis."""
+    text = text.replace("−", "-").replace("×", "e").replace("e10<sup>", "e").replace("10<sup>", "1e")
+    text = text.replace("</sup>", "")
+    units = {"p": 1e-12, "n": 1e-9, "μ": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+    return float(text[:-1]) * units[text[-1]] if text[-1] in units else float(text)
+
+
+@pytest.mark.slow
+def test_drawn_ticks_are_right_after_any_order_of_axes(lab, browser):
+    page = browser.new_page(viewport={"width": 1000, "height": 1400})
+    notebook = Notebook(page, lab, "ticks.ipynb")
+    for cell in range(1 + len(FIRST)):
+        notebook.run_cell(cell)
+    for i in range(len(FIRST)):
+        panel = Panel(notebook, i)
+        panel.wait_drawn()
+        seen = []
+        for axis in ("log", "linear", "log", "linear", "log"):
+            if panel.control("loss_axis").input_value() != axis:
+                panel.choose("loss_axis", axis)
+            panel.wait_until(lambda panel=panel, axis=axis: page.evaluate(TICKS, panel.index)[0] == axis)
+            panel.wait_drawn()
+            _, (low, high), ticks = page.evaluate(TICKS, panel.index)
+            assert 2 <= len(ticks) <= 12, (axis, ticks)
+            for place, text in ticks:
+                value = np.log10(read_label(text)) if axis == "log" else read_label(text)
+                assert value == pytest.approx(place, abs=1e-3 * (high - low)), (axis, ticks)
+                assert low <= value <= high
+            seen.append(ticks)
+        assert seen[0] == seen[2] == seen[4]
+        assert seen[1] == seen[3]
+    assert notebook.errors == []
+    page.close()
+
+
+def accessible(page, selector):
+    """Return role, name and value text that Chromium gives to assistive technology for each visible element."""
+    chromium = page.context.new_cdp_session(page)
+    tree = {node.get("backendDOMNodeId"): node for node in chromium.send("Accessibility.getFullAXTree")["nodes"]}
+    root = chromium.send("DOM.getDocument")["root"]["nodeId"]
+    found = []
+    for node in chromium.send("DOM.querySelectorAll", {"nodeId": root, "selector": selector})["nodeIds"]:
+        known = tree.get(chromium.send("DOM.describeNode", {"nodeId": node})["node"]["backendNodeId"])
+        if known and not known["ignored"]:
+            more = {one["name"]: one["value"].get("value") for one in known["properties"]}
+            found.append((known["role"]["value"], known["name"]["value"], more.get("valuetext")))
+    chromium.detach()
+    return found
+
+
+def test_every_control_has_a_name_and_a_value_in_the_accessibility_tree(panel):
+    seen = []
+    for opener in ("share", "more"):
+        panel.button(opener).click()
+        seen += accessible(panel.page, ".lossviz :is(button, input, select, summary)")
+        panel.button(opener).click()
+    roles = {role for role, *_ in seen}
+    assert roles <= {"button", "slider", "combobox", "textbox"}, roles
+    assert len(set(seen)) > 25
+    assert all(name.strip() for _, name, _ in seen), seen
+    sliders = {name: text for role, name, text in seen if role == "slider"}
+    assert set(sliders) == {"smoothing σ", "stride k", "grid", "min. support", "training step"}
+    assert all(sliders.values()), sliders
+    assert sliders["training step"].startswith("step ")
+    assert {"picture", "page", "film", "code", "Train", "play"} <= {name for _, name, _ in seen}
+
+
+FOCUSED = "() => document.activeElement.id.replace(/lossviz-\\d+-/, '') || document.activeElement.textContent.trim()"
+
+
+def test_tab_goes_through_the_row_and_drawers_take_the_focus_and_give_it_back(panel):
+    panel.close_drawer()
+    page = panel.page
+    for name in ("k", "sigma"):
+        assert panel.control(name).is_enabled()
+    panel.button("x").focus()
+    order = [page.evaluate(FOCUSED)]
+    for _ in range(9):
+        page.keyboard.press("Tab")
+        order.append(page.evaluate(FOCUSED))
+    assert order == ["x", "x²", "x³", "sin 3x", "target", "sigma", "k", "resolution", "share ▾", "more"]
+    for opener, first in (("more", "preset"), ("share ▾", "picture")):
+        page.keyboard.press("Enter")
+        assert page.evaluate(FOCUSED) == first
+        page.keyboard.press("Tab")
+        inside = "() => document.activeElement.closest('.lossviz-drawer, .lossviz-share') !== null"
+        assert page.evaluate(inside)
+        page.keyboard.press("Escape")
+        assert page.evaluate(FOCUSED) == opener
+        assert not panel.root.locator(".lossviz-drawer").is_visible()
+        assert not panel.root.locator(".lossviz-share").is_visible()
+        page.keyboard.press("Shift+Tab")
