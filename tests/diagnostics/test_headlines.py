@@ -49,11 +49,11 @@ def test_the_post_s_runs(post_runs):
 
 
 def test_a_run_that_never_leaves_its_plateau_is_still_stuck():
-    run = lv.train("x^3", optimizer="sgd", progress=False)
+    run = lv.train("x^3", optimizer="sgd", steps=800, progress=False)
     plateaus = lv.find_plateaus(run)
     headlines = write_headlines(run, plateaus)
-    assert sentence(headlines, 1000) == "stuck. All it has learned is the best straight line."
-    assert sentence(headlines, 2000) == "still stuck. All it has learned is the best straight line."
+    assert sentence(headlines, 400) == "stuck. All it has learned is the best straight line."
+    assert sentence(headlines, 800) == "still stuck. All it has learned is the best straight line."
     assert [stop.text for stop in list_stops(run, plateaus)] == ["falls", "sticks"]
 
 

@@ -146,7 +146,7 @@ def test_buffers_stay_as_they_were_before_the_step():
     for t in range(0, len(run) - 1, 2):
         start, end = run.weights[[t, t + 1]]
         multiples = np.geomspace(1 / 640, 1024, 140)
-        losses = [float(run.objective((start + s * (end - start))[None], run.buffers[[t]])[0]) for s in multiples]
+        losses = run.objective(start + multiples[:, None] * (end - start), run.buffers[[t] * len(multiples)])
         rises = np.flatnonzero(losses > run.loss[t] * (1 + 1e-12))
         first = multiples[rises[0]] if len(rises) else np.inf
         assert margin.lower[t] / 1.11 <= first <= margin.upper[t] * 1.11

@@ -61,8 +61,12 @@ def read_pdf(path):
         ("double", 180 / 25.4),
     ],
 )
-def test_a_figure_is_as_wide_as_asked(land, tmp_path, width, inches):
+def test_lengths_are_in_inches(width, inches):
     assert read_length("width", width) == pytest.approx(inches)
+
+
+@pytest.mark.parametrize(("width", "inches"), [(480, 5.0), ("double", 180 / 25.4)])
+def test_a_figure_is_as_wide_as_asked(land, tmp_path, width, inches):
     path = lv.export_image(land, tmp_path / "figure.pdf", kind="contour", width=width, height="60mm")
     size, _, _ = read_pdf(path)
     assert size == pytest.approx([72 * inches, 60 / 25.4 * 72], abs=0.01)
@@ -75,8 +79,7 @@ def test_a_png_has_the_resolution_asked_for(land, tmp_path):
         assert image.info["dpi"] == pytest.approx((120, 120), rel=0.01)
 
 
-@pytest.mark.parametrize("kind", ["surface", "contour", "both"])
-@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize(("kind", "log"), [("surface", True), ("contour", True), ("both", False)])
 def test_text_and_lines_are_vectors(land, tmp_path, kind, log):
     path = lv.export_image(land, tmp_path / "figure.svg", kind=kind, log=log, dpi=60, font_size=9.0)
     root, sizes, n_images = read_svg(path)
@@ -95,13 +98,13 @@ def test_text_and_lines_are_vectors(land, tmp_path, kind, log):
 
 
 def test_texts_do_not_overlap_at_column_width(land, race):
-    for one in (land, race):
-        for kind, width in (("surface", 85), ("contour", 85), ("both", 180)):
-            for log in (False, True):
-                size = width / 25.4, width / 25.4 * (0.42 if kind == "both" else 0.76)
-                page = Page(one, kind=kind, size=size, dpi=100.0, log=log, notes=False, font_size=8.0, line_width=1.2)
-                page.render(40)
-                assert_apart(page._figure)
+    for one, logs in ((land, {"surface": True, "contour": False}), (race, {"surface": False, "contour": True})):
+        for kind, log in (logs | {"both": one is land}).items():
+            width = 180 if kind == "both" else 85
+            size = width / 25.4, width / 25.4 * (0.42 if kind == "both" else 0.76)
+            page = Page(one, kind=kind, size=size, dpi=100.0, log=log, notes=False, font_size=8.0, line_width=1.2)
+            page.render(40)
+            assert_apart(page._figure)
 
 
 def assert_apart(figure):

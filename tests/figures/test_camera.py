@@ -45,7 +45,7 @@ def test_most_of_the_runs_is_seen(target, log, n_runs):
     assert np.linalg.norm(found) == pytest.approx(camera.RADIUS)
     lengths = []
     for elevation in (28, 42):
-        for azimuth in range(0, 360, 15):
+        for azimuth in range(0, 360, 30):
             up, around = np.radians([elevation, azimuth])
             eye = camera.RADIUS * np.array([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)])
             lengths.append(visible_length(land, scale, eye))

@@ -34,7 +34,7 @@ MORE = int(os.environ.get("LOSS_VIZ_FUZZ", "1"))
 
 def times(n):
     """So many cases, the same ones each time unless more are asked for."""
-    return settings(max_examples=max(1, MORE * n // 4), derandomize=MORE == 1, deadline=None, database=None)
+    return settings(max_examples=max(1, MORE * n // 8), derandomize=MORE == 1, deadline=None, database=None)
 
 
 class Net(nn.Module):
