@@ -162,12 +162,22 @@ class Page:
 
     def _write_headline(self) -> float:
         """Make room for a headline and the caption, and return the height of both in points."""
-        longest = max(len(write_headline(self._landscape, step)) for step in self._landscape.run_set.step.tolist())
+        run_set = self._landscape.run_set
+        self._headlines = write_headlines(run_set.runs[0], assess(self._landscape).plateaus[0])
+        longest = max(len(self._choose_headline(step)) for step in run_set.step.tolist())
         size = min(HEADLINE, self._width / (LETTER * longest * self._size))
         self._headline = self._write("", self._height - 0.9 * self._size, size, va="top", fontweight="bold")
         below = (0.9 + 1.6 * size) * self._size
         self._caption = self._write("", self._height - below, 1.05, va="top", color=FAINT)
         return below + 1.7 * self._size
+
+    def _choose_headline(self, step: int) -> str:
+        """Return what a single run does at a step, as the panel says it; of several runs the step."""
+        run_set = self._landscape.run_set
+        where = f"Step {step:,} of {run_set.last_step:,}"
+        if len(run_set.runs) > 1:
+            return where
+        return f"{where}: {next(each.text for each in self._headlines if step <= each.end)}"
 
     def _write_notes(self) -> float:
         """Write the notes at the bottom, and return their height in points."""
@@ -216,22 +226,12 @@ class Page:
         if self._caption is None:
             return
         if self._headline is not None:
-            self._headline.set_text(write_headline(self._landscape, step))
+            self._headline.set_text(self._choose_headline(step))
         visible = self._scene.visible() if self._scene else None
         text = describe_step(self._landscape, step, visible)
         if self._headline is not None:  # which says the step
             text = text.partition(", ")[2]
         self._caption.set_text("\n".join(self._wrap(text, 1.05)))
-
-
-def write_headline(landscape: Landscape, step: int) -> str:
-    """Return what a single run does at a step, as the panel says it; of several runs the step."""
-    run_set = landscape.run_set
-    where = f"Step {step:,} of {run_set.last_step:,}"
-    if len(run_set.runs) > 1:
-        return where
-    headlines = write_headlines(run_set.runs[0], assess(landscape).plateaus[0])
-    return f"{where}: {next(each.text for each in headlines if step <= each.end)}"
 
 
 def describe_step(landscape: Landscape, step: int, visible: Sequence[float] | None = None) -> str:
