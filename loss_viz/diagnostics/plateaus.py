@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.polynomial import Polynomial
 from scipy.ndimage import median_filter
-from sklearn.isotonic import isotonic_regression
+from scipy.optimize import isotonic_regression
 
 from loss_viz._validation import argument_error, check_float, check_int, check_type
 from loss_viz.diagnostics.geometry import Sharpness, measure_sharpness
@@ -206,7 +206,7 @@ def _list_curves(step: Int[np.ndarray, " n_rows"], decades: Float[np.ndarray, " 
     while n_rows >= MIN_ROWS:
         grid = np.linspace(step[0], step[n_rows - 1], N_GRID + 1)
         smooth = np.interp(grid, step[:n_rows], _remove_spikes(decades[:n_rows]))
-        descent = isotonic_regression(smooth, increasing=False)
+        descent = isotonic_regression(smooth, increasing=False).x
         off = decades[:n_rows] - np.interp(step[:n_rows], grid, descent)
         deviation = 1.4826 * np.median(np.abs(off))  # the standard deviation of normal noise, whatever the spikes
         rows = np.searchsorted(step, grid)

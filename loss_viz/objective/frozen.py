@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from loss_viz._compiler import without_compiler
+
 LARGE_BYTES = 2**26
 
 
@@ -82,7 +84,20 @@ class SharedWriteError(RuntimeError):
     """A private copy of a model tried to write to a parameter that it shares with the user's model."""
 
 
-class ForbidWrites(TorchDispatchMode):
+class UncompiledMode(TorchDispatchMode):
+    """A context that sees each operation, without importing the compiler at the first one."""
+
+    def __enter__(self) -> Any:
+        self._without = without_compiler(type(self).__torch_dispatch__)
+        self._without.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._without.__exit__(None, None, None)
+
+
+class ForbidWrites(UncompiledMode):
     """A context in which an operation that writes to one of some tensors raises `SharedWriteError` instead."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

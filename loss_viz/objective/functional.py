@@ -11,11 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from loss_viz._validation import argument_error, check_type, first_line
-from loss_viz.objective.frozen import ForbidWrites, SharedParameters, SharedWriteError, choose_shared, find_storage
+from loss_viz.objective.frozen import (
+    ForbidWrites,
+    SharedParameters,
+    SharedWriteError,
+    UncompiledMode,
+    choose_shared,
+    find_storage,
+)
 from loss_viz.objective.layout import ParameterLayout, lay_out, names_by_id, parameter_layout
 from loss_viz.objective.private_copy import (
     ChooseShared,
@@ -29,7 +35,7 @@ from loss_viz.objective.private_copy import (
 MAX_DIFFERENCE = 0.05  # of a Hessian-vector product from a difference of gradients, which in float32 is within 0.01
 
 
-class ForwardProbe(TorchDispatchMode):
+class ForwardProbe(UncompiledMode):
     """A context that observes a forward pass of a private copy.
 
     Args:

@@ -80,10 +80,10 @@ class ParameterLayout:
         parts = vector.split(self.sizes) if self.entries else ()
         return {entry.name: entry.unflatten(part) for entry, part in zip(self.entries, parts, strict=True)}
 
-    def join(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " n"]:
-        """Concatenate tensors by name into a vector: a detached copy on the CPU."""
+    def join(self, tensors: Mapping[str, Tensor], out: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+        """Concatenate tensors by name into a vector: a detached copy on the CPU, in `out` if given."""
         parts = [_flatten(tensors[entry.name].detach()).to("cpu", self.dtype) for entry in self.entries]
-        return torch.cat(parts) if parts else torch.empty(0, dtype=self.dtype, device="cpu")
+        return torch.cat(parts, out=out) if parts else torch.empty(0, dtype=self.dtype, device="cpu")
 
 
 def _flatten(tensor: Tensor) -> Tensor:

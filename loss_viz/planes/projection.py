@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.linalg import eigh
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
-from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from loss_viz.objective.batching import limit_blas_threads
@@ -20,6 +19,10 @@ SMALL = 1e8  # multiplications: a few hundredths of a second on one thread
 MIN_TURN = 1e-3  # sine of the angle above which principal axes are no longer called so
 TURNED_AXES = "axis 1 of the PC plane", "axis 2 of the PC plane"
 MANY_STEPS = 300  # Lanczos is faster than a full eigendecomposition above this
+# Above so many rows the Gram matrix, whose cost grows with their square, is never formed: its first eigenvectors are
+# found from its products with a few vectors, to a residual that is checked.
+MAX_GRAM_ROWS = 500
+N_VECTORS, MAX_PASSES, TOLERANCE = 8, 12, 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +75,10 @@ class Projection:
 def fit_projection(weights: WeightRows, bar: tqdm | None = None) -> Projection:
     """Fit the plane of the first two principal components of the rows of `weights`: centered, exact, in float64.
 
-    Uses scikit-learn's full SVD if there are no more parameters than steps, else the eigenvectors of the
-    `(n_steps, n_steps)` Gram matrix, summed over blocks of parameters. Neither a matrix of `n_params²` entries nor a
-    copy of `weights` is made. The largest loading of each component is positive, as in scikit-learn, so that the
+    Uses a full SVD if there are no more parameters than steps, else the eigenvectors of the `(n_steps, n_steps)` Gram
+    matrix, summed over blocks of parameters; above 500 steps they come from block Krylov iterations without that
+    matrix, to a residual of 1e-10 of the largest eigenvalue. Neither a matrix of `n_params²` entries nor a copy of
+    `weights` is made. The largest loading of each component is positive, as in scikit-learn, so that the
     picture does not flip between fits.
 
     Args:
@@ -97,14 +101,16 @@ def fit_projection(weights: WeightRows, bar: tqdm | None = None) -> Projection:
 
 def _fit(weights: WeightRows, bar: tqdm | None) -> Projection:
     n_steps, n_params = weights.shape
-    gram = np.zeros((n_steps, n_steps)) if n_params > n_steps else None
+    is_wide = n_params > n_steps
+    gram = np.zeros((n_steps, n_steps)) if is_wide and n_steps <= MAX_GRAM_ROWS else None
     mean, total = _center(weights, bar, gram)
     if not total:  # the run never moved; any two axes will do
         components, variance = np.eye(2, n_params), np.zeros(2)
-    elif gram is None:
-        components, variance = _principal_axes(weights[:].astype(np.float64))
+    elif not is_wide:
+        components, variance = _principal_axes(weights[:].astype(np.float64) - mean)
     else:
-        components, variance = _gram_axes(weights, mean, gram, bar)
+        found = _iterate(weights, mean, bar) if gram is None else _top_eigenvectors(gram)
+        components, variance = _gram_axes(weights, mean, *found, bar)
     return Projection(mean, components, *_project(weights, mean, components, bar), variance / (total or 1.0))
 
 
@@ -225,23 +231,23 @@ def _project(
 
 
 def _principal_axes(
-    weights: Float[np.ndarray, "n_steps n_params"],
+    centered: Float[np.ndarray, "n_steps n_params"],
 ) -> tuple[Float[np.ndarray, "2 n_params"], Float[np.ndarray, " 2"]]:
-    n_components = min(2, weights.shape[1])
-    pca = PCA(n_components, svd_solver="full").fit(weights)
-    components, variance = np.zeros((2, weights.shape[1])), np.zeros(2)
-    components[:n_components] = _fix_signs(pca.components_)
-    variance[:n_components] = pca.singular_values_**2
+    _, singular, rows = np.linalg.svd(centered, full_matrices=False)
+    components, variance = np.zeros((2, centered.shape[1])), np.zeros(2)
+    components[: len(rows)] = _fix_signs(rows[:2])
+    variance[: len(rows)] = singular[:2] ** 2
     return components, variance
 
 
 def _gram_axes(
     weights: WeightRows,
     mean: Float[np.ndarray, " n_params"],
-    gram: Float[np.ndarray, "n_steps n_steps"],
+    values: Float[np.ndarray, " n_axes"],
+    vectors: Float[np.ndarray, "n_steps n_axes"],
     bar: tqdm | None,
 ) -> tuple[Float[np.ndarray, "2 n_params"], Float[np.ndarray, " 2"]]:
-    values, vectors = _top_eigenvectors(gram)
+    """Return the axes and their variances from the eigenvectors of the Gram matrix, in increasing order."""
     components = np.empty((len(values), len(mean)))
     for columns, block in _widen(weights, bar):
         block -= mean[columns]
@@ -249,6 +255,37 @@ def _gram_axes(
     # QR rather than division by the singular values: the axes stay orthonormal where the second one is noise.
     orthonormal, _ = np.linalg.qr(components.T)
     return _fix_signs(orthonormal.T), values[::-1].clip(min=0)
+
+
+def _iterate(
+    weights: WeightRows, mean: Float[np.ndarray, " n_params"], bar: tqdm | None
+) -> tuple[Float[np.ndarray, " n_axes"], Float[np.ndarray, "n_steps n_axes"]]:
+    """Return what `_top_eigenvectors` returns, by block Krylov iterations on the rows, each of which reads them once.
+
+    The residual bounds the error of each eigenvalue, and that of the plane together with the gap to the third one. If
+    it stays above the tolerance, as for rows of noise, the Gram matrix is formed after all.
+    """
+    block = np.random.default_rng(0).standard_normal((len(weights), N_VECTORS))  # fixed: the same picture each time
+    basis = np.linalg.qr(block)[0]
+    block, images = basis, np.empty((len(weights), 0))
+    for _ in range(MAX_PASSES):
+        image = np.zeros_like(block)
+        for columns, part in _widen(weights, bar):
+            part -= mean[columns]
+            image += part @ (part.T @ block)
+        images = np.hstack([images, image])
+        small = basis.T @ images
+        values, turn = eigh((small + small.T) / 2, subset_by_index=[len(small) - 2, len(small) - 1])
+        vectors = basis @ turn
+        if np.linalg.norm(images @ turn - vectors * values, axis=0).max() <= TOLERANCE * values[-1]:
+            return values, vectors
+        block = image
+        for _ in range(2):  # once leaves rounding errors, with which rows of low rank would fill the block
+            block = np.linalg.qr(block - basis @ (basis.T @ block))[0]
+        basis = np.hstack([basis, block])
+    gram = np.zeros((len(weights), len(weights)))
+    _center(weights, bar, gram)
+    return _top_eigenvectors(gram)
 
 
 def _top_eigenvectors(

@@ -172,7 +172,8 @@ class RecorderGrowth:
 def _read_snapshot(look: Look, step: int, *, objective: Objective) -> Rows | None:
     kept, layout = look.snapshots[step], objective.buffer_layout
     if isinstance(kept.weights, np.ndarray):
-        return kept.weights, join_state(kept, objective) if layout.n else None
+        # A copy, because a view would keep a whole block of snapshots in memory.
+        return kept.weights.copy(), join_state(kept, objective) if layout.n else None
     return _read_file(kept.weights, objective, objective.layout, layout)
 
 

@@ -34,6 +34,7 @@ from loss_viz.runs.optimizer_state import (
     measure_norms,
     stack_norms,
 )
+from loss_viz.runs.row_memory import RowMemory
 from loss_viz.runs.run import Run, evaluate_run
 from loss_viz.runs.weights import WeightRows
 
@@ -74,7 +75,7 @@ class Look(NamedTuple):
         is_read: whether `run()` was called after the last update.
     """
 
-    snapshots: Mapping[int, Snapshot]
+    snapshots: dict[int, Snapshot]
     objective: Objective
     changing: tuple[str, ...]
     step: int
@@ -113,6 +114,7 @@ class Snapshots:
         self._last = dict(objective.initial_state)
         self._values: dict[str, np.ndarray | Tensor] = {}  # of the tensors that have changed
         self._kept: dict[int, Snapshot] = {}  # by step, in increasing order
+        self._memory = self._get_memory()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -138,6 +140,15 @@ class Snapshots:
         """Drop all snapshots, and compare with another initial state from now on."""
         self._drop(list(self._kept))
         self.objective, self._last, self._values = objective, dict(objective.initial_state), {}
+        self._memory = self._get_memory()
+
+    def _get_memory(self) -> RowMemory:
+        layout = self.objective.layout
+        return RowMemory(layout.n, layout.dtype, 1 if self.folder else self.limit)
+
+    def join(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " n_params"]:
+        """Return the weights among these tensors, in the memory of the next snapshot."""
+        return self.objective.layout.join(tensors, out=torch.from_numpy(self._memory.row))
 
     def add(
         self, step: int, weights: Float[Tensor, " n_params"], tensors: Mapping[str, Tensor], norms: Norms = NO_NORMS
@@ -146,7 +157,7 @@ class Snapshots:
 
         Args:
             step: training step.
-            weights: the trained ones, as one vector.
+            weights: what `join` returned.
             tensors: all tensors of the model, by name.
             norms: of tensors in the optimizers' state.
 
@@ -173,6 +184,7 @@ class Snapshots:
             write_snapshot(kept, stored, {"step": str(step)} | ({NORMS: json.dumps(norms)} if norms else {}))
         else:
             self._last = state
+            self._memory.keep()
         if self._has_tail:
             self._drop([self._last_step])
         now = {name: value for name, value in self._values.items() if state[name] is not initial[name]}
@@ -195,18 +207,22 @@ class Snapshots:
 
     def look(self) -> tuple[dict[int, Snapshot], tuple[str, ...]]:
         """Return the snapshots by step, and the names of the other tensors that have changed."""
+        self._memory.lend()
         return dict(self._kept), tuple(self._values)
 
-    def share(self, snapshots: Mapping[int, Snapshot], rows: Float[np.ndarray, "n n_params"]) -> None:
-        """Keep the weights of snapshots in the memory of `rows`."""
-        for (step, kept), row in zip(snapshots.items(), rows, strict=True):
-            if self._kept.get(step) is kept:
-                self._kept[step] = kept._replace(weights=row)
+    def share(self, step: int, kept: Snapshot, moved: Snapshot) -> None:
+        """Keep a snapshot in other memory."""
+        if self._kept.get(step) is kept:
+            self._kept[step] = moved
 
     def _make_room(self) -> None:
         if len(self._kept) - self._has_tail >= self.limit:
             self.every *= 2
             self._drop([step for step in self._kept if step % self.every])
+            self._memory.restart()
+            for step, kept in self._kept.items():  # close the gaps
+                if isinstance(kept.weights, np.ndarray):
+                    self._kept[step] = _move(kept, self._memory.keep())
 
     @property
     def _has_tail(self) -> bool:
@@ -223,20 +239,38 @@ class Snapshots:
                 kept.unlink(missing_ok=True)
 
 
-def gather_snapshots(look: Look) -> tuple[Objective, WeightRows, WeightRows | None]:
+def gather_snapshots(
+    look: Look, share: Callable[[int, Snapshot, Snapshot], None]
+) -> tuple[Objective, WeightRows, WeightRows | None]:
     """Return all weights, and all other tensors that change; rows on disk are read on demand.
+
+    Rows in memory are moved to one matrix, one by one, so that there is never a second copy of all of them.
+
+    Args:
+        look: snapshots, which share the memory of the result afterwards.
+        share: called with the step of each row, its snapshot before and after.
 
     Returns:
         The objective with those tensors in its `buffer_layout`; weights; the other tensors, or None.
     """
-    objective, kept = look.objective.following(look.changing), look.snapshots.values()
+    objective, snapshots = look.objective.following(look.changing), look.snapshots
     layout = objective.buffer_layout
-    paths = [one.weights for one in kept if isinstance(one.weights, Path)]
+    paths = [one.weights for one in snapshots.values() if isinstance(one.weights, Path)]
     if paths:
         buffers = Checkpoints(paths, layout, objective.initial_state) if layout.n else None
         return objective, Checkpoints(paths, objective.layout), buffers
-    rows = np.stack([one.weights for one in kept if isinstance(one.weights, np.ndarray)])
-    return objective, rows, np.stack([join_state(one, objective) for one in kept]) if layout.n else None
+    rows = torch.empty(len(snapshots), objective.n_params, dtype=objective.layout.dtype, device="cpu").numpy()
+    for row, step in zip(rows, snapshots, strict=True):
+        kept, snapshots[step] = snapshots[step], _move(snapshots[step], row)
+        share(step, kept, snapshots[step])
+    kept_state = [join_state(one, objective) for one in snapshots.values()] if layout.n else []
+    return objective, rows, np.stack(kept_state) if layout.n else None
+
+
+def _move(snapshot: Snapshot, row: Float[np.ndarray, " n_params"]) -> Snapshot:
+    """Return a snapshot in memory with its weights in `row`."""
+    row[:] = snapshot.weights
+    return snapshot._replace(weights=row)
 
 
 def join_state(snapshot: Snapshot, objective: Objective) -> Float[np.ndarray, " n_buffers"]:
@@ -520,14 +554,15 @@ class Recorder:
 
     def run_of(self, look: Look, **options: Any) -> Run:
         """Return the run of some snapshots; `options` are those of `evaluate_run`."""
-        objective, weights, buffers = gather_snapshots(look)
-        if isinstance(weights, np.ndarray):
-            with self._lock:
-                self._snapshots.share(look.snapshots, weights)
+        objective, weights, buffers = gather_snapshots(look, self._share)
         norms = stack_norms([kept.norms for kept in look.snapshots.values()], self.track)
         step = np.array(list(look.snapshots), dtype=np.int64)
         about: dict[str, Any] = {"optimizer_state": norms, "name": self.name, "note": self.note}
         return evaluate_run(objective, weights, step, buffers=buffers, **about, **options)
+
+    def _share(self, step: int, kept: Snapshot, moved: Snapshot) -> None:
+        with self._lock:
+            self._snapshots.share(step, kept, moved)
 
     def run(self, *, progress: bool = True) -> Run:
         """Return the run so far, including the current weights. Recording may continue afterwards.
@@ -580,7 +615,7 @@ class Recorder:
                     self._end(f"At step {self.step} the model has changed, {change}", "Make a new Recorder after that.")
                 return
             self._own = frozenset(map(id, tensors.values()))
-            weights = self.objective.layout.join(tensors)
+            weights = self._snapshots.join(tensors)
             # A finite sum has finite terms, and is found three times as soon.
             if not math.isfinite(weights.sum().item()) and not weights.isfinite().all():
                 self._end(f"The weights are no longer finite at step {self.step}")
@@ -606,7 +641,7 @@ class Recorder:
             self.objective = Objective(self.model, self.objective.loss_fn, device=self.objective.device)
         self._snapshots.restart(self.objective)
         self._known = now
-        self._snapshots.add(self.step, self.objective.layout.join(tensors), tensors, self._measure_norms())
+        self._snapshots.add(self.step, self._snapshots.join(tensors), tensors, self._measure_norms())
         warnings.warn(
             f"Buffers of the model took their shape in the first update; the run starts at step {self.step}.",
             RuntimeWarning,

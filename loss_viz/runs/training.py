@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
+from loss_viz._compiler import without_compiler
 from loss_viz._validation import argument_error, check_int, check_type, first_line
 from loss_viz.objective.layout import parameter_layout
 from loss_viz.objective.objective import Objective
@@ -34,6 +35,7 @@ from loss_viz.tasks.optimizers import (
     SchedulerFactory,
     build_optimizer,
     build_scheduler,
+    find_step,
     label_optimizer,
     list_parts,
 )
@@ -164,7 +166,8 @@ def build_training(settings: TrainSettings, *, preset: str = "post", track: Sequ
     model = build_mlp(width=width, depth=settings.depth, activation=activation, dtype=dtype, seed=seed)
     check_memory(model, steps, every, MAX_BYTES)
     check_same_loss(model, task)
-    built = build_optimizer(optimizer, model, lr=settings.lr, default_lr=defaults.lr)
+    with without_compiler(Optimizer.add_param_group):
+        built = build_optimizer(optimizer, model, lr=settings.lr, default_lr=defaults.lr)
     lr = built.param_groups[0].get("lr")  # a custom optimizer may have none
     kinds = [type(one).__name__ for one in list_parts(built)]
     recorded = {
@@ -216,7 +219,7 @@ def run_training(training: Training, *, on_step: Callable[[int, float], object])
     rows: list[tuple[int, Tensor, float, Norms]] = []
     own, parts = {id(parameter) for parameter in model.parameters()}, list_parts(optimizer)
     layout, parameters = parameter_layout(model), dict(model.named_parameters())
-    note = ""
+    note, step = "", find_step(optimizer)
     try:
         for t in range(steps + 1):
             weights = layout.join(parameters)
@@ -224,7 +227,7 @@ def run_training(training: Training, *, on_step: Callable[[int, float], object])
             if t == 1 and (missing := [name for name in track if name not in norms]):
                 raise argument_error("track", explain_missing(missing, list_state_names(parts, own)))
             # All optimizers accept a closure, and L-BFGS needs one; step() returns the loss before the update.
-            loss = _step(optimizer, closure, scheduler) if t < steps else task.loss(model).item()
+            loss = _step(step, optimizer, closure, scheduler) if t < steps else task.loss(model).item()
             if not (math.isfinite(loss) and weights.isfinite().all()):
                 note = _note_divergence(loss, t)
                 break
@@ -238,11 +241,11 @@ def run_training(training: Training, *, on_step: Callable[[int, float], object])
         note = f"Training was interrupted; the run is kept up to step {rows[-1][0]} of {steps}."
     if note:
         vector_to_parameters(rows[-1][1], model.parameters())
-    step, recorded, losses, states = zip(*rows, strict=True)
+    numbers, recorded, losses, states = zip(*rows, strict=True)
     return Run(
         weights=torch.stack(recorded).numpy(),
         loss=np.array(losses),
-        step=np.array(step),
+        step=np.array(numbers),
         objective=Objective(model, task.loss),
         task=task,
         note=note,
@@ -251,9 +254,12 @@ def run_training(training: Training, *, on_step: Callable[[int, float], object])
     )
 
 
-def _step(optimizer: Optimizer, closure: Callable[[], float], scheduler: LRScheduler | None) -> float:
+def _step(
+    step: Callable[..., Any], optimizer: Optimizer, closure: Callable[[], float], scheduler: LRScheduler | None
+) -> float:
     try:
-        loss: float = optimizer.step(closure)  # type: ignore[assignment, arg-type]
+        with without_compiler(Optimizer.zero_grad):
+            loss: float = step(closure)
     except (RuntimeError, TypeError) as error:
         raise argument_error(
             "optimizer",

@@ -1,6 +1,8 @@
 """Optimizers and learning-rate schedules by name."""
 
+import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
@@ -12,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
 
+from loss_viz._compiler import COMPILER
 from loss_viz._validation import argument_error, check_choice, check_float, check_type, first_line
 
 OptimizerFactory = Callable[..., Optimizer | Sequence[Optimizer]]
@@ -54,6 +57,15 @@ def _build_muon(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
     for parameter in parameters:
         parts[parameter.ndim == 2].append(parameter)
     return JointOptimizer([torch.optim.Muon(parts[True], lr=lr), torch.optim.Adam(parts[False], lr=lr)])
+
+
+def find_step(optimizer: Optimizer) -> Callable[..., Any]:
+    """Return `optimizer.step`; of PyTorch's own optimizers without the wrapper that imports the compiler."""
+    own = type(optimizer)
+    is_plain = own.__module__.startswith("torch.optim.") and "step" not in vars(optimizer)  # schedules replace it
+    if COMPILER in sys.modules or not is_plain or optimizer.defaults.get("differentiable"):
+        return optimizer.step
+    return partial(torch.no_grad()(inspect.unwrap(own.step)), optimizer)
 
 
 UNSUPPORTED = {"sparseadam": "it updates sparse gradients only, and those of this network are dense"}

@@ -3,6 +3,7 @@ import pytest
 import reference
 from tqdm import tqdm
 
+from loss_viz.planes import projection as projection_module
 from loss_viz.planes.projection import fit_projection
 from loss_viz.runs.weights import column_blocks
 
@@ -76,3 +77,21 @@ def test_float32_weights_are_accumulated_in_float64():
     weights = (1000 + RNG.normal(size=(50, 4))).astype(np.float32)
     expected = reference.principal_plane(weights.astype(float))[1]
     np.testing.assert_allclose(fit_projection(weights).components, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["walk", "low rank", "noise"])
+def test_many_rows_do_not_need_their_gram_matrix(kind, monkeypatch):
+    """Above 500 rows the axes come from iterations; for noise these do not converge, and the Gram matrix is formed."""
+    weights = RNG.normal(size=(600, 700))
+    if kind == "walk":
+        weights = weights.cumsum(axis=0)
+    elif kind == "low rank":
+        weights = weights[:, :3] @ weights[:3]
+    calls, top = [], projection_module._top_eigenvectors
+    monkeypatch.setattr(projection_module, "_top_eigenvectors", lambda gram: calls.append(1) or top(gram))
+    projection = fit_projection(weights)
+    assert bool(calls) == (kind == "noise")
+    mean, components, ratio = reference.principal_plane(weights)
+    np.testing.assert_allclose(projection.components, components, atol=1e-9)
+    np.testing.assert_allclose(projection.explained_variance_ratio, ratio, atol=1e-12)
+    np.testing.assert_allclose(projection.path, (weights - mean) @ components.T, atol=1e-8 * projection.diagonal)

@@ -87,7 +87,7 @@ def test_many_random_modules():
 def test_a_wrong_loss_would_be_noticed(monkeypatch):
     """With the state of the first step in place of the recorded one, and without the check, the comparison fails."""
     seed = next(seed for seed in range(100) if any(isinstance(m, nn.BatchNorm1d) for m in build(seed)[0].modules()))
-    monkeypatch.setattr(recorder, "gather_snapshots", lambda look: (look.objective, forget(look), None))
+    monkeypatch.setattr(recorder, "gather_snapshots", lambda look, _: (look.objective, forget(look), None))
     monkeypatch.setattr(lv.Objective, "check_losses", lambda *_: LossCheck(5, 1.0))
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         examine(seed)
