@@ -174,8 +174,8 @@ class Result:
         planes: the planes that the default chose.
         errors: of each rule, by name.
         causes: facts about a run on which the default misses a goal; empty if it meets them.
-        change: p90 and largest difference to the surface of 400 anchors, in decades, then the same with planes of single
-            steps; None if they were not drawn.
+        change: p90 and largest difference to the surface of 400 anchors, in decades, and the same with planes of
+            single steps; None if they were not drawn.
     """
 
     case: Case
