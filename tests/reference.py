@@ -70,18 +70,26 @@ def local_basis(weights, t, k):
     return span(weights, stencil(t, len(weights), k))
 
 
+def nearest(anchors, rows):
+    """Return the anchor that each of some rows is nearest to, the earlier of two."""
+    return [min(anchors, key=lambda anchor: (abs(anchor - row), anchor)) for row in rows]
+
+
 def move(basis, displacement):
-    """Return the part of a displacement in weight space that lies in a plane; None stands for the whole space."""
-    if basis is None:
-        return displacement
+    """Return the part of a displacement in weight space that lies in a plane."""
     return sum(((axis @ displacement) * axis for axis in basis), np.zeros(len(displacement)))
+
+
+def move_mean(bases, displacement):
+    """Return the mean of the parts that lie in some planes."""
+    return sum(move(basis, displacement) for basis in bases) / len(bases)
 
 
 class Picture:
     """The surface over the principal plane of some runs.
 
-    `planes` holds one entry for each plane: its row, the rows from which it is built, and its axes (None if it is
-    parallel to the picture).
+    `planes` holds one entry for each plane: its row, the rows from which it is built, and what the steps around it make
+    of each axis of the picture, as columns.
     """
 
     def __init__(self, runs, anchors, *, k=5, sigma="auto", plane="local", center="last", blend="planes"):
@@ -105,10 +113,15 @@ class Picture:
 
     def _place(self, t, k, forward=False):
         if self.plane == "parallel":
-            return t, {t}, None
+            return t, {t}, self.axes.T
         first = self.first[t]
-        rows = [first + row for row in stencil(t - first, self.length[t], k, forward)]
-        return t, {t, *rows}, span(self.weights, rows)
+        of_run = range(first, first + self.length[t])
+        owner = nearest([anchor for anchor in self.anchors if anchor in of_run], of_run)
+        steps = [row for row, anchor in zip(of_run, owner, strict=True) if anchor == t]
+        stencils = [[first + row for row in stencil(s - first, self.length[t], k, forward)] for s in steps]
+        bases = [span(self.weights, rows) for rows in stencils]
+        moved = np.column_stack([move_mean(bases, axis) for axis in self.axes])
+        return t, {t, *np.ravel(stencils).tolist()}, moved
 
     def _width(self, t):
         """Return the width of the kernel at an anchor: a share of the distance to the nearer one beside it."""
@@ -122,11 +135,11 @@ class Picture:
 
     def _distance(self, point, plane):
         """Return the distance to an anchor, in which what its plane misses counts three times more."""
-        t, _, basis = plane
+        t, _, moved = plane
         step = point - self.path[t]
-        if basis is None or self.sigma != "auto":
+        if self.plane == "parallel" or self.sigma != "auto":
             return np.linalg.norm(step)
-        missed = step - self.axes @ move(basis, self.axes.T @ step)
+        missed = step - self.axes @ moved @ step
         return np.sqrt(step @ step + 3 * missed @ missed)
 
     def shares(self, point, planes):
@@ -156,8 +169,8 @@ class Picture:
             return self._flat(point)
         planes = self.planes if planes is None else planes
         theta, buffers = 0.0, None if self.buffers is None else 0.0
-        for share, (t, _, basis) in zip(self.shares(point, planes), planes, strict=True):
-            theta = theta + share * (self.weights[t] + move(basis, self.axes.T @ (point - self.path[t])))
+        for share, (t, _, moved) in zip(self.shares(point, planes), planes, strict=True):
+            theta = theta + share * (self.weights[t] + moved @ (point - self.path[t]))
             if buffers is not None:
                 buffers = buffers + share * self.buffers[t]
         if buffers is not None:  # whole numbers are those of the heaviest plane

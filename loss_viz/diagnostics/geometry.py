@@ -80,7 +80,7 @@ def measure_geometry(landscape: Landscape, *, progress: bool = True) -> Geometry
     run_set, k = landscape.run_set, landscape.k
     n_rows, n_params = run_set.weights.shape
     rows = np.arange(n_rows)
-    _, stencil, side = lay_stencil(rows, n_rows, k, run_set.starts)
+    stencil, side = lay_stencil(rows, n_rows, k, run_set.starts)
     picture, _ = np.linalg.qr(landscape.projection.components.T)
     measured = {name: np.full(n_rows, np.nan) for name in list(Geometry.__annotations__)[1:]}
     with tqdm(total=n_rows, desc="geometry", delay=1, leave=False, disable=not progress) as bar:

@@ -79,10 +79,10 @@ class Report:
     @cached_property
     def following(self) -> float:
         """Share of a displacement in the picture that the planes follow, from 0 to 1; the rest stays at the anchors."""
-        axes, overlap = self._landscape.projection.components, self._landscape.planes.overlap
-        if self._landscape.plane != "local":
+        axes, inside = self._landscape.projection.components, self._landscape.planes.inside
+        if inside is None:
             return 1.0
-        followed = np.linalg.pinv(axes @ axes.T) @ overlap.transpose(0, 2, 1) @ overlap
+        followed = np.linalg.pinv(axes @ axes.T) @ inside
         return float(np.trace(followed, axis1=1, axis2=2).mean() / 2)
 
     @cached_property

@@ -81,6 +81,7 @@ class Sampling:
         """Return a sampling of every `stride`-th point along each axis, and their indices in the grid."""
         columns, rows = (np.unique(np.append(np.arange(0, len(a), stride), len(a) - 1)) for a in (self.x, self.y))
         coarse = replace(self, x=self.x[columns], y=self.y[rows])
+        vars(coarse)["support"] = self.support[np.ix_(rows, columns)]  # known here
         return coarse, (rows[:, None] * len(self.x) + columns).ravel()
 
     @property
@@ -279,7 +280,9 @@ def with_grid(sampling: Sampling, settings: LandscapeSettings) -> Sampling:
 def halve_anchors(sampling: Sampling) -> Sampling:
     """Return a sampling with every other anchor of each run."""
     kept = np.concatenate([np.flatnonzero(sampling.planes.path == i)[::2] for i in np.unique(sampling.planes.path)])
-    return replace(sampling, anchors=sampling.anchors[kept], planes=sampling.planes.take(kept))
+    anchors = sampling.anchors[kept]
+    planes = place_planes(sampling.run_set, sampling.projection, sampling.settings, anchors)
+    return replace(sampling, anchors=anchors, planes=planes)
 
 
 def build_grid(

@@ -29,7 +29,7 @@ def fit_planes_kernel(sampling: Sampling, sigma: float | str, planes: Planes | N
         sigma,
         diagonal=sampling.projection.diagonal,
         path=sampling.planes.path,
-        overlap=planes.overlap if sampling.settings.plane == "local" else None,
+        inside=planes.inside,
         gram=axes @ axes.T,
     )
 
@@ -58,11 +58,12 @@ def held_out_heights(
     if not 0 <= check_float("block_radius", block_radius, what, advice=f"Use {BLOCK_RADIUS}.") < np.inf:
         raise argument_error("block_radius", f"`block_radius` must be {what}; got {block_radius}. Use {BLOCK_RADIUS}.")
     planes, kernel = sampling.planes, fit_planes_kernel(sampling, sigma)
-    left_out = _uses_steps_near(sampling, planes, block_radius)
+    near = _find_steps_near(sampling, block_radius)
+    left_out = (planes.uses @ near).T
     if sampling.settings.plane == "local":
         ahead = place_planes(sampling.run_set, sampling.projection, sampling.settings, sampling.anchors, forward=True)
         second = fit_planes_kernel(sampling, sigma, ahead)
-        left_out = np.hstack([left_out, ~left_out | _uses_steps_near(sampling, ahead, block_radius)])
+        left_out = np.hstack([left_out, ~left_out | (ahead.uses @ near).T])
         planes, kernel = join_planes(planes, ahead), _join_kernels(kernel, second)
     held = ~left_out.all(axis=1)
     rows = sampling.anchors[held]
@@ -83,14 +84,15 @@ def held_out_error(sampling: Sampling, sigma: float | str, block_radius: float, 
     return float(np.mean(decades)) if len(decades) else np.nan
 
 
-def _uses_steps_near(sampling: Sampling, planes: Planes, block_radius: float) -> Bool[np.ndarray, "n_anchors n_planes"]:
-    """Return for each anchor the planes that are built from a step near it."""
-    arc, path = sampling.arc, planes.path
-    here, near = arc[sampling.anchors], np.zeros((len(planes), len(planes)), dtype=bool)
-    for rows in planes.index.T:
-        near |= np.abs(here[:, None] - arc[rows]) <= block_radius * sampling.projection.diagonal
-        near |= sampling.anchors[:, None] == rows
-    return near & (path[:, None] == path)
+def _find_steps_near(sampling: Sampling, block_radius: float) -> Bool[np.ndarray, "n_steps n_anchors"]:
+    """Return the steps that are left out at each anchor: those of its run that are near it."""
+    arc, run_set = sampling.arc, sampling.run_set
+    run = np.repeat(np.arange(len(run_set.runs)), [len(one) for one in run_set.runs])
+    near = np.abs(arc[:, None] - arc[sampling.anchors]) <= block_radius * sampling.projection.diagonal
+    if len(run_set.runs) > 1:
+        near &= run[:, None] == run[sampling.anchors]
+    near[sampling.anchors, np.arange(len(sampling.anchors))] = True
+    return near
 
 
 def _join_kernels(first: Kernel, second: Kernel) -> Kernel:

@@ -75,7 +75,7 @@ def fit_kernel(
     *,
     diagonal: float,
     path: Int[np.ndarray, " n_planes"] | None = None,
-    overlap: Float[np.ndarray, "n_planes 2 2"] | None = None,
+    inside: Float[np.ndarray, "n_planes 2 2"] | None = None,
     gram: Float[np.ndarray, "2 2"] | None = None,
 ) -> Kernel:
     """Fit the kernels for a bandwidth.
@@ -85,7 +85,7 @@ def fit_kernel(
         sigma: `"auto"`, or a fraction of `diagonal`: the post's formula, the same width everywhere.
         diagonal: length of the diagonal of the path's bounding box.
         path: `(n_planes,)`, index of the run to which each anchor belongs; one run by default.
-        overlap: `(n_planes, 2, 2)`, E Cᵀ of each plane, which shapes the kernels of `"auto"`; None for round kernels.
+        inside: `(n_planes, 2, 2)`, C B of each plane, which shapes the kernels of `"auto"`; None for round kernels.
         gram: `(2, 2)`, C Cᵀ of the axes of the picture; orthonormal ones by default.
 
     Raises:
@@ -99,20 +99,20 @@ def fit_kernel(
     check_sigma(sigma)
     if isinstance(sigma, str):
         widths = SPACING_SHARE * neighbor_distances(centers, np.zeros(len(centers), int) if path is None else path)
-        shape = None if overlap is None else _shape(overlap, np.eye(2) if gram is None else gram)
+        shape = None if inside is None else _shape(inside, np.eye(2) if gram is None else gram)
         return Kernel(centers, widths.clip(MIN_WIDTH * diagonal, MAX_WIDTH * diagonal), GROWTH, sigma, shape)
     return Kernel(centers, np.full(len(centers), sigma * diagonal), 0.0, float(sigma))
 
 
 def _shape(
-    overlap: Float[np.ndarray, "n_planes 2 2"], gram: Float[np.ndarray, "2 2"]
+    inside: Float[np.ndarray, "n_planes 2 2"], gram: Float[np.ndarray, "2 2"]
 ) -> Float[np.ndarray, "n_planes 2 2"]:
-    """Return the maps with r² = |d|² + 3 |d - M d|² for M = G⁻¹ C Eᵀ E Cᵀ, where G = C Cᵀ.
+    """Return the maps with r² = |d|² + 3 |d - M d|² for M = G⁻¹ C B, where G = C Cᵀ.
 
     For a displacement d, a plane is evaluated at weights whose projection onto the picture is M d, so d - M d counts as
     additional distance. A plane steep to the picture has about the loss of its anchor at every point.
     """
-    miss = np.eye(2) - np.linalg.pinv(gram) @ overlap.transpose(0, 2, 1) @ overlap
+    miss = np.eye(2) - np.linalg.pinv(gram) @ inside
     return np.linalg.cholesky(np.eye(2) + STRETCH * miss.transpose(0, 2, 1) @ miss).transpose(0, 2, 1)
 
 

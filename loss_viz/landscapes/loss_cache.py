@@ -18,7 +18,7 @@ from loss_viz.runs.weights import StackedRows, WeightRows, take_rows
 
 SALT = 0x6C6F73735F76697A  # so that a block of zeros, which a crash may leave behind, is not a valid record
 SECONDS_PER_WRITE = 0.5
-FORMAT = 2  # of the files and of the meaning of their losses
+FORMAT = 3  # of the files and of the meaning of their losses
 PROBE_DIGITS = 5  # two evaluations of one loss agree to these digits, different losses hardly ever
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from scipy.sparse import csr_array
 from tqdm import tqdm
 
 from loss_viz._validation import argument_error, check_int
-from loss_viz.planes.plane_set import Planes
+from loss_viz.planes.plane_set import Planes, mark_rows
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.weights import WeightRows, column_blocks, row_blocks, step_lengths
 
@@ -23,6 +24,7 @@ from loss_viz.runs.weights import WeightRows, column_blocks, row_blocks, step_le
 MIN_SINE = 1e-6
 MIN_LENGTH = 1e-12
 MOST_ANCHORS = 2**20
+MAX_AVERAGED = 2**28  # recorded weights; of larger runs, only the steps at the anchors span planes
 CLOSE = 1e-6  # sine² below which |a|² - (v·a)² / |v|² loses its digits
 
 
@@ -81,15 +83,18 @@ def local_planes(
     forward: bool = False,
     bar: tqdm | None = None,
 ) -> Planes:
-    """Build the osculating plane of the run at each anchor, spanned by its k-step velocity and acceleration.
+    """Build a plane through each anchor from the osculating planes of the steps around it.
 
-    v = W[t] - W[t-k] and a = W[t] - 2 W[t-k] + W[t-2k]: the plane through three points of the run. Where t < 2k the
-    same stencil looks forward, from the last step with 2k steps after it if the run is shorter than 4k.
+    The osculating plane of a step is spanned by its k-step velocity and acceleration, v = W[t] - W[t-k] and
+    a = W[t] - 2 W[t-k] + W[t-2k]: the plane through three points of the run. Where t < 2k the same stencil looks
+    forward, from the last step with 2k steps after it if the run is shorter than 4k. The map B of an anchor is the mean
+    of Eᵀ E Cᵀ over the steps that are nearer to it than to other anchors: the planes of single steps jitter, and the
+    surface would depend on which of them are anchors.
 
     Args:
         weights: the recorded weights of one run, or of several runs one after another.
         projection: the plane of the picture.
-        anchors: rows through which the planes pass.
+        anchors: rows through which the planes pass, in increasing order.
         k: stride, in recorded steps.
         starts: first row of each run.
         forward: look forward wherever the run has 2k more steps, and back elsewhere.
@@ -98,34 +103,62 @@ def local_planes(
     Raises:
         ValueError: if `k` is below 1, or a run has fewer than 2k + 1 steps.
     """
-    path, stencil, side = lay_stencil(anchors, len(weights), k, starts, forward=forward)
+    n, n_rows = len(anchors), len(weights)
+    if n_rows * weights.shape[1] <= MAX_AVERAGED:
+        steps, owner = np.arange(n_rows), assign_steps(anchors, n_rows, starts)
+    else:
+        steps, owner = anchors, np.arange(n)
+    stencil, side = lay_stencil(steps, n_rows, k, starts, forward=forward)
     mix, overlap = _measure(weights, stencil, side, projection, bar)
-    # Velocity and acceleration as combinations of the anchor, which has no part in them, and the stencil.
-    differences = np.zeros((len(anchors), 2, 4))
-    differences[:, 0, 1:3] = side[:, None] * [-1, 1]
-    differences[:, 1, 1:] = 1, -2, 1
-    index = np.column_stack([anchors, stencil])
-    return Planes(weights, index, projection.path[anchors], overlap, path, mix @ differences)
+    # Velocity and acceleration as combinations of the three rows of the stencil.
+    differences = np.zeros((len(steps), 2, 3))
+    differences[:, 0, :2] = side[:, None] * [-1, 1]
+    differences[:, 1] = 1, -2, 1
+    share = 1 / np.bincount(owner, minlength=n)[owner]
+    values = share[:, None, None] * (overlap.transpose(0, 2, 1) @ mix @ differences)  # of Eᵀ E Cᵀ
+    inside = np.zeros((n, 2, 2))
+    np.add.at(inside, owner, share[:, None, None] * (overlap.transpose(0, 2, 1) @ overlap))
+    place = np.repeat(owner, 3), stencil.ravel()
+    columns = tuple(csr_array((values[:, i].ravel(), place), shape=(n, n_rows)) for i in range(2))
+    uses = mark_rows(np.append(np.arange(n), place[0]), np.append(anchors, place[1]), n, n_rows)
+    path = np.searchsorted(starts, anchors, side="right") - 1
+    return Planes(weights, anchors, projection.path[anchors], path, uses, columns, inside)
+
+
+def assign_steps(
+    anchors: Int[np.ndarray, " n_anchors"], n_rows: int, starts: Sequence[int] = (0,)
+) -> Int[np.ndarray, " n_rows"]:
+    """Return the index of the nearest anchor of the same run for each row, the earlier of two.
+
+    Example:
+        >>> assign_steps(np.array([0, 4, 6, 9]), 10, starts=(0, 6)).tolist()
+        [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]
+    """
+    ends = (anchors[:-1] + anchors[1:]) // 2  # the last row of each anchor
+    path = np.searchsorted(starts, anchors, side="right") - 1
+    apart = np.diff(path) > 0
+    ends[apart] = np.asarray(starts)[path[1:][apart]] - 1
+    return np.searchsorted(ends, np.arange(n_rows))
 
 
 def lay_stencil(
-    anchors: Int[np.ndarray, " n"], n_rows: int, k: int, starts: Sequence[int], *, forward: bool = False
-) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 3"], Int[np.ndarray, " n"]]:
-    """Return the run of each anchor, its three rows, and whether they look back (-1) or forward (1).
+    steps: Int[np.ndarray, " n"], n_rows: int, k: int, starts: Sequence[int], *, forward: bool = False
+) -> tuple[Int[np.ndarray, "n 3"], Int[np.ndarray, " n"]]:
+    """Return the three rows that span the plane of each step, and whether they look back (-1) or forward (1).
 
     Raises:
         ValueError: if `k` is below 1, or a run has fewer than 2k + 1 steps.
     """
     lengths = np.diff([*starts, n_rows])
     check_stride(k, int(lengths.min()))
-    path = np.searchsorted(starts, anchors, side="right") - 1
+    path = np.searchsorted(starts, steps, side="right") - 1
     first = np.asarray(starts)[path]
     last = first + lengths[path] - 1
-    ahead = anchors + 2 * k <= last if forward else anchors - first < 2 * k
+    ahead = steps + 2 * k <= last if forward else steps - first < 2 * k
     # In a run shorter than 4k some steps have 2k steps on neither side; the nearest step that has them lends its plane.
-    here = np.where(ahead, np.minimum(anchors, last - 2 * k), np.maximum(anchors, first + 2 * k))
+    here = np.where(ahead, np.minimum(steps, last - 2 * k), np.maximum(steps, first + 2 * k))
     side = np.where(ahead, 1, -1)
-    return path, here[:, None] + k * side[:, None] * np.arange(3), side
+    return here[:, None] + k * side[:, None] * np.arange(3), side
 
 
 def span_local_planes(

@@ -1,4 +1,4 @@
-"""Planes in weight space: an origin and two axes each, and weighted averages of points on them."""
+"""Planes in weight space, each through one recorded step, and weighted averages of points on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.weights import WeightRows, column_blocks, take_rows
@@ -25,30 +25,31 @@ def used_planes(weights: PlaneWeights) -> tuple[Int[np.ndarray, " n_used"], Floa
 
 @dataclass(frozen=True, eq=False)
 class Planes:
-    """Planes in weight space, each through one anchor: theta_t(q) = W[t] + Eᵀ E Cᵀ (q - p[t]).
+    """Planes in weight space, each through one anchor: theta_t(q) = W[t] + B[t] (q - p[t]).
 
-    C holds the axes of the picture and E those of the plane, which are combinations of recorded rows: so is every
-    average of points on the planes. Instead of axes of their own, all planes may share those of the picture:
-    theta_t(q) = W[t] + Cᵀ (q - p[t]).
+    The two columns of B are combinations of recorded rows: so is every average of points on the planes. All planes may
+    share the axes C of the picture instead: theta_t(q) = W[t] + Cᵀ (q - p[t]).
 
     Attributes:
         rows: the recorded weights.
-        index: `(n_planes, n_rows)`, rows from which each plane is built; the first is its origin, W[t].
+        anchors: `(n_planes,)`, the rows W[t] through which the planes pass.
         position: `(n_planes, 2)`, the anchors in the picture.
-        overlap: `(n_planes, 2, 2)`, E Cᵀ: scalar products of the axes of each plane and of the picture.
         path: `(n_planes,)`, index of the run to which each anchor belongs.
-        mix: `(n_planes, 2, n_rows)`, the axes E of each plane as combinations of its rows.
-        shared_axes: `(2, n_params)`, the axes C of the picture if all planes share them, in place of `mix`.
+        uses: `(n_planes, n_rows)`, rows from which each plane is built, with its anchor.
+        columns: the columns of B as combinations of rows, two matrices `(n_planes, n_rows)`.
+        inside: `(n_planes, 2, 2)`, C B: scalar products of the axes of the picture and the columns of B.
+        shared_axes: `(2, n_params)`, the axes C of the picture if all planes share them, in place of these two.
         buffers: `(n_planes, n_buffers)`, buffers of the model at the anchors; None if they never changed.
         nominal: `(n_buffers,)`, which buffers cannot be averaged: whole numbers and flags. None if all can.
     """
 
     rows: WeightRows
-    index: Int[np.ndarray, "n_planes n_rows"]
+    anchors: Int[np.ndarray, " n_planes"]
     position: Float[np.ndarray, "n_planes 2"]
-    overlap: Float[np.ndarray, "n_planes 2 2"]
     path: Int[np.ndarray, " n_planes"]
-    mix: Float[np.ndarray, "n_planes 2 n_rows"] | None = None
+    uses: csr_array
+    columns: tuple[csr_array, ...] = ()
+    inside: Float[np.ndarray, "n_planes 2 2"] | None = None
     shared_axes: Float[np.ndarray, "2 n_params"] | None = None
     buffers: Float[np.ndarray, "n_planes n_buffers"] | None = None
     nominal: Bool[np.ndarray, " n_buffers"] | None = None
@@ -64,6 +65,8 @@ class Planes:
     def lift(self, points: Float[np.ndarray, "n 2"], weights: PlaneWeights) -> Float[np.ndarray, "n n_params"]:
         """Average the points of the planes above `points` of the picture: sum_t w_t theta_t(q).
 
+        Rows that differ little are multiplied by large factors of opposite signs, in float64.
+
         Args:
             points: `(n, 2)`, points of the picture.
             weights: `(n, n_planes)`, weights of the planes at each point, dense or sparse. Planes without weight are
@@ -73,38 +76,30 @@ class Planes:
             `(n, n_params)`, in the dtype of the recorded weights.
         """
         used, w = used_planes(weights)
-        rows, factors = self._combine(used, w, points)
-        moved = w.sum(axis=1, keepdims=True) * points - w @ self.position[used]
+        rows = np.unique(self.uses[used].indices)
+        through = np.searchsorted(rows, self.anchors[used])
+        moved = [w * (points[:, [i]] - self.position[used, i]) for i in range(2)]
+        # Pairs of factors (points x planes) and of what they multiply, as combinations of rows (planes x rows).
+        pairs = [(w, csr_array((np.ones(len(used)), (np.arange(len(used)), through)), shape=(len(used), len(rows))))]
+        pairs += [(part, column[used][:, rows]) for part, column in zip(moved, self.columns, strict=False)]
+        # For few points, the factors of the rows come first. Otherwise the combinations do, which are moderate in size
+        # and need no more digits than the weights.
+        few = len(points) <= len(used)
+        factors = sum(part @ matrix for part, matrix in pairs) if few else None
+        dtype = np.result_type(self.rows.dtype, np.float32)
+        pairs = [(part.astype(dtype), matrix) for part, matrix in pairs]
         combined = np.empty((len(points), self.rows.shape[1]), self.rows.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of the weights' dtype: inf
             for columns in column_blocks(self.rows, n_rows=len(rows) + len(points)):
-                part = factors @ self.rows[rows, columns].astype(np.float64)
+                block = self.rows[rows, columns].astype(np.float64)
+                if factors is not None:
+                    lifted = factors @ block
+                else:
+                    lifted = sum(part @ (matrix @ block).astype(dtype) for part, matrix in pairs)
                 if self.shared_axes is not None:
-                    part += moved @ self.shared_axes[:, columns]
-                combined[:, columns] = part
+                    lifted += np.column_stack([part.sum(axis=1) for part in moved]) @ self.shared_axes[:, columns]
+                combined[:, columns] = lifted
         return combined
-
-    def _combine(
-        self, used: Int[np.ndarray, " n_used"], w: Float[np.ndarray, "n n_used"], points: Float[np.ndarray, "n 2"]
-    ) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, "n m"]]:
-        """Return the recorded rows of some planes, and the factor of each row in the average at each point.
-
-        In float64, because rows that differ little are multiplied by large factors of opposite signs.
-        """
-        rows, place = np.unique(self.index[used], return_inverse=True)
-        place = place.reshape(len(used), -1)
-        at = np.arange(len(used))
-        parts, targets, values = [w], [place[:, :1]], [np.ones((len(used), 1))]
-        if self.mix is not None:
-            overlap = self.overlap[used]
-            origin = np.einsum("tij,tj->ti", overlap, self.position[used])
-            parts += [w * (points @ overlap[:, i].T - origin[:, i]) for i in range(2)]
-            targets += [place, place]
-            values += [self.mix[used, i] for i in range(2)]
-        source = np.concatenate([np.repeat(at + i * len(used), part.shape[1]) for i, part in enumerate(targets)])
-        target, value = (np.concatenate([part.ravel() for part in parts]) for parts in (targets, values))
-        matrix = csr_array((value, (target, source)), shape=(len(rows), len(parts) * len(used)))
-        return rows, (matrix @ np.hstack(parts).T).T
 
     def average_buffers(self, weights: PlaneWeights) -> Float[np.ndarray, "n n_buffers"] | None:
         """Average the buffers of the planes with the same weights; None if they never changed.
@@ -125,17 +120,20 @@ class Planes:
 
     def take(self, index: Int[np.ndarray, " n"]) -> "Planes":
         """Return some planes with only the recorded rows they need; rows on disk stay there."""
-        rows, needed = self.rows, self.index[index]
+        rows, anchors, uses = self.rows, self.anchors[index], self.uses[index]
+        columns = [column[index] for column in self.columns]
         if isinstance(rows, np.ndarray):
-            used, place = np.unique(needed, return_inverse=True)
-            rows, needed = rows[used], place.reshape(needed.shape)
+            used = np.unique(uses.indices)
+            rows, anchors, uses = rows[used], np.searchsorted(used, anchors), uses[:, used]
+            columns = [column[:, used] for column in columns]
         return Planes(
             rows,
-            needed,
+            anchors,
             self.position[index],
-            self.overlap[index],
             self.path[index],
-            None if self.mix is None else self.mix[index],
+            uses,
+            tuple(columns),
+            take_rows(self.inside, index),
             self.shared_axes,
             take_rows(self.buffers, index),
             self.nominal,
@@ -147,17 +145,22 @@ def parallel_planes(
 ) -> Planes:
     """Move the plane of the picture to each anchor: theta_t(q) = W[t] + Cᵀ (q - p[t])."""
     path = np.searchsorted(starts, anchors, side="right") - 1
-    overlap = np.tile(np.eye(2), (len(anchors), 1, 1))
-    position, axes = projection.path[anchors], projection.components
-    return Planes(weights, anchors[:, None], position, overlap, path, shared_axes=axes)
+    uses = mark_rows(np.arange(len(anchors)), anchors, len(anchors), len(weights))
+    return Planes(weights, anchors, projection.path[anchors], path, uses, shared_axes=projection.components)
 
 
 def flat_plane(
     projection: Projection, center: Float[np.ndarray, " n_params"], position: Float[np.ndarray, " 2"]
 ) -> Planes:
     """Return one plane through `center`, which is drawn at `position`: theta(q) = center + Cᵀ (q - position)."""
-    one = np.zeros((1, 1), dtype=int)
-    return Planes(center[None], one, position[None], np.eye(2)[None], one[0], shared_axes=projection.components)
+    one = np.zeros(1, dtype=int)
+    uses = mark_rows(one, one, 1, 1)
+    return Planes(center[None], one, position[None], one, uses, shared_axes=projection.components)
+
+
+def mark_rows(plane: Int[np.ndarray, " n"], row: Int[np.ndarray, " n"], n_planes: int, n_rows: int) -> csr_array:
+    """Return a matrix of flags, set for these pairs of a plane and a row."""
+    return csr_array((np.ones(len(plane), dtype=bool), (plane, row)), shape=(n_planes, n_rows))
 
 
 def join_planes(first: Planes, second: Planes) -> Planes:
@@ -166,13 +169,16 @@ def join_planes(first: Planes, second: Planes) -> Planes:
     def stack(name: str) -> np.ndarray:
         return np.concatenate([getattr(first, name), getattr(second, name)])
 
+    pairs = zip((first.uses, *first.columns), (second.uses, *second.columns), strict=True)
+    uses, *columns = (vstack(pair, format="csr") for pair in pairs)
     return Planes(
         first.rows,
-        stack("index"),
+        stack("anchors"),
         stack("position"),
-        stack("overlap"),
         stack("path"),
-        stack("mix"),
+        uses,
+        tuple(columns),
+        stack("inside"),
         buffers=None if first.buffers is None else stack("buffers"),
         nominal=first.nominal,
     )

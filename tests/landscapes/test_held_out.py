@@ -95,9 +95,10 @@ def test_only_automatic_kernels_of_local_planes_are_shaped(run, plane, sigma, is
     kernel = fit_planes_kernel(sampling, sigma)
     assert (kernel.shape is not None) == is_shaped
     if is_shaped:
-        basis, picture = reference.local_basis(run.weights, int(sampling.anchors[5]), 3), sampling.projection.components
-        step = np.array([0.3, -0.2])
-        missed = step - picture @ reference.move(basis, picture.T @ step)
+        picture, step = sampling.projection.components, np.array([0.3, -0.2])
+        owner = reference.nearest(sampling.anchors, range(len(run)))
+        bases = [reference.local_basis(run.weights, t, 3) for t in range(len(run)) if owner[t] == sampling.anchors[5]]
+        missed = step - picture @ reference.move_mean(bases, picture.T @ step)
         root = kernel.shape[5] @ step
         assert root @ root == pytest.approx(step @ step + 3 * missed @ missed, rel=1e-9)
 

@@ -13,8 +13,14 @@ RNG = np.random.default_rng(1)
 WEIGHTS = np.cumsum(RNG.normal(size=(41, 6)), axis=0)
 
 
-def bases(planes):
-    return planes.mix @ planes.rows[planes.index]
+def maps(planes):
+    """Return the columns of B of each plane."""
+    return np.stack([column @ planes.rows for column in planes.columns], axis=-1)
+
+
+def move_axes(spans, projection):
+    """Return the mean of both axes of the picture, moved to planes with these spans."""
+    return np.stack([reference.move_mean(spans, axis) for axis in projection.components], axis=-1)
 
 
 def lift_alone(planes, index, points):
@@ -25,42 +31,59 @@ def lift_alone(planes, index, points):
 
 
 @pytest.mark.parametrize("k", [1, 3, 7, 20])
-def test_bases_are_orthonormalized_velocity_and_acceleration(k):
-    anchors = np.arange(41)
-    planes = local_planes(WEIGHTS, fit_projection(WEIGHTS), anchors, k=k)
-    for t in anchors:
-        np.testing.assert_allclose(bases(planes)[int(t)], reference.local_basis(WEIGHTS, t, k), atol=1e-12)
-
-
-@pytest.mark.parametrize("k", [1, 4, 10])
-def test_the_plane_goes_through_three_points_of_the_run(k):
-    planes = local_planes(WEIGHTS, fit_projection(WEIGHTS), np.arange(41), k=k)
+def test_planes_of_all_steps_are_spanned_by_velocity_and_acceleration(k):
+    projection = fit_projection(WEIGHTS)
+    planes = local_planes(WEIGHTS, projection, np.arange(41), k=k)
     for t in range(41):
-        side = -1 if t >= 2 * k else 1
-        for other in (t + side * k, t + 2 * side * k):
-            away = WEIGHTS[other] - WEIGHTS[t]
-            basis = bases(planes)[int(t)]
-            inside = basis.T @ (basis @ away)
-            np.testing.assert_allclose(inside, away, atol=1e-10)
+        expected = move_axes([reference.local_basis(WEIGHTS, t, k)], projection)
+        np.testing.assert_allclose(maps(planes)[t], expected, atol=1e-12)
+        np.testing.assert_allclose(planes.inside[t], projection.components @ expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("k", [3, 12, 20])
 def test_planes_that_look_forward(k):
-    planes = local_planes(WEIGHTS, fit_projection(WEIGHTS), np.arange(41), k=k, forward=True)
+    projection = fit_projection(WEIGHTS)
+    planes = local_planes(WEIGHTS, projection, np.arange(41), k=k, forward=True)
     for t in range(41):
         rows = reference.stencil(t, 41, k, forward=True)
-        assert planes.index[t].tolist() == [t, *rows]
-        np.testing.assert_allclose(bases(planes)[t], reference.span(WEIGHTS, rows), atol=1e-12)
+        assert planes.uses[[t]].indices.tolist() == sorted({t, *rows})
+        np.testing.assert_allclose(maps(planes)[t], move_axes([reference.span(WEIGHTS, rows)], projection), atol=1e-12)
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_a_plane_is_the_mean_of_those_of_the_steps_around_its_anchor(forward):
+    projection, anchors = fit_projection(WEIGHTS), [0, 5, 11, 40]
+    planes = local_planes(WEIGHTS, projection, np.array(anchors), k=3, forward=forward)
+    owner = reference.nearest(anchors, range(41))
+    for i, anchor in enumerate(anchors):
+        stencils = [reference.stencil(t, 41, 3, forward) for t in range(41) if owner[t] == anchor]
+        expected = move_axes([reference.span(WEIGHTS, rows) for rows in stencils], projection)
+        np.testing.assert_allclose(maps(planes)[i], expected, atol=1e-12)
+        np.testing.assert_allclose(planes.inside[i], projection.components @ expected, atol=1e-12)
+        assert planes.uses[[i]].indices.tolist() == sorted({anchor, *np.ravel(stencils).tolist()})
+
+
+def test_planes_of_large_runs_are_those_of_the_anchors_alone(monkeypatch):
+    monkeypatch.setattr("loss_viz.planes.local_planes.MAX_AVERAGED", 41 * 6 - 1)
+    projection, anchors = fit_projection(WEIGHTS), np.array([0, 5, 11, 40])
+    planes = local_planes(WEIGHTS, projection, anchors, k=3)
+    for i, anchor in enumerate(anchors):
+        expected = move_axes([reference.local_basis(WEIGHTS, anchor, 3)], projection)
+        np.testing.assert_allclose(maps(planes)[i], expected, atol=1e-12)
+        assert planes.uses[[i]].indices.tolist() == sorted({anchor, *reference.stencil(anchor, 41, 3)})
 
 
 @pytest.mark.parametrize("kind", ["local", "parallel", "flat", "joined"])
 @pytest.mark.parametrize("block_bytes", [2**28, 700])  # all columns, or two or three at a time
 @pytest.mark.parametrize("to_weights", [np.asarray, csr_array])
-def test_lift_averages_the_points_of_the_planes(monkeypatch, kind, block_bytes, to_weights):
+@pytest.mark.parametrize("n", [3, 9])  # fewer and more points than planes: two orders of a product
+def test_lift_averages_the_points_of_the_planes(monkeypatch, kind, block_bytes, to_weights, n):
     monkeypatch.setattr("loss_viz.runs.weights.BLOCK_BYTES", block_bytes)
     projection = fit_projection(WEIGHTS)
     anchors = np.array([0, 5, 11, 40])
-    spans = [reference.local_basis(WEIGHTS, t, 3) for t in anchors]
+    owner = reference.nearest(anchors, range(41))
+    near = [[t for t in range(41) if owner[t] == anchor] for anchor in anchors]
+    spans = [[reference.local_basis(WEIGHTS, t, 3) for t in steps] for steps in near]
     if kind == "parallel":
         planes, spans = parallel_planes(WEIGHTS, projection, anchors), [None] * 4
     elif kind == "flat":
@@ -70,10 +93,10 @@ def test_lift_averages_the_points_of_the_planes(monkeypatch, kind, block_bytes, 
         planes = local_planes(WEIGHTS, projection, anchors, k=3)
     if kind == "joined":
         planes = join_planes(planes, local_planes(WEIGHTS, projection, anchors, k=3, forward=True))
-        spans += [reference.span(WEIGHTS, reference.stencil(t, 41, 3, forward=True)) for t in anchors]
+        spans += [[reference.span(WEIGHTS, reference.stencil(t, 41, 3, True)) for t in steps] for steps in near]
         anchors = np.append(anchors, anchors)
     rng = np.random.default_rng(3)
-    points, weights = rng.normal(size=(9, 2)), rng.random((9, len(anchors)))
+    points, weights = rng.normal(size=(n, 2)), rng.random((n, len(anchors)))
     weights[rng.random(weights.shape) < 0.5] = 0.0
     weights[:, :1] += 0.1
     weights /= weights.sum(axis=1, keepdims=True)
@@ -86,7 +109,8 @@ def test_lift_averages_the_points_of_the_planes(monkeypatch, kind, block_bytes, 
         expected = np.zeros(6)
         for share, t, span in zip(weights[i], anchors, spans, strict=True):
             displacement = projection.components.T @ (point - projection.path[t])
-            expected += share * (WEIGHTS[t] + reference.move(span, displacement))
+            moved = displacement if span is None else reference.move_mean(span, displacement)
+            expected += share * (WEIGHTS[t] + moved)
         np.testing.assert_allclose(lifted[i], expected, atol=1e-12)
 
 
@@ -108,23 +132,26 @@ def test_the_flat_plane_through_the_mean_is_the_projection_itself():
 def test_planes_of_a_straight_run_are_lines_and_of_a_resting_one_points():
     line = np.outer(np.arange(9.0), [1.0, 2.0, 2.0])
     planes = local_planes(line, fit_projection(line), np.arange(9), k=2)
-    np.testing.assert_allclose(bases(planes)[:, 0], np.tile([1 / 3, 2 / 3, 2 / 3], (9, 1)), atol=1e-12)
-    assert not bases(planes)[:, 1].any()
+    np.testing.assert_allclose(maps(planes)[:, :, 0], np.tile([1 / 3, 2 / 3, 2 / 3], (9, 1)), atol=1e-12)
+    np.testing.assert_allclose(maps(planes)[:, :, 1], 0, atol=1e-12)
 
     braking = np.outer(np.arange(9.0) ** 0.5, [1.0, 2.0, 2.0])
-    assert not bases(local_planes(braking, fit_projection(braking), np.arange(9), k=2))[:, 1].any()
+    planes = local_planes(braking, fit_projection(braking), np.arange(9), k=2)
+    np.testing.assert_allclose(maps(planes)[:, :, 0], np.tile([1 / 3, 2 / 3, 2 / 3], (9, 1)), atol=1e-12)
+    np.testing.assert_allclose(maps(planes)[:, :, 1], 0, atol=1e-12)
 
     resting = np.full((9, 3), 0.7)
     planes = local_planes(resting, fit_projection(resting), np.arange(9), k=2)
-    assert not bases(planes).any()
+    assert not maps(planes).any()
     assert np.array_equal(lift_alone(planes, 4, np.array([[3.0, -1.0]]))[0], resting[4])
 
 
 def test_acceleration_alone_spans_a_line_where_the_velocity_vanishes():
     there_and_back = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
-    planes = local_planes(there_and_back, fit_projection(there_and_back), np.array([3]), k=1)
-    assert not bases(planes)[0, 0].any()
-    np.testing.assert_allclose(np.abs(bases(planes)[0, 1]), [1.0, 0.0], atol=1e-12)
+    projection = fit_projection(there_and_back)
+    planes = local_planes(there_and_back, projection, np.arange(5), k=1)
+    expected = np.outer([1.0, 0.0], projection.components[:, 0])
+    np.testing.assert_allclose(maps(planes)[3], expected, atol=1e-12)
 
 
 def test_anchors_are_even_in_half_arc_length_and_half_time():

@@ -64,8 +64,9 @@ def test_planes_stay_on_their_own_run(runs):
         alone = np.zeros((2, len(anchors)))
         alone[:, i] = 1.0
         corners = planes.lift(projection.path[row] + np.eye(2), alone)
-        basis = reference.local_basis(run.weights, t, 4)
-        expected = [run.weights[t] + reference.move(basis, axis) for axis in projection.components]
+        owner = reference.nearest([0, 5, 40] if row < 41 else [0, 3, 19, 40], range(41))
+        bases = [reference.local_basis(run.weights, s, 4) for s in range(41) if owner[s] == t]
+        expected = [run.weights[t] + reference.move_mean(bases, axis) for axis in projection.components]
         np.testing.assert_allclose(corners, expected, atol=1e-10)
 
 
