@@ -40,7 +40,7 @@ print((peak() - before) / run.weights.nbytes)
 def test_snapshots_are_in_memory_once():
     """300 MB of snapshots cost 1.3 times their size at the peak; a second copy would make it twice."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
-    assert 1 <= float(done.stdout) < 1.5
+    assert 0.7 < float(done.stdout) < 1.5  # memory that was free before is used first
 
 
 def test_rows_are_reused_unless_they_are_lent():
