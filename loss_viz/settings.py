@@ -6,6 +6,7 @@ from the tables' class attributes. Rows with a label are also traits of `Explore
 
 import json
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -116,6 +117,26 @@ def check_part(part: Any) -> None:
     if first >= last:
         text = f"`part` must be (first, last), the first before the last; got {part!r}. Use None for the whole run."
         raise argument_error("part", text)
+
+
+def check_bounds(bounds: Any) -> None:
+    """Raise an error unless `bounds` is None or ((x0, x1), (y0, y1)), finite and increasing.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if bounds is None:
+        return
+    try:
+        ends = np.asarray(bounds, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        ends = np.empty(0)
+    if ends.shape != (2, 2) or not np.isfinite(ends).all() or not (ends[:, 0] < ends[:, 1]).all():
+        raise argument_error(
+            "bounds",
+            f"`bounds` must be ((x0, x1), (y0, y1)) with x0 < x1 and y0 < y1, got {reprlib.repr(bounds)}. Use None for "
+            "the whole picture.",
+        )
 
 
 @dataclass(frozen=True)
@@ -229,7 +250,12 @@ class LandscapeSettings:
     center: str | int = "last"
     blend: str = "planes"
     steps: tuple[int, int] | None = None
-    bounds: tuple[tuple[float, float], tuple[float, float]] | None = None
+    bounds: tuple[tuple[float, float], tuple[float, float]] | None = option(
+        None,
+        "bounds",
+        "The part of the picture to draw, ((x0, x1), (y0, y1)) in units of its axes; Ctrl + wheel over the surface.",
+        checker=check_bounds,
+    )
     n_anchors: int | None = 200
     seed: int = 0
 
@@ -423,7 +449,7 @@ def explorer_settings(settings: Mapping[str, Any], *, step: int, log: bool) -> d
     n_x, n_y = land["resolution"]
     if n_x != n_y or not settings["complete"] or not _fits_panel(LandscapeSettings, land):
         return None
-    chosen = {name: land[name] for name in LANDSCAPE} | {"resolution": n_x, "step": step}
+    chosen = {name: as_tuples(land[name]) for name in LANDSCAPE} | {"resolution": n_x, "step": step}
     chosen |= {"loss_axis": "log" if log else "linear", "min_support": ViewSettings.min_support, "beside": NO_PLANE}
     chosen |= {"height": ViewSettings.height, "part": None}
     given = _read_training(runs[0]) if len(runs) == 1 else None
@@ -442,9 +468,10 @@ def _read_training(run: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _arguments(table: type, values: Mapping[str, Any]) -> str:
-    """Return code for the arguments in `values`: all options, and other settings that differ from their default."""
+    """Return code for the arguments in `values`: all options with a default, and others that differ from it."""
     rows = [row for row in fields(table) if row.name in values and row.name != "target"]
-    written = [row.name for row in rows if row.metadata or values[row.name] != row.default]
+    shown = {row.name for row in rows if row.metadata and row.default is not None}
+    written = [row.name for row in rows if row.name in shown or values[row.name] != row.default]
     return ", ".join(f"{name}={values[name]!r}" for name in written)
 
 

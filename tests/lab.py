@@ -252,10 +252,31 @@ class Panel:
             """([index, pane, name, key]) => {
                 const root = document.querySelectorAll('.lossviz')[index];
                 pane = root.querySelector('.lossviz-pane-' + pane);
+                if (!pane?._fullData) return []; // Plotly is loaded after the panel has opened
                 const trace = pane._fullData.find((t, i) => name === (pane.data[i].uid || t.name));
                 return Array.from(trace[key]);
             }""",
             [self.index, pane, name, key],
+        )
+
+    def read_drawn(self, pane, name):
+        """Return x and y of the points of a 2D trace as its SVG shows them, in units of the axes."""
+        return self.page.evaluate(
+            """([index, pane, name]) => {
+                const root = document.querySelectorAll('.lossviz')[index];
+                pane = root.querySelector('.lossviz-pane-' + pane);
+                const trace = pane._fullData.find((t, i) => name === (pane.data[i].uid || t.name));
+                const group = pane.querySelector(`.scatterlayer .trace${trace.uid}`);
+                const point = group.querySelector('path.point');
+                const line = group.querySelector('path.js-line');
+                const text = point ? point.getAttribute('transform') : line.getAttribute('d');
+                const find = (name) => pane._fullLayout[name.replace(/^([xy])/, '$1axis')];
+                const [x, y] = [find(trace.xaxis || 'x'), find(trace.yaxis || 'y')];
+                const numbers = text.match(/-?[\\d.]+/g).map(Number);
+                const toData = (axis, pixel) => axis.l2d(axis.p2l(pixel));
+                return numbers.map((pixel, i) => toData(i % 2 ? y : x, pixel));
+            }""",
+            [self.index, pane, name],
         )
 
     def _surface(self, code):

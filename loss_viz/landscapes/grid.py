@@ -21,7 +21,7 @@ from loss_viz.planes.projection import Projection, fit_projection, mean_row, pro
 from loss_viz.runs.run import Run
 from loss_viz.runs.run_set import RunSet
 from loss_viz.runs.weights import stack_rows, take_rows
-from loss_viz.settings import AXES, BLENDS, PLANES, LandscapeSettings, check_k
+from loss_viz.settings import AXES, BLENDS, PLANES, LandscapeSettings, check_bounds, check_k
 
 SUPPORT_WIDTH = 0.03  # of the diagonal
 MARGIN = 0.3  # on each side, of the extent of the path
@@ -134,22 +134,6 @@ def check_axes(axes: Any) -> None:
 def is_flat_by_default(axes: Any) -> bool:
     """Return whether `plane="auto"` means a flat plane on these axes."""
     return isinstance(axes, str) and axes in FIXED_AXES
-
-
-def check_bounds(bounds: Any) -> None:
-    """Raise an error unless `bounds` is None or ((x0, x1), (y0, y1)), finite and increasing."""
-    if bounds is None:
-        return
-    try:
-        ends = np.asarray(bounds, dtype=np.float64)
-    except (TypeError, ValueError):
-        ends = np.empty(0)
-    if ends.shape != (2, 2) or not np.isfinite(ends).all() or not (ends[:, 0] < ends[:, 1]).all():
-        raise argument_error(
-            "bounds",
-            f"`bounds` must be ((x0, x1), (y0, y1)) with x0 < x1 and y0 < y1, got {reprlib.repr(bounds)}. Use None for "
-            "the whole picture.",
-        )
 
 
 def fit_picture_plane(run_set: RunSet, settings: LandscapeSettings, bar: tqdm | None = None) -> Projection:

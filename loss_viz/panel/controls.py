@@ -9,7 +9,7 @@ FORMULAS = ("x", "x^2", "x^3", "sin(3x)")
 OWN = "own"  # the preset, where the settings are those of none
 SIGMA_DECADES = (-2.5, 0.0)  # log10 of the ends of the slider
 IN_ROW = ("target", "sigma", "k", "resolution")  # always visible, in this order; the others are in the drawer
-ON_TIMELINE = ("step", "part")
+IN_FIGURES = ("step", "part", "bounds")
 PRESET_HINT = "Network and optimizer: those of the post, or robust ones, which reach a plateau on every seed."
 
 
@@ -25,14 +25,14 @@ def list_controls(names: Iterable[str], heights: Sequence[str]) -> list[dict[str
       first position is "auto".
 
     Args:
-        names: the settings. `step` and `part` have no rows: the time line is their control.
+        names: the settings. `step`, `part` and `bounds` have no rows: time line and surface are their controls.
         heights: what the surface can show; with one, there is no control for it.
 
     Example:
         >>> [row["name"] for row in list_controls(("k", "sigma", "step", "plane", "height"), ["loss"])]
         ['sigma', 'k', 'plane']
     """
-    shown = [name for name in names if name not in ON_TIMELINE and (name != "height" or len(heights) > 1)]
+    shown = [name for name in names if name not in IN_FIGURES and (name != "height" or len(heights) > 1)]
     first = [name for name in IN_ROW if name in shown]
     rows = [_describe(OPTIONS[name], heights) for name in [*first, *(name for name in shown if name not in first)]]
     if TRAINING[0] not in shown:

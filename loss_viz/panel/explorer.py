@@ -26,7 +26,7 @@ from loss_viz.figures.surface import surface_figure
 from loss_viz.landscapes.compute import Metric
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.objective.private_copy import LossFn
-from loss_viz.panel.controller import Controller
+from loss_viz.panel.controller import BUNDLED_STILLS, Controller
 from loss_viz.panel.controls import OWN, list_controls
 from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.panel.status import width_error_arrays
@@ -47,6 +47,7 @@ from loss_viz.settings import (
     preset_for,
     to_script,
 )
+from loss_viz.tasks.optimizers import label_optimizer
 
 N_FRAMES = 200  # of the animation
 
@@ -58,6 +59,9 @@ def _build_trait(option: Option) -> traitlets.TraitType:
         return traitlets.Union([traitlets.Float(), traitlets.Unicode()], default_value=option.default)
     if option.name == "part":
         return traitlets.Tuple(traitlets.Int(), traitlets.Int(), default_value=None, allow_none=True)
+    if option.name == "bounds":
+        pair = traitlets.Tuple(traitlets.Float(), traitlets.Float())
+        return traitlets.Tuple(pair, pair, default_value=None, allow_none=True)
     if option.default is None:
         return traitlets.Int(None, allow_none=True)
     return {int: traitlets.Int, float: traitlets.Float, str: traitlets.Unicode}[type(option.default)](option.default)
@@ -85,7 +89,7 @@ class Explorer(_OptionTraits):
         metrics: further heights of the surface by name, as for `landscape`; `height` chooses among them.
         preset: `"post"` or `"robust"`, as for `train`, for settings that are not given.
         settings: any of `width`, `depth`, `activation`, `optimizer`, `lr`, `steps`, `seed` (as for `train`), `k`,
-            `sigma`, `resolution`, `axes`, `plane` (as for `landscape`), `step` and `min_support` (as for
+            `sigma`, `resolution`, `axes`, `plane`, `bounds` (as for `landscape`), `step` and `min_support` (as for
             `surface_figure`), `part` (`steps` of `landscape`: a part of the run on a plane of its own), `loss_axis`
             (`"auto"`, `"linear"` or `"log"`), `height` (`"loss"` or a metric), and `beside`, the plane of a second
             surface, or `"none"`.
@@ -117,9 +121,10 @@ class Explorer(_OptionTraits):
     notes = traitlets.Dict().tag(sync=True)  # what "auto" stands for, and the errors of fixed bandwidths
     work = traitlets.Dict().tag(sync=True)  # text, bad, details and progress of the work
     report = traitlets.Dict().tag(sync=True)  # tiles and warnings
-    timeline = traitlets.Dict().tag(sync=True)  # first and last step, and frames of the animation
+    timeline = traitlets.Dict().tag(sync=True)  # first and last step, headlines, stops, frames, and trials
 
     balls = traitlets.Dict().tag(sync=True)  # where the balls are at each step, see `describe_balls`
+    still = traitlets.Dict().tag(sync=True)  # WebP of the bundled run, "light" and "dark"
 
     step: int | None  # the type of the trait, which mypy cannot infer
     _built = False
@@ -160,6 +165,8 @@ class Explorer(_OptionTraits):
         self.controls = list_controls(self._names, self._heights)
         self.values = self._values()
         self._show_preset()
+        if self._values() == {name: OPTIONS[name].default for name in self._names}:
+            self.still = {theme: path.read_bytes() for theme, path in BUNDLED_STILLS.items()}
         super().__init__(hidden=["beside"], **build_templates(self._own_runs))
         self._built = True
         self.on_click(self._on_click)
@@ -222,7 +229,7 @@ class Explorer(_OptionTraits):
 
     def __repr__(self) -> str:
         shown = [name for name in ("target", *LANDSCAPE, "step") if name in self._names]
-        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        values = ", ".join(f"{name}={value!r}" for name in shown if (value := getattr(self, name)) is not None)
         own = (self.runs or self._own_runs.runs) if self._own_runs else ()
         runs = "".join(f"{run!r}, " for run in own)
         return f"Explorer({runs}{values})"
@@ -336,6 +343,8 @@ class Explorer(_OptionTraits):
         self._show("errors", **{name: ""})
         if name in TRAINING:
             self._show_preset()
+        if name in (*TRAINING, "axes", "part"):
+            self.bounds = None  # of other axes
         if name != "step":
             self._request()
 
@@ -413,13 +422,25 @@ class Explorer(_OptionTraits):
         Until it is moved, it is the middle of a single run's longest plateau.
         """
         first, last = run_set.first_step, run_set.last_step
-        self.timeline = describe_timeline(run_set, plateaus) | {"frames": _choose_frames(run_set)}
+        more = {"frames": _choose_frames(run_set), "trials": self._suggest_trials()}
+        self.timeline = describe_timeline(run_set, plateaus) | more
         opening = opening_step(run_set.runs[0], plateaus) if len(run_set.runs) == 1 else last
         step = opening if self.step is None else int(np.clip(self.step, first, last))
         if self.step is not None and self.part == self._last_part:
             step = {self._opening_step: opening, self._last_step: last}.get(self.step, step)
         self._last_step, self._last_part, self._opening_step, self.step = last, self.part, opening, step
         return step
+
+    def _suggest_trials(self) -> list[dict[str, Any]]:
+        """Return what to train next, as `text` and `settings`: the front end offers it at the end of a run."""
+        if self._own_runs:
+            return []
+        other = "adam" if self.optimizer == "sgd" else "sgd"
+        lr = float(f"{self.lr / 3:.2g}")
+        return [
+            {"text": f"And with {label_optimizer(other)}?", "settings": {"optimizer": other}},
+            {"text": f"And with lr = {lr:g}?", "settings": {"lr": lr}},
+        ]
 
     def on_growth(self, run_set: RunSet) -> int:
         """Return the step of the ball on the runs so far: the newest, unless the ball was moved to another one."""

@@ -9,6 +9,7 @@ import anywidget
 import numpy as np
 import plotly.graph_objects as go
 import traitlets
+from plotly.offline import get_plotlyjs_version
 
 from loss_viz.figures.assets import read_plotly, read_static
 
@@ -46,7 +47,9 @@ class LiveFigures(anywidget.AnyWidget):
 
     _esm = "\n".join([read_static("figure_widget.js"), read_static("anywidget.js"), RENDER])
     _css = read_static("figure_widget.css")
-    _plotly = traitlets.Unicode(read_plotly() + "\nexport default module.exports;").tag(sync=True)
+    _plotly = traitlets.Dict(
+        {"version": get_plotlyjs_version(), "source": read_plotly() + "\nexport default module.exports;"}
+    ).tag(sync=True)
     panes = traitlets.Dict().tag(sync=True)
     state = traitlets.Unicode("").tag(sync=True)  # badge text while the figures are out of date
     summary = traitlets.Unicode("").tag(sync=True)  # text alternative for screen readers
@@ -106,7 +109,8 @@ class LiveFigures(anywidget.AnyWidget):
                 self._answering = True
                 self._drawn_changed.notify_all()
         elif message.get("kind") == "open":
-            self.send_state([key for key in self.keys if not key.startswith("_")])
+            with self._pushing:  # a state of which half is old would arrive after the new one
+                self.send_state([key for key in self.keys if not key.startswith("_")])
         elif message.get("kind") == "click":
             for handler in self._handlers:
                 handler(message)

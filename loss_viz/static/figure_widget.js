@@ -2,6 +2,7 @@
 // only the newest state is drawn. The browser decides only what belongs to it: theme, sizes, pointer events, and the
 // camera that all 3D panes share.
 let Plotly = null; // set by the script that this is a part of
+let loading = Promise.resolve(); // until it is set
 
 const ARRAYS = { float32: Float32Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
 const THEMES = {
@@ -13,6 +14,7 @@ const CLICK_RADIUS = 4; // pixels: a press that moves less is a click, otherwise
 const HOVER_MS = 150; // between two points of the surface that are asked for
 const MOVING_MS = 500; // between two pictures of a movement
 const REST_MS = 200; // without new pictures, until words and axes follow
+const ZOOM_SPEED = 0.002; // per pixel of the wheel
 const SETTLE_FRAMES = 12; // a scene keeps moving for some frames after the last pointer event
 
 function decode(value) {
@@ -70,6 +72,8 @@ class Pane {
     Object.assign(this, { model, name, ...listeners, drawnUpdates: {}, appliedLayout: {}, vertexColors: {} });
     Object.assign(this, { drewAt: -Infinity, isCoarse: false });
     this.waiting = {}; // changes of the layout that are not yet drawn
+    this.behind = new Map(); // values by trace that Plotly's own copy does not have: it would draw the old ones again
+    this.pending = null; // promises of Plotly
     Object.assign(this, { opened: false, ready: false, drawn: false, closed: false, held: false });
     this.gd = document.createElement("div");
     this.gd.className = `lossviz-pane lossviz-pane-${name}`;
@@ -89,9 +93,14 @@ class Pane {
       if (!event.buttons) this.onRelease(event); // released outside the window
       else if (this.held) this.onCameraMove(this);
     });
-    // The wheel scrolls the page; with Ctrl it zooms.
-    const onWheel = (event) => (event.ctrlKey ? this.onCameraMove(this) : event.stopPropagation());
-    this.gd.addEventListener("wheel", onWheel, { passive: true, capture: true });
+    // The wheel scrolls the page; with Ctrl it zooms: into the picture where that can be computed again, else by the
+    // camera.
+    const onWheel = (event) => {
+      if (!event.ctrlKey) event.stopPropagation();
+      else if (this.onZoom && this.scene) this.zoom(event);
+      else this.onCameraMove(this);
+    };
+    this.gd.addEventListener("wheel", onWheel, { passive: false, capture: true });
     for (const type of ["pointerup", "pointercancel"]) window.addEventListener(type, this.onRelease, true);
   }
 
@@ -103,7 +112,8 @@ class Pane {
     this.traces = data.map((trace) => trace.uid || trace.name);
     this.updates = [...this.traces.map((trace) => `${this.name}_${trace}`), `${this.name}_layout`];
     this.usesTextColor = data.map((trace) => trace.meta === "ink");
-    Plotly.newPlot(this.gd, data, layout, CONFIG).then(() => {
+    const create = () => this.closed || this.follow(Plotly.newPlot(this.gd, data, layout, CONFIG));
+    loading.then(create).then(() => {
       if (this.closed) return;
       this.ready = true;
       this.keepDragMode();
@@ -122,8 +132,36 @@ class Pane {
     else if (this.clicked) this.sendClick(found);
   }
 
+  // Scales the axes around the point under the pointer, and reports their ends once the wheel rests.
+  zoom(event) {
+    event.preventDefault();
+    event.stopPropagation();
+    const names = ["xaxis", "yaxis"];
+    const ends = this.zooming?.ends || names.map((name) => this.gd._fullLayout.scene[name].range);
+    const factor = Math.exp(ZOOM_SPEED * Math.max(-100, Math.min(100, event.deltaY)));
+    const at = this.pointed || ends.map(([low, high]) => (low + high) / 2);
+    const next = ends.map(([low, high], i) => [low, high].map((end) => at[i] + (end - at[i]) * factor));
+    clearTimeout(this.zooming?.rest);
+    const rest = setTimeout(() => {
+      this.zooming = null;
+      this.onZoom(next);
+    }, REST_MS);
+    const isQueued = this.zooming?.isQueued;
+    this.zooming = { ends: next, rest, isQueued: true };
+    if (isQueued) return;
+    requestAnimationFrame(() => this.showEnds(this.zooming ? Object.assign(this.zooming, { isQueued: false }).ends : next));
+  }
+
+  showEnds(ends) {
+    this.keepCamera();
+    const ranges = { "scene.xaxis.range": ends[0], "scene.yaxis.range": ends[1] };
+    for (const [key, value] of Object.entries(ranges)) this.appliedLayout[key] = value;
+    this.follow(Plotly.relayout(this.gd, ranges));
+  }
+
   // Asks for the network at a point of the surface; not more often than it can be drawn.
   sendHover(point) {
+    if (Number.isFinite(point.z)) this.pointed = [point.x, point.y];
     if (this.traces[point.curveNumber] !== "surface" || !Number.isFinite(point.x)) return;
     if (this.held || performance.now() - (this.hovered || 0) < HOVER_MS) return;
     this.hovered = performance.now();
@@ -231,7 +269,9 @@ class Pane {
   async drawFully(edits, layout, camera) {
     const { gd } = this;
     Object.assign(layout, { ...this.waiting, ...layout });
+    for (const [i, values] of this.behind) edits.set(i, { ...values, ...edits.get(i) });
     this.waiting = {};
+    this.behind = new Map();
     if (!edits.size && !Object.keys(layout).length) return true;
     const traces = {};
     for (const [i, values] of edits) {
@@ -241,7 +281,7 @@ class Pane {
     }
     this.drawn = true;
     this.keepCamera();
-    await Plotly.update(gd, traces, layout, [...gd.data.keys()]);
+    await this.follow(Plotly.update(gd, traces, layout, [...gd.data.keys()]));
     if (layout["scene.camera"] || !camera) this.onCameraSet(this);
     return true;
   }
@@ -274,6 +314,7 @@ class Pane {
     }
     try {
       draws.forEach((draw) => draw());
+      if (!this.scene) for (const [i, values] of edits) this.behind.set(i, { ...this.behind.get(i), ...values });
       if (!this.scene || !draws.length) return true;
       const now = performance.now();
       if (now - this.drewAt < MOVING_MS) this.setPixelRatio(1);
@@ -337,22 +378,31 @@ class Pane {
   }
 
   get waits() {
-    return this.isCoarse || Object.keys(this.waiting).length > 0;
+    return this.isCoarse || this.behind.size > 0 || Object.keys(this.waiting).length > 0;
   }
 
   resize() {
-    if (this.gd._fullLayout && this.gd.clientWidth) Plotly.Plots.resize(this.gd);
+    if (!this.gd._fullLayout || !this.gd.clientWidth) return;
+    this.follow(Plotly.Plots.resize(this.gd));
+    if (this.behind.size) this.drawFully(new Map(), {});
+  }
+
+  // Plotly fails if its figure is purged before its promises are kept.
+  follow(promise) {
+    this.pending = Promise.allSettled([this.pending, promise]);
+    return promise;
   }
 
   close() {
     Object.assign(this, { ready: false, closed: true });
     for (const type of ["pointerup", "pointercancel"]) window.removeEventListener(type, this.onRelease, true);
-    if (this.opened) Plotly.purge(this.gd);
+    if (this.pending) this.pending.then(() => Plotly.purge(this.gd));
   }
 }
 
 // Draws the panes of a model into `el`, or into the element that `slots` names for a pane.
-function renderFigures({ model, el, slots = {} }) {
+// `onZoom` takes the ends of the axes that the user chose.
+function renderFigures({ model, el, slots = {}, onZoom = null }) {
   el.classList.add("lossviz-picture");
   const badge = el.appendChild(document.createElement("div"));
   badge.className = "lossviz-badge";
@@ -457,11 +507,11 @@ function renderFigures({ model, el, slots = {} }) {
     turned = false;
     const pane = shown.find((one) => one.aimed && one.drawn);
     if (!pane) return;
-    await Plotly.relayout(pane.gd, { "scene.camera": pane.aimed });
+    await pane.follow(Plotly.relayout(pane.gd, { "scene.camera": pane.aimed }));
     shareCamera(pane);
   };
 
-  const listeners = { onReady: redraw, onCameraMove: startTracking, onCameraSet: shareCamera };
+  const listeners = { onReady: redraw, onCameraMove: startTracking, onCameraSet: shareCamera, onZoom };
   const panes = Object.keys(model.get("panes")).map((name) => new Pane(model, name, listeners));
   el.setAttribute("role", "figure");
   el.setAttribute("aria-busy", "true");
@@ -494,6 +544,7 @@ function renderFigures({ model, el, slots = {} }) {
     model.off("change:summary", showSummary);
     panes.forEach((pane) => pane.close());
   };
-  return { close, aim, redraw, isDrawing: () => drawing };
+  const showEnds = (ends) => shown.forEach((pane) => pane.scene && pane.showEnds(ends));
+  return { close, aim, redraw, showEnds, isDrawing: () => drawing };
 }
 

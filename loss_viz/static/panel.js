@@ -341,7 +341,8 @@ class Panel {
     this.sizes = new ResizeObserver(() => this.fit());
     this.sizes.observe(el);
     this.fit();
-    this.figures = renderFigures({ model: this.layer(), el: this.stage, slots: { curve: this.curve } });
+    const onZoom = "bounds" in model.get("values") ? (ends) => this.zoomTo(ends) : null;
+    this.figures = renderFigures({ model: this.layer(), el: this.stage, slots: { curve: this.curve }, onZoom });
     this.showBalls();
     this.showTimeline();
     this.showValues();
@@ -357,14 +358,10 @@ class Panel {
     this.moveBalls();
   }
 
-  // Draws the balls at the step of the time line. An update of the kernel that is newer than this one takes its place.
+  // Draws the balls at the step of the time line.
   moveBalls() {
     if (!this.figures) return;
-    this.moved = {};
-    for (const [name, values] of Object.entries(this.balls.at(this.step))) {
-      const base = this.model.get(name);
-      this.moved[name] = { base, values: { ...base, ...values } };
-    }
+    this.moved = this.balls.at(this.step);
     this.figures.redraw();
   }
 
@@ -377,13 +374,13 @@ class Panel {
   layer() {
     const { model } = this;
     return {
-      get: (name) => {
-        const [value, moved] = [model.get(name), this.moved[name]];
-        return moved && moved.base === value ? moved.values : value;
-      },
+      get: (name) => (name in this.moved ? { ...model.get(name), ...this.moved[name] } : model.get(name)),
       on: (event, listener) => model.on(event, listener),
       off: (event, listener) => model.off(event, listener),
-      send: (message) => model.send(message),
+      send: (message) => {
+        if (message.kind === "shown" && model.get("surface_surface").z) this.still?.remove();
+        model.send(message);
+      },
     };
   }
 
@@ -410,11 +407,40 @@ class Panel {
     this.toggle(this.chip, this.details);
     this.network = element("p", { className: "lossviz-network" });
     this.aim = element("button", { type: "button", className: "lossviz-aim", textContent: "⟲" });
-    this.aim.title = "Back to the best view of the run (R)";
+    this.aim.title = "Back to the best view of the whole run (R)";
     this.aim.setAttribute("aria-label", "best view of the run");
-    this.aim.addEventListener("click", () => this.figures.aim());
-    const above = [this.headline, this.aim, this.chip, this.details, this.network];
+    this.aim.addEventListener("click", () => this.showWhole());
+    this.trials = element("div", { className: "lossviz-trials", hidden: true });
+    const above = [this.headline, this.aim, this.chip, this.trials, this.details, this.network];
     this.stage = element("div", { className: "lossviz-stage" }, ...above);
+    this.showStill();
+  }
+
+  // Shows a picture of the surface until the surface itself is drawn.
+  showStill() {
+    const still = this.model.get("still");
+    if (!still?.light) return;
+    const { dark } = readTheme(this.el.isConnected ? this.el : document.body);
+    const url = URL.createObjectURL(new Blob([still[dark ? "dark" : "light"]]));
+    this.still = element("img", { className: "lossviz-still", src: url, alt: "" });
+    this.still.addEventListener("load", () => URL.revokeObjectURL(url));
+    this.stage.append(this.still);
+  }
+
+  // Asks for the surface between the ends of the axes; for all of it if they lie beyond it.
+  zoomTo(ends) {
+    if (!this.model.get("values").bounds) {
+      const layout = this.model.get("surface_layout");
+      this.whole = [layout["scene.xaxis.range"], layout["scene.yaxis.range"]];
+    }
+    const isWhole = this.whole && ends.every(([low, high], i) => high - low >= this.whole[i][1] - this.whole[i][0]);
+    this.send("bounds", isWhole ? null : ends);
+    if (isWhole) this.figures.showEnds(this.whole);
+  }
+
+  showWhole() {
+    if (this.model.get("values").bounds) this.send("bounds", null);
+    this.figures.aim();
   }
 
   toggle(button, target) {
@@ -627,7 +653,7 @@ class Panel {
   showErrors() {
     const errors = this.model.get("errors");
     for (const [name, control] of Object.entries(this.controls)) control.showError(errors[name] || "");
-    if (errors.part) this.controls.step.showError(errors.part);
+    if (errors.part || errors.bounds) this.controls.step.showError(errors.part || errors.bounds);
     const hidden = Object.keys(errors).some((name) => errors[name] && this.drawer?.contains(this.controls[name]?.el));
     if (hidden) this.open(this.more, this.drawer, true);
   }
@@ -689,7 +715,14 @@ class Panel {
   }
 
   showTimeline() {
-    const { first = 0, last = 0, stops = [] } = this.model.get("timeline");
+    const { first = 0, last = 0, stops = [], trials = [] } = this.model.get("timeline");
+    this.trials.replaceChildren(
+      ...trials.map(({ text, settings }) => {
+        const button = element("button", { type: "button", textContent: text, title: "Train again with this setting" });
+        button.addEventListener("click", () => Object.entries(settings).forEach(([name, value]) => this.send(name, value)));
+        return button;
+      }),
+    );
     this.stops.replaceChildren(
       ...stops.map(({ step, text }) => {
         const button = element("button", { type: "button", textContent: text, title: `Go to step ${inWords(step)}` });
@@ -707,7 +740,9 @@ class Panel {
   showHeadline() {
     const { last = 0, headlines = [], live = false } = this.model.get("timeline");
     if (this.model.get("state") === "training") return this.headline.replaceChildren("Training …");
+    if (!headlines.length && !last) return this.headline.replaceChildren();
     const { step } = this;
+    this.trials.hidden = step < last;
     const here = headlines.find(({ start, end }) => start <= step && step <= end);
     const isNewest = live && step >= last; // the training goes on from here
     const count = element("b", { textContent: `Step ${inWords(step)}${isNewest ? "" : ` of ${inWords(last)}`}` });
@@ -745,7 +780,7 @@ class Panel {
     const inButton = ["BUTTON", "SUMMARY", "PRE"].includes(event.target.tagName);
     const chip = this.controls.target?.chips[Number(event.key) - 1];
     if (event.key === " " && !inButton) this.play.click();
-    else if (event.key === "r") this.figures.aim();
+    else if (event.key === "r") this.showWhole();
     else if (chip) chip.click();
     else if (event.key === "l" && this.controls.loss_axis) {
       const axis = this.controls.loss_axis;

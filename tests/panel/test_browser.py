@@ -48,6 +48,7 @@ def lab(tmp_path_factory):
         "explorer",
         "assert explorer.wait(60)\n"
         "print(explorer.step, *(round(float(run.loss[explorer.step]), 6) for run in explorer.runs))",
+        "explorer.send_state()\nexplorer.push({})",
     )
     with contextlib.closing(Lab(folder)) as lab:
         yield lab
@@ -267,23 +268,32 @@ def test_of_fifty_moves_in_five_seconds_the_last_one_is_drawn(panel):
 
 
 def plot_area(panel):
-    """Return the box of the loss curve, in pixels of the page."""
+    """Return the box of the loss curve, in pixels of the page, after scrolling to it."""
+    panel.root.locator(".lossviz-timeline").scroll_into_view_if_needed()
     return panel.root.locator(".lossviz-pane-curve .nsewdrag[data-subplot=xy]").bounding_box()
 
 
 def test_the_time_line_moves_the_ball_in_every_pane(panel):
-    box, mouse = plot_area(panel), panel.page.mouse
+    mouse = panel.page.mouse
     for share in (0.0, 0.3, 1.0, 0.6):
-        before = panel.look()
+        box, before = plot_area(panel), panel.look()
         mouse.click(box["x"] + box["width"] * share, box["y"] + box["height"] / 2)
         panel.wait_until(lambda before=before: panel.look() != before)
         panel.wait_drawn()
         [step] = panel.trace("curve", "step", "x")
         assert step == pytest.approx(share * STEPS, abs=2)  # the slider lies exactly over the curve
         assert f"Step {step:.0f} of {STEPS}" in panel.root.locator(".lossviz-headline").inner_text()
+        panel.page.set_viewport_size({"width": 1280 - int(40 * share), "height": 1100})  # Plotly draws again
+        panel.page.wait_for_timeout(300)
+        panel.wait_drawn()
+        [x, y] = panel.read_drawn("curve", "step")
+        assert x == pytest.approx(step, abs=0.01 * STEPS)
+        assert y == pytest.approx(panel.trace("curve", "step", "y")[0], rel=0.05)
+        network = panel.read_drawn("fit", "network")
+        assert network[-1] == pytest.approx(panel.trace("fit", "network", "y")[-1], abs=0.05)
         ball = panel.trace("surface", "ball", "x")
         assert sum(ball) / len(ball) == pytest.approx(panel.trace("surface", "trajectory", "x")[int(step)], abs=1e-3)
-    seen = set()
+    seen, box = set(), plot_area(panel)
     mouse.move(box["x"] + 5, box["y"] + 10)
     mouse.down()
     for i in range(30):  # a drag
@@ -332,6 +342,33 @@ def test_the_network_at_a_point_of_the_surface_is_shown(panel):
     panel.press("step", "Home")
     panel.press("step", "End")
     panel.wait_until(lambda: len(panel.trace("fit", "there", "y")) == 0)
+
+
+def test_ctrl_and_the_wheel_zoom_into_the_surface_which_is_computed_again(panel):
+    page, read = panel.page, "() => {const s = document.querySelector('.lossviz-pane-surface')._fullLayout.scene; "
+    read += "return [s.xaxis.range, s.yaxis.range]}"
+    panel.wait_drawn()
+    whole, heights = page.evaluate(read), panel.trace("surface", "surface", "z")
+    box = page.locator(".lossviz-pane-surface").bounding_box()
+    for shift in (0, 3):
+        page.mouse.move(box["x"] + box["width"] * 0.49 + shift, box["y"] + box["height"] * 0.45)
+        page.wait_for_timeout(300)
+    page.keyboard.down("Control")
+    for _ in range(4):
+        page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    panel.wait_until(lambda: panel.trace("surface", "surface", "z") != heights)
+    panel.wait_drawn()
+    zoomed = page.evaluate(read)
+    for (low, high), (first, last) in zip(zoomed, whole, strict=True):
+        assert first < low < high < last
+        assert high - low == pytest.approx((last - first) * np.exp(-0.8), rel=1e-6)
+    drawn = [panel.trace("surface", "surface", axis) for axis in "xy"]
+    assert [[min(values), max(values)] for values in drawn] == [pytest.approx(ends, abs=1e-5) for ends in zoomed]
+    panel.root.locator(".lossviz-aim").click()
+    panel.wait_until(lambda: page.evaluate(read)[0] == pytest.approx(whole[0]))
+    panel.wait_drawn()
+    assert panel.trace("surface", "surface", "z") == heights
 
 
 def test_a_click_on_the_trajectory_moves_the_ball_and_a_rotation_does_not(panel):
@@ -586,6 +623,8 @@ def test_several_runs_share_one_plane(lab, browser):
     assert -3 < axis[0] < axis[1] < 0  # powers of ten, for all losses are below 1
     legend = page.locator(".lossviz-pane-surface .legendtext").all_text_contents()
     assert legend == ["Adam", "SGD + momentum"]
+    notebook.run_cell(2)  # sends everything once more, as to a page that was loaded again
+    panel.wait_drawn()
     ends = [[panel.trace("surface", f"trajectory{i}", axis)[-1] for axis in "xy"] for i in ("", "-1")]
     assert ends[0] != pytest.approx(ends[1], abs=1e-3)
     for i, end in zip(("", "-1"), ends, strict=True):  # each ball at the end of its own run

@@ -157,7 +157,7 @@ def test_settings_recreate_the_panel(explorer, given):
     assert explorer.wait(60.0)
     settings = explorer.settings
     assert set(settings) == set(TRAINING + VIEW)
-    assert all(type(value) in (int, float, str) for name, value in settings.items() if name != "part")
+    assert all(type(value) in (int, float, str) for name, value in settings.items() if name not in ("part", "bounds"))
     twin = Explorer(**settings)
     twin.wait(60.0)
     assert twin.settings == settings
@@ -596,6 +596,28 @@ def test_a_part_of_the_run_is_drawn_on_its_own_plane():
     panel.close()
 
 
+def test_a_zoomed_picture_is_evaluated_within_its_bounds_until_the_axes_change(run):
+    panel = Explorer([run], resolution=7, k=3)
+    assert panel.wait(60.0)
+    whole = panel.landscape
+    bounds = ((float(whole.x[1]), float(whole.x[4])), (float(whole.y[2]), float(whole.y[3])))
+    enter(panel, "bounds", [list(ends) for ends in bounds])
+    assert panel.wait(60.0)
+    land = lv.landscape(run, k=3, resolution=7, bounds=bounds, progress=False)
+    np.testing.assert_allclose(decode(panel, "surface_surface", "z"), land.loss.ravel(), rtol=1e-5)
+    assert panel.surface_layout["scene.xaxis.range"] == pytest.approx(bounds[0])
+    assert f"bounds={bounds}" in panel.code
+    assert Explorer([run], **panel.settings).bounds == bounds
+    enter(panel, "bounds", [[1, 0], [0, 1]])
+    assert "with x0 < x1" in messages(panel)["bounds"]
+    assert panel.bounds == bounds
+    assert change(panel, part=(5, 50))
+    assert panel.bounds is None
+    assert change(panel, part=None)
+    np.testing.assert_allclose(panel.landscape.loss, whole.loss, rtol=1e-12)
+    panel.close()
+
+
 def test_the_network_at_a_point_is_the_one_whose_loss_is_the_height(shared):
     point = (shared.landscape.path[20] + [0.05, -0.03]).tolist()
     click = {"kind": "hover", "x": point[0], "y": point[1]}
@@ -780,9 +802,21 @@ def test_torch_threads_are_unchanged(shared):
     assert torch.get_num_threads() == before
 
 
+def test_the_end_of_a_run_offers_what_to_train_next(explorer):
+    first, second = explorer.timeline["trials"]
+    assert (first["text"], first["settings"]) == ("And with SGD + momentum?", {"optimizer": "sgd"})
+    assert (second["text"], second["settings"]) == ("And with lr = 0.0033?", {"lr": 0.0033})
+    for trial in (first, second):
+        for name, value in trial["settings"].items():
+            enter(explorer, name, value)
+    assert explorer.wait(60.0)
+    assert explorer.run.settings["optimizer"] == "sgd"
+    assert explorer.timeline["trials"][0]["settings"] == {"optimizer": "adam"}
+
+
 def test_every_control_has_a_label_and_a_hint(shared):
     names = {row["name"] for row in shared.controls}
-    assert names == {*TRAINING, *VIEW, "preset"} - {"step", "part", "height"}
+    assert names == {*TRAINING, *VIEW, "preset"} - {"step", "part", "bounds", "height"}
     for row in shared.controls:
         assert row["label"]
         assert row["hint"].endswith("."), row["name"]
