@@ -2,7 +2,7 @@
 
 import pytest
 
-QUICK = ("01_", "02_", "03_", "04_")
+QUICK = ("01_", "02_", "03_")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -20,6 +20,9 @@ FLAGS = [
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
     "--ignore-gpu-blocklist",
+    # WebGL is drawn in software; the rest of the page costs least where nothing pretends to have a GPU.
+    "--disable-gpu-rasterization",
+    "--disable-gpu-compositing",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",  # a page that needs the network fails
 ]
 # Hints of Chromium about canvases and software WebGL, and of JupyterLab about a slow machine.

@@ -323,11 +323,15 @@ def test_the_settings_in_the_file_reproduce_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "view"),
+    ("train", "view", "chosen"),
     [
-        ({"dtype": torch.float64, "every": 2, "n_points": 30}, {"resolution": (4, 3), "n_anchors": 9}),
-        ({}, {"axes": "random", "seed": 7, "resolution": 3}),
-        ({}, {"plane": "parallel", "steps": (5, 30), "resolution": 3}),
+        (
+            {"dtype": torch.float64, "every": 2, "n_points": 30},
+            {"plane": "local", "resolution": (4, 3), "n_anchors": 9},
+            {"k": [2], "sigma": ["auto"]},
+        ),
+        ({}, {"axes": "random", "seed": 7, "resolution": 3}, {}),
+        ({}, {"plane": "parallel", "steps": (5, 30), "resolution": 3}, {"sigma": ["auto"]}),
         (
             {},
             {
@@ -337,13 +341,14 @@ def test_the_settings_in_the_file_reproduce_it(tmp_path):
                 "axes": ("PC1", "sharpest"),
                 "resolution": 3,
             },
+            {"k": [2], "sigma": ["auto"]},
         ),
     ],
 )
-def test_code_reproduces_unusual_landscapes_and_the_panel_does_not_offer_to(train, view):
+def test_code_reproduces_unusual_landscapes_and_the_panel_does_not_offer_to(train, view, chosen):
     run = lv.train("x^2", steps=40, progress=False, **train)
     land = lv.landscape(run, progress=False, **view)
-    found = compute_variants(land, progress=False)
+    found = compute_variants(land, **chosen, progress=False)
     scope = {}
     recipe = page_data(found, None)["recipe"]
     exec(recipe.format(k=land.k, sigma=repr(land.sigma), step=9, log=False), scope)
@@ -579,8 +584,8 @@ def test_what_is_drawn_directly_looks_like_a_full_redraw(opened):
     redraw = "pane => Plotly.redraw(document.querySelector('.lossviz-pane-' + pane))"
     for name in ("surface", "curve", "fit"):
         page.evaluate(redraw, name)
-    opened.slide("step", 30)
-    opened.slide("step", 20)
+    opened.slide("step", 5)
+    opened.slide("step", 3)
     assert page.evaluate("() => full") == 0
     page.wait_for_timeout(300)
     # Plotly leaves out points of the network's line that are on the way between their neighbors.
@@ -589,7 +594,7 @@ def test_what_is_drawn_directly_looks_like_a_full_redraw(opened):
         directly = look(pane)
         opened.slide("step", 60)
         moved = np.abs(look(pane) - directly).mean()
-        opened.slide("step", 20)
+        opened.slide("step", 3)
         page.evaluate(redraw, name)
         for _ in range(20):  # a slow machine takes longer to show it
             page.wait_for_timeout(400)
@@ -727,6 +732,7 @@ def test_the_page_is_accessible_and_sends_nothing(opened):
     assert download.value.path().read_bytes()[1:4] == b"PNG"
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_defaults_make_less_than_8_mb(browser, tmp_path):
     run = lv.train("x^3", progress=False)

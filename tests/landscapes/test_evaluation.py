@@ -170,7 +170,7 @@ pytestmark = [
 def assert_same_when_killed(folder):
     """Kill one of two processes while both are at work; the losses are the same."""
     with joblib.parallel_config(backend="sequential"):
-        expected = ask(record(), 6000)
+        expected = ask(record(), 3000)
     run = record(folder, seconds=0.03)
     killed = []
 
@@ -185,7 +185,7 @@ def assert_same_when_killed(folder):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Workers failed", RuntimeWarning)  # some backends do not recover alone
         threading.Thread(target=kill_one, daemon=True).start()
-        np.testing.assert_allclose(ask(run, 6000), expected, rtol=1e-12)
+        np.testing.assert_allclose(ask(run, 3000), expected, rtol=1e-12)
     assert killed
 
 

@@ -566,7 +566,7 @@ def test_the_ball_stays_at_its_step_or_at_the_end(explorer):
 
 
 def test_a_panel_opens_on_the_plateau_and_stays_there_until_the_ball_is_moved():
-    panel = Explorer("x^3", resolution=5)
+    panel = Explorer("x^3", steps=1200, resolution=5)
     assert panel.wait(60.0)
     [plateau] = lv.find_plateaus(panel.run)
     assert panel.step == (plateau.start + plateau.end) // 2

@@ -177,7 +177,7 @@ def notebook(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     write_notebook(folder / "figures.ipynb", CELL, "")
     with contextlib.closing(Lab(folder)) as lab, open_chromium() as browser:
-        page = browser.new_page(viewport={"width": 1280, "height": 1300})
+        page = browser.new_page(viewport={"width": 1000, "height": 1300})
         page.add_init_script(COUNT)
         yield Notebook(page, lab, "figures.ipynb")
 
