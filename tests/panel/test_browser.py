@@ -769,10 +769,11 @@ def test_reload_and_run_all_at_once_show_a_picture_each_time(lab, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     notebook = Notebook(page, lab, "below.ipynb")
     panel = Panel(notebook)
+    page.on("dialog", lambda dialog: dialog.accept())  # leaves the page although the notebook has changed
     for _ in range(3):
-        page.reload()
-        page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.content?.widgets?.length")
-        notebook.command("notebook:run-all-cells")
+        page.reload(timeout=60_000)
+        page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.content?.widgets?.length", timeout=60_000)
+        page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_selector(".lossviz-picture", timeout=90_000)
         panel.wait_drawn(90)
         assert len(panel.trace("surface", "surface", "z")) == 81
@@ -827,16 +828,20 @@ def test_drawn_ticks_are_right_after_any_order_of_axes(lab, browser):
 
 
 def accessible(page, selector):
-    """Return role, name and value text that Chromium gives to assistive technology for each visible element."""
+    """Return role and name in Chromium's accessibility tree for each visible element, and its value text.
+
+    The tree that the debugging protocol returns has the number of a slider in place of its text.
+    """
     chromium = page.context.new_cdp_session(page)
     tree = {node.get("backendDOMNodeId"): node for node in chromium.send("Accessibility.getFullAXTree")["nodes"]}
     root = chromium.send("DOM.getDocument")["root"]["nodeId"]
     found = []
     for node in chromium.send("DOM.querySelectorAll", {"nodeId": root, "selector": selector})["nodeIds"]:
-        known = tree.get(chromium.send("DOM.describeNode", {"nodeId": node})["node"]["backendNodeId"])
+        described = chromium.send("DOM.describeNode", {"nodeId": node})["node"]
+        known, attributes = tree.get(described["backendNodeId"]), described["attributes"]
         if known and not known["ignored"]:
-            more = {one["name"]: one["value"].get("value") for one in known["properties"]}
-            found.append((known["role"]["value"], known["name"]["value"], more.get("valuetext")))
+            text = dict(zip(attributes[::2], attributes[1::2], strict=True)).get("aria-valuetext")
+            found.append((known["role"]["value"], known["name"]["value"], text))
     chromium.detach()
     return found
 
