@@ -79,7 +79,7 @@ def measure_growth(timer: Timer) -> list[CostCurve]:
     ]
 
 
-def draw_walk(n_params: int, n_steps: int = 60) -> lv.Landscape:
+def draw_walk(n_params: int, n_steps: int = 30) -> lv.Landscape:
     """Draw a random walk of many weights with a loss that reads each of them once."""
     model = nn.Linear(n_params - 1, 1)
     x = torch.ones(1, n_params - 1) / n_params
