@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from . import cost, networks, plot, report, speed, targets
+from . import cost, large, networks, plot, report, speed, targets
 from .timing import Timer
 
 SECTIONS = ("objective", "landscape", "growth", "projection", "recording", "imports")
+LARGE = "large"  # what a GPU is for: measured with --device cuda, or --only large
 
 
-def measure(sections: tuple[str, ...], timer: Timer, show: Callable[[str], None]) -> dict[str, Any]:
+def measure(sections: tuple[str, ...], timer: Timer, show: Callable[[str], None], size: large.Size) -> dict[str, Any]:
     """Measure the sections, show each table as soon as it is complete, and check the targets."""
     results: dict[str, Any] = {}
     checked: list[targets.Target] = []
@@ -51,10 +52,17 @@ def measure(sections: tuple[str, ...], timer: Timer, show: Callable[[str], None]
         results["recording"] = cost.measure_recording(timer)
         show("## Recording: a training with the recorder\n\n" + report.write_comparison(results["recording"]))
         checked += targets.check_recording(results["recording"])
+        results["million"], peaks = cost.measure_million(timer), cost.measure_snapshots()
+        show("## Recording a million weights\n\n" + report.write_comparison(results["million"]))
+        checked += targets.check_million(results["million"], peaks)
     if "imports" in sections:
         results["imports"] = cost.measure_imports()
         show("## Imports\n\n" + report.write_imports(results["imports"]))
         checked += targets.check_imports(results["imports"])
+    if LARGE in sections:
+        results[LARGE] = large.measure_large(timer.device.type, size)
+        show("## Large models\n\n" + report.table(large.HEAD, large.write_large(results[LARGE])))
+        checked += targets.check_large(results[LARGE])
     results["targets"] = checked
     show("## Targets\n\n" + report.write_targets(checked))
     return results
@@ -68,12 +76,15 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="number of threads of PyTorch and NumPy")
     parser.add_argument("--quick", action="store_true", help="three repeats instead of seven")
-    parser.add_argument("--only", choices=SECTIONS, help="measure one section only")
+    parser.add_argument("--tiny", action="store_true", help="tiny models in the section of large ones, for tests")
+    parser.add_argument("--only", choices=[*SECTIONS, LARGE], help="measure one section only; with cuda it is 'large'")
     parser.add_argument("--docs", action="store_true", help="update table and figure of .docs/speed.md")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU that PyTorch can use, but there is none.")
+    if options.device == "cuda":
+        options.only = options.only or LARGE
     if options.docs and options.only:
         parser.error("--docs needs all sections; leave out --only.")
     tables: list[str] = []
@@ -84,10 +95,13 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    if device.type == "cuda":
+        torch.set_num_threads(2)  # of the CPU, with which the GPU is compared
     facts = report.describe_machine(device)
     machine = report.write_machine(facts)
     with threadpool_limits(options.threads):
-        results = measure((options.only,) if options.only else SECTIONS, Timer(device, 3 if options.quick else 7), show)
+        timer, size = Timer(device, 3 if options.quick else 7), large.TINY if options.tiny else large.Size()
+        results = measure((options.only,) if options.only else SECTIONS, timer, show, size)
     show(machine + (" Three repeats." if options.quick else " Seven repeats."))
     name = f"{options.only or 'all'}-{options.device}"
     paths = report.save(options.out, name, facts, results, "\n\n".join(tables))

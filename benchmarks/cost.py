@@ -20,13 +20,16 @@ from .networks import build_digits, move_trained
 from .timing import Comparison, Timer, Workload
 
 RESOLUTIONS = (31, 61, 121, 241)
-STEPS = (500, 1000, 2000, 4000, 8000)
+STEPS = (500, 1000, 2000, 4000, 10_000, 20_000)
 ANCHORS = (50, 100, 200, 400, 800)
 WIDTHS = (8, 16, 32, 64, 128, 256, 512)
+N_PARAMS = (10_000, 100_000, 1_000_000, 11_000_000)  # of the large models
 PCA_SHAPE = (2000, 100_000)
 
 GRAM = "one Gram product of the centered matrix, float64"
-IMPORTS = {"import loss_viz": "pass", "from loss_viz import train, landscape, surface_figure": "import torch"}
+IMPORT = "import loss_viz"
+FIRST = "import loss_viz as lv; lv.surface_figure(lv.landscape(lv.train('x^3', progress=False), progress=False))"
+IMPORTS = {IMPORT: "pass", "from loss_viz import train, landscape, surface_figure": "import torch", FIRST: "pass"}
 
 
 @dataclass
@@ -53,7 +56,7 @@ class CostCurve:
 def measure_growth(timer: Timer) -> list[CostCurve]:
     """Measure evaluations and seconds of `lv.landscape` against each quantity, for x^3 on 1-8-1 or other widths.
 
-    For the recorded steps, one run of 8000 steps is thinned, so that the path stays the same.
+    For the recorded steps, one run of 20,000 steps is thinned, so that the path stays the same.
     """
 
     def train(steps: int | None = None, width: int | None = None, lr: float | None = None) -> lv.Run:
@@ -72,7 +75,20 @@ def measure_growth(timer: Timer) -> list[CostCurve]:
         measure_cost("recorded steps", {n: partial(draw, thin(long, max(STEPS) // n)) for n in STEPS}, timer),
         measure_cost("anchors", {n: partial(draw, run, n_anchors=n) for n in ANCHORS}, timer),
         measure_cost("parameters", {run.objective.n_params: partial(draw, run) for run in wide.values()}, timer),
+        measure_cost("large models", {n: partial(draw_walk, n) for n in N_PARAMS}, timer),
     ]
+
+
+def draw_walk(n_params: int, n_steps: int = 30) -> lv.Landscape:
+    """Draw a random walk of many weights with a loss that reads each of them once."""
+    model = nn.Linear(n_params - 1, 1)
+    x = torch.ones(1, n_params - 1) / n_params
+    objective = lv.Objective(model, lambda m: m(x).square().mean())
+    steps = np.random.default_rng(0).standard_normal((n_steps, n_params), dtype=np.float32)
+    weights = np.cumsum(steps, axis=0, out=steps)
+    loss = objective(weights)
+    run = lv.Run(weights=weights, loss=loss, step=np.arange(n_steps), objective=objective)
+    return lv.landscape(run, resolution=9, n_anchors=20, plane="parallel", progress=False)
 
 
 def measure_cost(quantity: str, draws: Mapping[float, Callable[[], lv.Landscape]], timer: Timer) -> CostCurve:
@@ -126,6 +142,64 @@ def measure_recording(timer: Timer, n_updates: int = 100, batch: int = 64) -> Co
     [comparison] = timer.compare(Workload("loss_viz", record), [bare], "recording")
     comparison.note = f"CNN with batch normalization on digits, {n_updates} updates"
     return comparison
+
+
+def build_million() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """Build a perceptron of a million weights, and a batch of 64."""
+    torch.manual_seed(0)
+    layers = nn.Linear(784, 1000), nn.ReLU(), nn.Linear(1000, 200), nn.ReLU(), nn.Linear(200, 10)
+    return nn.Sequential(*layers), torch.randn(64, 784), torch.arange(64) % 10
+
+
+def measure_million(timer: Timer, n_updates: int = 2000) -> Comparison:
+    """Compare the CPU time of a cheap loop, recorded at every step until 1 GiB is full, with the bare loop."""
+
+    def train(recorded: bool) -> None:
+        model, x, y = build_million()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        recorder = lv.Recorder(model, lambda m: nn.functional.cross_entropy(m(x), y)) if recorded else None
+        if recorder:
+            recorder.attach(optimizer)
+        for _ in range(n_updates):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        if recorder:
+            recorder.detach()
+
+    slow = Timer(torch.device("cpu"), min(3, timer.repeats), clock=time.process_time)
+    bare = Workload("the bare loop, CPU time", partial(train, recorded=False))
+    [comparison] = slow.compare(Workload("loss_viz", partial(train, recorded=True)), [bare], "a million weights")
+    comparison.note = f"{sum(p.numel() for p in build_million()[0].parameters()):,} weights, {n_updates:,} updates"
+    return comparison
+
+
+SNAPSHOTS = """
+import resource, sys
+import torch
+import loss_viz as lv
+from benchmarks.cost import build_million
+torch.set_num_threads(1)
+model, x, y = build_million()
+loss_fn = lambda m: torch.nn.functional.cross_entropy(m(x), y)
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+recorder = lv.Recorder(model, loss_fn).attach(optimizer)
+before = peak()
+for _ in range(recorder._snapshots.limit - 1):
+    optimizer.zero_grad()
+    loss_fn(model).backward()
+    optimizer.step()
+run = recorder.run(progress=False)
+print((peak() - before) / run.weights.nbytes)
+"""
+
+
+def measure_snapshots() -> list[float]:
+    """Return the peak memory of recording 1 GiB of snapshots and reading the run, in multiples of their size."""
+    done = subprocess.run([sys.executable, "-c", SNAPSHOTS], check=True, capture_output=True, text=True)
+    return [float(done.stdout)]
 
 
 def measure_imports(repeats: int = 5) -> dict[str, list[float]]:

@@ -46,15 +46,15 @@ class Block(nn.Module):
         return functional.relu(self.inner(x) + self.shortcut(x))
 
 
-def build_model() -> nn.Module:
-    """Build a ResNet-18 for small gray images, with 11.2 million weights."""
+def build_resnet(n_channels: int, width: int = 64) -> nn.Module:
+    """Build a ResNet-18 for small images; with the usual width it has 11.2 million weights."""
     torch.manual_seed(0)
-    layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    n_in = 64
-    for n_out, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
-        layers.append(Block(n_in, n_out, stride))
-        n_in = n_out
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+    layers: list[nn.Module] = [nn.Conv2d(n_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    n_in = width
+    for factor, stride in ((1, 1), (1, 1), (2, 2), (2, 1), (4, 2), (4, 1), (8, 2), (8, 1)):
+        layers.append(Block(n_in, factor * width, stride))
+        n_in = factor * width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n_in, 10))
 
 
 def build_loss() -> tuple[Tensor, Tensor, Callable[[nn.Module], Tensor]]:
@@ -67,7 +67,7 @@ def build_loss() -> tuple[Tensor, Tensor, Callable[[nn.Module], Tensor]]:
 
 def write_checkpoints(folder: Path) -> None:
     """Train briefly on mini-batches, and record to the folder."""
-    model = build_model()
+    model = build_resnet(1)
     x, y, loss_fn = build_loss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     with lv.Recorder(model, loss_fn, folder=folder, max_snapshots=N_STEPS + 1).attach(optimizer):
@@ -81,7 +81,7 @@ def write_checkpoints(folder: Path) -> None:
 def evaluate_only() -> None:
     """Build the model and its data and evaluate the loss once, for comparison."""
     _, _, loss_fn = build_loss()
-    model = build_model()
+    model = build_resnet(1)
     objective = lv.Objective(model, loss_fn)
     objective(objective.initial_weights[None])
 
@@ -90,7 +90,7 @@ def draw(folder: Path, resolution: int, n_anchors: int) -> None:
     """Compute the landscape from the folder."""
     _, _, loss_fn = build_loss()
     started = time.perf_counter()
-    run = lv.Run.from_checkpoints(build_model(), loss_fn, folder)
+    run = lv.Run.from_checkpoints(build_resnet(1), loss_fn, folder)
     opened = time.perf_counter()
     land = lv.landscape(run, resolution=resolution, n_anchors=n_anchors)
     done = time.perf_counter()

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from . import cost
 from .baselines import BATCHED, LOOP
-from .cost import IMPORTS, CostCurve
+from .cost import CostCurve
+from .large import LargeRow
 from .speed import NAIVE, Result
 from .timing import Comparison, Spread, format_number
 
@@ -13,9 +15,12 @@ MIN_SPEEDUP_OVER_LOOP = {"1-8-1": 30.0, "1-64-1": 4.0, "1-64-64-1": 2.5}
 MIN_SPEEDUP_OVER_NAIVE = 1000.0
 MAX_TIME_OVER_TOOL = {"1-8-1": 0.5, "1-64-64-1": 1.5, "digits CNN": 1.3}
 MAX_EXPONENT = {"cells": 1.05}
-MAX_TIME_OVER_GRAM = 1.5
+MAX_SECONDS_EXPONENT = {"cells": 1.05, "recorded steps": 0.3, "anchors": 1.05, "parameters": 1.05, "large models": 1.05}
+MAX_TIME_OVER_GRAM = 1.0
 MAX_TIME_OVER_BARE_LOOP = 1.1
-MAX_IMPORT_SECONDS = 0.5
+MAX_SECONDS = {cost.IMPORT: 0.1, cost.FIRST: 3.0}
+MAX_CPU_RATIO, MAX_PEAK = 1.3, 1.3  # of a recorded training with a million weights
+MIN_TIMES_CPU = 50.0
 
 
 @dataclass
@@ -74,13 +79,17 @@ def check_landscape(results: Sequence[Result]) -> list[Target]:
 
 
 def check_growth(curves: Sequence[CostCurve]) -> list[Target]:
-    """Check the exponents of the number of evaluations."""
+    """Check the exponents of the number of evaluations, and of the seconds."""
     targets = []
     for curve in curves:
-        if curve.quantity in MAX_EXPONENT:
-            limit, measured = MAX_EXPONENT[curve.quantity], curve.exponent(curve.evaluations)
-            name = f"evaluations against {curve.quantity}: exponent"
-            targets.append(Target(name, f"≤ {limit}", f"{measured:.3f}", measured <= limit))
+        for name, costs, limits in (
+            ("evaluations", curve.evaluations, MAX_EXPONENT),
+            ("seconds", curve.seconds, MAX_SECONDS_EXPONENT),
+        ):
+            if curve.quantity in limits:
+                limit, measured = limits[curve.quantity], curve.exponent(costs)
+                text = f"{name} against {curve.quantity}: exponent"
+                targets.append(Target(text, f"≤ {limit}", f"{measured:.3f}", measured <= limit))
     return targets
 
 
@@ -94,7 +103,27 @@ def check_recording(comparison: Comparison) -> list[Target]:
     return [at_most("recording: time relative to the bare loop", MAX_TIME_OVER_BARE_LOOP, comparison.time_ratio)]
 
 
+def check_million(comparison: Comparison, peaks: Sequence[float]) -> list[Target]:
+    """Check CPU time and memory of recording a million weights."""
+    return [
+        at_most(
+            "recording a million weights: CPU time relative to the bare loop", MAX_CPU_RATIO, comparison.time_ratio
+        ),
+        at_most("1 GiB of snapshots: peak memory", MAX_PEAK, Spread.of(peaks), "GiB"),
+    ]
+
+
 def check_imports(found: dict[str, list[float]]) -> list[Target]:
-    """Check the time of `import loss_viz`, which loads submodules, and PyTorch, only on first use."""
-    code = next(iter(IMPORTS))
-    return [at_most(f"{code}: time", MAX_IMPORT_SECONDS, Spread.of(found[code]), "s")]
+    """Check the time of the import, which loads submodules and PyTorch only on first use, and of a first picture."""
+    return [at_most(f"`{code}`: time", limit, Spread.of(found[code]), "s") for code, limit in MAX_SECONDS.items()]
+
+
+def check_large(rows: Sequence[LargeRow]) -> list[Target]:
+    """Check the speed of a GPU relative to two cores."""
+    return [
+        at_least(
+            f"{row.network}: losses per second, times the CPU", MIN_TIMES_CPU, Spread.of([row.rate / row.cpu_rate])
+        )
+        for row in rows
+        if row.cpu_rate
+    ]

@@ -75,21 +75,29 @@ class Timer:
         device: device of the work; a GPU is synchronized before the time is read.
         repeats: number of comparisons with each baseline.
         min_seconds: minimum duration of a block.
+        clock: what is read; `time.process_time` measures CPU time instead.
     """
 
-    def __init__(self, device: torch.device, repeats: int, min_seconds: float = 0.15) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        repeats: int,
+        min_seconds: float = 0.15,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.device = device
         self.repeats = repeats
         self.min_seconds = min_seconds
+        self.clock = clock
 
     def time(self, work: Workload, n_calls: int = 1) -> float:
         """Return seconds per unit of work, averaged over a block of calls."""
         self._synchronize()
-        start = time.perf_counter()
+        start = self.clock()
         for _ in range(n_calls):
             work.call()
         self._synchronize()
-        return (time.perf_counter() - start) / (n_calls * work.units)
+        return (self.clock() - start) / (n_calls * work.units)
 
     def count_calls(self, work: Workload) -> int:
         """Return the number of calls that fill a block, after a warm-up call; 1 if that call took far longer."""
