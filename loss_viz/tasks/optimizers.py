@@ -63,7 +63,9 @@ def find_step(optimizer: Optimizer) -> Callable[..., Any]:
     """Return `optimizer.step`; of PyTorch's own optimizers without the wrapper that imports the compiler."""
     own = type(optimizer)
     is_plain = own.__module__.startswith("torch.optim.") and "step" not in vars(optimizer)  # schedules replace it
-    if COMPILER in sys.modules or not is_plain or optimizer.defaults.get("differentiable"):
+    hooks = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
+    is_watched = any(getattr(sys.modules[Optimizer.__module__], name, None) for name in hooks)
+    if COMPILER in sys.modules or not is_plain or is_watched or optimizer.defaults.get("differentiable"):
         return optimizer.step
     return partial(torch.no_grad()(inspect.unwrap(own.step)), optimizer)
 

@@ -12,7 +12,12 @@ lv.surface_figure(lv.landscape(run, resolution=9, progress=False))
 print(*[name for name in ("torch._dynamo", "sympy", "sklearn", "pandas", "matplotlib") if name in sys.modules])
 names = ("adam", "sgd", "rmsprop", "adamw", "muon")
 runs = [lv.train("x^2", optimizer=name, steps=30, progress=False) for name in names]
-import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+seen = []
+handle = register_optimizer_step_post_hook(lambda *_: seen.append(1))
+lv.train("x^2", steps=5, progress=False)
+handle.remove()
+assert len(seen) == 5
 import torch._dynamo
 again = [lv.train("x^2", optimizer=name, steps=30, progress=False) for name in names]
 assert all((a.weights == b.weights).all() and (a.loss == b.loss).all() for a, b in zip(runs, again, strict=True))
