@@ -254,7 +254,7 @@ class Panel:
         return self._surface("pane => pane._fullLayout.scene._scene.getCamera().eye")
 
     def trace(self, pane, name, key):
-        """Return the values of a drawn trace as numbers; None where they are not finite."""
+        """Return the values of a drawn trace as numbers: None where not finite, none before the first picture."""
         return self.page.evaluate(
             """([index, pane, name, key]) => {
                 const root = document.querySelectorAll('.lossviz')[index];
