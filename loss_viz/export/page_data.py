@@ -16,6 +16,7 @@ from loss_viz.diagnostics.headlines import describe_timeline, rate_fidelity
 from loss_viz.diagnostics.plateaus import Plateau
 from loss_viz.diagnostics.report import assess, variance_row
 from loss_viz.export.variants import LandscapeVariants
+from loss_viz.figures.assets import narrow_floats
 from loss_viz.figures.live import (
     CLICK_RADIUS,
     MAX_OUTPUTS,
@@ -49,7 +50,7 @@ ChosenRows = Sequence[Int[np.ndarray, " _"]]  # for each run, some of its rows
 class ArrayStore:
     """The arrays of a page, each stored once.
 
-    Fractions are stored in float32 (seven digits), integers in the smallest unsigned type.
+    Fractions are stored in float32 (seven digits) if it has such numbers, integers in the smallest unsigned type.
 
     Attributes:
         arrays: encoded arrays, with `dtype`, `shape` and `base64`.
@@ -68,9 +69,10 @@ class ArrayStore:
 
     def add(self, array: np.ndarray) -> int:
         """Store an array, and return its index."""
-        whole = array.dtype.kind in "iu"
-        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are not drawn
-            array = array.astype(np.min_scalar_type(int(array.max(initial=0))) if whole else np.float32)
+        if array.dtype.kind in "iu":
+            array = array.astype(np.min_scalar_type(int(array.max(initial=0))))
+        else:
+            array = narrow_floats(array)
         key = array.dtype.name, array.shape, array.tobytes()
         if key not in self._known:
             self._known[key] = len(self.arrays)
@@ -297,8 +299,4 @@ def _write_notes(variants: LandscapeVariants, drawn: ChosenRows, outputs: Chosen
         notes.append(f"{n_drawn:,} of {n_rows:,} recorded steps are drawn, spread half by arc length and half by time.")
     if outputs and (n_outputs := sum(map(len, outputs))) < n_drawn:
         notes.append(f"Network outputs are stored at {n_outputs:,} steps; the one nearest to the ball is shown.")
-    notes.append("Numbers were computed in float64 and are stored in float32.")
-    largest = float(np.finfo(np.float32).max)
-    if any((np.abs(land.loss[np.isfinite(land.loss)]) > largest).any() for land in variants.landscapes):
-        notes.append(f"Losses above {largest:.1e}, the largest such number, are left open.")
-    return notes
+    return [*notes, "Numbers were computed in float64 and are stored in float32, where that has such numbers."]

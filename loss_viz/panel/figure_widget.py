@@ -11,19 +11,19 @@ import plotly.graph_objects as go
 import traitlets
 from plotly.offline import get_plotlyjs_version
 
-from loss_viz.figures.assets import read_plotly, read_static
+from loss_viz.figures.assets import narrow_floats, read_plotly, read_static
 
 Updates = Mapping[str, Mapping[str, Any]]
 RENDER = "export default asWidget((model, el) => renderFigures({ model, el }).close);"
-WIRE_DTYPES = {"f": "float32", "i": "uint32", "u": "uint32"}
 
 
 class LiveFigures(anywidget.AnyWidget):
     """Plotly figures side by side whose traces take new arrays without rebuilding the figures.
 
     Plotly's JavaScript comes from the installed package, so nothing is fetched from the network. Arrays travel as
-    float32 buffers. The browser draws only the newest state, keeps camera, zoom and hidden traces, does not redraw
-    a pane while a mouse button is down on it, and reports each drawn update. All 3D panes share one camera.
+    buffers of float32, or of float64 where float32 has no such number. The browser draws only the newest state, keeps
+    camera, zoom and hidden traces, does not redraw a pane while a mouse button is down on it, and reports each drawn
+    update. All 3D panes share one camera.
 
     Args:
         hidden: names of the panes that are not shown. A hidden pane takes no space and no WebGL context: its figure
@@ -131,6 +131,5 @@ def _encode(value: Any) -> Any:
     if not isinstance(value, np.ndarray):
         return value
     if value.dtype not in (np.uint8, np.uint16):
-        with np.errstate(over="ignore"):  # beyond float32: infinite, which Plotly leaves out
-            value = value.astype(WIRE_DTYPES[value.dtype.kind])
+        value = narrow_floats(value) if value.dtype.kind == "f" else value.astype(np.uint32)
     return {"dtype": value.dtype.name, "shape": list(value.shape), "data": value.tobytes()}

@@ -4,7 +4,10 @@
 let Plotly = null; // set by the script that this is a part of
 let loading = Promise.resolve(); // until it is set
 
-const ARRAYS = { float32: Float32Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
+const ARRAYS = {
+  ...{ float32: Float32Array, float64: Float64Array },
+  ...{ uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array },
+};
 const THEMES = {
   light: { ink: "#22303c", dim: "#9aa5ae", grid: "#dfe5ea" },
   dark: { ink: "#d7dfe6", dim: "#7c8790", grid: "#46525c" },

@@ -212,6 +212,8 @@ def test_arrays_survive_encoding():
     data = {"arrays": store.arrays}
     wide = np.append(rng.lognormal(sigma=20, size=50), [np.nan, np.inf, 0.0])
     assert np.array_equal(unpack(data, store.add(wide)), wide.astype(np.float32), equal_nan=True)
+    for extreme in ([1e300, 2.0], [1e-300, 2.0], [-1e39, 0.0]):  # infinite or 0 in float32
+        assert unpack(data, store.add(np.array(extreme))).tolist() == extreme
     for top, kind in ((255, "uint8"), (256, "uint16"), (65_536, "uint32")):
         whole = np.array([[0, top], [1, 2], [3, 4]])
         assert np.array_equal(unpack(data, store.add(whole)), whole)

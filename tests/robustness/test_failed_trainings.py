@@ -1,9 +1,12 @@
 """Trainings that go wrong, before everything that looks at a run: each has a picture, or is refused in words."""
 
+import base64
+import json
 import re
 import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from failed_trainings import RUNS, VIEWS, PanelMessage, draw_plainly, record, square, train
@@ -84,9 +87,17 @@ class NoRate(torch.optim.Optimizer):
         return closure()
 
 
-def test_a_page_says_that_it_has_no_number_for_the_largest_losses(tmp_path):
+def test_losses_that_float32_cannot_hold_are_drawn(tmp_path):
     path = [[1 - t / 30, t / 40] for t in range(30)]
-    run = record(lambda m: square(m) * 1e300, path, torch.float64)
-    land = lv.landscape(run, k=5, resolution=5, progress=False)
-    lv.export_html(land, tmp_path / "a.html", k=[5], sigma=["auto"], progress=False)
-    assert "Losses above 3.4e+38, the largest such number, are left open." in (tmp_path / "a.html").read_text("utf-8")
+    for factor in (1e300, 1e-300):
+        run = record(lambda m, factor=factor: square(m) * factor, path, torch.float64)
+        panel = lv.Explorer([run], k=5, resolution=5)
+        assert panel.wait(60.0)
+        loss, sent = panel.landscape.loss, panel.surface_surface["z"]
+        drawn = np.frombuffer(sent["data"], dtype=sent["dtype"])
+        np.testing.assert_allclose(drawn, loss.ravel(), rtol=1e-6)
+        page = lv.export_html(panel.landscape, tmp_path / "a.html", progress=False).read_text("utf-8")
+        panel.close()
+        data = json.loads(re.search(r'id="lossviz-data">(.*?)</script>', page, re.DOTALL)[1])
+        arrays = [np.frombuffer(base64.b64decode(one["base64"]), dtype=one["dtype"]) for one in data["arrays"]]
+        assert any(np.array_equal(array, loss.ravel()) for array in arrays)
