@@ -55,7 +55,7 @@ from loss_viz.runs.training import Training, build_training, check_memory, run_t
 from loss_viz.settings import LANDSCAPE, NO_PLANE, TRAINING, LandscapeSettings, TrainSettings
 
 BUNDLED_RUN = Path(__file__).parent / "bundled_run.safetensors"
-# Of its surface, without axes, written by `.docs/panel_stills.py`.
+# Of its surface, without axes, written by `.docs/panel_images.py`.
 BUNDLED_STILLS = {theme: BUNDLED_RUN.with_name(f"bundled_{theme}.webp") for theme in ("light", "dark")}
 BUNDLED_CHOICE: dict[str, Any] = {"plane": "local", "k": 5}  # what "auto" takes for it
 LOG_AXES = {"linear": False, "log": True}  # others are chosen by the losses

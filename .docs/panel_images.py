@@ -1,6 +1,8 @@
-"""Write the pictures with which the panel opens while Plotly loads: its own surface of the bundled run, without axes.
+"""Write images of the panel: of all of it, for the pages on it, and the stills with which it opens.
 
-    python .docs/panel_stills.py
+A still is the panel's own surface of the bundled run, without axes. It is shown while Plotly loads.
+
+    python .docs/panel_images.py
 
 It needs Playwright and Chromium, as the tests of the panel do.
 """
@@ -18,6 +20,8 @@ from lab import Lab, Notebook, Panel, open_chromium, write_notebook
 from loss_viz.panel.controller import BUNDLED_STILLS
 
 SIZE = 1200, 520
+IMAGE = Path(__file__).parent.parent / ".github" / "images" / "explorer.png"
+WIDTH = 1575  # pixels of the image
 DRAW = """async ([theme, width, height]) => {
     const pane = document.querySelector('.lossviz-pane-surface');
     const { xaxis, yaxis, zaxis, ...scene } = pane.layout.scene;
@@ -30,7 +34,7 @@ DRAW = """async ([theme, width, height]) => {
 
 
 def main() -> None:
-    """Open the panel in JupyterLab in both themes, and write its surface."""
+    """Open the panel in JupyterLab in both themes, and write the images."""
     with TemporaryDirectory() as name, open_chromium() as browser:
         write_notebook(Path(name) / "panel.ipynb", "import loss_viz as lv\nexplorer = lv.Explorer()\nexplorer")
         with contextlib.closing(Lab(Path(name))) as lab:
@@ -43,6 +47,12 @@ def main() -> None:
                 Panel(notebook).wait_drawn(90)
                 url = page.evaluate(DRAW, [theme, *SIZE])
                 path.write_bytes(base64.b64decode(url.partition(",")[2]))
+                if theme == "light":
+                    box = page.locator(".lossviz").bounding_box()
+                    page.set_viewport_size({"width": 1440 + WIDTH - round(box["width"]), "height": 1200})
+                    page.wait_for_timeout(1000)
+                    Panel(notebook).wait_drawn(90)
+                    page.locator(".lossviz").screenshot(path=IMAGE)
                 page.close()
 
 
