@@ -155,6 +155,8 @@ def test_a_recipe_runs_with_its_library_and_ends_with_a_figure(name, tmp_path, m
     blocks = re.findall(r"```python\n(.*?)```", RECIPES[name], flags=re.DOTALL)
     for library in re.findall(r"^(?:import|from) (\w+)", "".join(blocks), flags=re.MULTILINE):
         pytest.importorskip(library)
+    if "accelerate" in sys.modules:  # which other tests may have set up, once for the process
+        sys.modules["accelerate"].state.AcceleratorState._reset_state(reset_partial_state=True)
     names: dict = {}
     assert blocks
     for code in blocks:

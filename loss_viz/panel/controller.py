@@ -220,6 +220,7 @@ class Controller:
         self._training = False
         self._network_shown = False  # that of a point of the surface
         self.pacer = Pacer(TRAINING_SHARE)
+        self._shows_training = False  # whether the curves are those of a training, which another request may have ended
         self._is_growing = False  # whether the runs are those so far of a training that goes on
         self._near: Projection | None = None  # plane of the last surface of growing runs
         self._settings: Settings = {}  # of the last request
@@ -355,8 +356,8 @@ class Controller:
             if self._part[:2] != (whole, part):
                 self._part = whole, part, whole.cut(part, name="part")
             run_set = self._part[2]
-        if run_set is not self.run_set:
-            self.run_set = run_set
+        if run_set is not self.run_set or self._shows_training:
+            self.run_set, self._shows_training = run_set, False
             self._plateaus = summarize_plateaus(run_set)
             self.step = self.listener.on_runs(run_set, self._plateaus.plateaus)
             self.listener.on_width_errors(None, settings["sigma"])
@@ -431,6 +432,7 @@ class Controller:
         updates = curve | fit_update(x, target, network) | {"curve_factor": empty}
         if step == 0:
             updates = merge_updates(updates, margin_update(None))
+        self._shows_training = True
         self.figures.push(updates, state="training", balls={})
         self.listener.on_progress(f"training, step {step:,} of {n_steps:,}, loss {losses[-1]:.3g}", step / n_steps)
 

@@ -5,6 +5,7 @@ import threading
 import time
 import traceback
 import weakref
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,7 +126,7 @@ class Explorer(_OptionTraits):
     timeline = traitlets.Dict().tag(sync=True)  # first and last step, headlines, stops, frames, and trials
 
     balls = traitlets.Dict().tag(sync=True)  # where the balls are at each step, see `describe_balls`
-    still = traitlets.Dict().tag(sync=True)  # WebP of the bundled run, "light" and "dark"
+    still = traitlets.Dict().tag(sync=True)  # URLs of images of the bundled run, "light" and "dark"
 
     step: int | None  # the type of the trait, which mypy cannot infer
     _built = False
@@ -167,7 +168,8 @@ class Explorer(_OptionTraits):
         self.values = self._values()
         self._show_preset()
         if self._values() == {name: OPTIONS[name].default for name in self._names}:
-            self.still = {theme: path.read_bytes() for theme, path in BUNDLED_STILLS.items()}
+            stills = {theme: b64encode(path.read_bytes()).decode() for theme, path in BUNDLED_STILLS.items()}
+            self.still = {theme: f"data:image/webp;base64,{data}" for theme, data in stills.items()}
         super().__init__(hidden=["beside"], **build_templates(self._own_runs))
         self._built = True
         self.on_click(self._on_click)

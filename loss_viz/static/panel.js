@@ -430,9 +430,7 @@ class Panel {
     const still = this.model.get("still");
     if (!still?.light) return;
     const { dark } = readTheme(this.el.isConnected ? this.el : document.body);
-    const url = URL.createObjectURL(new Blob([still[dark ? "dark" : "light"]]));
-    this.still = element("img", { className: "lossviz-still", src: url, alt: "" });
-    this.still.addEventListener("load", () => URL.revokeObjectURL(url));
+    this.still = element("img", { className: "lossviz-still", src: still[dark ? "dark" : "light"], alt: "" });
     this.stage.append(this.still);
   }
 

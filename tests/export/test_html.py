@@ -580,8 +580,10 @@ def test_the_ball_is_at_the_true_loss(run, computed, opened, kind):
 def test_what_is_drawn_directly_looks_like_a_full_redraw(opened):
     """The ball, the network and the marker of the step are drawn without Plotly's layout."""
     page = opened.page
+    # Lines and points in two dimensions are drawn fully once they rest.
     page.evaluate(
-        "() => { window.full = 0; const {update} = Plotly; Plotly.update = (...a) => (full++, update(...a)); }"
+        "() => { window.full = 0; const {update} = Plotly; Plotly.update = (pane, ...others) => "
+        "{ if (pane.matches('.lossviz-pane-surface')) full++; return update(pane, ...others); }; }"
     )
     redraw = "pane => Plotly.redraw(document.querySelector('.lossviz-pane-' + pane))"
     for name in ("surface", "curve", "fit"):

@@ -554,6 +554,18 @@ def test_the_latest_request_wins_and_others_are_dropped(shared, monkeypatch):
     assert_drawn(shared, expected(shared))
 
 
+def test_a_training_that_was_dropped_leaves_nothing_of_its_curve(explorer):
+    before, seed = decode(explorer, "curve_loss", "y"), explorer.seed
+    for other in (1, 2, 3):
+        explorer.seed = other
+        end = time.monotonic() + 20
+        while explorer.state != "training" and time.monotonic() < end:
+            time.sleep(0.0005)
+        explorer.seed = seed
+        assert explorer.wait(60.0)
+        np.testing.assert_array_equal(decode(explorer, "curve_loss", "y"), before)
+
+
 def test_the_ball_stays_at_its_step_or_at_the_end(explorer):
     assert explorer.step == 80
     assert change(explorer, steps=120)
