@@ -220,7 +220,8 @@ class Controller:
         self._training = False
         self._network_shown = False  # that of a point of the surface
         self.pacer = Pacer(TRAINING_SHARE)
-        self._shows_training = False  # whether the curves are those of a training, which another request may have ended
+        # Whether the curves are not those of `run_set`: another request may have ended a training, or their drawing.
+        self._curves_are_old = False
         self._is_growing = False  # whether the runs are those so far of a training that goes on
         self._near: Projection | None = None  # plane of the last surface of growing runs
         self._settings: Settings = {}  # of the last request
@@ -356,14 +357,15 @@ class Controller:
             if self._part[:2] != (whole, part):
                 self._part = whole, part, whole.cut(part, name="part")
             run_set = self._part[2]
-        if run_set is not self.run_set or self._shows_training:
-            self.run_set, self._shows_training = run_set, False
+        if run_set is not self.run_set or self._curves_are_old:
+            self.run_set, self._curves_are_old = run_set, True
             self._plateaus = summarize_plateaus(run_set)
             self.step = self.listener.on_runs(run_set, self._plateaus.plateaus)
             self.listener.on_width_errors(None, settings["sigma"])
             with self._drawing:
                 check()
                 self.figures.push(self._run_updates(run_set), state="updating", balls=self._describe_balls())
+            self._curves_are_old = False
         return run_set
 
     def _run_updates(self, run_set: RunSet) -> Updates:
@@ -432,7 +434,7 @@ class Controller:
         updates = curve | fit_update(x, target, network) | {"curve_factor": empty}
         if step == 0:
             updates = merge_updates(updates, margin_update(None))
-        self._shows_training = True
+        self._curves_are_old = True
         self.figures.push(updates, state="training", balls={})
         self.listener.on_progress(f"training, step {step:,} of {n_steps:,}, loss {losses[-1]:.3g}", step / n_steps)
 
