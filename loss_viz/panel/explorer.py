@@ -346,9 +346,9 @@ class Explorer(_OptionTraits):
         self._show("errors", **{name: ""})
         if name in TRAINING:
             self._show_preset()
-        if name in (*TRAINING, "axes", "part"):
-            self.bounds = None  # of other axes
-        if name != "step":
+        if name in (*TRAINING, "axes", "part") and self.bounds is not None:
+            self.bounds = None  # those were of other axes; this draws
+        elif name != "step":
             self._request()
 
     def _on_message(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:

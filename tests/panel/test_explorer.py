@@ -621,11 +621,13 @@ def test_a_zoomed_picture_is_evaluated_within_its_bounds_until_the_axes_change(r
     np.testing.assert_allclose(decode(panel, "surface_surface", "z"), land.loss.ravel(), rtol=1e-5)
     assert panel.surface_layout["scene.xaxis.range"] == pytest.approx(bounds[0])
     assert f"bounds={bounds}" in panel.code
-    assert Explorer([run], **panel.settings).bounds == bounds
+    twin = Explorer([run], **panel.settings)
+    assert twin.bounds == bounds
+    twin.close()
     enter(panel, "bounds", [[1, 0], [0, 1]])
     assert "with x0 < x1" in messages(panel)["bounds"]
     assert panel.bounds == bounds
-    assert change(panel, part=(5, 50))
+    assert change(panel, part=(5, 50)), (panel.state, status(panel), messages(panel))
     assert panel.bounds is None
     assert change(panel, part=None)
     np.testing.assert_allclose(panel.landscape.loss, whole.loss, rtol=1e-12)
