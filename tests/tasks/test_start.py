@@ -10,7 +10,8 @@ assert "torch" not in sys.modules
 run = lv.train("x^3", steps=60, progress=False)
 lv.surface_figure(lv.landscape(run, resolution=9, progress=False))
 print(*[name for name in ("torch._dynamo", "sympy", "sklearn", "pandas", "matplotlib") if name in sys.modules])
-names = ("adam", "sgd", "rmsprop", "adamw", "muon")
+from loss_viz.tasks.optimizers import OPTIMIZERS
+names = [name for name in ("adam", "sgd", "rmsprop", "adamw", "muon") if name in OPTIMIZERS]  # Muon came with 2.9
 runs = [lv.train("x^2", optimizer=name, steps=30, progress=False) for name in names]
 from torch.optim.optimizer import register_optimizer_step_post_hook
 seen = []
