@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import torch
+
 FIRST = """
 import sys
 import loss_viz as lv
@@ -31,5 +33,7 @@ def test_a_first_picture_imports_no_compiler_and_trains_the_same():
     done = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     imported, excluded = done.stdout.split("\n")[:2]
-    assert imported == ""
-    assert excluded == "True"  # by PyTorch itself, once it has a compiler
+    # Before this version PyTorch imports the compiler in other places, too.
+    has_mark = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
+    assert set(imported.split()) <= (set() if has_mark else {"torch._dynamo", "sympy"})
+    assert not has_mark or excluded == "True"  # by PyTorch itself, once it has a compiler
