@@ -128,7 +128,9 @@ class Explorer(_OptionTraits):
     balls = traitlets.Dict().tag(sync=True)  # where the balls are at each step, see `describe_balls`
     still = traitlets.Dict().tag(sync=True)  # URLs of images of the bundled run, "light" and "dark"
 
-    step: int | None  # the type of the trait, which mypy cannot infer
+    # The types of traits, which mypy cannot infer.
+    step: int | None
+    bounds: tuple[tuple[float, float], tuple[float, float]] | None
     _built = False
     _watch: Watch | None = None  # of a training that goes on
     _heights: tuple[str, ...] = ("loss",)
