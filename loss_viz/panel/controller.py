@@ -556,8 +556,8 @@ class Controller:
 
         Args:
             kind: as for `FileRequest`.
-            min_support: likewise.
-            asker: likewise.
+            min_support: as for `FileRequest`.
+            asker: as for `FileRequest`.
         """
         with self._drawing:
             view = self.view

@@ -19,8 +19,8 @@ SMALL = 1e8  # multiplications: a few hundredths of a second on one thread
 MIN_TURN = 1e-3  # sine of the angle above which principal axes are no longer called so
 TURNED_AXES = "axis 1 of the PC plane", "axis 2 of the PC plane"
 MANY_STEPS = 300  # Lanczos is faster than a full eigendecomposition above this
-# Above so many rows the Gram matrix, whose cost grows with their square, is never formed: its first eigenvectors are
-# found from its products with a few vectors, to a residual that is checked.
+# Above this number of rows the Gram matrix, whose cost grows with their square, is never formed: its first eigenvectors
+# are found from its products with a few vectors, to a residual that is checked.
 MAX_GRAM_ROWS = 500
 N_VECTORS, MAX_PASSES, TOLERANCE = 8, 12, 1e-10
 

@@ -196,6 +196,7 @@ def check_memory(model: nn.Module, steps: int, every: int, max_bytes: int) -> No
         )
 
 
+@without_compiler(Optimizer.zero_grad)
 def run_training(training: Training, *, on_step: Callable[[int, float], object]) -> Run:
     """Train and record the weights before each update with the loss at exactly those weights.
 
@@ -258,8 +259,7 @@ def _step(
     step: Callable[..., Any], optimizer: Optimizer, closure: Callable[[], float], scheduler: LRScheduler | None
 ) -> float:
     try:
-        with without_compiler(Optimizer.zero_grad):
-            loss: float = step(closure)
+        loss: float = step(closure)
     except (RuntimeError, TypeError) as error:
         raise argument_error(
             "optimizer",
