@@ -88,7 +88,8 @@ def _find_steps_near(sampling: Sampling, block_radius: float) -> Bool[np.ndarray
     """Return the steps that are left out at each anchor: those of its run that are near it."""
     arc, run_set = sampling.arc, sampling.run_set
     run = np.repeat(np.arange(len(run_set.runs)), [len(one) for one in run_set.runs])
-    near = np.abs(arc[:, None] - arc[sampling.anchors]) <= block_radius * sampling.projection.diagonal
+    radius, middle = block_radius * sampling.projection.diagonal, arc[sampling.anchors]
+    near = (arc[:, None] >= middle - radius) & (arc[:, None] <= middle + radius)
     if len(run_set.runs) > 1:
         near &= run[:, None] == run[sampling.anchors]
     near[sampling.anchors, np.arange(len(sampling.anchors))] = True

@@ -56,7 +56,9 @@ class Kernel:
         inverse = 1 / (self.width**2 + self.growth**2 * squared.min(axis=1, keepdims=True))  # of the variances
         squared *= inverse
         squared -= squared.min(axis=1, keepdims=True)  # far from the path every weight would underflow
-        weights = np.exp(-0.5 * squared) * inverse
+        squared *= -0.5
+        weights = np.exp(squared, out=squared)  # in place, here and below: new memory takes longer than the numbers
+        weights *= inverse
         weights[weights < MIN_WEIGHT * weights.max(axis=1, keepdims=True)] = 0.0
         weights /= weights.sum(axis=1, keepdims=True)
         return weights
@@ -66,7 +68,13 @@ class Kernel:
         if self.shape is None:
             return cdist(points, self.centers, "sqeuclidean")
         origins = np.einsum("tij,tj->ti", self.shape, self.centers)
-        return sum((points @ self.shape[:, i].T - origins[:, i]) ** 2 for i in range(2))
+        squared, other = (points @ self.shape[:, i].T for i in range(2))
+        squared -= origins[:, 0]
+        squared *= squared
+        other -= origins[:, 1]
+        other *= other
+        squared += other
+        return squared
 
 
 def fit_kernel(

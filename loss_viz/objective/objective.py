@@ -391,12 +391,17 @@ class Objective:
         self, weights: Float[np.ndarray, "n n_params"], buffers: Float[np.ndarray, "n n_buffers"] | None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield the rows of each pass, their weights and their buffers."""
-        initial = self.initial_buffers
+        size = min(len(weights), self.chunk_size)
+        own = np.broadcast_to(self.initial_buffers, (size, self.buffer_layout.n))
+        # One array for all passes: the pages of a new one take longer than its numbers.
+        memory = np.empty((size, self.n_params), weights.dtype)
         for start in range(0, len(weights), self.chunk_size):
             rows = slice(start, start + self.chunk_size)
-            chunk = self._tensor(weights[rows])
-            own = np.broadcast_to(initial, (len(chunk), len(initial)))
-            yield rows, chunk, self._tensor(own if buffers is None else buffers[rows], self.buffer_layout)
+            chunk = memory[: len(weights[rows])]
+            np.copyto(chunk, weights[rows])
+            state = own[: len(chunk)] if buffers is None else buffers[rows]
+            moved = torch.from_numpy(chunk).to(self.device, self.layout.dtype)
+            yield rows, moved, self._tensor(state, self.buffer_layout)
 
     def _tensors(self, weights: Any, buffers: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Check one weight vector and its buffers, and return it and them by name on the device."""

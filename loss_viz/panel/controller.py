@@ -63,6 +63,7 @@ MAX_RUNS = 4  # cached runs
 MAX_RUN_BYTES = 2**26  # weights of all cached runs; the latest run is kept in any case
 MAX_TRAINING_BYTES = 2**28
 SECONDS_PER_FRAME = 0.1  # between redraws during training
+SECONDS_PER_LEVEL = 0.2  # between a surface and a finer one: the whole one comes soon, and would wait for the browser
 TRAINING_SHARE = 0.02  # of the time that passes, for the work of the panel while a training goes on
 MARGIN_SECONDS = 3.0
 UNFINISHED = ("updating", "training", "live")  # states of figures of which no files are made
@@ -465,8 +466,11 @@ class Controller:
             self._draw(view, settings["min_support"], check_both)
 
         if not known:
+            drawn = -math.inf
             for surface in pipeline.surfaces(chosen, meter, height):
-                draw(surface)
+                if time.monotonic() - drawn > SECONDS_PER_LEVEL:
+                    draw(surface)
+                    drawn = time.monotonic()
         landscape, second = pipeline.landscape(chosen, meter), None
         if height != "loss":
             landscape = landscape.metric(height)

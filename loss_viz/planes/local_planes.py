@@ -9,6 +9,7 @@ of the local plane and of the picture. No matrix is inverted, so nothing diverge
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -25,7 +26,14 @@ MIN_SINE = 1e-6
 MIN_LENGTH = 1e-12
 MOST_ANCHORS = 2**20
 MAX_AVERAGED = 2**28  # recorded weights; of larger runs, only the steps at the anchors span planes
+# Velocity and acceleration as combinations of the rows at t, t - k and t - 2k.
+DIFFERENCES = np.array([[1.0, -1.0, 0.0], [1.0, -2.0, 1.0]])
+CACHED = 2**15  # numbers in each array of a block of rows: several stay in a processor's cache
 CLOSE = 1e-6  # sine² below which |a|² - (v·a)² / |v|² loses its digits
+
+# Of every step of the run behind a picture plane, by stride: `_measure` is the slowest part, and several candidates,
+# among them planes that look forward, need the same.
+_MEASURED: WeakKeyDictionary[Projection, dict[int, tuple[np.ndarray, np.ndarray]]] = WeakKeyDictionary()
 
 
 def choose_anchors(
@@ -104,23 +112,25 @@ def local_planes(
         ValueError: if `k` is below 1, or a run has fewer than 2k + 1 steps.
     """
     n, n_rows = len(anchors), len(weights)
-    if n_rows * weights.shape[1] <= MAX_AVERAGED:
+    is_averaged = n_rows * weights.shape[1] <= MAX_AVERAGED
+    if is_averaged:
         steps, owner = np.arange(n_rows), assign_steps(anchors, n_rows, starts)
     else:
         steps, owner = anchors, np.arange(n)
-    stencil, side = lay_stencil(steps, n_rows, k, starts, forward=forward)
-    mix, overlap = _measure(weights, stencil, side, projection, bar)
-    # Velocity and acceleration as combinations of the three rows of the stencil.
-    differences = np.zeros((len(steps), 2, 3))
-    differences[:, 0, :2] = side[:, None] * [-1, 1]
-    differences[:, 1] = 1, -2, 1
+    # A stencil that looks forward spans the same plane as the one that looks back from its last step.
+    last = lay_stencil(steps, n_rows, k, starts, forward=forward)[0].max(axis=1)
+    spanning, place = np.unique(last, return_inverse=True)
+    known = _MEASURED.setdefault(projection, {}) if is_averaged else {}
+    if k not in known:
+        known[k] = _measure(weights, spanning, k, projection, bar)
+    mix, overlap = (values[place] for values in known[k])
     share = 1 / np.bincount(owner, minlength=n)[owner]
-    values = share[:, None, None] * (overlap.transpose(0, 2, 1) @ mix @ differences)  # of Eᵀ E Cᵀ
+    values = share[:, None, None] * (overlap.transpose(0, 2, 1) @ mix)  # of Eᵀ E Cᵀ
     inside = np.zeros((n, 2, 2))
     np.add.at(inside, owner, share[:, None, None] * (overlap.transpose(0, 2, 1) @ overlap))
-    place = np.repeat(owner, 3), stencil.ravel()
-    columns = tuple(csr_array((values[:, i].ravel(), place), shape=(n, n_rows)) for i in range(2))
-    uses = mark_rows(np.append(np.arange(n), place[0]), np.append(anchors, place[1]), n, n_rows)
+    entries = np.repeat(owner, 3), (last[:, None] - k * np.arange(3)).ravel()
+    columns = tuple(csr_array((values[:, i].ravel(), entries), shape=(n, n_rows)) for i in range(2))
+    uses = mark_rows(np.append(np.arange(n), entries[0]), np.append(anchors, entries[1]), n, n_rows)
     path = np.searchsorted(starts, anchors, side="right") - 1
     return Planes(weights, anchors, projection.path[anchors], path, uses, columns, inside)
 
@@ -190,19 +200,16 @@ def _differentiate(rows: Shaped[np.ndarray, "3 ..."], side: Any) -> tuple[np.nda
 
 
 def _measure(
-    weights: WeightRows,
-    stencil: Int[np.ndarray, "n 3"],
-    side: Int[np.ndarray, " n"],
-    projection: Projection,
-    bar: tqdm | None,
-) -> tuple[Float[np.ndarray, "n 2 2"], Float[np.ndarray, "n 2 2"]]:
-    """Orthonormalize velocity and acceleration; return their coefficients in the axes E, and the overlaps E Cᵀ.
+    weights: WeightRows, last: Int[np.ndarray, " n"], k: int, projection: Projection, bar: tqdm | None
+) -> tuple[Float[np.ndarray, "n 2 3"], Float[np.ndarray, "n 2 2"]]:
+    """Orthonormalize velocity and acceleration at rows `last`, from the rows k and 2k before.
 
-    A vector that is too short, or parallel to the first, gives a row of zeros.
+    Returns the axes E as combinations of the three rows, and the overlaps E Cᵀ. A vector that is too short, or parallel
+    to the first, gives a row of zeros.
     """
-    n, axes = len(stencil), projection.components
+    n, axes = len(last), projection.components
     # |v|², v·a, |a|² and the products of v and a with C, for velocity v and acceleration a.
-    speed2, along, size2, inside = _sum_products(weights, stencil, side, np.zeros(n), axes, bar)
+    speed2, along, size2, inside = _sum_products(weights, last, k, np.zeros(n), axes, bar)
     min_length = MIN_LENGTH * projection.diagonal
     speed, size = np.sqrt(speed2), np.sqrt(size2)
     ratios = np.divide(along, speed2, out=np.zeros(n), where=speed > min_length)
@@ -210,7 +217,7 @@ def _measure(
     inside[:, 1] -= ratios[:, None] * inside[:, 0]
     close = height2 < CLOSE * size2  # digits are lost: subtract the vectors instead of the squares
     if close.any():
-        again = _sum_products(weights, stencil[close], side[close], ratios[close], axes, bar)
+        again = _sum_products(weights, last[close], k, ratios[close], axes, bar)
         height2[close], inside[close] = again[2:]
     height = np.sqrt(height2)
     scale = np.zeros((n, 2))
@@ -218,26 +225,26 @@ def _measure(
     np.divide(1.0, height, out=scale[:, 1], where=(size > min_length) & (height > MIN_SINE * size))
     mix = np.zeros((n, 2, 2))
     mix[:, 0, 0], mix[:, 1, 0], mix[:, 1, 1] = scale[:, 0], -ratios * scale[:, 1], scale[:, 1]
-    return mix, scale[:, :, None] * inside
+    return mix @ DIFFERENCES, scale[:, :, None] * inside
 
 
 def _sum_products(
     weights: WeightRows,
-    stencil: Int[np.ndarray, "n 3"],
-    side: Int[np.ndarray, " n"],
+    last: Int[np.ndarray, " n"],
+    k: int,
     ratios: Float[np.ndarray, " n"],
     axes: Float[np.ndarray, "2 n_params"],
     bar: tqdm | None,
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, "n 2 2"]]:
     """Sum v·v, v·b, b·b and the products of v and b with the axes C over blocks, where b = a - ratio v."""
-    rows, place = np.unique(stencil, return_inverse=True)
-    place = place.reshape(stencil.shape)
-    n = len(stencil)
+    rows, place = np.unique(last[:, None] - k * np.arange(3), return_inverse=True)
+    place = place.reshape(-1, 3)
+    n = len(last)
     vv, vb, bb, inside = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, 2, 2))
     for columns in column_blocks(weights, bar, n_rows=len(rows)):
-        block, along = weights[rows, columns], axes[:, columns].T
-        for part in row_blocks((n, 8 * block.shape[1])):
-            v, b = _differentiate(block[place[part].T].astype(np.float64), side[part, None])
+        block, along = weights[rows, columns].astype(np.float64), axes[:, columns].T
+        for part in row_blocks((n, block.shape[1]), max(1, CACHED // block.shape[1])):
+            v, b = _differentiate(block[place[part].T], -1)
             if ratios[part].any():
                 b -= ratios[part, None] * v
             vv[part] += _dot(v, v)

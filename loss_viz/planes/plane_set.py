@@ -1,7 +1,9 @@
 """Planes in weight space, each through one recorded step, and weighted averages of points on them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -9,7 +11,10 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array, vstack
 
 from loss_viz.planes.projection import Projection
-from loss_viz.runs.weights import WeightRows, column_blocks, take_rows
+from loss_viz.runs.weights import WeightRows, column_blocks, is_in_memory, take_rows
+
+MAX_SPAN_BYTES = 2**26  # of the vectors of all planes, which are then computed once
+FEW_NUMBERS = 2**18  # of a run: then its vectors are computed for a single point, too
 
 PlaneWeights: TypeAlias = np.ndarray | csr_array  # (n, n_planes)
 
@@ -65,7 +70,8 @@ class Planes:
     def lift(self, points: Float[np.ndarray, "n 2"], weights: PlaneWeights) -> Float[np.ndarray, "n n_params"]:
         """Average the points of the planes above `points` of the picture: sum_t w_t theta_t(q).
 
-        Rows that differ little are multiplied by large factors of opposite signs, in float64.
+        Without the vectors of all planes in memory, rows that differ little are multiplied by large factors of opposite
+        signs, in float64.
 
         Args:
             points: `(n, 2)`, points of the picture.
@@ -76,30 +82,53 @@ class Planes:
             `(n, n_params)`, in the dtype of the recorded weights.
         """
         used, w = used_planes(weights)
-        rows = np.unique(self.uses[used].indices)
-        through = np.searchsorted(rows, self.anchors[used])
-        moved = [w * (points[:, [i]] - self.position[used, i]) for i in range(2)]
-        # Pairs of factors (points x planes) and of what they multiply, as combinations of rows (planes x rows).
-        pairs = [(w, csr_array((np.ones(len(used)), (np.arange(len(used)), through)), shape=(len(used), len(rows))))]
-        pairs += [(part, column[used][:, rows]) for part, column in zip(moved, self.columns, strict=False)]
-        # For few points, the factors of the rows come first. Otherwise the combinations do, which are moderate in size
-        # and need no more digits than the weights.
-        few = len(points) <= len(used)
-        factors = sum(part @ matrix for part, matrix in pairs) if few else None
-        dtype = np.result_type(self.rows.dtype, np.float32)
-        pairs = [(part.astype(dtype), matrix) for part, matrix in pairs]
+        spans = self._spans if len(points) > len(used) or math.prod(self.rows.shape) < FEW_NUMBERS else None
+        n_vectors = 1 + len(self.columns)
+        # w, and w times the coordinates of q - p[t].
+        parts = np.empty((len(points), 3, len(used)), np.float64 if spans is None else spans.dtype)
+        parts[:, 0] = w
+        for i in range(2):
+            moved = points[:, [i]] - self.position[used, i]
+            np.multiply(w, moved, out=parts[:, 1 + i], casting="same_kind")
+        if spans is not None:
+            rows, factors = used, parts[:, :n_vectors].reshape(len(points), -1)
+        else:
+            rows = np.unique(self.uses[used].indices)
+            factors = sum(parts[:, i] @ matrix[used][:, rows] for i, matrix in enumerate(self._combinations))
         combined = np.empty((len(points), self.rows.shape[1]), self.rows.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of the weights' dtype: inf
-            for columns in column_blocks(self.rows, n_rows=len(rows) + len(points)):
-                block = self.rows[rows, columns].astype(np.float64)
-                if factors is not None:
-                    lifted = factors @ block
+            for columns in column_blocks(self.rows, n_rows=n_vectors * len(rows) + len(points)):
+                if spans is not None:
+                    lifted = factors @ spans[:, used, columns].reshape(factors.shape[1], -1)
                 else:
-                    lifted = sum(part @ (matrix @ block).astype(dtype) for part, matrix in pairs)
+                    lifted = factors @ self.rows[rows, columns].astype(np.float64)
                 if self.shared_axes is not None:
-                    lifted += np.column_stack([part.sum(axis=1) for part in moved]) @ self.shared_axes[:, columns]
+                    lifted += parts[:, 1:].sum(axis=2) @ self.shared_axes[:, columns]
                 combined[:, columns] = lifted
         return combined
+
+    @property
+    def _combinations(self) -> list[csr_array]:
+        """W[t] and the columns of B as combinations of recorded rows, each `(n_planes, n_rows)`."""
+        n = len(self)
+        return [csr_array((np.ones(n), (np.arange(n), self.anchors)), shape=(n, len(self.rows))), *self.columns]
+
+    @cached_property
+    def _spans(self) -> Float[np.ndarray, "n_vectors n_planes n_params"] | None:
+        """W[t] and the columns of B of all planes; None if they would fill too much memory.
+
+        They are moderate in size, unlike the factors of the recorded rows, and need no more digits than these.
+        """
+        matrices, dtype = self._combinations, np.result_type(self.rows.dtype, np.float32)
+        n_bytes = len(matrices) * len(self) * self.rows.shape[1] * dtype.itemsize
+        if n_bytes > MAX_SPAN_BYTES or not is_in_memory(self.rows):
+            return None
+        spans = np.empty((len(matrices), len(self), self.rows.shape[1]), dtype)
+        for columns in column_blocks(self.rows):
+            block = self.rows[:, columns].astype(np.float64)
+            for span, matrix in zip(spans, matrices, strict=True):
+                span[:, columns] = matrix @ block
+        return spans
 
     def average_buffers(self, weights: PlaneWeights) -> Float[np.ndarray, "n n_buffers"] | None:
         """Average the buffers of the planes with the same weights; None if they never changed.

@@ -19,9 +19,9 @@ SMALL = 1e8  # multiplications: a few hundredths of a second on one thread
 MIN_TURN = 1e-3  # sine of the angle above which principal axes are no longer called so
 TURNED_AXES = "axis 1 of the PC plane", "axis 2 of the PC plane"
 MANY_STEPS = 300  # Lanczos is faster than a full eigendecomposition above this
-# Above this number of rows the Gram matrix, whose cost grows with their square, is never formed: its first eigenvectors
-# are found from its products with a few vectors, to a residual that is checked.
-MAX_GRAM_ROWS = 500
+# Above this number of rows the Gram matrix, whose cost grows with their square, is not formed: its first eigenvectors
+# are found from its products with a few vectors, to a residual that is checked. Up to here that takes longer.
+MAX_GRAM_ROWS = 1000
 N_VECTORS, MAX_PASSES, TOLERANCE = 8, 12, 1e-10
 
 
@@ -76,7 +76,7 @@ def fit_projection(weights: WeightRows, bar: tqdm | None = None) -> Projection:
     """Fit the plane of the first two principal components of the rows of `weights`: centered, exact, in float64.
 
     Uses a full SVD if there are no more parameters than steps, else the eigenvectors of the `(n_steps, n_steps)` Gram
-    matrix, summed over blocks of parameters; above 500 steps they come from block Krylov iterations without that
+    matrix, summed over blocks of parameters; above 1,000 steps they come from block Krylov iterations without that
     matrix, to a residual of 1e-10 of the largest eigenvalue. Neither a matrix of `n_params²` entries nor a copy of
     `weights` is made. The largest loading of each component is positive, as in scikit-learn, so that the
     picture does not flip between fits.

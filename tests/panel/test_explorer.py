@@ -241,19 +241,23 @@ def test_memory_is_bounded(explorer, monkeypatch):
     assert runs[0]() is None
 
 
-def test_the_surface_is_drawn_from_coarse_to_fine():
+@pytest.mark.parametrize(("seconds", "sides"), [(0.0, (11, 21, 41)), (60.0, (11, 41))])
+def test_the_surface_is_drawn_from_coarse_to_fine(monkeypatch, seconds, sides):
+    """Levels that follow within `SECONDS_PER_LEVEL` are left out, except the last."""
+    monkeypatch.setattr("loss_viz.panel.controller.SECONDS_PER_LEVEL", seconds)
     panel = Explorer("x^3", steps=300, resolution=41, k=5)
     seen, titles = [], []
     panel.observe(lambda change: seen.append(decode(panel, "surface_surface", "z")), "surface_surface")
     panel.observe(lambda change: titles.append(change["new"].get("title.text")), "surface_layout")
     panel.wait(60.0)
     assert panel.wait(60.0)
-    assert [len(z) for z in seen] == [11**2, 21**2, 41**2]
+    assert [len(z) for z in seen] == [side**2 for side in sides]
     assert {title.split("<br>")[0] for title in titles} == {"<b>x³, local planes</b>, k = 5, σ = auto"}
     assert all("start ×" not in title for title in titles[:-1])
     assert "start ×" in titles[-1]
     last = seen[-1].reshape(41, 41)
-    for stride, coarse in ((4, seen[0]), (2, seen[1])):
+    for coarse, side in zip(seen[:-1], sides, strict=False):
+        stride = 40 // (side - 1)
         np.testing.assert_array_equal(coarse, last[::stride, ::stride].ravel())
     panel.close()
 

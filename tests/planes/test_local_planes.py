@@ -76,9 +76,10 @@ def test_planes_of_large_runs_are_those_of_the_anchors_alone(monkeypatch):
 @pytest.mark.parametrize("kind", ["local", "parallel", "flat", "joined"])
 @pytest.mark.parametrize("block_bytes", [2**28, 700])  # all columns, or two or three at a time
 @pytest.mark.parametrize("to_weights", [np.asarray, csr_array])
-@pytest.mark.parametrize("n", [3, 9])  # fewer and more points than planes: two orders of a product
-def test_lift_averages_the_points_of_the_planes(monkeypatch, kind, block_bytes, to_weights, n):
+@pytest.mark.parametrize("span_bytes", [2**26, 0])  # the vectors of all planes in memory, or factors of recorded rows
+def test_lift_averages_the_points_of_the_planes(monkeypatch, kind, block_bytes, to_weights, span_bytes):
     monkeypatch.setattr("loss_viz.runs.weights.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("loss_viz.planes.plane_set.MAX_SPAN_BYTES", span_bytes)
     projection = fit_projection(WEIGHTS)
     anchors = np.array([0, 5, 11, 40])
     owner = reference.nearest(anchors, range(41))
@@ -96,7 +97,7 @@ def test_lift_averages_the_points_of_the_planes(monkeypatch, kind, block_bytes, 
         spans += [[reference.span(WEIGHTS, reference.stencil(t, 41, 3, True)) for t in steps] for steps in near]
         anchors = np.append(anchors, anchors)
     rng = np.random.default_rng(3)
-    points, weights = rng.normal(size=(n, 2)), rng.random((n, len(anchors)))
+    points, weights = rng.normal(size=(9, 2)), rng.random((9, len(anchors)))
     weights[rng.random(weights.shape) < 0.5] = 0.0
     weights[:, :1] += 0.1
     weights /= weights.sum(axis=1, keepdims=True)

@@ -81,8 +81,8 @@ def test_float32_weights_are_accumulated_in_float64():
 
 @pytest.mark.parametrize("kind", ["walk", "low rank", "noise"])
 def test_many_rows_do_not_need_their_gram_matrix(kind, monkeypatch):
-    """Above 500 rows the axes come from iterations; for noise these do not converge, and the Gram matrix is formed."""
-    weights = RNG.normal(size=(600, 700))
+    """Above 1,000 rows the axes come from iterations; where these do not converge, the Gram matrix is formed."""
+    weights = RNG.normal(size=(1001, 1100))
     if kind == "walk":
         weights = weights.cumsum(axis=0)
     elif kind == "low rank":
