@@ -9,7 +9,17 @@ import torch
 LONGEST = ("panel/test_browser.py", "export/test_html.py")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--first-parameters", action="store_true", help="run each test with its first parameters only")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--first-parameters"):
+        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+        kept = set(first.values())
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
+
     def rank(item):
         path = item.path.as_posix()
         return next((i for i, name in enumerate(LONGEST) if path.endswith(name)), len(LONGEST))
