@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -43,15 +44,19 @@ class Network:
         """Return a copy of the network with other weights, in evaluation mode, as loss_viz evaluates it."""
         model = copy.deepcopy(self.run.model).eval()
         for parameter, part in zip(model.parameters(), self.split(weights), strict=True):
-            parameter.data.copy_(part)
+            if parameter.requires_grad:
+                parameter.data.copy_(part)
         return model
 
     def split(self, vector: np.ndarray) -> list[Tensor]:
-        """Split a flat vector into tensors of the parameters' shapes, on the device."""
+        """Split a flat vector into tensors of the parameters' shapes, on the device; zeros for frozen parameters."""
         parameters = list(self.run.model.parameters())
         flat = torch.tensor(vector, dtype=parameters[0].dtype, device=self.x.device)
-        parts = flat.split([parameter.numel() for parameter in parameters])
-        return [part.reshape(like.shape) for part, like in zip(parts, parameters, strict=True)]
+        parts = iter(flat.split([parameter.numel() for parameter in parameters if parameter.requires_grad]))
+        return [
+            next(parts).reshape(parameter.shape) if parameter.requires_grad else torch.zeros_like(parameter)
+            for parameter in parameters
+        ]
 
     def sample_weights(self, n: int, spread: float = 0.1) -> np.ndarray:
         """Sample weight vectors `(n, n_params)` around the trained one."""
@@ -73,6 +78,40 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ten logits for each image, given as rows `(n_images, 8, 8)`."""
         return self.head(self.layer(self.embed(x) + self.position).mean(dim=1))
+
+
+class LowRankLinear(nn.Module):
+    """A frozen linear layer and a trainable product of two narrow matrices beside it (LoRA, Hu et al. 2021)."""
+
+    def __init__(self, frozen: nn.Linear, rank: int = 4) -> None:
+        super().__init__()
+        self.frozen = frozen.requires_grad_(False)
+        self.down = nn.Linear(frozen.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, frozen.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs of both."""
+        return self.frozen(x) + self.up(self.down(x))
+
+
+class LowRankEncoder(nn.Module):
+    """A frozen encoder whose feed-forward layers, spelled out, and head have low-rank updates."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = Encoder(width).requires_grad_(False)
+        self.attention, layer = self.body.layer.self_attn, self.body.layer
+        self.first, self.second = LowRankLinear(layer.linear1), LowRankLinear(layer.linear2)
+        self.head = LowRankLinear(self.body.head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ten logits for each image, given as rows `(n_images, 8, 8)`."""
+        layer = self.body.layer
+        h = self.body.embed(x) + self.body.position
+        h = layer.norm1(h + self.attention(h, h, h, need_weights=False)[0])
+        h = layer.norm2(h + self.second(functional.relu(self.first(h))))
+        return self.head(h.mean(dim=1))
 
 
 def build_cnn() -> nn.Module:
@@ -133,4 +172,18 @@ def build_digits(device: torch.device) -> list[Network]:
         train_digits("digits CNN", build_cnn, 256, flat=False, side=16),
         train_digits("digits transformer", Encoder, 128, flat=True, side=10),
     ]
-    return [move_network(net.name, net.run, net.x, net.y, net.criterion, net.side, device) for net in trained]
+    return [move_to(net, device) for net in trained]
+
+
+def build_wide(device: torch.device) -> list[Network]:
+    """Train an encoder of 100,000 weights, and low-rank updates of a frozen one, on 64 images."""
+    trained = [
+        train_digits("transformer, 100 k", partial(Encoder, 112), 64, flat=True, side=10),
+        train_digits("LoRA", partial(LowRankEncoder, 112), 64, flat=True, side=10),
+    ]
+    return [move_to(net, device) for net in trained]
+
+
+def move_to(net: Network, device: torch.device) -> Network:
+    """Return the same network on a device."""
+    return move_network(net.name, net.run, net.x, net.y, net.criterion, net.side, device)

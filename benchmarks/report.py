@@ -21,7 +21,11 @@ from .timing import Comparison, Spread, format_number
 
 PAGE = Path(".docs/speed.md")
 FIGURE = Path(".github/images/speed.png")
-MARKS = "<!-- speed: written by python -m benchmarks --docs -->\n", "<!-- end of speed -->\n"
+# Parts of the page, by section of the benchmark.
+MARKS = {
+    section: (f"<!-- {section}: written by python -m benchmarks --docs -->\n", f"<!-- end of {section} -->\n")
+    for section in ("objective", "landscape")
+}
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -76,9 +80,11 @@ def write_landscape(results: Sequence[Result]) -> str:
             seconds = [format_number(median(taken)) if taken else "–" for taken in (one.ours, one.theirs)]
             ratio = one.time_ratio if one.theirs else "–"
             known = [result.network, result.workload, f"{result.n_evaluations:,}"]
-            rows.append([*known, one.baseline, *seconds, ratio, one.note])
+            memory = [format_number(peak) for peak in one.memory] if one.memory else ["–", "–"]
+            rows.append([*known, one.baseline, *seconds, ratio, *memory, one.note])
     head = ["network", "landscape", "evaluations", "baseline", "loss_viz, s", "baseline, s"]
-    return table([*head, "time relative to baseline [min, max]", "note"], rows)
+    head += ["time relative to baseline [min, max]", "loss_viz, MB", "baseline, MB", "note"]
+    return table(head, rows)
 
 
 def write_growth(curves: Sequence[CostCurve]) -> str:
@@ -137,22 +143,27 @@ def _to_plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
-def write_summary(results: dict[str, Any], machine: str) -> str:
-    """Return the summary: speedups of `run.objective` on each network, and a sentence for each landscape."""
-    objective: list[Result] = results["objective"]
-    names = list(dict.fromkeys(one.baseline for result in objective for one in result.comparisons))
-    rows = [[name, *(_write_speedup(result, name) for result in objective)] for name in names]
-    sentences = [f"- {_describe(result)}" for result in results["landscape"]]
-    head = ["speedup over", *(result.network for result in objective)]
-    return "\n".join([table(head, rows), "", *sentences, "", machine, ""])
+def write_summary(section: str, results: Sequence[Result], machine: str) -> str:
+    """Return what the page says: speedups of `run.objective` on each network, or the cost of each landscape."""
+    if section == "objective":
+        names = list(dict.fromkeys(one.baseline for result in results for one in result.comparisons))
+        rows = [[name, *(_write_speedup(result, name) for result in results)] for name in names]
+        text = table(["speedup over", *(result.network for result in results)], rows)
+    else:
+        head = ["network", "losses", "seconds", "fastest other tool", "time relative to it", "MB", "its MB"]
+        drawn = [result for result in results if result.other_tools]
+        text = table(head, [_summarize(result) for result in drawn])
+        text += "".join(f"\n\n{_describe(result)}" for result in results if result not in drawn)
+    return f"{text}\n\n{machine}\n"
 
 
-def insert(text: str, page: Path = PAGE, marks: tuple[str, str] = MARKS) -> None:
-    """Replace the text between two marks.
+def insert(section: str, text: str, page: Path = PAGE) -> None:
+    """Replace the text between the marks of a section.
 
     Raises:
         ValueError: if the page does not contain the marks.
     """
+    marks = MARKS[section]
     before, start, rest = page.read_text(encoding="utf-8").partition(marks[0])
     _, end, after = rest.partition(marks[1])
     if not start or not end:
@@ -169,16 +180,22 @@ def _write_spread(spread: Spread) -> str:
     return f"{spread.median:.2g} [{spread.min:.2g}, {spread.max:.2g}]"
 
 
-def _describe(result: Result) -> str:
-    what = f"A landscape of {result.network} ({result.workload}) takes {result.n_evaluations:,} losses"
-    if naive := result.find(NAIVE):
-        spread = naive.speedup
-        return (
-            f"{what} and {median(naive.ours):.2g} s: {spread.median:,.0f} [{spread.min:,.0f}, {spread.max:,.0f}] times "
-            "as fast as one loss for each cell and step."
-        )
+def _summarize(result: Result) -> list[str]:
+    """Return the cost of a landscape beside one plane of the fastest other tool."""
     fastest = find_fastest(result.other_tools)
+    memory = [format_number(peak) for peak in fastest.memory or ()]
+    seconds = f"{median(fastest.ours):.2g}"
+    known = [result.network, f"{result.n_evaluations:,}", seconds, fastest.baseline]
+    return [*known, _write_spread(fastest.time_ratio), *memory]
+
+
+def _describe(result: Result) -> str:
+    """Return how a landscape compares with a loss for each cell and step."""
+    naive = result.find(NAIVE)
+    assert naive is not None
+    spread = naive.speedup
     return (
-        f"{what} and {median(fastest.ours):.2g} s: {_write_spread(fastest.time_ratio)} times as long as the fastest "
-        f"other tool, {fastest.baseline}, takes for one plane."
+        f"A landscape of {result.network} ({result.workload}) takes {result.n_evaluations:,} losses and "
+        f"{median(naive.ours):.2g} s: {spread.median:,.0f} [{spread.min:,.0f}, {spread.max:,.0f}] times as fast as one "
+        "loss for each cell and step."
     )

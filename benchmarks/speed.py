@@ -11,7 +11,7 @@ import loss_viz as lv
 from .baselines import LOOP, build_loop, tune_by_hand
 from .networks import Network
 from .other_tools import ADAPTERS, Plane, build_plane, explain_failure, measure_difference, name_version, silence
-from .timing import Comparison, Timer, Workload
+from .timing import Comparison, Timer, Workload, measure_memory
 
 NAIVE = "one evaluation per cell and step, in a loop"
 N_SAMPLED = 2000
@@ -103,8 +103,11 @@ def measure_landscape(net: Network, timer: Timer, resolution: int = 50) -> Resul
     land = lv.landscape(net.run, resolution=resolution, progress=False)
     ours = Workload("loss_viz", lambda: lv.landscape(net.run, resolution=resolution, progress=False))
     comparisons = merge(timer.compare(ours, works, f"{net.name}: landscape"), checked)
+    peaks = {work.name: measure_memory(work.call) for work in (ours, *works)}
     for comparison in comparisons:
         comparison.difference = None  # they evaluate other points
+        if comparison.theirs:
+            comparison.memory = peaks[ours.name], peaks[comparison.baseline]
         comparison.note = f"one plane, {resolution**2:,} evaluations" if comparison.theirs else comparison.note
     return Result(net.name, f"{resolution} x {resolution}", land.n_evaluations, comparisons)
 

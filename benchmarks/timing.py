@@ -1,14 +1,19 @@
 """Side-by-side timing: on a machine that others use too, only ratios of neighboring measurements are meaningful."""
 
 import gc
+import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from pathlib import Path
 from statistics import median
 
 import torch
 from tqdm.auto import tqdm
+
+from loss_viz.objective.batching import trim_heap
 
 N_SLICES = 5
 
@@ -49,6 +54,7 @@ class Comparison:
         theirs: seconds of the baseline; empty if it did not run.
         note: what the numbers do not show, or why there are none.
         difference: largest relative difference of the losses, if both evaluate the same points.
+        memory: peak memory of one call of loss_viz and of the baseline, in MB beyond what the process had before.
     """
 
     baseline: str
@@ -56,6 +62,7 @@ class Comparison:
     theirs: list[float] = field(default_factory=list)
     note: str = ""
     difference: float | None = None
+    memory: tuple[float, float] | None = None
 
     @property
     def speedup(self) -> Spread:
@@ -139,6 +146,24 @@ class Timer:
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def measure_memory(call: Callable[[], object]) -> float:
+    """Return the peak resident memory of a call in MB, beyond what the process had before; nan outside Linux."""
+    if not sys.platform.startswith("linux"):
+        return math.nan
+    gc.collect()
+    trim_heap()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
+    before = _read_status("VmRSS")
+    call()
+    return (_read_status("VmHWM") - before) / 1000
+
+
+def _read_status(name: str) -> int:
+    """Return an entry of the process's status in kB."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1])
 
 
 def format_number(number: float) -> str:
