@@ -309,11 +309,17 @@ class Controller:
                     return self._draw_growing(request, check)
             with limit_torch_threads(n_threads):
                 landscape = self.view.landscape if request.is_drawn and self.view else None
-                if landscape is None:
-                    run_set = self._find_runs(request, check)
-                    landscape = self._draw_landscape(run_set, request.settings, check)
-                    text = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
-                    self.listener.on_done(" ".join([*(run.note for run in run_set.runs if run.note), text]))
+                try:
+                    if landscape is None:
+                        run_set = self._find_runs(request, check)
+                        landscape = self._draw_landscape(run_set, request.settings, check)
+                        text = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
+                        self.listener.on_done(" ".join([*(run.note for run in run_set.runs if run.note), text]))
+                except (Superseded, Stopped):
+                    raise
+                except Exception as error:  # the files that were asked for before are those of another landscape
+                    self._fail(error)
+                    return self._make_files(check)
                 self._make_files(check)
                 curve = self._find_width_errors(landscape, check)
                 self.listener.on_width_errors(curve, request.settings["sigma"])
