@@ -66,6 +66,18 @@ BURIED = {
     "showlegend": False,
 }
 
+LUMINANCE, DARK = (0.299, 0.587, 0.114), 140  # of red, green and blue; lines on what is darker are white
+LEVELS = {"name": "levels", "mode": "lines", "line": {"width": 2}, "hoverinfo": "skip", "showlegend": False}
+LEVEL_NAMES = {
+    "name": "level names",
+    "uid": "level_names",
+    "mode": "text",
+    "textposition": "top center",
+    "textfont": {"size": 12, "color": TEXT_COLOR},
+    "hoverinfo": "skip",
+    "showlegend": False,
+}
+
 LEGEND = {"x": 0.01, "y": 0.99, "bgcolor": "rgba(255,255,255,0.6)", "itemsizing": "constant"}
 PLAIN_AXIS = {
     "backgroundcolor": CLEAR,
@@ -139,6 +151,18 @@ def style_path(name: str, color: str) -> dict[str, Any]:
         "mode": "lines",
         "line": {"color": color, "width": 7, **error_colors(color)},
         "hovertemplate": PATH_HOVER,
+        "showlegend": False,
+    }
+
+
+def style_casing(name: str) -> dict[str, Any]:
+    """Return the style of the line below a trajectory, which sets it off from the surface."""
+    return {
+        "name": "casing",
+        "legendgroup": name or "trajectory",
+        "mode": "lines",
+        "line": {"color": "white", "width": 11},
+        "hoverinfo": "skip",
         "showlegend": False,
     }
 

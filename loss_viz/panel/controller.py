@@ -25,6 +25,7 @@ from loss_viz.figures.live import (
     MAX_OUTPUTS,
     Updates,
     ViewState,
+    choose_camera,
     choose_rows,
     curve_update,
     describe_balls,
@@ -212,6 +213,7 @@ class Controller:
         self._plateaus = PlateauSummary()
         self._outputs: dict[str, Any] | None = None  # of their networks
         self._aimed: tuple[Any, ...] = ()  # the runs and axes for which the camera was aimed
+        self._camera: dict[str, Any] = {}
         self._margins: WeakKeyDictionary[Run, Margin] = WeakKeyDictionary()
         self._width_errors: WeakKeyDictionary[Planes, SigmaCurve | None] = WeakKeyDictionary()
         self._drawing = threading.RLock()  # the ball is moved from other threads than the worker's
@@ -517,12 +519,13 @@ class Controller:
     def _draw(self, view: ViewState, min_support: float, check: Check) -> None:
         plateaus, complete = self._plateaus.plateaus, view.landscape is not None
         key = ("growing", view.scale.log) if self._is_growing else (view.run_set, view.projection.axes, view.scale.log)
-        updates = update_all(view, plateaus, min_support=min_support, aim=key != self._aimed)
+        camera = self._camera if key == self._aimed else choose_camera(view)
+        updates = update_all(view, plateaus, min_support=min_support, camera=camera)
         if not self._is_growing:
             self.figures.wait_drawn(0.5)
         with self._drawing:
             check()
-            self.view, self._aimed = view, key
+            self.view, self._aimed, self._camera = view, key, camera
             self.figures.push(
                 updates,
                 balls=self._describe_balls(),
