@@ -6,7 +6,8 @@ const FRAME_MS = 60; // milliseconds per frame while the ball rolls
 const ECHO_MS = 1500; // how long an older value from the kernel may arrive after a newer one was sent
 const SEND_MS = 40; // between two messages of a slider that is dragged
 const NARROW = 700; // pixels
-const UNFINISHED = ["updating", "training", "live"]; // states of figures of which no files are made
+const NARROW_FIT = 170; // height of the network's answer below the surfaces, as in panel.css
+const SHARES = [20, 80]; // least and greatest width of the first of two surfaces, in percent
 // What can be shared, and what it is.
 const SHARED = {
   picture: "PNG of the surface as it is now, with its errors and warnings",
@@ -320,6 +321,7 @@ class Panel {
   constructor(model, el) {
     Object.assign(this, { model, el, number: panelCount++, controls: {}, balls: new Balls({}), moved: {} });
     el.classList.add("lossviz");
+    el.classList.toggle("lossviz-alone", !model.get("panes").curve.data.some(({ uid }) => uid === "loss-1"));
     this.buildStage();
     this.buildRow();
     this.buildTimeline();
@@ -402,7 +404,9 @@ class Panel {
     const width = this.el.clientWidth;
     if (!width) return;
     this.el.style.setProperty("--lv-width", `${width}px`);
-    this.el.classList.toggle("lossviz-narrow", width < NARROW);
+    this.isNarrow = width < NARROW;
+    this.el.classList.toggle("lossviz-narrow", this.isNarrow);
+    this.divider.setAttribute("aria-orientation", this.isNarrow ? "horizontal" : "vertical");
     this.el.classList.toggle("lossviz-medium", width >= NARROW && width < 1050);
   }
 
@@ -420,9 +424,45 @@ class Panel {
     this.aim.setAttribute("aria-label", "best view of the run");
     this.aim.addEventListener("click", () => this.showWhole());
     this.trials = element("div", { className: "lossviz-trials", hidden: true });
-    const above = [this.headline, this.aim, this.chip, this.trials, this.details, this.network];
-    this.stage = element("div", { className: "lossviz-stage" }, ...above);
+    this.usual = element("button", { type: "button", className: "lossviz-usual", textContent: "the usual picture" });
+    this.usual.title = "Beside this surface: one flat plane, as most pictures of loss landscapes have it";
+    this.usual.addEventListener("click", () => this.send("beside", this.model.get("values").beside === "none" ? "flat" : "none"));
+    const tools = element("div", { className: "lossviz-tools" }, this.chip, this.aim, this.usual, this.trials);
+    const above = [this.headline, tools, this.details, this.network];
+    this.stage = element("div", { className: "lossviz-stage" }, ...above, this.buildDivider());
     this.showStill();
+  }
+
+  // The border between two surfaces, which gives one or the other more room: dragged, or moved by the arrow keys.
+  buildDivider() {
+    this.divider = element("div", { className: "lossviz-divider", tabIndex: 0, role: "separator" });
+    this.divider.title = "Drag: more room for one of the surfaces (double-click: as much for both)";
+    const names = { label: "border between the surfaces", valuemin: SHARES[0], valuemax: SHARES[1] };
+    for (const [name, value] of Object.entries(names)) this.divider.setAttribute(`aria-${name}`, value);
+    this.divide(50);
+    this.divider.addEventListener("dblclick", () => this.divide(50));
+    this.divider.addEventListener("pointerdown", ({ pointerId }) => this.divider.setPointerCapture(pointerId));
+    this.divider.addEventListener("pointermove", (event) => {
+      if (!this.divider.hasPointerCapture(event.pointerId)) return;
+      const box = this.stage.getBoundingClientRect();
+      const x = (event.clientX - box.left) / box.width;
+      const y = (event.clientY - box.top) / (box.height - NARROW_FIT);
+      this.divide(Math.round(100 * (this.isNarrow ? y : x)));
+    });
+    this.divider.addEventListener("keydown", ({ key }) => {
+      const moved = { ArrowLeft: -5, ArrowUp: -5, ArrowRight: 5, ArrowDown: 5, Home: -100, End: 100 }[key];
+      if (moved) this.divide(this.firstShare + moved);
+    });
+    return this.divider;
+  }
+
+  // Gives the first of two surfaces a share of the stage, in percent.
+  divide(share) {
+    this.firstShare = Math.min(SHARES[1], Math.max(SHARES[0], share));
+    const parts = { "--lv-first": `${this.firstShare}fr`, "--lv-second": `${100 - this.firstShare}fr`, "--lv-share": this.firstShare / 100 };
+    for (const [name, value] of Object.entries(parts)) this.el.style.setProperty(name, value);
+    this.divider.setAttribute("aria-valuenow", this.firstShare);
+    this.divider.setAttribute("aria-valuetext", `${this.firstShare} % for the first`);
   }
 
   // Shows a picture of the surface until the surface itself is drawn.
@@ -645,6 +685,8 @@ class Panel {
     const values = this.model.get("values");
     for (const [name, value] of Object.entries(values)) if (this.controls[name]) this.controls[name].receive(value);
     this.showCloser();
+    this.usual.hidden = !("beside" in values);
+    this.usual.setAttribute("aria-pressed", String(!this.usual.hidden && values.beside !== "none"));
     if ("plane" in values) {
       const laid = values.plane;
       const why = { parallel: "Parallel planes have no stride.", flat: "A flat plane has no stride." };
@@ -847,7 +889,7 @@ class Panel {
 
   showShare() {
     if (!this.menu) return;
-    const unfinished = UNFINISHED.includes(this.model.get("state"));
+    const unfinished = this.model.get("unfinished").includes(this.model.get("state"));
     this.notReady.hidden = !unfinished;
     for (const [kind, button] of Object.entries(this.shared)) button.disabled = unfinished && kind !== "code";
   }
