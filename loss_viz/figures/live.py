@@ -19,7 +19,7 @@ from loss_viz.figures.camera import aim_camera
 from loss_viz.figures.captions import SMALL, caption, name_loss, name_surface, plane_axes
 from loss_viz.figures.curves import MARGIN_AXIS, MARGIN_STYLE, margin_arrays, plateau_bands
 from loss_viz.figures.levels import level_arrays
-from loss_viz.figures.loss_axis import BALL_RADIUS, LINEAR_AXIS, Scale, fit_scale, log_axis
+from loss_viz.figures.loss_axis import BALL_RADIUS, LINEAR_AXIS, SHADOW_LIFT, Scale, fit_scale, log_axis
 from loss_viz.figures.style import (
     BALL,
     BALL_COLOR,
@@ -32,6 +32,7 @@ from loss_viz.figures.style import (
     MUTED,
     PLATEAU,
     SCENE,
+    SHADOW,
     STEM,
     SURFACE,
     TEXT_COLOR,
@@ -49,6 +50,7 @@ from loss_viz.figures.traces import (
     key_trace,
     path_arrays,
     plateau_arrays,
+    shadow_arrays,
     surface_arrays,
 )
 from loss_viz.landscapes.grid import Sampling
@@ -185,13 +187,17 @@ def surface_template(names: Sequence[str] = ("",)) -> go.Figure:
     figure.add_scatter3d(**LEVEL_NAMES, **EMPTY, meta="ink")
     colors = zip(pick_colors(len(names)), pick_ball_colors(len(names)), strict=True)
     for i, (name, (color, ball_color)) in enumerate(zip(names, colors, strict=True)):
-        group = {} if alone else {"legendgroup": name}
+        group, stem = {"legendgroup": "ball" if alone else name}, {"meta": "ink", "showlegend": alone}
+        stem |= {} if alone else group
         ball = BALL | {"color": ball_color, "hovertemplate": BALL_HOVER, "showlegend": alone}
         figure.add_scatter3d(**style_path(name, color), **EMPTY, uid=trace_key("trajectory", i))
         figure.add_scatter3d(**style_casing(name), **EMPTY, uid=trace_key("casing", i), meta="paper")
         figure.add_trace(key_trace(name, color).update(uid=trace_key("key", i)))
-        figure.add_scatter3d(**STEM, **EMPTY, **group, uid=trace_key("error", i), meta="ink", showlegend=alone)
+        figure.add_scatter3d(
+            **STEM, **EMPTY, **({} if alone else group), uid=trace_key("error", i), meta="ink", showlegend=alone
+        )
         figure.add_trace(go.Mesh3d(ball, **EMPTY, **group, uid=trace_key("ball", i)))
+        figure.add_trace(go.Mesh3d(SHADOW, **EMPTY, **group, uid=trace_key("shadow", i)))
     figure.add_scatter3d(**PLATEAU, **EMPTY)
     figure.add_scatter3d(**FOLD, **EMPTY, meta="ink")
     figure.add_scatter3d(**BURIED, **EMPTY, meta="ink", uid="buried")
@@ -381,7 +387,8 @@ def _ball_places(view: ViewState, chosen: Sequence[Any]) -> dict[str, Any]:
     extent = np.array([np.ptp(view.surface.x), np.ptp(view.surface.y)])
     # At (0, 0); its z are fractions of the loss axis above its loss.
     shape = ball_arrays(np.zeros(2), 0.0, extent, Scale(0.0, 1.0, log=False), LIVE_RADIUS)
-    return {"shape": shape, "low": scale.low, "high": scale.high, "log": scale.log, "runs": runs}
+    shadow = shadow_arrays(extent, LIVE_RADIUS) | {"lift": SHADOW_LIFT, "reach": 2 * LIVE_RADIUS}
+    return {"shape": shape, "shadow": shadow, "low": scale.low, "high": scale.high, "log": scale.log, "runs": runs}
 
 
 def _describe_plateau(plateau: Plateau) -> dict[str, Any]:

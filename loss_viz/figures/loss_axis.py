@@ -11,6 +11,7 @@ from loss_viz._validation import argument_error
 
 # As shares of the axis: lines lie above the surface instead of half inside it, and the ball rests on its point.
 LINE_LIFT = 0.006
+SHADOW_LIFT = LINE_LIFT / 4
 CASING_LIFT = 0.75 * LINE_LIFT  # between the line and the band of a plateau
 BALL_RADIUS = 0.03
 MAX_LEVELS, MIN_DECADES = 4, 1.5  # lines on a surface; span of a logarithmic axis from which on they are decades

@@ -40,6 +40,8 @@ BALL: dict[str, Any] = {
     "lighting": {"ambient": 0.65, "diffuse": 0.6, "specular": 0.3, "roughness": 0.4},
 }
 
+SHADOW = {"name": "shadow", "lighting": LIGHT, "hoverinfo": "skip", "showlegend": False}
+
 PLATEAU: dict[str, Any] = {
     "name": "plateau",
     "mode": "lines",

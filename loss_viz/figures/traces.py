@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float, Int, UInt8
 from plotly.colors import sample_colorscale, unlabel_rgb
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, Delaunay
 
 from loss_viz.diagnostics.folds import Fold
 from loss_viz.diagnostics.plateaus import Plateau
@@ -45,6 +45,7 @@ from loss_viz.landscapes.mesh import triangulate
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run_set import RunSet
 
+SHADOW_SIZE, SHADOW_DEPTH = 1.8, 0.6  # radius, to that of the ball; how dark it is in the middle
 EMPTY: dict[str, list] = {"x": [None], "y": [None], "z": [None]}
 
 
@@ -239,6 +240,22 @@ def ball_arrays(
     x, y = (point + radius * BOX["z"] * extent / [BOX["x"], BOX["y"]] * sphere[:, :2]).T
     z = scale.lift(np.full(len(sphere), true), radius * (1 + sphere[:, 2]))
     return {"x": x, "y": y, "z": z, **_corners(triangles)}
+
+
+def shadow_arrays(extent: Float[np.ndarray, " 2"], radius: float = BALL_RADIUS) -> dict[str, np.ndarray]:
+    """Return the shadow of a ball at (0, 0), which is to be laid on the surface: a disc that is darkest in the middle.
+
+    Args:
+        extent: width and depth of the picture.
+        radius: that of the ball, as a share of the loss axis.
+    """
+    angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    share = np.linspace(0, 1, 6)[1:]
+    disc = np.multiply.outer(share, np.column_stack([np.cos(angle), np.sin(angle)])).reshape(-1, 2)
+    disc = np.vstack([np.zeros((1, 2)), disc])
+    x, y = (SHADOW_SIZE * radius * BOX["z"] * extent / [BOX["x"], BOX["y"]] * disc).T
+    dark = SHADOW_DEPTH * (1 - (disc**2).sum(axis=1)).clip(0) ** 2
+    return {"x": x, "y": y, "dark": dark, **_corners(Delaunay(disc).simplices)}
 
 
 def plateau_arrays(

@@ -40,6 +40,41 @@ function lift(loss, share, { low, high, log }) {
   return log ? 10 ** (Math.log10(loss) + more) : loss + more;
 }
 
+// The surface of a pane as its grid.
+class Grid {
+  constructor({ x, y, z, rgba }) {
+    Object.assign(this, { z: decode(z), rgba: decode(rgba) });
+    const [xs, ys] = [decode(x), decode(y)];
+    let width = 1;
+    while (width < ys.length && ys[width] === ys[0]) width++;
+    this.x = xs.slice(0, width);
+    this.y = ys.filter((_, i) => i % width === 0);
+  }
+
+  contains(x, y) {
+    return [[x, this.x], [y, this.y]].every(([at, ends]) => ends[0] <= at && at <= ends[ends.length - 1]);
+  }
+
+  // Returns loss and color where the drawn triangles are at a point, or at the edge next to it.
+  at(x, y, log) {
+    const [i, right] = place(x, this.x);
+    const [j, up] = place(y, this.y);
+    const corner = j * this.x.length + i;
+    const [a, b, c, d] = [corner, corner + 1, corner + this.x.length + 1, corner + this.x.length];
+    const parts = right >= up ? [[a, 1 - right], [b, right - up], [c, up]] : [[a, 1 - up], [c, right], [d, up - right]];
+    const mean = (read) => parts.reduce((sum, [index, weight]) => sum + (weight ? weight * read(index) : 0), 0);
+    const height = mean((index) => (log ? Math.log10(this.z[index]) : this.z[index]));
+    return { loss: log ? 10 ** height : height, height, rgba: [0, 1, 2, 3].map((part) => mean((index) => this.rgba[index][part])) };
+  }
+}
+
+// Returns the cell of an axis at a value, and how far into it that is.
+function place(value, ends) {
+  let i = 0;
+  while (i < ends.length - 2 && ends[i + 1] <= value) i++;
+  return [i, Math.min(1, Math.max(0, (value - ends[i]) / (ends[i + 1] - ends[i])))];
+}
+
 // Returns the recorded row closest to a step.
 function findRow(steps, step) {
   let best = 0;
@@ -48,9 +83,10 @@ function findRow(steps, step) {
 }
 
 // The balls on surfaces and curves, and the functions of the networks there, at any step. `data` is what Python's
-// `describe_balls` returns.
+// `describe_balls` returns; `findSurface` returns the update of the surface of a pane.
 class Balls {
-  constructor(data) {
+  constructor(data, findSurface) {
+    Object.assign(this, { findSurface, grids: {} });
     Object.assign(this, { runs: [], panes: {}, plateaus: [], outputs: null }, decodeAll(data));
   }
 
@@ -60,7 +96,7 @@ class Balls {
     this.runs.forEach((run, i) => {
       const row = findRow(run.step, step);
       parts[named("curve_step", i)] = { x: [run.step[row]], y: [run.loss[row]] };
-      for (const [pane, { shape, runs, ...axis }] of Object.entries(this.panes)) {
+      for (const [pane, { shape, shadow, runs, ...axis }] of Object.entries(this.panes)) {
         // The surface of a training that goes on may end some steps before its curve.
         const { x, y, loss, height } = mapValues(runs[i], (values) => values[Math.min(row, values.length - 1)]);
         parts[named(`${pane}_error`, i)] = { x: [x, x], y: [y, y], z: [loss, height] };
@@ -71,9 +107,29 @@ class Balls {
           z: Array.from(shape.z, (share) => lift(loss, share, axis)),
           customdata: Array(shape.x.length).fill([run.step[row], loss]),
         };
+        parts[named(`${pane}_shadow`, i)] = this.layShadow(pane, shadow, axis, { x, y, loss, height });
       }
     });
     return this.outputs ? { ...parts, ...this.functionsAt(step) } : parts;
+  }
+
+  // Lays the shadow of a ball on the surface: the closer it is to the ball, the darker.
+  layShadow(pane, { x, y, dark, lift: share, reach, ...corners }, axis, ball) {
+    const surface = this.findSurface(pane);
+    if (this.grids[pane]?.of !== surface) this.grids[pane] = { of: surface, grid: surface.z && new Grid(surface) };
+    const { grid } = this.grids[pane];
+    const draw = (loss) => (axis.log ? Math.log10(loss) : loss);
+    const gap = Math.abs(draw(ball.loss) - draw(ball.height)) / (reach * (axis.high - axis.low));
+    const near = grid?.contains(ball.x, ball.y) ? Math.max(0, 1 - gap) : 0; // 0 also where the height is unknown
+    if (!(near > 0)) return { ...corners, ...mapValues({ x, y, z: x }, () => [NaN]), i: [], j: [], k: [], rgba: [[0, 0, 0, 0]] };
+    const points = Array.from(x, (dx, i) => grid.at(ball.x + dx, ball.y + y[i], axis.log));
+    return {
+      ...corners,
+      x: x.map((dx) => Math.min(grid.x[grid.x.length - 1], Math.max(grid.x[0], ball.x + dx))),
+      y: y.map((dy) => Math.min(grid.y[grid.y.length - 1], Math.max(grid.y[0], ball.y + dy))),
+      z: points.map(({ loss }) => lift(loss, share, axis)),
+      rgba: points.map(({ rgba: [r, g, b, a] }, i) => [r, g, b].map((value) => value * (1 - near * dark[i])).concat(a)),
+    };
   }
 
   functionsAt(step) {
@@ -364,7 +420,7 @@ class Panel {
   }
 
   showBalls() {
-    this.balls = new Balls(this.model.get("balls"));
+    this.balls = new Balls(this.model.get("balls"), (pane) => this.model.get(`${pane}_surface`));
     this.moveBalls();
   }
 

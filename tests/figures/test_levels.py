@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import reference
 
 import loss_viz as lv
 from loss_viz.figures.levels import LEVEL_LIFT
@@ -17,19 +18,6 @@ def land(run):
 
 def trace(figure, name):
     return next(t for t in figure.data if t.name == name)
-
-
-def height_at(land, heights, point):
-    """Return the height of the drawn triangles at a point."""
-    column = min(int(np.searchsorted(land.x, point[0], "right")) - 1, len(land.x) - 2)
-    row = min(int(np.searchsorted(land.y, point[1], "right")) - 1, len(land.y) - 2)
-    right = (point[0] - land.x[column]) / (land.x[column + 1] - land.x[column])
-    up = (point[1] - land.y[row]) / (land.y[row + 1] - land.y[row])
-    a, b = heights[row, column], heights[row, column + 1]
-    c, d = heights[row + 1, column + 1], heights[row + 1, column]
-    if right >= up:
-        return a + right * (b - a) + up * (c - b)
-    return a + right * (c - d) + up * (d - a)
 
 
 def count_crossed(heights, levels):
@@ -60,12 +48,12 @@ def test_lines_and_names_lie_where_the_surface_has_their_loss(land, log):
     tolerance = 1e-9 * (scale.high - scale.low)
     for x, y, z in points[known]:
         assert np.abs(levels + lift - z).min() < tolerance
-        assert height_at(land, drawn, (x, y)) + lift == pytest.approx(z, abs=tolerance)
+        assert reference.height_of_triangles(land, drawn, (x, y)) + lift == pytest.approx(z, abs=tolerance)
     assert len(names.text) >= 2
     for x, y, z, text in zip(names.x, names.y, names.z, names.text, strict=True):
         level, height = scale.draw(np.array([float(text), z]))
         assert height == pytest.approx(level + lift, abs=tolerance)
-        assert height_at(land, drawn, (x, y)) == pytest.approx(level, abs=tolerance)
+        assert reference.height_of_triangles(land, drawn, (x, y)) == pytest.approx(level, abs=tolerance)
     assert count_segments(lines) == count_crossed(drawn, levels) > 50
 
 
