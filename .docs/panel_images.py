@@ -29,7 +29,8 @@ DRAW = """async ([theme, width, height]) => {
     const layout = { ...pane.layout, title: { text: '' }, showlegend: false, scene, width, height };
     const version = Object.keys(globalThis.lossvizPlotly)[0];
     const Plotly = (await globalThis.lossvizPlotly[version]).default;
-    return Plotly.toImage({ data: pane.data, layout }, { format: 'webp', width, height, scale: 1.5 });
+    const data = pane.data.filter(({ mode }) => mode !== 'text'); // names of levels would be cut by the surface
+    return Plotly.toImage({ data, layout }, { format: 'webp', width, height, scale: 1.5 });
 }"""
 
 

@@ -264,3 +264,16 @@ def full_sum(objective, planes, kernel, points):
         buffers = None if planes.buffers is None else np.repeat(planes.buffers[[plane]], len(points), axis=0)
         total += shares[:, plane] * objective(planes.lift(points, alone), buffers)
     return total
+
+
+def height_of_triangles(land, heights, point):
+    """Return the height of the drawn triangles of a landscape at a point."""
+    column = min(int(np.searchsorted(land.x, point[0], "right")) - 1, len(land.x) - 2)
+    row = min(int(np.searchsorted(land.y, point[1], "right")) - 1, len(land.y) - 2)
+    right = (point[0] - land.x[column]) / (land.x[column + 1] - land.x[column])
+    up = (point[1] - land.y[row]) / (land.y[row + 1] - land.y[row])
+    a, b = heights[row, column], heights[row, column + 1]
+    c, d = heights[row + 1, column + 1], heights[row + 1, column]
+    if right >= up:
+        return a + right * (b - a) + up * (c - b)
+    return a + right * (c - d) + up * (d - a)

@@ -23,6 +23,7 @@ from loss_viz.figures.live import (
     Updates,
     ViewState,
     build_templates,
+    choose_camera,
     choose_rows,
     curve_update,
     describe_balls,
@@ -33,7 +34,7 @@ from loss_viz.figures.live import (
     trace_key,
     update_all,
 )
-from loss_viz.figures.loss_axis import LINE_LIFT, Scale, fit_scale
+from loss_viz.figures.loss_axis import CASING_LIFT, LINE_LIFT, Scale, fit_scale
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.runs.run_set import RunSet
 from loss_viz.settings import OPTIONS, PLACEHOLDERS, to_script
@@ -220,11 +221,13 @@ def _encode_landscapes(
     # Losses that are not positive have no logarithmic axis.
     with nullcontext() if log else suppress(ValueError):
         scales["log"] = choose_scales(variants.landscapes, variants.first, log=True)
+    opening = {kind: ViewState.of(variants.opening, of_kind[variants.first]) for kind, of_kind in scales.items()}
+    cameras = {kind: choose_camera(view) for kind, view in opening.items()}
     encoded = []
     for i, land in enumerate(variants.landscapes):
         report, axes = assess(land), {}
         for kind, of_kind in scales.items():
-            updates = _thinned_updates(land, of_kind[i], plateaus, drawn, aim=i == variants.first)
+            updates = _thinned_updates(land, of_kind[i], plateaus, drawn, cameras[kind])
             parts = {name: store.encode(values, _lift(name)) for name, values in updates.items()}
             places = store.encode_all(balls(view=ViewState.of(land, of_kind[i])))
             axes[kind] = {"low": of_kind[i].low, "high": of_kind[i].high, "parts": parts, "balls": places}
@@ -240,15 +243,16 @@ def _encode_landscapes(
 
 
 def _thinned_updates(
-    land: Landscape, scale: Scale, plateaus: Sequence[Plateau], drawn: ChosenRows, *, aim: bool
+    land: Landscape, scale: Scale, plateaus: Sequence[Plateau], drawn: ChosenRows, camera: Mapping[str, Any]
 ) -> Updates:
     """Return the panel's updates for a landscape, with the chosen rows only."""
     run_set = land.run_set
-    updates = update_all(ViewState.of(land, scale), plateaus, min_support=0.0, aim=aim)
+    updates = update_all(ViewState.of(land, scale), plateaus, min_support=0.0, camera=camera)
     updates |= path_update(ViewState.of(land, NO_LIFT), plateaus)
     updates["curve_layout"] = _curve_updates(run_set, plateaus, drawn)["curve_layout"] | updates["curve_layout"]
     for i, chosen in enumerate(drawn):
-        for name in (f"surface_{trace_key('trajectory', i)}", f"curve_{trace_key('factor', i)}"):
+        lines = ("surface_trajectory", "surface_casing", "curve_factor")
+        for name in (trace_key(line, i) for line in lines):
             updates[name] = {key: array[chosen] for key, array in updates[name].items()}
     band = updates["surface_plateau"]
     stride = 1 + len(band["x"]) // MAX_STEPS
@@ -259,7 +263,8 @@ def _thinned_updates(
 
 def _lift(name: str) -> float:
     """Return the fraction of the loss axis by which the page raises a trace."""
-    return LINE_LIFT if name.startswith("surface_trajectory") else LINE_LIFT / 2 if name == "surface_plateau" else 0.0
+    lifts = {"surface_trajectory": LINE_LIFT, "surface_casing": CASING_LIFT, "surface_plateau": LINE_LIFT / 2}
+    return lifts.get(name.partition("-")[0], 0.0)
 
 
 def _curve_updates(run_set: RunSet, plateaus: Sequence[Plateau], drawn: ChosenRows) -> Updates:

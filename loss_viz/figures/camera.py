@@ -1,6 +1,6 @@
 """The camera of a surface: the viewpoint from which most of the run is seen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ SIZE = np.array(list(BOX.values()))
 RADIUS = 2.04  # from the center of the box, whose height is 0.75, at `distance` 1
 AZIMUTHS = np.radians(np.arange(0, 360, 15))
 ELEVATIONS = np.radians([28, 42])
-CENTER = {"x": 0.0, "y": 0.0, "z": -0.12}
+CENTER = {"x": 0.0, "y": 0.0, "z": -0.16}  # below the middle, because the axes have their names there
 N_POINTS = 100  # of the run
 N_SAMPLES = 60  # between a point and the camera
+HIDDEN_END = 0.8  # what the length counts where the end of a run is hidden
 CLEARANCE = 0.02  # of the height of the box: a run on the surface is not hidden by its own place
 
 
@@ -33,7 +34,9 @@ def aim_camera(
     """Return Plotly's camera from which most of the runs is seen.
 
     Of 24 directions at two heights, it takes the one with the greatest visible length of the runs: that of their
-    projection, without the parts that the surface hides.
+    projection, without the parts that the surface hides. The lengths of the directions beside it count half, because a
+    slightly different surface may hide what is only just seen; and directions from which no end of a run is hidden are
+    preferred.
 
     Args:
         surface: the surface.
@@ -46,8 +49,12 @@ def aim_camera(
     runs = [_place(surface, scale, path[one], loss[one]) for one in rows]
     ground = scale.fraction(surface.loss)
     eyes = _list_eyes()
-    lengths = [sum(_visible_length(surface, ground, points, eye) for points in runs) for eye in eyes]
-    eye = distance * eyes[int(np.argmax(np.round(lengths, 6)))]
+    lengths = np.array([sum(_visible_length(surface, ground, points, eye) for points in runs) for eye in eyes])
+    around = lengths.reshape(len(ELEVATIONS), len(AZIMUTHS))
+    smooth = (2 * around + np.roll(around, 1, axis=1) + np.roll(around, -1, axis=1)).ravel() / 4
+    ends = np.concatenate([points[-1:] for points in runs])
+    hidden = np.array([not _is_visible(surface, ground, ends, eye).all() for eye in eyes])
+    eye = distance * eyes[int(np.argmax(np.round(smooth * np.where(hidden, HIDDEN_END, 1), 6)))]
     return {"eye": dict(zip("xyz", eye.tolist(), strict=True)), "center": CENTER}
 
 
@@ -93,6 +100,22 @@ def _visible_length(
     steps = np.diff(points, axis=0)
     across = np.linalg.norm(steps - np.outer(steps @ forward, forward), axis=1)
     return float(across[shown[1:] & shown[:-1]].sum())
+
+
+def view_from(eye: Mapping[str, float], shares: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 2"]:
+    """Return where points of the picture, as shares of its sides, appear to a camera far away: to the right, and up."""
+    x, y, z = (eye[axis] for axis in "xyz")
+    right = np.array([-y, x, 0.0]) / np.hypot(x, y)
+    up = np.cross([x, y, z], right) / np.linalg.norm([x, y, z])
+    return (shares - 0.5) * SIZE @ np.stack([right, up], axis=1)
+
+
+def is_seen(
+    surface: Surface | Landscape, scale: Scale, shares: Float[np.ndarray, "n 3"], eye: Mapping[str, float]
+) -> Bool[np.ndarray, " n"]:
+    """Return which points of the picture, as shares of its sides, are seen from the camera."""
+    camera = np.array([eye[axis] for axis in "xyz"])
+    return _is_visible(surface, scale.fraction(surface.loss), (shares - 0.5) * SIZE, camera)
 
 
 def _is_visible(

@@ -18,7 +18,8 @@ from loss_viz.diagnostics.report import Report, assess
 from loss_viz.figures.camera import aim_camera
 from loss_viz.figures.captions import SMALL, caption, name_loss, name_surface, plane_axes
 from loss_viz.figures.curves import MARGIN_AXIS, MARGIN_STYLE, margin_arrays, plateau_bands
-from loss_viz.figures.loss_axis import BALL_RADIUS, LINEAR_AXIS, Scale, fit_scale, log_axis
+from loss_viz.figures.levels import level_arrays
+from loss_viz.figures.loss_axis import BALL_RADIUS, LINEAR_AXIS, SHADOW_LIFT, Scale, fit_scale, log_axis
 from loss_viz.figures.style import (
     BALL,
     BALL_COLOR,
@@ -26,24 +27,30 @@ from loss_viz.figures.style import (
     CLEAR,
     FOLD,
     FONT,
+    LEVEL_NAMES,
+    LEVELS,
     MUTED,
     PLATEAU,
     SCENE,
+    SHADOW,
     STEM,
     SURFACE,
     TEXT_COLOR,
     ball_marker,
     pick_ball_colors,
     pick_colors,
+    style_casing,
     style_path,
 )
 from loss_viz.figures.traces import (
     ball_arrays,
     buried_arrays,
+    casing_arrays,
     fold_arrays,
     key_trace,
     path_arrays,
     plateau_arrays,
+    shadow_arrays,
     surface_arrays,
 )
 from loss_viz.landscapes.grid import Sampling
@@ -70,15 +77,16 @@ PAPER = {
 }
 
 LIVE_LEGEND = {
-    "orientation": "h",
     "x": 0.99,
     "xanchor": "right",
     "y": 0.01,
+    "yanchor": "bottom",
     "font": {"size": 11},
     "bgcolor": CLEAR,
     "itemdoubleclick": False,
 }
 
+CURVE_TICKS = 4  # for more there is no room on the curve, where the margin is drawn below it
 SMALL_AXIS = {"zeroline": False, "tickfont": {"size": 10}, "title": {"font": {"size": 11}, "standoff": 6}}
 BALL_HOVER = "step %{customdata[0]:.0f}<br>true loss %{customdata[1]:.4g}<extra></extra>"
 EMPTY: dict[str, list] = {"x": [], "y": [], "z": []}
@@ -175,14 +183,21 @@ def surface_template(names: Sequence[str] = ("",)) -> go.Figure:
     """
     alone = len(names) == 1
     figure = go.Figure(go.Mesh3d(SURFACE, **EMPTY, showlegend=alone))
+    figure.add_scatter3d(**LEVELS, **EMPTY)
+    figure.add_scatter3d(**LEVEL_NAMES, **EMPTY, meta="ink")
     colors = zip(pick_colors(len(names)), pick_ball_colors(len(names)), strict=True)
     for i, (name, (color, ball_color)) in enumerate(zip(names, colors, strict=True)):
-        group = {} if alone else {"legendgroup": name}
+        group, stem = {"legendgroup": "ball" if alone else name}, {"meta": "ink", "showlegend": alone}
+        stem |= {} if alone else group
         ball = BALL | {"color": ball_color, "hovertemplate": BALL_HOVER, "showlegend": alone}
         figure.add_scatter3d(**style_path(name, color), **EMPTY, uid=trace_key("trajectory", i))
+        figure.add_scatter3d(**style_casing(name), **EMPTY, uid=trace_key("casing", i), meta="paper")
         figure.add_trace(key_trace(name, color).update(uid=trace_key("key", i)))
-        figure.add_scatter3d(**STEM, **EMPTY, **group, uid=trace_key("error", i), meta="ink", showlegend=alone)
+        figure.add_scatter3d(
+            **STEM, **EMPTY, **({} if alone else group), uid=trace_key("error", i), meta="ink", showlegend=alone
+        )
         figure.add_trace(go.Mesh3d(ball, **EMPTY, **group, uid=trace_key("ball", i)))
+        figure.add_trace(go.Mesh3d(SHADOW, **EMPTY, **group, uid=trace_key("shadow", i)))
     figure.add_scatter3d(**PLATEAU, **EMPTY)
     figure.add_scatter3d(**FOLD, **EMPTY, meta="ink")
     figure.add_scatter3d(**BURIED, **EMPTY, meta="ink", uid="buried")
@@ -228,7 +243,7 @@ def fit_template(names: Sequence[str] = ("",)) -> go.Figure:
     dots = {"width": 2, "dash": "dot", "color": BALL_COLOR}
     figure.add_scatter(**EMPTY_CURVE, name="level", mode="lines", line=dots, uid="level")
     figure.add_scatter(**EMPTY_CURVE, name="there", mode="lines", line={"width": 2, "color": MUTED}, uid="there")
-    legend = LIVE_LEGEND | {"orientation": "v", "y": 0.99, "x": 0.01, "xanchor": "left", "yanchor": "top"}
+    legend = LIVE_LEGEND | {"y": 0.99, "x": 0.01, "xanchor": "left", "yanchor": "top"}
     _set_small_layout(figure, _name_networks(names), "")
     margin = {"l": 34, "r": 6, "t": 24, "b": 20}
     return figure.update_layout(showlegend=len(names) == 1, legend=legend | {"font": {"size": 10}}, margin=margin)
@@ -260,35 +275,47 @@ def _set_small_layout(figure: go.Figure, title: str, x_title: str) -> go.Figure:
     return figure.update_xaxes(title_text=x_title)
 
 
-def update_all(view: ViewState, plateaus: Sequence[Plateau], *, min_support: float, aim: bool) -> Updates:
+def update_all(
+    view: ViewState, plateaus: Sequence[Plateau], *, min_support: float, camera: Mapping[str, Any]
+) -> Updates:
     """Return the updates of a view, without the balls.
 
     Args:
         view: what is to be on screen.
         plateaus: plateaus of the runs; they are drawn for a single run.
         min_support: support below which a surface is left open.
-        aim: whether to aim the camera, for new runs or axes; the page ignores it once the user has turned it.
+        camera: what `choose_camera` returned for these runs and axes; the page ignores it once the user has turned it.
     """
-    updates = merge_updates(
-        _pane_update(view, plateaus, min_support, "surface"), factor_update(view.run_set, view.report)
-    )
-    if aim:
-        place = view.projection.path, view.shown_runs.loss, view.run_set.rows
-        updates["surface_layout"]["scene.camera"] = aim_camera(view.surface, view.scale, *place, distance=1.12)
+    surface = _pane_update(view, plateaus, min_support, "surface", camera)
+    updates = merge_updates(surface, factor_update(view.run_set, view.report))
+    updates["surface_layout"]["scene.camera"] = camera
     if view.second:
-        updates |= _pane_update(ViewState.of(view.second, view.scale), plateaus, min_support, "beside")
+        second = ViewState.of(view.second, view.scale)
+        updates |= _pane_update(second, plateaus, min_support, "beside", camera)
     return updates
 
 
-def _pane_update(view: ViewState, plateaus: Sequence[Plateau], min_support: float, pane: str) -> Updates:
+def choose_camera(view: ViewState) -> dict[str, Any]:
+    """Return the camera from which most of the runs of a view is seen."""
+    place = view.projection.path, view.shown_runs.loss, view.run_set.rows
+    return aim_camera(view.surface, view.scale, *place, distance=1.12)
+
+
+def _pane_update(
+    view: ViewState, plateaus: Sequence[Plateau], min_support: float, pane: str, camera: Mapping[str, Any]
+) -> Updates:
     buried: dict[str, Any] = dict.fromkeys("xyz", np.empty(0))
     folds: dict[str, Any] = buried | {"text": []}
     if view.landscape:
         folds = fold_arrays(view.landscape, view.scale, assess(view.landscape).folds)
         buried = buried_arrays(view.shown_runs, view.projection, view.landscape, view.scale)
+    mesh = surface_arrays(view.surface, view.scale, min_support)
+    run = view.projection.path, view.shown_runs.loss
+    levels = level_arrays(view.surface, mesh, view.scale, *run, camera["eye"])
     return {
         f"{pane}_buried": buried,
-        f"{pane}_surface": surface_arrays(view.surface, view.scale, min_support),
+        f"{pane}_surface": mesh,
+        **{f"{pane}_{name}": arrays for name, arrays in levels.items()},
         f"{pane}_layout": _scene_update(view),
         f"{pane}_fold": folds,
     } | path_update(view, plateaus, pane=pane)
@@ -315,6 +342,10 @@ def path_update(view: ViewState, plateaus: Sequence[Plateau], *, pane: str = "su
     run_set, projection, scale = view.shown_runs, view.projection, view.scale
     updates = {
         f"{pane}_{trace_key('trajectory', i)}": path_arrays(run_set, projection, view.landscape, scale, rows)
+        for i, rows in enumerate(run_set.rows)
+    }
+    updates |= {
+        f"{pane}_{trace_key('casing', i)}": casing_arrays(run_set, projection, view.landscape, scale, rows)
         for i, rows in enumerate(run_set.rows)
     }
     drawn = plateaus if len(run_set.runs) == 1 and run_set is view.run_set else ()
@@ -356,7 +387,8 @@ def _ball_places(view: ViewState, chosen: Sequence[Any]) -> dict[str, Any]:
     extent = np.array([np.ptp(view.surface.x), np.ptp(view.surface.y)])
     # At (0, 0); its z are fractions of the loss axis above its loss.
     shape = ball_arrays(np.zeros(2), 0.0, extent, Scale(0.0, 1.0, log=False), LIVE_RADIUS)
-    return {"shape": shape, "low": scale.low, "high": scale.high, "log": scale.log, "runs": runs}
+    shadow = shadow_arrays(extent, LIVE_RADIUS) | {"lift": SHADOW_LIFT, "reach": 2 * LIVE_RADIUS}
+    return {"shape": shape, "shadow": shadow, "low": scale.low, "high": scale.high, "log": scale.log, "runs": runs}
 
 
 def _describe_plateau(plateau: Plateau) -> dict[str, Any]:
@@ -455,7 +487,7 @@ def _fit_curve_axis(losses: Sequence[np.ndarray]) -> dict[str, Any]:
     known = any(np.isfinite(loss).any() for loss in losses)
     scale = fit_scale(losses, log=None) if known else Scale(0.0, 1.0, log=False)
     margin = 0.06 * (scale.high - scale.low)
-    axis = log_axis(scale.low, scale.high) if scale.log else LINEAR_AXIS
+    axis = log_axis(scale.low, scale.high, CURVE_TICKS) if scale.log else LINEAR_AXIS
     return axis | {"autorange": False, "range": [scale.low - margin, scale.high + margin]}
 
 

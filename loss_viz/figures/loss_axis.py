@@ -11,9 +11,15 @@ from loss_viz._validation import argument_error
 
 # As shares of the axis: lines lie above the surface instead of half inside it, and the ball rests on its point.
 LINE_LIFT = 0.006
+SHADOW_LIFT = LINE_LIFT / 4
+CASING_LIFT = 0.75 * LINE_LIFT  # between the line and the band of a plateau
 BALL_RADIUS = 0.03
+MAX_LEVELS, MIN_DECADES = 4, 1.5  # lines on a surface; span of a logarithmic axis from which on they are decades
+MIN_ROOM = 0.01  # of the axis, from a line to its ends, where it would be a dot
 MIN_SPAN = 1e-9  # of an axis, relative to the losses on it: less is rounding
 LEAST_SPAN = 1e-300  # of an axis: shares of a shorter one underflow
+
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 # All properties that `log_axis` sets, because Plotly keeps those that an update leaves out: an axis that was
 # logarithmic would keep its tick distance of one, which is one power of ten there, and any number of ticks here.
@@ -58,6 +64,24 @@ class Scale:
         # Last: Plotly converts the range when the type changes, and chooses one of its own.
         return axis | {"autorange": False, "range": [self.low - margin, self.high + 2 * margin]}
 
+    def levels(self) -> Float[np.ndarray, " n"]:
+        """Return at most four round losses inside the axis.
+
+        They are powers of ten, or 1, 2 and 5 times those over less than one and a half decades; on a linear axis they
+        are evenly spaced.
+        """
+        if self.log and self.high - self.low >= MIN_DECADES:
+            powers = range(int(np.ceil(self.low)), int(np.floor(self.high)) + 1)
+            every = -(-len(powers) // MAX_LEVELS)
+            losses = [float(f"1e{power}") for power in powers if power % every == 0]
+        elif self.log:
+            losses = _place_ticks(self.low, self.high)
+        else:
+            losses = _round_steps(self.low, self.high, (self.high - self.low) / 3)
+        drawn, margin = self.draw(np.array(losses)), MIN_ROOM * (self.high - self.low)
+        inside = np.array(losses)[(self.low + margin < drawn) & (drawn < self.high - margin)]
+        return inside[:: max(1, -(-len(inside) // MAX_LEVELS))]
+
     def colorbar(self) -> dict[str, Any]:
         """Return Plotly's properties of the color bar, with ticks in losses."""
         bar = {"title": {"text": self.name}, "thickness": 12, "len": 0.7, "outlinewidth": 0}
@@ -71,14 +95,15 @@ class Scale:
         return bar | {"tickvals": ticks, "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
 
 
-def log_axis(low: float, high: float) -> dict[str, Any]:
-    """Return Plotly's properties of a logarithmic axis with two to about nine ticks.
+def log_axis(low: float, high: float, n_most: int = 8) -> dict[str, Any]:
+    """Return Plotly's properties of a logarithmic axis with two to about `n_most` ticks.
 
     They are powers of ten, or over less than two decades 1, 2 and 5 times powers of ten, or else evenly spaced.
 
     Args:
         low: log10 of the least loss.
         high: log10 of the greatest.
+        n_most: for how many ticks there is room.
 
     Example:
         >>> log_axis(-3.0, 1.0)["dtick"], log_axis(-1.2, -0.2)["tickvals"]
@@ -88,8 +113,10 @@ def log_axis(low: float, high: float) -> dict[str, Any]:
     if high - low < MIN_SPAN:  # a constant loss
         low, high = low - 0.5, high + 0.5
     if high - low >= 2:
-        return axis | {"tickmode": "linear", "tick0": 0, "dtick": int(np.ceil((high - low) / 8)), "tickvals": None}
-    return axis | {"tickmode": "array", "tick0": None, "dtick": None, "tickvals": _place_ticks(low, high)}
+        return axis | {"tickmode": "linear", "tick0": 0, "dtick": int(np.ceil((high - low) / n_most)), "tickvals": None}
+    ticks = _place_ticks(low, high)
+    ticks = ticks[:: max(1, -(-len(ticks) // n_most))]
+    return axis | {"tickmode": "array", "tick0": None, "dtick": None, "tickvals": ticks}
 
 
 def _place_ticks(low: float, high: float) -> list[float]:
@@ -101,10 +128,28 @@ def _place_ticks(low: float, high: float) -> list[float]:
     start, stop = float(10**low), float(10**high)
     if high - low < 1e-6:  # multiples of a step could be smaller than the least number
         return [start, stop]
-    most = (stop - start) / 2  # at least two ticks
+    return _round_steps(start, stop, (stop - start) / 2)  # at least two ticks
+
+
+def _round_steps(low: float, high: float, most: float) -> list[float]:
+    """Return the multiples of a step between two numbers: 1, 2 or 5 times a power of ten, and at most `most`."""
     power = np.floor(np.log10(most))
     step = next(step for digit in (5, 2, 1) if (step := digit * 10**power) <= most)
-    return [float(f"{count * step:.12g}") for count in range(int(np.ceil(start / step)), int(stop / step) + 1)]
+    return [float(f"{count * step:.12g}") for count in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1)]
+
+
+def write_loss(loss: float) -> str:
+    """Return a round loss as it stands on a line of a surface.
+
+    Example:
+        >>> write_loss(0.001), write_loss(2e-7), write_loss(1e12)
+        ('0.001', '2·10⁻⁷', '10¹²')
+    """
+    mantissa, power = f"{loss:.3e}".split("e")
+    if -4 <= int(power) < 5:
+        return f"{loss:.4g}"
+    digits = "" if float(mantissa) == 1 else f"{float(mantissa):g}·"
+    return f"{digits}10{str(int(power)).translate(RAISED)}"
 
 
 def fit_scale(losses: Sequence[np.ndarray], *, log: bool | None, name: str = "loss") -> Scale:

@@ -40,6 +40,8 @@ BALL: dict[str, Any] = {
     "lighting": {"ambient": 0.65, "diffuse": 0.6, "specular": 0.3, "roughness": 0.4},
 }
 
+SHADOW = {"name": "shadow", "lighting": LIGHT, "hoverinfo": "skip", "showlegend": False}
+
 PLATEAU: dict[str, Any] = {
     "name": "plateau",
     "mode": "lines",
@@ -62,6 +64,18 @@ BURIED = {
     "name": "under the surface",
     "mode": "lines",
     "line": {"color": TEXT_COLOR, "width": 4, "dash": "dash"},
+    "hoverinfo": "skip",
+    "showlegend": False,
+}
+
+LUMINANCE, DARK = (0.299, 0.587, 0.114), 140  # of red, green and blue; lines on what is darker are white
+LEVELS = {"name": "levels", "mode": "lines", "line": {"width": 2}, "hoverinfo": "skip", "showlegend": False}
+LEVEL_NAMES = {
+    "name": "level names",
+    "uid": "level_names",
+    "mode": "text",
+    "textposition": "top center",
+    "textfont": {"size": 12, "color": TEXT_COLOR},
     "hoverinfo": "skip",
     "showlegend": False,
 }
@@ -139,6 +153,18 @@ def style_path(name: str, color: str) -> dict[str, Any]:
         "mode": "lines",
         "line": {"color": color, "width": 7, **error_colors(color)},
         "hovertemplate": PATH_HOVER,
+        "showlegend": False,
+    }
+
+
+def style_casing(name: str) -> dict[str, Any]:
+    """Return the style of the line below a trajectory, which sets it off from the surface."""
+    return {
+        "name": "casing",
+        "legendgroup": name or "trajectory",
+        "mode": "lines",
+        "line": {"color": "white", "width": 11},
+        "hoverinfo": "skip",
         "showlegend": False,
     }
 

@@ -1,6 +1,6 @@
 """Landscapes as Plotly figures: surface, contours, comparison of runs, animation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,6 @@ from loss_viz.figures.style import (
 )
 from loss_viz.figures.traces import (
     ball_traces,
-    colorbar_trace,
     error_shade,
     fade,
     is_inside,
@@ -49,8 +48,9 @@ def surface_figure(
 
     Trajectories and balls lie at the **true** losses, wherever the surface is. The thin stem from a ball to the surface
     is the error of the picture; where it is a factor of two or more the trajectory is gray. Where no step of the run is
-    near, the surface extrapolates and is paler. A pale band marks the plateaus of a single run, a vertical line each
-    fold. Several landscapes stand side by side on one loss axis. What this does not show: see `Landscape`.
+    near, the surface extrapolates and is paler. Lines on the surface carry the losses at which they lie. A pale band
+    marks the plateaus of a single run, a vertical line each fold. Several landscapes stand side by side on one loss
+    axis. What this does not show: see `Landscape`.
 
     Args:
         landscapes: one or more landscapes.
@@ -60,10 +60,10 @@ def surface_figure(
         height: height of the figure, in pixels; it is as wide as its cell.
 
     Returns:
-        A Plotly figure. Each landscape has the traces surface, and trajectory, error and ball of each run, then plateau
-        and fold if there are any, and a legend entry per run if there are several; the last trace carries the color
-        bar. Trajectories are drawn 0.6 % of the axis above their losses, and balls rest on theirs, so that the surface
-        does not hide half of them.
+        A Plotly figure. Each landscape has the traces surface, and trajectory, error and ball of each run, then the
+        casings of the trajectories, levels and their names, plateau and fold if there are any, and a legend entry per
+        run if there are several. Trajectories are drawn 0.6 % of the axis above their losses, and balls rest on theirs,
+        so that the surface does not hide half of them.
 
     Raises:
         ValueError: if there is no landscape, the step lies outside the run, or with `log=True` a loss is not positive.
@@ -73,7 +73,7 @@ def surface_figure(
         >>> run = lv.train("x^2", steps=60, progress=False)
         >>> figure = surface_figure(lv.landscape(run, resolution=9, progress=False), step=30)
         >>> [trace.name for trace in figure.data]
-        ['surface', 'trajectory', 'error', 'ball', 'loss']
+        ['surface', 'trajectory', 'error', 'ball', 'casing', 'levels', 'level names']
     """
     if not landscapes:
         raise ValueError("`surface_figure` needs at least one landscape. Pass what `loss_viz.landscape` returns.")
@@ -81,14 +81,13 @@ def surface_figure(
     scale, n = _shared_scale(landscapes, log), len(landscapes)
     figure = make_subplots(cols=n, specs=[[{"type": "scene"}] * n], horizontal_spacing=0.01)
     notes = [write_notes(land, 150 // n) for land in landscapes]
+    camera = aim(landscapes[-1], scale, distance=1.0 if n == 1 else 1.15)
     for column, (land, lines) in enumerate(zip(landscapes, notes, strict=True), start=1):
-        _add_landscape(figure, land, scale, step, min_support, column)
+        _add_landscape(figure, land, scale, step, camera, min_support, column)
         place = {"x": (column - 0.5) / n, "xref": "paper", "yref": "paper", "xanchor": "center", "showarrow": False}
         font = {"size": 13 if n < 3 else 12}
         figure.add_annotation(place, text=caption(land), y=1, yanchor="bottom", font=font)
         figure.add_annotation(place, text=SMALL.format("<br>".join(lines)), y=0, yanchor="top", font={"color": FAINT})
-    figure.add_trace(colorbar_trace(scale), row=1, col=n)
-    figure.update_scenes(camera=aim(landscapes[-1], scale, distance=1.0 if n == 1 else 1.15))
     return figure.update_layout(
         layout(height),
         legend=LEGEND,
@@ -108,14 +107,20 @@ def _shared_scale(landscapes: Sequence[Landscape], log: bool) -> Scale:
 
 
 def _add_landscape(
-    figure: go.Figure, land: Landscape, scale: Scale, step: int | None, min_support: float = 0.0, column: int = 1
+    figure: go.Figure,
+    land: Landscape,
+    scale: Scale,
+    step: int | None,
+    camera: Mapping[str, Any],
+    min_support: float = 0.0,
+    column: int = 1,
 ) -> None:
-    """Add the traces of a landscape and its axes to one of the scenes of a figure."""
-    for trace in landscape_traces(land, scale, step, min_support):
+    """Add the traces of a landscape, its axes and a camera to one of the scenes of a figure."""
+    for trace in landscape_traces(land, scale, step, camera["eye"], min_support):
         figure.add_trace(trace, row=1, col=column)
     x, y = plane_axes(land.projection, land)
     figure.update_scenes(SCENE, row=1, col=column)
-    figure.update_scenes(xaxis=x, yaxis=y, zaxis=scale.axis(), row=1, col=column)
+    figure.update_scenes(xaxis=x, yaxis=y, zaxis=scale.axis(), camera=camera, row=1, col=column)
 
 
 def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool = False, height: int = 520) -> go.Figure:
@@ -215,14 +220,13 @@ def compare_figure(landscape: Landscape, *, step: int | None = None, log: bool =
     """
     scale = _shared_scale([landscape], log)
     figure = make_subplots(cols=2, column_widths=[0.6, 0.4], specs=[[{"type": "scene"}, {"type": "xy"}]])
-    _add_landscape(figure, landscape, scale, step)
+    _add_landscape(figure, landscape, scale, step, aim(landscape, scale, distance=1.1))
     for trace in curve_traces(landscape.run_set, step):
         figure.add_trace(trace.update(showlegend=False), row=1, col=2)
     low, high = landscape.path_loss.min(), landscape.path_loss.max()
     axis = log_axis(np.log10(low), np.log10(high)) if low > 0 else {}
     figure.update_xaxes(flat_axis("step", size=12, tickfont={"size": 11}))
     figure.update_yaxes(flat_axis(name_loss(landscape.runs), size=12, tickfont={"size": 11}, **axis))
-    figure.update_scenes(camera=aim(landscape, scale, distance=1.1))
     figure.update_layout(layout(height), title=headline(caption(landscape), x=0.3), legend=LEGEND, showlegend=True)
     return figure.update_layout(margin={"l": 0, "r": 24, "t": 64, "b": 8})
 

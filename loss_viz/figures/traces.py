@@ -4,33 +4,40 @@ The `*_arrays` functions take one run set, projection and surface, so that the p
 landscape is complete; the `*_traces` functions wrap them for the figures of a landscape.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from plotly.colors import sample_colorscale, unlabel_rgb
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, Delaunay
 
 from loss_viz.diagnostics.folds import Fold
 from loss_viz.diagnostics.plateaus import Plateau
 from loss_viz.diagnostics.report import assess
-from loss_viz.figures.loss_axis import BALL_RADIUS, LINE_LIFT, Scale
+from loss_viz.figures.levels import level_arrays
+from loss_viz.figures.loss_axis import BALL_RADIUS, CASING_LIFT, LINE_LIFT, Scale
 from loss_viz.figures.style import (
     BALL,
     BOX,
     BURIED,
     COLORSCALE,
+    DARK,
     FADE_ROOT,
     FOLD,
+    LEVEL_NAMES,
+    LEVELS,
+    LUMINANCE,
     MAX_FADE,
     PLATEAU,
     STEM,
     SURFACE,
+    TEXT_COLOR,
     pick_ball_colors,
     pick_colors,
+    style_casing,
     style_path,
 )
 from loss_viz.landscapes.landscape import Landscape, Surface
@@ -38,13 +45,14 @@ from loss_viz.landscapes.mesh import triangulate
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run_set import RunSet
 
+SHADOW_SIZE, SHADOW_DEPTH = 1.8, 0.6  # radius, to that of the ball; how dark it is in the middle
 EMPTY: dict[str, list] = {"x": [None], "y": [None], "z": [None]}
 
 
 def landscape_traces(
-    landscape: Landscape, scale: Scale, step: int | None, min_support: float = 0.0
+    landscape: Landscape, scale: Scale, step: int | None, eye: Mapping[str, float], min_support: float = 0.0
 ) -> list[go.Mesh3d | go.Scatter3d]:
-    """Return all traces of a landscape: surface, runs, plateaus of a single run, folds, and keys of several runs.
+    """Return all traces of a landscape: surface, runs, levels, plateaus of a single run, folds, keys of several runs.
 
     Raises:
         ValueError: if the step lies outside all runs.
@@ -52,6 +60,7 @@ def landscape_traces(
     run_set, report = landscape.run_set, assess(landscape)
     several = len(run_set.runs) > 1
     traces = [surface_trace(landscape, scale, min_support), *run_traces(landscape, scale, step)]
+    traces += level_traces(landscape, scale, eye, min_support)
     if not several and report.plateaus[0]:
         arrays = plateau_arrays(run_set, landscape.projection, scale, report.plateaus[0])
         traces.append(go.Scatter3d(PLATEAU, **arrays))
@@ -70,9 +79,24 @@ def surface_trace(landscape: Landscape, scale: Scale, min_support: float = 0.0) 
     `go.Surface` has one color value per vertex, so it could not fade by a second one; a mesh can.
     """
     arrays = surface_arrays(landscape, scale, min_support)
-    rgba = arrays.pop("rgba") / 255
-    on_white = np.rint(255 * (rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:])).astype(int)
-    return go.Mesh3d(SURFACE, **arrays, vertexcolor=[f"#{r:02x}{g:02x}{b:02x}" for r, g, b in on_white.tolist()])
+    colors = np.rint(_on_white(arrays.pop("rgba"))).astype(int).tolist()
+    return go.Mesh3d(SURFACE, **arrays, vertexcolor=[f"#{r:02x}{g:02x}{b:02x}" for r, g, b in colors])
+
+
+def _on_white(rgba: Float[np.ndarray, "n 4"] | UInt8[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 3"]:
+    return rgba[:, :3] * (rgba[:, 3:] / 255) + 255 - rgba[:, 3:].astype(float)
+
+
+def level_traces(
+    landscape: Landscape, scale: Scale, eye: Mapping[str, float], min_support: float = 0.0
+) -> list[go.Scatter3d]:
+    """Return the level lines of the surface, dark or white as the surface below is bright or dark, and their names."""
+    mesh = surface_arrays(landscape, scale, min_support)
+    arrays = level_arrays(landscape, mesh, scale, landscape.path, landscape.path_loss, eye)
+    lines, names = arrays["levels"], arrays["level_names"]
+    is_dark = _on_white(lines.pop("rgba")) @ LUMINANCE < DARK
+    colors = np.where(is_dark, "white", TEXT_COLOR).tolist()
+    return [go.Scatter3d(LEVELS, **lines).update(line={"color": colors}), go.Scatter3d(LEVEL_NAMES, **names)]
 
 
 def surface_arrays(surface: Surface | Landscape, scale: Scale, min_support: float = 0.0) -> dict[str, np.ndarray]:
@@ -96,7 +120,7 @@ def fade(surface: Surface | Landscape) -> Float[np.ndarray, "n_y n_x"]:
 
 
 def run_traces(landscape: Landscape, scale: Scale, step: int | None) -> list[go.Scatter3d | go.Mesh3d]:
-    """Return trajectory, error and ball of each run, in one legend group.
+    """Return trajectory, error and ball of each run, in one legend group, and then the casings of the trajectories.
 
     Raises:
         ValueError: if the step lies outside all runs.
@@ -110,6 +134,9 @@ def run_traces(landscape: Landscape, scale: Scale, step: int | None) -> list[go.
         path = go.Scatter3d(style_path(name, color), **arrays).update(line={"color": shade})
         for trace in (path, *ball_traces(landscape, scale, row, ball_color)):
             traces.append(trace.update(legendgroup=path.name, showlegend=False))
+    for name, rows in zip(run_set.names, run_set.rows, strict=True):
+        arrays = casing_arrays(run_set, landscape.projection, landscape, scale, rows)
+        traces.append(go.Scatter3d(style_casing(name), **arrays))
     return traces
 
 
@@ -117,12 +144,27 @@ def path_arrays(
     run_set: RunSet, projection: Projection, landscape: Landscape | None, scale: Scale, rows: slice
 ) -> dict[str, np.ndarray]:
     """Return the line of one run, `LINE_LIFT` of the axis above its true losses, with hover values and shades."""
-    x, y = projection.path[rows].T
     details = path_details(run_set, projection, landscape)[rows]
-    z = scale.lift(run_set.loss[rows], LINE_LIFT)
+    place = _lift_path(run_set, projection, landscape, scale, rows, LINE_LIFT)
+    return place | {"customdata": details, "line.color": error_shade(details[:, 4])}
+
+
+def casing_arrays(
+    run_set: RunSet, projection: Projection, landscape: Landscape | None, scale: Scale, rows: slice
+) -> dict[str, np.ndarray]:
+    """Return the line below that of one run, `CASING_LIFT` of the axis above its true losses."""
+    return _lift_path(run_set, projection, landscape, scale, rows, CASING_LIFT)
+
+
+def _lift_path(
+    run_set: RunSet, projection: Projection, landscape: Landscape | None, scale: Scale, rows: slice, share: float
+) -> dict[str, np.ndarray]:
+    """Return the points of one run a share of the axis above its true losses, nan outside the picture."""
+    x, y = projection.path[rows].T
+    z = scale.lift(run_set.loss[rows], share)
     if landscape:
         z = np.where(is_inside(landscape, projection.path[rows]), z, np.nan)
-    return {"x": x, "y": y, "z": z, "customdata": details, "line.color": error_shade(details[:, 4])}
+    return {"x": x, "y": y, "z": z}
 
 
 def buried_arrays(run_set: RunSet, projection: Projection, landscape: Landscape, scale: Scale) -> dict[str, np.ndarray]:
@@ -200,6 +242,22 @@ def ball_arrays(
     return {"x": x, "y": y, "z": z, **_corners(triangles)}
 
 
+def shadow_arrays(extent: Float[np.ndarray, " 2"], radius: float = BALL_RADIUS) -> dict[str, np.ndarray]:
+    """Return the shadow of a ball at (0, 0), which is to be laid on the surface: a disc that is darkest in the middle.
+
+    Args:
+        extent: width and depth of the picture.
+        radius: that of the ball, as a share of the loss axis.
+    """
+    angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    share = np.linspace(0, 1, 6)[1:]
+    disc = np.multiply.outer(share, np.column_stack([np.cos(angle), np.sin(angle)])).reshape(-1, 2)
+    disc = np.vstack([np.zeros((1, 2)), disc])
+    x, y = (SHADOW_SIZE * radius * BOX["z"] * extent / [BOX["x"], BOX["y"]] * disc).T
+    dark = SHADOW_DEPTH * (1 - (disc**2).sum(axis=1)).clip(0) ** 2
+    return {"x": x, "y": y, "dark": dark, **_corners(Delaunay(disc).simplices)}
+
+
 def plateau_arrays(
     run_set: RunSet, projection: Projection, scale: Scale, plateaus: Sequence[Plateau]
 ) -> dict[str, np.ndarray]:
@@ -236,13 +294,6 @@ def key_trace(name: str, color: str) -> go.Scatter3d:
     name = name or "trajectory"
     line = {"color": color, "width": 7}
     return go.Scatter3d(EMPTY, name=name, mode="lines", line=line, legendgroup=name, hoverinfo="skip", showlegend=True)
-
-
-def colorbar_trace(scale: Scale) -> go.Scatter3d:
-    """Return a trace without points that carries the color bar, which a mesh with vertex colors cannot."""
-    marker = {"color": [scale.low], "cmin": scale.low, "cmax": scale.high, "colorscale": COLORSCALE}
-    marker |= {"showscale": True, "colorbar": scale.colorbar()}
-    return go.Scatter3d(EMPTY, name="loss", mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A landscape as a mesh file: STL for printers, PLY for Blender, VTU for ParaView."""
+"""A landscape as a mesh: triangles, level lines, and files: STL for printers, PLY for Blender, VTU for ParaView."""
 
 import base64
 from pathlib import Path
@@ -64,6 +64,37 @@ def triangulate(n_rows: int, n_columns: int) -> Int[np.ndarray, "n_triangles 3"]
     corners = index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]
     a, b, c, d = (corner.ravel() for corner in corners)
     return np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
+
+
+def trace_level(
+    points: Float[np.ndarray, "n 3"], triangles: Int[np.ndarray, "n_triangles 3"], level: float
+) -> list[tuple[Int[np.ndarray, "m 2"], Float[np.ndarray, " m"]]]:
+    """Return the lines at which the triangles of a mesh have a height, as edges of the mesh and places on these.
+
+    A place is a share of the way from the first end of an edge to the second. A closed line ends where it begins.
+    """
+    above = points[triangles, 2] >= level
+    sides = np.stack([triangles, np.roll(triangles, -1, axis=1)], axis=-1)  # (n_triangles, 3, 2)
+    pairs = np.sort(sides[above != np.roll(above, -1, axis=1)], axis=-1)  # two for each triangle with a line
+    edges, which = np.unique(pairs, axis=0, return_inverse=True)
+    neighbors: list[list[int]] = [[] for _ in edges]
+    for one, other in which.reshape(-1, 2).tolist():
+        neighbors[one].append(other)
+        neighbors[other].append(one)
+    start, stop = points[edges, 2].T
+    place = (level - start) / (stop - start)
+    ends = sorted(range(len(edges)), key=lambda edge: len(neighbors[edge]))  # those of open lines first
+    lines, seen = [], set[int]()
+    for first in ends:
+        chain, here = [], first
+        while here not in seen:
+            seen.add(here)
+            chain.append(here)
+            here = next((edge for edge in neighbors[here] if edge not in seen), first)
+        if chain:
+            closed = [first] if len(chain) > 2 and first in neighbors[chain[-1]] else []
+            lines.append((edges[chain + closed], place[chain + closed]))
+    return lines
 
 
 def close_solid(

@@ -25,6 +25,7 @@ from loss_viz.figures.live import (
     MAX_OUTPUTS,
     Updates,
     ViewState,
+    choose_camera,
     choose_rows,
     curve_update,
     describe_balls,
@@ -213,6 +214,7 @@ class Controller:
         self._plateaus = PlateauSummary()
         self._outputs: dict[str, Any] | None = None  # of their networks
         self._aimed: tuple[Any, ...] = ()  # the runs and axes for which the camera was aimed
+        self._camera: dict[str, Any] = {}
         self._margins: WeakKeyDictionary[Run, Margin] = WeakKeyDictionary()
         self._width_errors: WeakKeyDictionary[Planes, SigmaCurve | None] = WeakKeyDictionary()
         self._drawing = threading.RLock()  # the ball is moved from other threads than the worker's
@@ -310,11 +312,17 @@ class Controller:
                     return self._draw_growing(request, check)
             with limit_torch_threads(n_threads):
                 landscape = self.view.landscape if request.is_drawn and self.view else None
-                if landscape is None:
-                    run_set = self._find_runs(request, check)
-                    landscape = self._draw_landscape(run_set, request.settings, check)
-                    text = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
-                    self.listener.on_done(" ".join([*(run.note for run in run_set.runs if run.note), text]))
+                try:
+                    if landscape is None:
+                        run_set = self._find_runs(request, check)
+                        landscape = self._draw_landscape(run_set, request.settings, check)
+                        text = f"{landscape.n_evaluations:,} losses, drawn in {time.monotonic() - started:.1f} s"
+                        self.listener.on_done(" ".join([*(run.note for run in run_set.runs if run.note), text]))
+                except (Superseded, Stopped):
+                    raise
+                except Exception as error:  # the files that were asked for before are those of another landscape
+                    self._fail(error)
+                    return self._make_files(check)
                 self._make_files(check)
                 curve = self._find_width_errors(landscape, check)
                 self.listener.on_width_errors(curve, request.settings["sigma"])
@@ -515,12 +523,13 @@ class Controller:
     def _draw(self, view: ViewState, min_support: float, check: Check) -> None:
         plateaus, complete = self._plateaus.plateaus, view.landscape is not None
         key = ("growing", view.scale.log) if self._is_growing else (view.run_set, view.projection.axes, view.scale.log)
-        updates = update_all(view, plateaus, min_support=min_support, aim=key != self._aimed)
+        camera = self._camera if key == self._aimed else choose_camera(view)
+        updates = update_all(view, plateaus, min_support=min_support, camera=camera)
         if not self._is_growing:
             self.figures.wait_drawn(0.5)
         with self._drawing:
             check()
-            self.view, self._aimed = view, key
+            self.view, self._aimed, self._camera = view, key, camera
             self.figures.push(
                 updates,
                 balls=self._describe_balls(),

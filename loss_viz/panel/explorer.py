@@ -27,7 +27,7 @@ from loss_viz.figures.surface import surface_figure
 from loss_viz.landscapes.compute import Metric
 from loss_viz.landscapes.landscape import Landscape
 from loss_viz.objective.private_copy import LossFn
-from loss_viz.panel.controller import BUNDLED_STILLS, Controller
+from loss_viz.panel.controller import BUNDLED_STILLS, UNFINISHED, Controller
 from loss_viz.panel.controls import OWN, list_controls
 from loss_viz.panel.figure_widget import LiveFigures
 from loss_viz.panel.sharing import FORMATS, FileRequest, check_extra
@@ -126,6 +126,7 @@ class Explorer(_OptionTraits):
     timeline = traitlets.Dict().tag(sync=True)  # first and last step, headlines, stops, frames, and trials
 
     balls = traitlets.Dict().tag(sync=True)  # where the balls are at each step, see `describe_balls`
+    unfinished = traitlets.List(list(UNFINISHED)).tag(sync=True)  # states of figures of which no files are made
     still = traitlets.Dict().tag(sync=True)  # URLs of images of the bundled run, "light" and "dark"
 
     # The types of traits, which mypy cannot infer.

@@ -12,6 +12,8 @@ const THEMES = {
   light: { ink: "#22303c", dim: "#9aa5ae", grid: "#dfe5ea" },
   dark: { ink: "#d7dfe6", dim: "#7c8790", grid: "#46525c" },
 };
+const DARK = 140; // luminance below which lines on a surface are white
+const WORD_LIFT = 4e-4; // of the depth, about a fifth of the picture
 const CONFIG = { displaylogo: false, showSendToCloud: false, toImageButtonOptions: { filename: "loss_viz", scale: 2 } };
 const CLICK_RADIUS = 4; // pixels: a press that moves less is a click, otherwise a camera drag
 const HOVER_MS = 150; // between two points of the surface that are asked for
@@ -36,6 +38,7 @@ function decodeAll(value) {
   return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, decodeAll(one)]));
 }
 
+// Drawn by the traces themselves, without a layout of the figure.
 const DIRECT = new Set(["x", "y", "z", "i", "j", "k", "customdata", "vertexcolor", "line.color"]);
 
 function setAt(target, [name, ...rest], value) {
@@ -62,12 +65,16 @@ function readTheme(el) {
   return { paper: rgb, dark, ...THEMES[dark ? "dark" : "light"] };
 }
 
-// Blend RGBA colors over the paper. WebGL meshes take opaque vertex colours only.
+// Blends RGBA colors over the paper. WebGL meshes take opaque vertex colors only.
 function mix(rgba, paper) {
-  return rgba.map(([r, g, b, a]) => {
-    const over = (value, i) => Math.round((value * a + paper[i] * (255 - a)) / 255);
-    return `rgb(${over(r, 0)},${over(g, 1)},${over(b, 2)})`;
-  });
+  return Array.from(rgba, ([r, g, b, a]) => [r, g, b].map((value, i) => Math.round((value * a + paper[i] * (255 - a)) / 255)));
+}
+
+const toCss = (rgb) => `rgb(${rgb})`;
+
+// Returns the color of a line on a background, like Python's `level_traces`.
+function standOut([r, g, b]) {
+  return 0.299 * r + 0.587 * g + 0.114 * b < DARK ? "#ffffff" : THEMES.light.ink;
 }
 
 class Pane {
@@ -114,7 +121,8 @@ class Pane {
     const { data, layout } = JSON.parse(JSON.stringify(this.model.get("panes")[this.name]));
     this.traces = data.map((trace) => trace.uid || trace.name);
     this.updates = [...this.traces.map((trace) => `${this.name}_${trace}`), `${this.name}_layout`];
-    this.usesTextColor = data.map((trace) => trace.meta === "ink");
+    this.themeColors = data.map(({ meta }) => ["ink", "paper"].includes(meta) && meta); // of lines and words
+    this.isText = data.map(({ mode }) => mode === "text");
     const create = () => this.closed || this.follow(Plotly.newPlot(this.gd, data, layout, CONFIG));
     loading.then(create).then(() => {
       if (this.closed) return;
@@ -249,7 +257,8 @@ class Pane {
       this.theme = theme;
       Object.assign(layout, this.themeEdits(theme));
       for (const i of Object.keys(this.vertexColors)) edit(Number(i), this.paint(i, theme));
-      this.usesTextColor.forEach((usesTextColor, i) => usesTextColor && edit(i, { "line.color": theme.ink }));
+      const colors = { ink: theme.ink, paper: toCss(theme.paper) };
+      this.themeColors.forEach((name, i) => name && edit(i, { [this.isText[i] ? "textfont.color" : "line.color"]: colors[name] }));
     }
     if (layout["scene.camera"]) this.aimed = layout["scene.camera"];
     if (turned) delete layout["scene.camera"];
@@ -264,8 +273,10 @@ class Pane {
     return this.drawFully(edits, layout, camera);
   }
 
+  // Returns the colors of a surface, or those of lines on it.
   paint(i, theme) {
-    return { vertexcolor: mix(this.vertexColors[i], theme.paper) };
+    const colors = mix(this.vertexColors[i], theme.paper);
+    return this.gd.data[i].type === "mesh3d" ? { vertexcolor: colors.map(toCss) } : { "line.color": colors.map(standOut) };
   }
 
   // Draws traces and layout by Plotly's public function, which lays out and draws the whole figure.
@@ -284,7 +295,10 @@ class Pane {
     }
     this.drawn = true;
     this.keepCamera();
+    const showWords = () => this.isText.forEach((isText, i) => isText && this.showWords(i, true));
+    showWords();
     await this.follow(Plotly.update(gd, traces, layout, [...gd.data.keys()]));
+    showWords(); // those that are new
     if (layout["scene.camera"] || !camera) this.onCameraSet(this);
     return true;
   }
@@ -304,7 +318,9 @@ class Pane {
   drawDirectly(edits) {
     const { gd } = this;
     const draws = [];
+    const words = [...edits.keys()].filter((i) => this.isText[i]);
     for (const [i, values] of edits) {
+      if (words.includes(i)) continue;
       const drawing = this.scene ? this.findMesh(i) : this.findPath(i, values);
       const isEmpty = (values.x || gd._fullData[i].x || []).length === 0;
       if (!drawing || isEmpty || !Object.keys(values).every((key) => DIRECT.has(key))) return false;
@@ -317,7 +333,9 @@ class Pane {
     }
     try {
       draws.forEach((draw) => draw());
-      if (!this.scene) for (const [i, values] of edits) this.behind.set(i, { ...this.behind.get(i), ...values });
+      words.forEach((i) => this.showWords(i, false));
+      const late = this.scene ? words : edits.keys();
+      for (const i of late) this.behind.set(i, { ...this.behind.get(i), ...edits.get(i) });
       if (!this.scene || !draws.length) return true;
       const now = performance.now();
       if (now - this.drewAt < MOVING_MS) this.setPixelRatio(1);
@@ -327,6 +345,26 @@ class Pane {
     } catch {
       return false;
     }
+  }
+
+  // Words stand upright on a surface, which would cut into them: they are drawn a little nearer than they are. They take
+  // long to draw: while the surface changes they are hidden, until the pictures rest.
+  showWords(i, areShown) {
+    const words = this.scene?.traces?.[this.gd._fullData[i].uid]?.textMarkers;
+    if (!words) return;
+    const isNew = !("areShown" in words);
+    words.areShown = areShown;
+    if (!isNew) return;
+    for (const name of ["draw", "drawTransparent"]) {
+      const draw = words[name];
+      words[name] = function (camera) {
+        if (!this.areShown) return;
+        this.gl.depthRange(0, 1 - WORD_LIFT);
+        draw.call(this, camera);
+        this.gl.depthRange(0, 1);
+      };
+    }
+    this.scene.glplot.redraw();
   }
 
   // Draws fewer pixels while pictures follow each other, which doubles their number where WebGL has no GPU.

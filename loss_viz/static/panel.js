@@ -6,7 +6,8 @@ const FRAME_MS = 60; // milliseconds per frame while the ball rolls
 const ECHO_MS = 1500; // how long an older value from the kernel may arrive after a newer one was sent
 const SEND_MS = 40; // between two messages of a slider that is dragged
 const NARROW = 700; // pixels
-const UNFINISHED = ["updating", "training", "live"]; // states of figures of which no files are made
+const NARROW_FIT = 170; // height of the network's answer below the surfaces, as in panel.css
+const SHARES = [20, 80]; // least and greatest width of the first of two surfaces, in percent
 // What can be shared, and what it is.
 const SHARED = {
   picture: "PNG of the surface as it is now, with its errors and warnings",
@@ -39,6 +40,41 @@ function lift(loss, share, { low, high, log }) {
   return log ? 10 ** (Math.log10(loss) + more) : loss + more;
 }
 
+// The surface of a pane as its grid.
+class Grid {
+  constructor({ x, y, z, rgba }) {
+    Object.assign(this, { z: decode(z), rgba: decode(rgba) });
+    const [xs, ys] = [decode(x), decode(y)];
+    let width = 1;
+    while (width < ys.length && ys[width] === ys[0]) width++;
+    this.x = xs.slice(0, width);
+    this.y = ys.filter((_, i) => i % width === 0);
+  }
+
+  contains(x, y) {
+    return [[x, this.x], [y, this.y]].every(([at, ends]) => ends[0] <= at && at <= ends[ends.length - 1]);
+  }
+
+  // Returns loss and color where the drawn triangles are at a point, or at the edge next to it.
+  at(x, y, log) {
+    const [i, right] = place(x, this.x);
+    const [j, up] = place(y, this.y);
+    const corner = j * this.x.length + i;
+    const [a, b, c, d] = [corner, corner + 1, corner + this.x.length + 1, corner + this.x.length];
+    const parts = right >= up ? [[a, 1 - right], [b, right - up], [c, up]] : [[a, 1 - up], [c, right], [d, up - right]];
+    const mean = (read) => parts.reduce((sum, [index, weight]) => sum + (weight ? weight * read(index) : 0), 0);
+    const height = mean((index) => (log ? Math.log10(this.z[index]) : this.z[index]));
+    return { loss: log ? 10 ** height : height, height, rgba: [0, 1, 2, 3].map((part) => mean((index) => this.rgba[index][part])) };
+  }
+}
+
+// Returns the cell of an axis at a value, and how far into it that is.
+function place(value, ends) {
+  let i = 0;
+  while (i < ends.length - 2 && ends[i + 1] <= value) i++;
+  return [i, Math.min(1, Math.max(0, (value - ends[i]) / (ends[i + 1] - ends[i])))];
+}
+
 // Returns the recorded row closest to a step.
 function findRow(steps, step) {
   let best = 0;
@@ -47,9 +83,10 @@ function findRow(steps, step) {
 }
 
 // The balls on surfaces and curves, and the functions of the networks there, at any step. `data` is what Python's
-// `describe_balls` returns.
+// `describe_balls` returns; `findSurface` returns the update of the surface of a pane.
 class Balls {
-  constructor(data) {
+  constructor(data, findSurface) {
+    Object.assign(this, { findSurface, grids: {} });
     Object.assign(this, { runs: [], panes: {}, plateaus: [], outputs: null }, decodeAll(data));
   }
 
@@ -59,7 +96,7 @@ class Balls {
     this.runs.forEach((run, i) => {
       const row = findRow(run.step, step);
       parts[named("curve_step", i)] = { x: [run.step[row]], y: [run.loss[row]] };
-      for (const [pane, { shape, runs, ...axis }] of Object.entries(this.panes)) {
+      for (const [pane, { shape, shadow, runs, ...axis }] of Object.entries(this.panes)) {
         // The surface of a training that goes on may end some steps before its curve.
         const { x, y, loss, height } = mapValues(runs[i], (values) => values[Math.min(row, values.length - 1)]);
         parts[named(`${pane}_error`, i)] = { x: [x, x], y: [y, y], z: [loss, height] };
@@ -70,9 +107,29 @@ class Balls {
           z: Array.from(shape.z, (share) => lift(loss, share, axis)),
           customdata: Array(shape.x.length).fill([run.step[row], loss]),
         };
+        parts[named(`${pane}_shadow`, i)] = this.layShadow(pane, shadow, axis, { x, y, loss, height });
       }
     });
     return this.outputs ? { ...parts, ...this.functionsAt(step) } : parts;
+  }
+
+  // Lays the shadow of a ball on the surface: the closer it is to the ball, the darker.
+  layShadow(pane, { x, y, dark, lift: share, reach, ...corners }, axis, ball) {
+    const surface = this.findSurface(pane);
+    if (this.grids[pane]?.of !== surface) this.grids[pane] = { of: surface, grid: surface.z && new Grid(surface) };
+    const { grid } = this.grids[pane];
+    const draw = (loss) => (axis.log ? Math.log10(loss) : loss);
+    const gap = Math.abs(draw(ball.loss) - draw(ball.height)) / (reach * (axis.high - axis.low));
+    const near = grid?.contains(ball.x, ball.y) ? Math.max(0, 1 - gap) : 0; // 0 also where the height is unknown
+    if (!(near > 0)) return { ...corners, ...mapValues({ x, y, z: x }, () => [NaN]), i: [], j: [], k: [], rgba: [[0, 0, 0, 0]] };
+    const points = Array.from(x, (dx, i) => grid.at(ball.x + dx, ball.y + y[i], axis.log));
+    return {
+      ...corners,
+      x: x.map((dx) => Math.min(grid.x[grid.x.length - 1], Math.max(grid.x[0], ball.x + dx))),
+      y: y.map((dy) => Math.min(grid.y[grid.y.length - 1], Math.max(grid.y[0], ball.y + dy))),
+      z: points.map(({ loss }) => lift(loss, share, axis)),
+      rgba: points.map(({ rgba: [r, g, b, a] }, i) => [r, g, b].map((value) => value * (1 - near * dark[i])).concat(a)),
+    };
   }
 
   functionsAt(step) {
@@ -320,6 +377,7 @@ class Panel {
   constructor(model, el) {
     Object.assign(this, { model, el, number: panelCount++, controls: {}, balls: new Balls({}), moved: {} });
     el.classList.add("lossviz");
+    el.classList.toggle("lossviz-alone", !model.get("panes").curve.data.some(({ uid }) => uid === "loss-1"));
     this.buildStage();
     this.buildRow();
     this.buildTimeline();
@@ -362,7 +420,7 @@ class Panel {
   }
 
   showBalls() {
-    this.balls = new Balls(this.model.get("balls"));
+    this.balls = new Balls(this.model.get("balls"), (pane) => this.model.get(`${pane}_surface`));
     this.moveBalls();
   }
 
@@ -402,7 +460,9 @@ class Panel {
     const width = this.el.clientWidth;
     if (!width) return;
     this.el.style.setProperty("--lv-width", `${width}px`);
-    this.el.classList.toggle("lossviz-narrow", width < NARROW);
+    this.isNarrow = width < NARROW;
+    this.el.classList.toggle("lossviz-narrow", this.isNarrow);
+    this.divider.setAttribute("aria-orientation", this.isNarrow ? "horizontal" : "vertical");
     this.el.classList.toggle("lossviz-medium", width >= NARROW && width < 1050);
   }
 
@@ -420,9 +480,45 @@ class Panel {
     this.aim.setAttribute("aria-label", "best view of the run");
     this.aim.addEventListener("click", () => this.showWhole());
     this.trials = element("div", { className: "lossviz-trials", hidden: true });
-    const above = [this.headline, this.aim, this.chip, this.trials, this.details, this.network];
-    this.stage = element("div", { className: "lossviz-stage" }, ...above);
+    this.usual = element("button", { type: "button", className: "lossviz-usual", textContent: "the usual picture" });
+    this.usual.title = "Beside this surface: one flat plane, as most pictures of loss landscapes have it";
+    this.usual.addEventListener("click", () => this.send("beside", this.model.get("values").beside === "none" ? "flat" : "none"));
+    const tools = element("div", { className: "lossviz-tools" }, this.chip, this.aim, this.usual, this.trials);
+    const above = [this.headline, tools, this.details, this.network];
+    this.stage = element("div", { className: "lossviz-stage" }, ...above, this.buildDivider());
     this.showStill();
+  }
+
+  // The border between two surfaces, which gives one or the other more room: dragged, or moved by the arrow keys.
+  buildDivider() {
+    this.divider = element("div", { className: "lossviz-divider", tabIndex: 0, role: "separator" });
+    this.divider.title = "Drag: more room for one of the surfaces (double-click: as much for both)";
+    const names = { label: "border between the surfaces", valuemin: SHARES[0], valuemax: SHARES[1] };
+    for (const [name, value] of Object.entries(names)) this.divider.setAttribute(`aria-${name}`, value);
+    this.divide(50);
+    this.divider.addEventListener("dblclick", () => this.divide(50));
+    this.divider.addEventListener("pointerdown", ({ pointerId }) => this.divider.setPointerCapture(pointerId));
+    this.divider.addEventListener("pointermove", (event) => {
+      if (!this.divider.hasPointerCapture(event.pointerId)) return;
+      const box = this.stage.getBoundingClientRect();
+      const x = (event.clientX - box.left) / box.width;
+      const y = (event.clientY - box.top) / (box.height - NARROW_FIT);
+      this.divide(Math.round(100 * (this.isNarrow ? y : x)));
+    });
+    this.divider.addEventListener("keydown", ({ key }) => {
+      const moved = { ArrowLeft: -5, ArrowUp: -5, ArrowRight: 5, ArrowDown: 5, Home: -100, End: 100 }[key];
+      if (moved) this.divide(this.firstShare + moved);
+    });
+    return this.divider;
+  }
+
+  // Gives the first of two surfaces a share of the stage, in percent.
+  divide(share) {
+    this.firstShare = Math.min(SHARES[1], Math.max(SHARES[0], share));
+    const parts = { "--lv-first": `${this.firstShare}fr`, "--lv-second": `${100 - this.firstShare}fr`, "--lv-share": this.firstShare / 100 };
+    for (const [name, value] of Object.entries(parts)) this.el.style.setProperty(name, value);
+    this.divider.setAttribute("aria-valuenow", this.firstShare);
+    this.divider.setAttribute("aria-valuetext", `${this.firstShare} % for the first`);
   }
 
   // Shows a picture of the surface until the surface itself is drawn.
@@ -645,6 +741,8 @@ class Panel {
     const values = this.model.get("values");
     for (const [name, value] of Object.entries(values)) if (this.controls[name]) this.controls[name].receive(value);
     this.showCloser();
+    this.usual.hidden = !("beside" in values);
+    this.usual.setAttribute("aria-pressed", String(!this.usual.hidden && values.beside !== "none"));
     if ("plane" in values) {
       const laid = values.plane;
       const why = { parallel: "Parallel planes have no stride.", flat: "A flat plane has no stride." };
@@ -847,7 +945,7 @@ class Panel {
 
   showShare() {
     if (!this.menu) return;
-    const unfinished = UNFINISHED.includes(this.model.get("state"));
+    const unfinished = this.model.get("unfinished").includes(this.model.get("state"));
     this.notReady.hidden = !unfinished;
     for (const [kind, button] of Object.entries(this.shared)) button.disabled = unfinished && kind !== "code";
   }

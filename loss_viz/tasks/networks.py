@@ -1,5 +1,6 @@
 """Multilayer perceptrons for the regression tasks."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -24,7 +25,8 @@ def build_mlp(
 ) -> nn.Sequential:
     """Build a 1 - width - ... - width - 1 perceptron with `depth` hidden layers and PyTorch's default initialization.
 
-    PyTorch's global random state is neither used nor changed.
+    The weights come from a generator of their own: what other threads draw from PyTorch's global one meanwhile changes
+    neither. Only an `activation` of the caller's, which may draw where it is built, borrows the global one for that.
 
     Raises:
         TypeError: if `activation` does not return modules.
@@ -36,16 +38,34 @@ def build_mlp(
     if not callable(activation):
         advice = "Other activations are passed as a module factory such as torch.nn.ELU."
         check_choice("activation", activation, ACTIVATIONS, advice=advice)
-        activation = ACTIVATIONS[activation]
-    sizes = [1] + [width] * depth
+    sizes, generator = [1] + [width] * depth, torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(sizes):
+        layers.append(_build_linear(n_in, n_out, dtype, generator))
+        layers.append(_build_own(activation, generator) if callable(activation) else ACTIVATIONS[activation]())
+    layers.append(_build_linear(width, 1, dtype, generator))
+    check_type("activation", layers[1], nn.Module, "a factory of modules", advice="Pass one such as torch.nn.ELU.")
+    return nn.Sequential(*layers).to(torch.get_default_device())
+
+
+def _build_linear(n_in: int, n_out: int, dtype: torch.dtype, generator: torch.Generator) -> nn.Linear:
+    """Return the layer that PyTorch builds if `generator` is its global one."""
+    layer = nn.Linear.__new__(nn.Linear)
+    vars(layer)["reset_parameters"] = lambda: None  # it would draw from the global generator
+    nn.Linear.__init__(layer, n_in, n_out, dtype=dtype, device="cpu")
+    del vars(layer)["reset_parameters"]
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    nn.init.uniform_(layer.bias, -1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
+    return layer
+
+
+def _build_own(activation: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
+    """Build an activation of the caller's, with the global random state in place of that of `generator`."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out, dtype=dtype), activation()]
-        layers.append(nn.Linear(width, 1, dtype=dtype))
-        check_type("activation", layers[1], nn.Module, "a factory of modules", advice="Pass one such as torch.nn.ELU.")
-        return nn.Sequential(*layers)
+        torch.default_generator.set_state(generator.get_state())
+        module = activation()
+        generator.set_state(torch.default_generator.get_state())
+    return module
 
 
 def _check_size(width: Any, depth: Any) -> tuple[int, int]:

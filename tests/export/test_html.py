@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+import reference
 import torch
 from lab import HARMLESS, open_chromium
 from PIL import Image
@@ -24,7 +25,8 @@ from loss_viz.export.variants import _ProgressBar, compute_variants
 from loss_viz.figures.assets import read_plotly
 from loss_viz.figures.captions import caption
 from loss_viz.figures.live import LIVE_RADIUS
-from loss_viz.figures.loss_axis import LINE_LIFT, Scale, fit_scale
+from loss_viz.figures.loss_axis import LINE_LIFT, SHADOW_LIFT, Scale, fit_scale
+from loss_viz.figures.traces import SHADOW_DEPTH
 from loss_viz.landscapes import compute
 from loss_viz.landscapes.held_out import PlaneChoice
 
@@ -568,12 +570,31 @@ def test_the_ball_is_at_the_true_loss(run, computed, opened, kind):
         assert middle == pytest.approx(land.path[step].tolist(), abs=0.02 * np.ptp(x))
         drawn = scale.draw(np.array([run.loss[step], z.max()]))
         assert np.ptp(drawn) == pytest.approx(2 * LIVE_RADIUS * (scale.high - scale.low), rel=1e-4)
+        check_shadow(opened, land, scale, step)
         assert [opened.trace("curve", "step", axis) for axis in "xy"] == [[step], pytest.approx([run.loss[step]])]
         assert opened.trace("fit", "network", "y") == pytest.approx(run.predict(step).tolist(), abs=1e-4)
         assert opened.tile("loss at step") == f"{run.loss[step]:.3g}"
         assert f"step={step}, log={kind == 'log'})" in opened.page.locator("#lossviz-recipe").inner_text()
     opened.control("loss_axis").select_option("linear")
     opened.wait_drawn()
+
+
+def check_shadow(opened, land, scale, step):
+    """Check that the shadow of the ball lies on the drawn surface, the fainter the farther the ball is from it."""
+    ends = scale.draw(np.array([land.path_loss[step], land.path_height[step]]))
+    gap = np.ptp(ends) / (2 * LIVE_RADIUS * (scale.high - scale.low))
+    if gap > 1:
+        assert opened.trace("surface", "shadow", "i") == []
+        return
+    points = np.array([opened.trace("surface", "shadow", axis) for axis in "xyz"])
+    heights = scale.draw(land.loss)
+    expected = [reference.height_of_triangles(land, heights, point) for point in points[:2].T]
+    lifted = np.array(expected) + SHADOW_LIFT * (scale.high - scale.low)
+    np.testing.assert_allclose(scale.draw(points[2]), lifted, atol=1e-4 * (scale.high - scale.low))
+    colors = ["".join(color) for color in opened.trace("surface", "shadow", "vertexcolor")]
+    colors = np.array([re.findall(r"\d+", color) for color in colors], int)
+    middle, rim = colors[0].sum(), colors[-20:].sum(axis=1).mean()
+    assert middle / rim == pytest.approx(1 - SHADOW_DEPTH * (1 - gap), abs=0.15)
 
 
 @pytest.mark.browser

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from loss_viz.figures.live import CURVE_TICKS, curve_update
 from loss_viz.figures.loss_axis import LINEAR_AXIS, Scale, fit_scale, log_axis
 
 
@@ -42,3 +43,11 @@ def test_every_axis_sets_the_same_properties_with_the_range_last(losses):
         assert np.isfinite(axis["range"]).all()
     assert set(Scale(0.0, 1.0, log=True).axis()) == set(Scale(0.0, 1.0, log=False).axis())
     assert set(log_axis(-3.0, 1.0)) == set(log_axis(-1.0, 0.0)) == set(LINEAR_AXIS)
+
+
+@pytest.mark.parametrize("n_decades", [0.001, 0.3, 1.0, 1.9, 2.0, 3.2, 4.5, 8.0, 40.0, 300.0])
+def test_the_small_curve_of_the_panel_has_room_for_its_ticks(n_decades):
+    loss = np.logspace(-0.5, -0.5 + n_decades, 50)
+    layout = curve_update([(np.arange(50), loss)])["curve_layout"]
+    axis = {name.removeprefix("yaxis."): value for name, value in layout.items() if name.startswith("yaxis.")}
+    assert 2 <= count_ticks(axis, *np.log10(loss[[0, -1]])) <= CURVE_TICKS + 1

@@ -11,6 +11,7 @@ from loss_viz.figures import camera
 from loss_viz.figures.camera import aim
 from loss_viz.figures.loss_axis import fit_scale
 from loss_viz.figures.style import BOX
+from loss_viz.panel.controller import BUNDLED_CHOICE, BUNDLED_RUN
 
 SIZE = np.array([BOX[axis] for axis in "xyz"])
 
@@ -36,6 +37,11 @@ def visible_length(land, scale, eye):
     return length
 
 
+def place_eye(elevation, azimuth):
+    up, around = np.radians([elevation, azimuth])
+    return camera.RADIUS * np.array([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)])
+
+
 @pytest.mark.parametrize(("target", "log", "n_runs"), [("x^2", True, 1), ("sin(3x)", False, 1), ("x^3", True, 2)])
 def test_most_of_the_runs_is_seen(target, log, n_runs):
     runs = lv.compare(target, ["adam", "sgd"][:n_runs], steps=90, progress=False)
@@ -43,15 +49,15 @@ def test_most_of_the_runs_is_seen(target, log, n_runs):
     scale = fit_scale([land.loss, land.path_loss], log=log)
     found = np.array([aim(land, scale, distance=1.0)["eye"][axis] for axis in "xyz"])
     assert np.linalg.norm(found) == pytest.approx(camera.RADIUS)
-    lengths = []
-    for elevation in (28, 42):
-        for azimuth in range(0, 360, 30):
-            up, around = np.radians([elevation, azimuth])
-            eye = camera.RADIUS * np.array([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)])
-            lengths.append(visible_length(land, scale, eye))
+    lengths = np.array(
+        [[visible_length(land, scale, place_eye(up, around)) for around in range(0, 360, 15)] for up in (28, 42)]
+    )
+    smooth = (2 * lengths + np.roll(lengths, 1, axis=1) + np.roll(lengths, -1, axis=1)) / 4
+    places = [place_eye(up, around) for up in (28, 42) for around in range(0, 360, 15)]
+    [index] = [i for i, place in enumerate(places) if np.allclose(place, found)]
     # The product follows about a hundred points of the run, and 60 of each ray.
-    assert visible_length(land, scale, found) > 0.97 * max(lengths)
-    assert max(lengths) > 1.2 * min(lengths)
+    assert smooth.ravel()[index] > 0.97 * smooth.max()
+    assert lengths.max() > 1.2 * lengths.min()
 
 
 def test_a_surface_above_the_run_hides_it():
@@ -62,3 +68,14 @@ def test_a_surface_above_the_run_hides_it():
     for eye in camera._list_eyes():
         assert not camera._is_visible(raised, scale.fraction(raised.loss), points, eye).any()
         assert visible_length(raised, scale, eye) == 0.0
+
+
+def test_the_end_of_the_bundled_run_is_seen_on_the_coarsest_surface_and_on_the_finest():
+    """The camera is aimed at the first surface on screen and stays."""
+    run = lv.load_run(BUNDLED_RUN)
+    coarse, fine = (lv.landscape(run, **BUNDLED_CHOICE, resolution=n, progress=False) for n in (16, 61))
+    scale = fit_scale([coarse.loss, coarse.path_loss], log=True)
+    eye = np.array(list(aim(coarse, scale, distance=1.0)["eye"].values()))
+    for land in (coarse, fine):
+        last = camera._place(land, scale, land.path, land.path_loss)[-20:]
+        assert camera._is_visible(land, scale.fraction(land.loss), last, eye).all()

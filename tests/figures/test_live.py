@@ -8,6 +8,7 @@ from loss_viz.figures.live import (
     LIVE_RADIUS,
     ViewState,
     build_templates,
+    choose_camera,
     describe_balls,
     factor_update,
     margin_update,
@@ -36,7 +37,7 @@ def test_a_click_selects_the_step_below_it(land, view):
 
 
 def test_updates_are_the_arrays_of_the_figure(land, view):
-    updates = update_all(view, [], min_support=0.0, aim=True)
+    updates = update_all(view, [], min_support=0.0, camera=choose_camera(view))
     figure = lv.surface_figure(land, step=13)
     traces = {trace.name: trace for trace in figure.data}
     for name in ("surface", "trajectory"):
@@ -63,7 +64,7 @@ def test_every_update_has_its_trace(land, view):
     known = {f"{pane}_{trace.uid or trace.name}" for pane, figure in panes.items() for trace in figure.data}
     known |= {f"{pane}_layout" for pane in panes}
     second = ViewState(land.sampling, land, land.sigma, view.scale, land, land)
-    assert known >= update_all(second, [], min_support=0.0, aim=True).keys()
+    assert known >= update_all(second, [], min_support=0.0, camera=choose_camera(second)).keys()
     assert describe_balls(land.run_set, [], second)["panes"].keys() == {"surface", "beside"}
     assert {"beside_ball", "beside_surface"} <= known
     assert known >= margin_update(lv.measure_margin(land.run, progress=False)).keys()
@@ -71,7 +72,7 @@ def test_every_update_has_its_trace(land, view):
 
 def test_what_is_unknown_before_a_landscape_is_complete_is_nan(land, view):
     early = ViewState(land.sampling, land, land.sigma, view.scale)
-    updates = update_all(early, [], min_support=0.0, aim=False)
+    updates = update_all(early, [], min_support=0.0, camera=choose_camera(early))
     assert np.isnan(updates["surface_trajectory"]["customdata"][:, 2]).all()
     assert np.isnan(updates["curve_factor"]["y"]).all()
     assert "…" in updates["surface_layout"]["title.text"]

@@ -134,6 +134,10 @@ def test_the_notebook_draws_what_the_library_computes(explored):
     land = lv.landscape(lv.train("x^3", progress=False), progress=False)
     assert panel.trace("surface", "surface", "z") == pytest.approx(land.loss.ravel().tolist(), rel=1e-3)
     assert panel.trace("surface", "trajectory", "x") == pytest.approx(land.path[:, 0].tolist(), rel=1e-5)
+    shown = {trace.name: trace for trace in lv.surface_figure(land, log=True).data}
+    assert panel.trace("surface", "level_names", "text") == list(shown["level names"].text) == ["0.001", "0.01", "0.1"]
+    heights = np.array(panel.trace("surface", "levels", "z"), float)
+    np.testing.assert_allclose(heights, np.array(shown["levels"].z, float), rtol=1e-3)
     [plateau] = lv.find_plateaus(land.run)
     [step] = panel.trace("curve", "step", "x")
     assert step == (plateau.start + plateau.end) // 2
@@ -330,6 +334,30 @@ def test_the_time_line_moves_the_ball_in_every_pane(panel):
     assert len(seen) > 5
 
 
+def test_names_of_levels_are_absent_while_the_surface_changes(panel):
+    before = panel.trace("surface", "level_names", "z")
+    panel.page.evaluate(
+        """() => {
+            const pane = document.querySelector('.lossviz-pane-surface');
+            const { uid } = pane._fullData.find(({ mode }) => mode === 'text');
+            const { traces, glplot } = pane._fullLayout.scene._scene;
+            const redraw = glplot.redraw;
+            window.namesShown = [];
+            glplot.redraw = function () {
+                window.namesShown.push(traces[uid].textMarkers.areShown);
+                redraw.call(this);
+            };
+        }"""
+    )
+    panel.press("sigma", "ArrowRight", 30)
+    panel.wait_drawn()
+    shown = panel.page.evaluate("() => window.namesShown")
+    assert False in shown  # they would lag behind their lines
+    assert shown[-1]
+    assert panel.trace("surface", "level_names", "z") != before
+    panel.press("sigma", "Home")
+
+
 def test_a_range_of_the_time_line_is_drawn_on_a_plane_of_its_own(panel):
     before, box, mouse = panel.look(), plot_area(panel), panel.page.mouse
     panel.page.keyboard.down("Shift")
@@ -457,11 +485,12 @@ def test_hidden_traces_survive_redraws(panel):
     look = """() => document.querySelector('.lossviz-pane-surface')._fullData
         .filter(t => t.visible === 'legendonly').map(t => t.name)"""
     panel.page.wait_for_timeout(800)
-    assert panel.page.evaluate(look) == ["trajectory", "trajectory"]  # the line and its legend entry
+    names = ["trajectory", "casing", "trajectory"]  # the line and its legend entry
+    assert panel.page.evaluate(look) == names
     panel.press("k", "ArrowRight")
     panel.press("step", "ArrowRight")
     panel.wait_drawn()
-    assert panel.page.evaluate(look) == ["trajectory", "trajectory"]
+    assert panel.page.evaluate(look) == names
     toggle.click()
     panel.page.wait_for_timeout(800)
     assert panel.page.evaluate(look) == []
@@ -522,6 +551,9 @@ def test_nothing_moves_while_settings_change(panel):
     message.wait_for(state="hidden")
 
 
+SURFACE_LEGEND = ".lossviz-pane-surface .legend"
+
+
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (900, 800), (1280, 720), (1440, 900), (1920, 1080)])
 def test_the_panel_fits_every_window(panel, width, height):
     panel.close_drawer()
@@ -533,6 +565,9 @@ def test_the_panel_fits_every_window(panel, width, height):
         parts = places(panel)
         overflow = panel.root.evaluate("one => one.scrollWidth - one.clientWidth")
         inner = panel.root.bounding_box()["width"]
+        track = panel.root.locator("[data-name=sigma] .lossviz-track").bounding_box()["width"]
+        stage, legend = (panel.root.locator(place).bounding_box() for place in (".lossviz-stage", SURFACE_LEGEND))
+        tools = [one.bounding_box() for one in panel.root.locator(".lossviz-tools button:visible").all()]
     finally:
         panel.page.set_viewport_size(normal)
         panel.page.wait_for_timeout(600)
@@ -541,8 +576,49 @@ def test_the_panel_fits_every_window(panel, width, height):
         assert 0 < wide <= inner
         assert high > 20
         assert below is None or below[1] >= top + high - 1
+    assert track > 70  # the held-out errors are drawn on it
+    assert (legend is None) == (width < 700)
+    if legend:
+        assert legend["y"] + legend["height"] <= stage["y"] + stage["height"]
+        assert all(tool["x"] + tool["width"] < legend["x"] for tool in tools)
     if width >= 1440:  # stage, controls and time line are on screen together
         assert sum(high for *_, high in parts[:3]) < height - 150
+
+
+def test_the_border_between_two_surfaces_is_moved_by_mouse_and_keys(panel):
+    button = panel.button("the usual picture")
+    button.click()
+    panel.wait_until(lambda: len(panel.trace("beside", "surface", "z")) > 0)
+    panel.wait_drawn()
+    assert button.get_attribute("aria-pressed") == "true"
+    beside = "document.querySelector('.lossviz-pane-beside')._fullLayout"
+    assert "flat plane" in panel.page.evaluate(f"() => {beside}.title.text")
+    divider = panel.root.get_by_role("separator")
+    stage = panel.root.locator(".lossviz-stage").bounding_box()
+
+    def widths():
+        return [panel.root.locator(f".lossviz-pane-{name}").bounding_box()["width"] for name in ("surface", "beside")]
+
+    assert widths() == pytest.approx([stage["width"] / 2] * 2, abs=1)
+    handle, mouse = divider.bounding_box(), panel.page.mouse
+    mouse.move(handle["x"] + 8, handle["y"] + 40)
+    mouse.down()
+    mouse.move(stage["x"] + 0.7 * stage["width"], handle["y"] + 60, steps=4)
+    mouse.up()
+    assert widths() == pytest.approx([0.7 * stage["width"], 0.3 * stage["width"]], abs=8)
+    assert divider.get_attribute("aria-valuenow") == "70"
+    for key, share in (("ArrowLeft", 65), ("End", 80), ("Home", 20), ("ArrowRight", 25)):
+        divider.press(key)
+        assert divider.get_attribute("aria-valuenow") == str(share)
+        assert widths()[0] == pytest.approx(share / 100 * stage["width"], abs=1)
+    panel.page.wait_for_timeout(300)
+    panel.wait_drawn()
+    assert panel.page.evaluate(f"() => {beside}.width") == pytest.approx(0.75 * stage["width"], abs=2)
+    divider.dblclick()
+    assert divider.get_attribute("aria-valuenow") == "50"
+    button.click()
+    divider.wait_for(state="hidden")
+    assert button.get_attribute("aria-pressed") == "false"
 
 
 NAMES = """() => {

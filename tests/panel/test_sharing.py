@@ -206,6 +206,19 @@ def test_a_setting_that_is_changed_meanwhile_is_drawn_first_and_the_film_comes_a
     assert texts.index("losses") < len(texts) - 2  # the new surface was complete before the film
 
 
+def test_a_setting_that_cannot_be_drawn_meanwhile_does_not_keep_the_film(explorer, monkeypatch, tmp_path):
+    files, shown, k = collect(explorer, monkeypatch), explorer.landscape, explorer.k
+    during(monkeypatch, lambda: setattr(explorer, "k", 5000))
+    ask(explorer, "film")
+    assert not explorer.wait(60.0)
+    [(name, _, data)] = files
+    assert data == export("film", shown, tmp_path / name, step=40, log=True)
+    assert "`k`=5000 needs at least" in explorer.errors["k"]
+    assert explorer.state == "not these settings"
+    explorer.k = k
+    assert explorer.wait(60.0)
+
+
 def test_files_are_made_one_after_the_other(explorer, monkeypatch):
     files = collect(explorer, monkeypatch)
     during(monkeypatch, lambda: (ask(explorer, "page", "view 2"), ask(explorer, "picture"), ask(explorer, "picture")))

@@ -1,4 +1,5 @@
 import re
+import threading
 import time
 from functools import partial
 
@@ -55,6 +56,49 @@ def test_the_seed_determines_the_initial_weights_as_in_pytorch():
     expected = torch.cat([p.detach().reshape(-1) for layer in layers for p in layer.parameters()])
     run = lv.train("x", steps=1, seed=7, progress=False)
     assert np.array_equal(run.weights[0], expected.numpy())
+
+
+def test_networks_and_other_threads_do_not_share_random_numbers():
+    settings = TrainSettings(target="x^3", width=8, depth=3, lr=0.01, steps=1, seed=52)
+    torch.manual_seed(52)
+    sizes = [(1, 8), (8, 8), (8, 8), (8, 1)]
+    expected = torch.cat([p.detach().reshape(-1) for size in sizes for p in torch.nn.Linear(*size).parameters()])
+    torch.manual_seed(5)
+    drawn, done = [], threading.Event()
+
+    def draw():
+        while not done.is_set():
+            drawn.append(torch.rand(()).item())
+
+    threads = [threading.Thread(target=draw) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    weights = [weights_of(build_training(settings).model) for _ in range(60)]
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(found, expected.numpy()) for found in weights)
+    torch.manual_seed(5)
+    assert sorted(drawn) == sorted(torch.rand(()).item() for _ in drawn)
+    assert len(drawn) > 100
+
+
+def test_an_activation_that_draws_numbers_continues_those_of_the_network():
+    class Drawing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.slope = torch.nn.Parameter(torch.rand(1))
+
+        def forward(self, x):
+            return self.slope * x
+
+    torch.manual_seed(7)
+    parts = torch.nn.Linear(1, 8), Drawing(), torch.nn.Linear(8, 1)
+    expected = torch.cat([p.detach().reshape(-1) for part in parts for p in part.parameters()])
+    before = torch.get_rng_state()
+    run = lv.train("x", steps=1, seed=7, activation=Drawing, progress=False)
+    assert np.array_equal(run.weights[0], expected.numpy())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_same_seed_same_bytes_and_global_state_untouched():
