@@ -242,9 +242,9 @@ def _sum_products(
     n = len(last)
     vv, vb, bb, inside = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, 2, 2))
     for columns in column_blocks(weights, bar, n_rows=len(rows)):
-        block, along = weights[rows, columns].astype(np.float64), axes[:, columns].T
+        block, along = weights[rows, columns], axes[:, columns].T
         for part in row_blocks((n, block.shape[1]), max(1, CACHED // block.shape[1])):
-            v, b = _differentiate(block[place[part].T], -1)
+            v, b = _differentiate(block[place[part].T].astype(np.float64), -1)
             if ratios[part].any():
                 b -= ratios[part, None] * v
             vv[part] += _dot(v, v)

@@ -97,7 +97,7 @@ class Planes:
             factors = sum(parts[:, i] @ matrix[used][:, rows] for i, matrix in enumerate(self._combinations))
         combined = np.empty((len(points), self.rows.shape[1]), self.rows.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of the weights' dtype: inf
-            for columns in column_blocks(self.rows, n_rows=n_vectors * len(rows) + len(points)):
+            for columns in column_blocks(self.rows, n_rows=factors.shape[1] + len(points)):
                 if spans is not None:
                     lifted = factors @ spans[:, used, columns].reshape(factors.shape[1], -1)
                 else:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 # Of one block in float64; a few are in memory at a time, whatever the size of the model. Columns of rows on disk are
 # read in larger ones, because each block opens every file.
-BLOCK_BYTES, BLOCK_BYTES_ON_DISK = 2**24, 2**29
+BLOCK_BYTES, BLOCK_BYTES_ON_DISK = 2**24, 3 * 2**27
 
 
 @runtime_checkable
