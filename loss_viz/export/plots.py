@@ -131,7 +131,7 @@ def _zoom(axes: Any, unit: float, point: Float[np.ndarray, " 2"], place: Float[n
     axes.viewLim.intervalx, axes.viewLim.intervaly = (start + np.array([[0], [axes.bbox.width]]) / unit).T
     pad = size * axes.bbox.width / (MATPLOTLIB_VIEW * unit)  # matplotlib puts labels farther from larger boxes
     for axis in axis_list:
-        axis.labelpad = 2.3 * pad - 21  # matplotlib adds 21 points
+        axis.labelpad = 2.8 * pad - 21  # matplotlib adds 21 points
         axis.set_tick_params(pad=0.9 * pad - 8)  # and 8 to this
     renderer = axes.figure.canvas.figure._get_renderer()
     return Bbox.union([axis.get_tightbbox(renderer) for axis in axis_list])

@@ -67,15 +67,14 @@ function readTheme(el) {
 
 // Blends RGBA colors over the paper. WebGL meshes take opaque vertex colors only.
 function mix(rgba, paper) {
-  return Array.from(rgba, ([r, g, b, a]) => [r, g, b].map((value, i) => Math.round((value * a + paper[i] * (255 - a)) / 255)));
+  const over = (value, a, i) => Math.round((value * a + paper[i] * (255 - a)) / 255);
+  return Array.from(rgba, ([r, g, b, a]) => [over(r, a, 0), over(g, a, 1), over(b, a, 2)]);
 }
 
-const toCss = (rgb) => `rgb(${rgb})`;
+const toCss = ([r, g, b]) => `rgb(${r},${g},${b})`;
 
 // Returns the color of a line on a background, like Python's `level_traces`.
-function standOut([r, g, b]) {
-  return 0.299 * r + 0.587 * g + 0.114 * b < DARK ? "#ffffff" : THEMES.light.ink;
-}
+const standOut = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b < DARK ? "#ffffff" : THEMES.light.ink);
 
 class Pane {
   constructor(model, name, listeners) {
@@ -123,6 +122,7 @@ class Pane {
     this.updates = [...this.traces.map((trace) => `${this.name}_${trace}`), `${this.name}_layout`];
     this.themeColors = data.map(({ meta }) => ["ink", "paper"].includes(meta) && meta); // of lines and words
     this.isText = data.map(({ mode }) => mode === "text");
+    this.isLate = data.map(({ name }, i) => this.isText[i] || name === "casing"); // may follow once the pictures rest
     const create = () => this.closed || this.follow(Plotly.newPlot(this.gd, data, layout, CONFIG));
     loading.then(create).then(() => {
       if (this.closed) return;
@@ -318,9 +318,9 @@ class Pane {
   drawDirectly(edits) {
     const { gd } = this;
     const draws = [];
-    const words = [...edits.keys()].filter((i) => this.isText[i]);
+    const waiting = [...edits.keys()].filter((i) => this.isLate[i]);
     for (const [i, values] of edits) {
-      if (words.includes(i)) continue;
+      if (this.isLate[i]) continue;
       const drawing = this.scene ? this.findMesh(i) : this.findPath(i, values);
       const isEmpty = (values.x || gd._fullData[i].x || []).length === 0;
       if (!drawing || isEmpty || !Object.keys(values).every((key) => DIRECT.has(key))) return false;
@@ -333,8 +333,8 @@ class Pane {
     }
     try {
       draws.forEach((draw) => draw());
-      words.forEach((i) => this.showWords(i, false));
-      const late = this.scene ? words : edits.keys();
+      waiting.forEach((i) => this.isText[i] && this.showWords(i, false));
+      const late = this.scene ? waiting : edits.keys();
       for (const i of late) this.behind.set(i, { ...this.behind.get(i), ...edits.get(i) });
       if (!this.scene || !draws.length) return true;
       const now = performance.now();
