@@ -18,7 +18,7 @@ from loss_viz.diagnostics.report import Report, assess
 from loss_viz.figures.camera import aim_camera
 from loss_viz.figures.captions import SMALL, caption, name_loss, name_surface, plane_axes
 from loss_viz.figures.curves import MARGIN_AXIS, MARGIN_STYLE, margin_arrays, plateau_bands
-from loss_viz.figures.levels import level_arrays
+from loss_viz.figures.level_lines import level_arrays
 from loss_viz.figures.loss_axis import BALL_RADIUS, LINEAR_AXIS, SHADOW_LIFT, Scale, fit_scale, log_axis
 from loss_viz.figures.style import (
     BALL,

@@ -17,7 +17,7 @@ from scipy.spatial import ConvexHull, Delaunay
 from loss_viz.diagnostics.folds import Fold
 from loss_viz.diagnostics.plateaus import Plateau
 from loss_viz.diagnostics.report import assess
-from loss_viz.figures.levels import level_arrays
+from loss_viz.figures.level_lines import level_arrays
 from loss_viz.figures.loss_axis import BALL_RADIUS, CASING_LIFT, LINE_LIFT, Scale
 from loss_viz.figures.style import (
     BALL,

@@ -7,7 +7,7 @@ import pytest
 import reference
 
 import loss_viz as lv
-from loss_viz.figures.levels import LEVEL_LIFT
+from loss_viz.figures.level_lines import LEVEL_LIFT
 from loss_viz.figures.loss_axis import CASING_LIFT, Scale, fit_scale, write_loss
 
 
