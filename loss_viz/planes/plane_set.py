@@ -82,8 +82,9 @@ class Planes:
             `(n, n_params)`, in the dtype of the recorded weights.
         """
         used, w = used_planes(weights)
-        spans = self._spans if len(points) > len(used) or math.prod(self.rows.shape) < FEW_NUMBERS else None
         n_vectors = 1 + len(self.columns)
+        is_cheap = n_vectors == 1 or math.prod(self.rows.shape) < FEW_NUMBERS
+        spans = self._spans if is_cheap or len(points) > len(used) else None
         # w, and w times the coordinates of q - p[t].
         parts = np.empty((len(points), 3, len(used)), np.float64 if spans is None else spans.dtype)
         parts[:, 0] = w
