@@ -485,7 +485,7 @@ class Explorer(_OptionTraits):
         if self.landscape is not None:
             widths, plane = self.landscape.sigma_absolute, self.landscape.plane
             narrow, wide = f"{widths.min():.2g}", f"{widths.max():.2g}"
-            taken = {"local": str(self.landscape.k), "parallel": "parallel planes", "flat": "flat plane"}[plane]
+            taken = str(self.landscape.k) if plane == "local" else plane
             sigma = narrow if narrow == wide else f"{narrow}–{wide}"
             sigma = f"{sigma} in units of weights" if len(widths) > 1 else ""
             self._show("notes", k=taken, sigma=sigma)

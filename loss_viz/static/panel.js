@@ -6,6 +6,7 @@ const FRAME_MS = 60; // milliseconds per frame while the ball rolls
 const ECHO_MS = 1500; // how long an older value from the kernel may arrive after a newer one was sent
 const SEND_MS = 40; // between two messages of a slider that is dragged
 const NARROW = 700; // pixels
+const WIDE = 1075; // from here on the row of controls is one line
 const NARROW_FIT = 170; // height of the network's answer below the surfaces, as in panel.css
 const SHARES = [20, 80]; // least and greatest width of the first of two surfaces, in percent
 // What can be shared, and what it is.
@@ -463,7 +464,7 @@ class Panel {
     this.isNarrow = width < NARROW;
     this.el.classList.toggle("lossviz-narrow", this.isNarrow);
     this.divider.setAttribute("aria-orientation", this.isNarrow ? "horizontal" : "vertical");
-    this.el.classList.toggle("lossviz-medium", width >= NARROW && width < 1050);
+    this.el.classList.toggle("lossviz-medium", width >= NARROW && width < WIDE);
   }
 
   buildStage() {

@@ -267,7 +267,7 @@ def test_auto_k_is_a_position_of_its_slider_that_says_what_was_taken(shared):
     assert row["auto"]
     assert (shared.k, shared.values["k"]) == ("auto", "auto")
     taken = shared.landscape
-    words = {"local": str(taken.k), "parallel": "parallel planes"}
+    words = {"local": str(taken.k), "parallel": "parallel"}
     assert shared.notes["k"] == words[taken.plane]
     enter(shared, "k", 7)
     assert (shared.k, shared.values["k"]) == (7, 7)
@@ -280,7 +280,7 @@ def test_auto_k_is_a_position_of_its_slider_that_says_what_was_taken(shared):
     assert shared.landscape.k == taken.k
     assert change(shared, axes="random", k="auto")
     assert shared.landscape.plane == "flat"
-    assert shared.notes["k"] == "flat plane"
+    assert shared.notes["k"] == "flat"
 
 
 def test_going_back_to_a_bandwidth_evaluates_nothing(explorer, monkeypatch):
