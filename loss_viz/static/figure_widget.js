@@ -122,7 +122,8 @@ class Pane {
     this.updates = [...this.traces.map((trace) => `${this.name}_${trace}`), `${this.name}_layout`];
     this.themeColors = data.map(({ meta }) => ["ink", "paper"].includes(meta) && meta); // of lines and words
     this.isText = data.map(({ mode }) => mode === "text");
-    this.isLate = data.map(({ name }, i) => this.isText[i] || name === "casing"); // may follow once the pictures rest
+    this.liesOnSurface = data.map(({ name }) => ["levels", "level names"].includes(name)); // hidden while that changes
+    this.isLate = data.map(({ name }, i) => this.liesOnSurface[i] || name === "casing"); // may follow once the pictures rest
     const create = () => this.closed || this.follow(Plotly.newPlot(this.gd, data, layout, CONFIG));
     loading.then(create).then(() => {
       if (this.closed) return;
@@ -295,10 +296,10 @@ class Pane {
     }
     this.drawn = true;
     this.keepCamera();
-    const showWords = () => this.isText.forEach((isText, i) => isText && this.showWords(i, true));
-    showWords();
+    const show = () => this.liesOnSurface.forEach((lies, i) => lies && this.showOnSurface(i, true));
+    show();
     await this.follow(Plotly.update(gd, traces, layout, [...gd.data.keys()]));
-    showWords(); // those that are new
+    show(); // what is new
     if (layout["scene.camera"] || !camera) this.onCameraSet(this);
     return true;
   }
@@ -333,12 +334,12 @@ class Pane {
     }
     try {
       draws.forEach((draw) => draw());
-      waiting.forEach((i) => this.isText[i] && this.showWords(i, false));
+      waiting.forEach((i) => this.liesOnSurface[i] && this.showOnSurface(i, false));
       const late = this.scene ? waiting : edits.keys();
       for (const i of late) this.behind.set(i, { ...this.behind.get(i), ...edits.get(i) });
       if (!this.scene || !draws.length) return true;
       const now = performance.now();
-      if (now - this.drewAt < MOVING_MS) this.setPixelRatio(1);
+      if (now - this.drewAt < MOVING_MS) this.dropPixels();
       this.drewAt = now;
       this.scene.glplot.redraw();
       return true;
@@ -347,27 +348,39 @@ class Pane {
     }
   }
 
-  // Words stand upright on a surface, which would cut into them: they are drawn a little nearer than they are. They take
-  // long to draw: while the surface changes they are hidden, until the pictures rest.
-  showWords(i, areShown) {
-    const words = this.scene?.traces?.[this.gd._fullData[i].uid]?.textMarkers;
-    if (!words) return;
-    const isNew = !("areShown" in words);
-    words.areShown = areShown;
-    if (!isNew) return;
-    for (const name of ["draw", "drawTransparent"]) {
-      const draw = words[name];
-      words[name] = function (camera) {
-        if (!this.areShown) return;
-        this.gl.depthRange(0, 1 - WORD_LIFT);
-        draw.call(this, camera);
-        this.gl.depthRange(0, 1);
-      };
+  // Shows or hides lines and words of a trace, which take long to draw. Words stand upright on the surface, which would
+  // cut into them: they are drawn a little nearer than they are.
+  showOnSurface(i, areShown) {
+    const { textMarkers, linePlot } = this.scene?.traces?.[this.gd._fullData[i].uid] || {};
+    for (const part of [textMarkers, linePlot]) {
+      if (!part || part.areShown === areShown) continue;
+      const isNew = !("areShown" in part);
+      part.areShown = areShown;
+      this.scene.glplot.redraw();
+      if (!isNew) continue;
+      for (const name of ["draw", "drawTransparent"]) {
+        const draw = part[name];
+        part[name] = function (camera) {
+          if (!this.areShown) return;
+          if (this === textMarkers) this.gl.depthRange(0, 1 - WORD_LIFT);
+          draw.call(this, camera);
+          if (this === textMarkers) this.gl.depthRange(0, 1);
+        };
+      }
     }
-    this.scene.glplot.redraw();
   }
 
   // Draws fewer pixels while pictures follow each other, which doubles their number where WebGL has no GPU.
+  dropPixels() {
+    if (this.movingRatio === undefined) {
+      const { gl } = this.scene.glplot;
+      const names = gl.getExtension("WEBGL_debug_renderer_info");
+      const hasNoGpu = names && /swiftshader|llvmpipe|software/i.test(gl.getParameter(names.UNMASKED_RENDERER_WEBGL));
+      this.movingRatio = hasNoGpu ? 0.7 : 1; // asking takes as long as a picture
+    }
+    this.setPixelRatio(this.movingRatio);
+  }
+
   setPixelRatio(ratio) {
     const { glplot } = this.scene;
     const { canvas, pixelRatio } = glplot;
