@@ -23,7 +23,8 @@ DRAGS = {"step": (0.1, 0.9), "sigma": (0.3, 0.8), "k": (0.1, 0.5), "resolution":
 # Notes the time of each animation frame that shows new data of the surface or the ball, whose shapes are meshes.
 WATCH = """() => {
     const panes = [...document.querySelectorAll('.lossviz .lossviz-pane')];
-    const look = () => panes.map((pane) => pane.data.filter((t) => t.type === 'mesh3d').map((t) => [t.x, t.z]).flat()).flat();
+    const look = () =>
+        panes.flatMap((pane) => pane.data.filter((t) => t.type === 'mesh3d').flatMap((t) => [t.x, t.z]));
     const watch = window.watch = {times: [], last: look(), on: true};
     const tick = () => {
         const now = look();
