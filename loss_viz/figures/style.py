@@ -79,6 +79,13 @@ LEVEL_NAMES = {
     "hoverinfo": "skip",
     "showlegend": False,
 }
+LEVEL_NOTE = {
+    "showarrow": False,
+    "yanchor": "bottom",
+    "borderpad": 0,
+    "bgcolor": "rgba(255,255,255,0.5)",
+    "font": {"size": 12, "color": TEXT_COLOR},
+}
 
 LEGEND = {"x": 0.01, "y": 0.99, "bgcolor": "rgba(255,255,255,0.6)", "itemsizing": "constant"}
 PLAIN_AXIS = {

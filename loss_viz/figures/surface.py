@@ -35,6 +35,7 @@ from loss_viz.figures.traces import (
     fade,
     is_inside,
     landscape_traces,
+    name_levels,
     path_details,
 )
 from loss_viz.landscapes.landscape import Landscape, check_landscape
@@ -61,8 +62,8 @@ def surface_figure(
 
     Returns:
         A Plotly figure. Each landscape has the traces surface, and trajectory, error and ball of each run, then the
-        casings of the trajectories, levels and their names, plateau and fold if there are any, and a legend entry per
-        run if there are several. Trajectories are drawn 0.6 % of the axis above their losses, and balls rest on theirs,
+        casings of the trajectories, plateau and fold if there are any, a legend entry per run if there are several, and
+        levels. Trajectories are drawn 0.6 % of the axis above their losses, and balls rest on theirs,
         so that the surface does not hide half of them.
 
     Raises:
@@ -73,7 +74,7 @@ def surface_figure(
         >>> run = lv.train("x^2", steps=60, progress=False)
         >>> figure = surface_figure(lv.landscape(run, resolution=9, progress=False), step=30)
         >>> [trace.name for trace in figure.data]
-        ['surface', 'trajectory', 'error', 'ball', 'casing', 'levels', 'level names']
+        ['surface', 'trajectory', 'error', 'ball', 'casing', 'levels']
     """
     if not landscapes:
         raise ValueError("`surface_figure` needs at least one landscape. Pass what `loss_viz.landscape` returns.")
@@ -116,11 +117,12 @@ def _add_landscape(
     column: int = 1,
 ) -> None:
     """Add the traces of a landscape, its axes and a camera to one of the scenes of a figure."""
-    for trace in landscape_traces(land, scale, step, camera["eye"], min_support):
+    lines, names = name_levels(land, scale, camera["eye"], min_support)
+    for trace in (*landscape_traces(land, scale, step, min_support), lines):
         figure.add_trace(trace, row=1, col=column)
     x, y = plane_axes(land.projection, land)
     figure.update_scenes(SCENE, row=1, col=column)
-    figure.update_scenes(xaxis=x, yaxis=y, zaxis=scale.axis(), camera=camera, row=1, col=column)
+    figure.update_scenes(xaxis=x, yaxis=y, zaxis=scale.axis(), annotations=names, camera=camera, row=1, col=column)
 
 
 def contour_figure(landscape: Landscape, *, step: int | None = None, log: bool = False, height: int = 520) -> go.Figure:

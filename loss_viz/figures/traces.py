@@ -27,7 +27,7 @@ from loss_viz.figures.style import (
     DARK,
     FADE_ROOT,
     FOLD,
-    LEVEL_NAMES,
+    LEVEL_NOTE,
     LEVELS,
     LUMINANCE,
     MAX_FADE,
@@ -50,9 +50,9 @@ EMPTY: dict[str, list] = {"x": [None], "y": [None], "z": [None]}
 
 
 def landscape_traces(
-    landscape: Landscape, scale: Scale, step: int | None, eye: Mapping[str, float], min_support: float = 0.0
+    landscape: Landscape, scale: Scale, step: int | None, min_support: float = 0.0
 ) -> list[go.Mesh3d | go.Scatter3d]:
-    """Return all traces of a landscape: surface, runs, levels, plateaus of a single run, folds, keys of several runs.
+    """Return the traces of a landscape: surface, runs, plateaus of a single run, folds, keys of several runs.
 
     Raises:
         ValueError: if the step lies outside all runs.
@@ -60,7 +60,6 @@ def landscape_traces(
     run_set, report = landscape.run_set, assess(landscape)
     several = len(run_set.runs) > 1
     traces = [surface_trace(landscape, scale, min_support), *run_traces(landscape, scale, step)]
-    traces += level_traces(landscape, scale, eye, min_support)
     if not several and report.plateaus[0]:
         arrays = plateau_arrays(run_set, landscape.projection, scale, report.plateaus[0])
         traces.append(go.Scatter3d(PLATEAU, **arrays))
@@ -87,16 +86,21 @@ def _on_white(rgba: Float[np.ndarray, "n 4"] | UInt8[np.ndarray, "n 4"]) -> Floa
     return rgba[:, :3] * (rgba[:, 3:] / 255) + 255 - rgba[:, 3:].astype(float)
 
 
-def level_traces(
+def name_levels(
     landscape: Landscape, scale: Scale, eye: Mapping[str, float], min_support: float = 0.0
-) -> list[go.Scatter3d]:
-    """Return the level lines of the surface, dark or white as the surface below is bright or dark, and their names."""
+) -> tuple[go.Scatter3d, list[dict[str, Any]]]:
+    """Return the level lines of the surface, dark or white as the surface below is bright or dark, and their names.
+
+    The names are annotations of the scene: the surface would cut into words of a trace.
+    """
     mesh = surface_arrays(landscape, scale, min_support)
     arrays = level_arrays(landscape, mesh, scale, landscape.path, landscape.path_loss, eye)
     lines, names = arrays["levels"], arrays["level_names"]
     is_dark = _on_white(lines.pop("rgba")) @ LUMINANCE < DARK
     colors = np.where(is_dark, "white", TEXT_COLOR).tolist()
-    return [go.Scatter3d(LEVELS, **lines).update(line={"color": colors}), go.Scatter3d(LEVEL_NAMES, **names)]
+    places = zip(names["x"], names["y"], scale.draw(names["z"]), names["text"], strict=True)
+    notes = [LEVEL_NOTE | {"x": x, "y": y, "z": z, "text": text} for x, y, z, text in places]
+    return go.Scatter3d(LEVELS, **lines).update(line={"color": colors}), notes
 
 
 def surface_arrays(surface: Surface | Landscape, scale: Scale, min_support: float = 0.0) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ def test_lines_and_names_lie_where_the_surface_has_their_loss(land, log):
     figure = lv.surface_figure(land, log=log)
     scale = fit_scale([land.loss, land.path_loss], log=log)
     drawn, lift = scale.draw(land.loss), LEVEL_LIFT * (scale.high - scale.low)
-    lines, names = trace(figure, "levels"), trace(figure, "level names")
+    lines, names = trace(figure, "levels"), figure.layout.scene.annotations
     points = np.column_stack([lines.x, lines.y, scale.draw(np.array(lines.z, float))])
     known = np.isfinite(points).all(axis=1)
     levels = scale.draw(scale.levels())
@@ -49,11 +49,11 @@ def test_lines_and_names_lie_where_the_surface_has_their_loss(land, log):
     for x, y, z in points[known]:
         assert np.abs(levels + lift - z).min() < tolerance
         assert reference.height_of_triangles(land, drawn, (x, y)) + lift == pytest.approx(z, abs=tolerance)
-    assert len(names.text) >= 2
-    for x, y, z, text in zip(names.x, names.y, names.z, names.text, strict=True):
-        level, height = scale.draw(np.array([float(text), z]))
-        assert height == pytest.approx(level + lift, abs=tolerance)
-        assert reference.height_of_triangles(land, drawn, (x, y)) == pytest.approx(level, abs=tolerance)
+    assert len(names) >= 2
+    for name in names:
+        [level] = scale.draw(np.array([float(name.text)]))
+        assert name.z == pytest.approx(level + lift, abs=tolerance)
+        assert reference.height_of_triangles(land, drawn, (name.x, name.y)) == pytest.approx(level, abs=tolerance)
     assert count_segments(lines) == count_crossed(drawn, levels) > 50
 
 
@@ -67,7 +67,7 @@ def test_lines_end_at_cells_that_stay_open(land):
 
 def test_a_constant_surface_has_no_lines(land):
     flat = replace(land, loss=np.full_like(land.loss, 0.3))
-    assert not trace(lv.surface_figure(flat), "level names").text
+    assert not lv.surface_figure(flat).layout.scene.annotations
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,9 @@ def test_the_notebook_draws_what_the_library_computes(explored):
     land = lv.landscape(lv.train("x^3", progress=False), progress=False)
     assert panel.trace("surface", "surface", "z") == pytest.approx(land.loss.ravel().tolist(), rel=1e-3)
     assert panel.trace("surface", "trajectory", "x") == pytest.approx(land.path[:, 0].tolist(), rel=1e-5)
-    shown = {trace.name: trace for trace in lv.surface_figure(land, log=True).data}
-    assert panel.trace("surface", "level_names", "text") == list(shown["level names"].text) == ["0.001", "0.01", "0.1"]
+    figure = lv.surface_figure(land, log=True)
+    shown, names = {trace.name: trace for trace in figure.data}, [note.text for note in figure.layout.scene.annotations]
+    assert panel.trace("surface", "level_names", "text") == names == ["0.001", "0.01", "0.1"]
     heights = np.array(panel.trace("surface", "levels", "z"), float)
     np.testing.assert_allclose(heights, np.array(shown["levels"].z, float), rtol=1e-3)
     [plateau] = lv.find_plateaus(land.run)
@@ -632,6 +633,7 @@ NAMES = """() => {
 
 
 def test_every_control_has_a_name_and_sliders_say_their_values(panel):
+    panel.wait_drawn()  # until then there is nothing to say about the surface
     names = panel.page.evaluate(NAMES)
     assert len(names) > 25
     assert all(name for name, _ in names)
