@@ -66,6 +66,7 @@ MAX_TRAINING_BYTES = 2**28
 SECONDS_PER_FRAME = 0.1  # between redraws during training
 SECONDS_PER_LEVEL = 0.2  # between a surface and a finer one: the whole one comes soon, and would wait for the browser
 TRAINING_SHARE = 0.02  # of the time that passes, for the work of the panel while a training goes on
+HOLD_SECONDS, POLL_SECONDS = 0.3, 0.005  # a slider that rests as long as this is drawn, although it is held
 MARGIN_SECONDS = 3.0
 UNFINISHED = ("updating", "training", "live")  # states of figures of which no files are made
 WIDTH_ERROR_SECONDS = 3.0  # the widest kernels need the losses of every plane at every anchor
@@ -189,6 +190,7 @@ class Controller:
         run_cache: the trained runs.
         view: the surface on screen, or None.
         worker: the background thread.
+        is_held: whether a slider is held in the front end. Meanwhile only the coarsest surfaces are drawn.
     """
 
     def __init__(
@@ -207,6 +209,7 @@ class Controller:
         self.run_cache = RunCache()
         self.view: ViewState | None = None
         self.worker = Worker(self._work, self._fail)
+        self.is_held = False
         self._own_runs = own_runs
         # Of the latest runs. That of the user's own is built here, because probing metrics draws random numbers.
         self._pipeline = Pipeline(own_runs, metrics=metrics) if own_runs else None
@@ -479,6 +482,9 @@ class Controller:
                 if time.monotonic() - drawn > SECONDS_PER_LEVEL:
                     draw(surface)
                     drawn = time.monotonic()
+                while self.is_held and time.monotonic() - drawn < HOLD_SECONDS:
+                    check_both()  # the slider may have moved on: until then the browser needs the processors
+                    time.sleep(POLL_SECONDS)
         landscape, second = pipeline.landscape(chosen, meter), None
         if height != "loss":
             landscape = landscape.metric(height)

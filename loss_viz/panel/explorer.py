@@ -358,6 +358,8 @@ class Explorer(_OptionTraits):
         super()._on_message(widget, message, buffers)
         if message.get("kind") == "set":
             self._on_control(message["name"], message["value"])
+        elif message.get("kind") == "hold":
+            self._controller.is_held = bool(message["held"])
         elif message.get("kind") == "hover":
             self._controller.show_network((message["x"], message["y"]))
         elif message.get("kind") == "press":

@@ -193,8 +193,8 @@ class Positions {
 
 // One setting: label, input, and the place of its error message. `send` takes the value that the user chose.
 class Control {
-  constructor(row, id, send) {
-    Object.assign(this, { row, send, sent: null });
+  constructor(row, id, send, hold) {
+    Object.assign(this, { row, send, hold, sent: null });
     this.error = element("p", { className: "lossviz-error", id: `${id}-error`, hidden: true, role: "alert" });
     this.label = element("label", { htmlFor: id, textContent: row.label });
     this.build();
@@ -265,6 +265,15 @@ class Control {
       const value = this.positions.valueAt(Number(this.input.value));
       this.show(value, true);
       this.choose(value, true);
+    });
+    this.input.addEventListener("pointerdown", () => {
+      this.hold(true);
+      const ends = ["pointerup", "pointercancel"];
+      const release = () => {
+        ends.forEach((end) => window.removeEventListener(end, release));
+        this.hold(false);
+      };
+      ends.forEach((end) => window.addEventListener(end, release));
     });
     this.display = (value, byUser = false) => {
       this.positions.widen(value);
@@ -559,7 +568,8 @@ class Panel {
 
   addControl(row) {
     const id = `lossviz-${this.number}-${row.name}`;
-    const control = new Control(row, id, (name, value) => this.send(name, value));
+    const hold = (held) => this.model.send({ kind: "hold", held }); // whether a slider is held, and may move on
+    const control = new Control(row, id, (name, value) => this.send(name, value), hold);
     this.controls[row.name] = control;
     return control.el;
   }

@@ -83,6 +83,10 @@ def enter(explorer, name, value):
     explorer._on_message(None, {"kind": "set", "name": name, "value": value}, [])
 
 
+def hold(explorer, held):
+    explorer._on_message(None, {"kind": "hold", "held": held}, [])
+
+
 def press(explorer, button):
     explorer._on_message(None, {"kind": "press", "button": button}, [])
 
@@ -259,6 +263,35 @@ def test_the_surface_is_drawn_from_coarse_to_fine(monkeypatch, seconds, sides):
     for coarse, side in zip(seen[:-1], sides, strict=False):
         stride = 40 // (side - 1)
         np.testing.assert_array_equal(coarse, last[::stride, ::stride].ravel())
+    panel.close()
+
+
+def test_while_a_slider_is_held_only_coarse_surfaces_are_drawn(monkeypatch):
+    monkeypatch.setattr("loss_viz.panel.controller.HOLD_SECONDS", 60.0)
+    panel = Explorer("x^3", steps=100, resolution=41)
+    assert panel.wait(60.0)
+    seen = []
+    panel.observe(lambda change: seen.append(len(decode(panel, "surface_surface", "z"))), "surface_surface")
+    hold(panel, True)
+    for i, sigma in enumerate((0.03, 0.05)):
+        enter(panel, "sigma", sigma)
+        assert not panel.wait(0.5)
+        assert seen == [11**2] * (i + 1)
+    hold(panel, False)
+    assert panel.wait(60.0)
+    assert seen[-1] == 41**2
+    expected = lv.landscape(panel.run, resolution=41, sigma=0.05, progress=False)
+    np.testing.assert_array_equal(panel.landscape.loss, expected.loss)
+    panel.close()
+
+
+def test_a_slider_that_rests_while_it_is_held_is_drawn():
+    panel = Explorer("x^3", steps=100, resolution=41)
+    assert panel.wait(60.0)
+    hold(panel, True)
+    enter(panel, "sigma", 0.03)
+    assert panel.wait(60.0)
+    assert panel.landscape.sigma == 0.03
     panel.close()
 
 
