@@ -293,9 +293,9 @@ def test_a_killed_process_is_resumed(tmp_path, expected):
 
 
 def test_control_c_returns_the_coarser_landscape(tmp_path, expected):
-    process = start(tmp_path, tmp_path / "cache", 2e-2)
+    process = start(tmp_path, tmp_path / "cache", 1e-2)
     wait_for(lambda: count_records(tmp_path / "cache", "*grid*") > 300)
-    assert process.poll() is None, "it has ended, ten seconds too soon"
+    assert process.poll() is None, "it has ended, five seconds too soon"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
