@@ -30,8 +30,8 @@ def level_arrays(
     """Return `levels`, lines of the surface at round losses with a row of nan after each, and `level_names`.
 
     The lines are those of the drawn triangles, `LEVEL_LIFT` of the axis above them; `rgba` is the color of the surface
-    there. The name of a loss stands on one of its lines, where the surface is pale, and where the camera sees it far
-    from the runs, from the edges of the picture and from other names.
+    there, and at the names. The name of a loss stands on one of its lines, where the surface is pale, and where the
+    camera sees it far from the runs, from the edges of the picture and from other names.
 
     Args:
         surface: the surface.
@@ -68,8 +68,7 @@ def level_arrays(
             names.append(points[best : best + 1])
             text.append(write_loss(float(value)))
     arrays = [_as_arrays(np.concatenate(rows), scale) for rows in (lines, names)]
-    rgba = {"rgba": np.rint(np.nan_to_num(np.concatenate(lines)[:, 3:])).astype(np.uint8)}
-    return {"levels": arrays[0] | rgba, "level_names": arrays[1] | {"text": text}}
+    return {"levels": arrays[0], "level_names": arrays[1] | {"text": text}}
 
 
 def _follow(
@@ -83,4 +82,4 @@ def _follow(
 def _as_arrays(points: Float[np.ndarray, "n 7"], scale: Scale) -> dict[str, np.ndarray]:
     x, y, height = points[:, :3].T
     z = scale.lift(10**height if scale.log else height, LEVEL_LIFT)
-    return {"x": x, "y": y, "z": z}
+    return {"x": x, "y": y, "z": z, "rgba": np.rint(np.nan_to_num(points[:, 3:])).astype(np.uint8)}

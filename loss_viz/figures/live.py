@@ -184,7 +184,7 @@ def surface_template(names: Sequence[str] = ("",)) -> go.Figure:
     alone = len(names) == 1
     figure = go.Figure(go.Mesh3d(SURFACE, **EMPTY, showlegend=alone))
     figure.add_scatter3d(**LEVELS, **EMPTY)
-    figure.add_scatter3d(**LEVEL_NAMES, **EMPTY, meta="ink")
+    figure.add_scatter3d(**LEVEL_NAMES, **EMPTY)
     colors = zip(pick_colors(len(names)), pick_ball_colors(len(names)), strict=True)
     for i, (name, (color, ball_color)) in enumerate(zip(names, colors, strict=True)):
         group, stem = {"legendgroup": "ball" if alone else name}, {"meta": "ink", "showlegend": alone}

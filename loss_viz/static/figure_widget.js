@@ -13,7 +13,6 @@ const THEMES = {
   dark: { ink: "#d7dfe6", dim: "#7c8790", grid: "#46525c" },
 };
 const DARK = 140; // luminance below which lines on a surface are white
-const WORD_LIFT = 4e-4; // of the depth, about a fifth of the picture
 const CONFIG = { displaylogo: false, showSendToCloud: false, toImageButtonOptions: { filename: "loss_viz", scale: 2 } };
 const CLICK_RADIUS = 4; // pixels: a press that moves less is a click, otherwise a camera drag
 const HOVER_MS = 150; // between two points of the surface that are asked for
@@ -259,7 +258,7 @@ class Pane {
       Object.assign(layout, this.themeEdits(theme));
       for (const i of Object.keys(this.vertexColors)) edit(Number(i), this.paint(i, theme));
       const colors = { ink: theme.ink, paper: toCss(theme.paper) };
-      this.themeColors.forEach((name, i) => name && edit(i, { [this.isText[i] ? "textfont.color" : "line.color"]: colors[name] }));
+      this.themeColors.forEach((name, i) => name && edit(i, { "line.color": colors[name] }));
     }
     if (layout["scene.camera"]) this.aimed = layout["scene.camera"];
     if (turned) delete layout["scene.camera"];
@@ -274,10 +273,11 @@ class Pane {
     return this.drawFully(edits, layout, camera);
   }
 
-  // Returns the colors of a surface, or those of lines on it.
+  // Returns the colors of a surface, or those of lines and words on it.
   paint(i, theme) {
     const colors = mix(this.vertexColors[i], theme.paper);
-    return this.gd.data[i].type === "mesh3d" ? { vertexcolor: colors.map(toCss) } : { "line.color": colors.map(standOut) };
+    if (this.gd.data[i].type === "mesh3d") return { vertexcolor: colors.map(toCss) };
+    return { [this.isText[i] ? "textfont.color" : "line.color"]: colors.map(standOut) };
   }
 
   // Draws traces and layout by Plotly's public function, which lays out and draws the whole figure.
@@ -348,8 +348,8 @@ class Pane {
     }
   }
 
-  // Shows or hides lines and words of a trace, which take long to draw. Words stand upright on the surface, which would
-  // cut into them: they are drawn a little nearer than they are.
+  // Shows or hides lines and words of a trace, which take long to draw. Words are drawn in front of everything, because
+  // a number of which the surface hides a part reads as another one.
   showOnSurface(i, areShown) {
     const { textMarkers, linePlot } = this.scene?.traces?.[this.gd._fullData[i].uid] || {};
     for (const part of [textMarkers, linePlot]) {
@@ -362,7 +362,7 @@ class Pane {
         const draw = part[name];
         part[name] = function (camera) {
           if (!this.areShown) return;
-          if (this === textMarkers) this.gl.depthRange(0, 1 - WORD_LIFT);
+          if (this === textMarkers) this.gl.depthRange(0, 0);
           draw.call(this, camera);
           if (this === textMarkers) this.gl.depthRange(0, 1);
         };
