@@ -41,6 +41,8 @@ from loss_viz.settings import OPTIONS, PLACEHOLDERS, to_script
 
 MAX_STEPS = 8000  # recorded steps drawn, of all runs together
 
+MAX_TABLE = 2**8  # different values of an array that is stored as a table and indices of one byte
+
 MAX_STOPS = 200  # stops of the ball while it plays, of all runs together
 
 NO_LIFT = Scale(0.0, 0.0, log=False)  # the page lifts lines itself, because their height depends on the chosen axis
@@ -108,6 +110,9 @@ class ArrayStore:
                 encoded[name] = {"columns": [self.add(column) for column in value.T]}
             elif name == "line.color":  # from 0 to 1, in 256 visible steps
                 encoded |= {name: {"array": self.add(np.rint(255 * value).astype(int))}, "line.cmax": 255}
+            elif name == "z" and len(table := np.unique(value)) < min(MAX_TABLE, len(value) // 4):  # level lines
+                pieces = {"table": table, "index": np.searchsorted(table, value)}  # nan comes last
+                encoded[name] = {piece: self.add(array) for piece, array in pieces.items()}
             else:
                 encoded[name] = {"array": self.add(value)} if isinstance(value, np.ndarray) else value
         return encoded

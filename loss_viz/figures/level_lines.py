@@ -16,6 +16,7 @@ LEVEL_LIFT = LINE_LIFT / 3  # of the axis
 NAME_ROOM = 0.12  # between a name and whatever else is drawn, as a share of the picture: more is no better
 N_PLACES = 80  # that are tried for a name
 ABOVE = 0.0, 0.0, 0.05  # where a name is to be seen, from its point
+SHADE = 16  # of the colors, which say only whether lines and words are to be light or dark
 PALER, UNSEEN = 1.2, 0.01  # by which places on strong colors, and hidden ones, still count
 
 
@@ -82,4 +83,5 @@ def _follow(
 def _as_arrays(points: Float[np.ndarray, "n 7"], scale: Scale) -> dict[str, np.ndarray]:
     x, y, height = points[:, :3].T
     z = scale.lift(10**height if scale.log else height, LEVEL_LIFT)
-    return {"x": x, "y": y, "z": z, "rgba": np.rint(np.nan_to_num(points[:, 3:])).astype(np.uint8)}
+    rgba = (SHADE * np.rint(np.nan_to_num(points[:, 3:]) / SHADE)).clip(max=255).astype(np.uint8)
+    return {"x": x, "y": y, "z": z, "rgba": rgba}

@@ -193,9 +193,7 @@ def surface_template(names: Sequence[str] = ("",)) -> go.Figure:
         figure.add_scatter3d(**style_path(name, color), **EMPTY, uid=trace_key("trajectory", i))
         figure.add_scatter3d(**style_casing(name), **EMPTY, uid=trace_key("casing", i), meta="paper")
         figure.add_trace(key_trace(name, color).update(uid=trace_key("key", i)))
-        figure.add_scatter3d(
-            **STEM, **EMPTY, **({} if alone else group), uid=trace_key("error", i), meta="ink", showlegend=alone
-        )
+        figure.add_scatter3d(**STEM, **EMPTY, **stem, uid=trace_key("error", i))
         figure.add_trace(go.Mesh3d(ball, **EMPTY, **group, uid=trace_key("ball", i)))
         figure.add_trace(go.Mesh3d(SHADOW, **EMPTY, **group, uid=trace_key("shadow", i)))
     figure.add_scatter3d(**PLATEAU, **EMPTY)

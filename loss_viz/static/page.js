@@ -30,6 +30,7 @@ class Arrays {
       if ("array" in value) return this.unpack(value.array);
       if ("losses" in value) return Array.from(this.unpack(value.losses), (loss) => lift(loss, value.lift, axis));
       if ("colors" in value) return this.paint(value);
+      if ("table" in value) return this.lookUp(value);
       return "columns" in value ? this.join(value.columns) : value;
     });
   }
@@ -39,6 +40,11 @@ class Arrays {
     if (Array.isArray(value)) return value.map((one) => this.readAll(one));
     if (value === null || typeof value !== "object") return value;
     return "array" in value ? this.unpack(value.array) : mapValues(value, (one) => this.readAll(one));
+  }
+
+  lookUp({ table, index }) {
+    const values = this.unpack(table);
+    return Array.from(this.unpack(index), (i) => values[i]);
   }
 
   paint({ colors, index, left }) {
