@@ -45,7 +45,7 @@ def build_mlp(
         layers.append(_build_own(activation, generator) if callable(activation) else ACTIVATIONS[activation]())
     layers.append(_build_linear(width, 1, dtype, generator))
     check_type("activation", layers[1], nn.Module, "a factory of modules", advice="Pass one such as torch.nn.ELU.")
-    return nn.Sequential(*layers).to(torch.get_default_device())
+    return nn.Sequential(*layers).to(torch.empty(0).device)  # the default one
 
 
 def _build_linear(n_in: int, n_out: int, dtype: torch.dtype, generator: torch.Generator) -> nn.Linear:

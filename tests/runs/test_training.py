@@ -73,10 +73,12 @@ def test_networks_and_other_threads_do_not_share_random_numbers():
     threads = [threading.Thread(target=draw) for _ in range(2)]
     for thread in threads:
         thread.start()
-    weights = [weights_of(build_training(settings).model) for _ in range(60)]
-    done.set()
-    for thread in threads:
-        thread.join()
+    try:
+        weights = [weights_of(build_training(settings).model) for _ in range(60)]
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
     assert all(np.array_equal(found, expected.numpy()) for found in weights)
     torch.manual_seed(5)
     assert sorted(drawn) == sorted(torch.rand(()).item() for _ in drawn)
