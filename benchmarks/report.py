@@ -21,6 +21,10 @@ from .timing import Comparison, Spread, format_number
 
 PAGE = Path(".docs/speed.md")
 FIGURE = Path(".github/images/speed.png")
+WHOLE = """## Whole pictures
+
+A landscape of 50 × 50 points, with PCA, choice of planes and the heights under every recorded step, beside one plane of
+2,500 losses of the fastest other tool. Memory is the peak beyond what the process had before."""
 # Parts of the page, by section of the benchmark.
 MARKS = {
     section: (f"<!-- {section}: written by python -m benchmarks --docs -->\n", f"<!-- end of {section} -->\n")
@@ -152,7 +156,7 @@ def write_summary(section: str, results: Sequence[Result], machine: str) -> str:
     else:
         head = ["network", "losses", "seconds", "fastest other tool", "time relative to it", "MB", "its MB"]
         drawn = [result for result in results if result.other_tools]
-        text = table(head, [_summarize(result) for result in drawn])
+        text = f"{WHOLE}\n\n{table(head, [_summarize(result) for result in drawn])}"
         text += "".join(f"\n\n{_describe(result)}" for result in results if result not in drawn)
     return f"{text}\n\n{machine}\n"
 
