@@ -15,6 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 import loss_viz as lv
+from loss_viz.landscapes.held_out import BLOCK_RADIUS
 
 from .trainings import build_mlp, load_images, train
 
@@ -97,14 +98,14 @@ def describe_mini_batches(optimizer: str, **settings: float) -> str:
     return "; ".join(f"{name} {min(values):.3g} to {max(values):.3g}" for name, values in columns.items())
 
 
-def average_recorded_losses(land: lv.Landscape, radius: float = 0.03) -> float:
+def average_recorded_losses(land: lv.Landscape) -> float:
     """Return the held-out error of the recorded losses themselves, averaged with the kernels and without planes.
 
     As in the choice of planes, anchors within 3 % of the diagonal along the path are left out.
     """
     plane, points = land.projection, land.path[land.anchors]
-    arc = np.append(0, np.cumsum(np.linalg.norm(np.diff(land.path, axis=0), axis=1)))[land.anchors]
-    near = np.abs(arc[:, None] - arc) <= radius * plane.diagonal
+    arc = land.sampling.arc[land.anchors]
+    near = np.abs(arc[:, None] - arc) <= BLOCK_RADIUS * plane.diagonal
     held = ~near.all(axis=1)
     weights = land.blend.kernel.weights(points[held], near[held])
     loss = land.path_loss[land.anchors]

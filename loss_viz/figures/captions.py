@@ -7,6 +7,7 @@ from textwrap import wrap
 from typing import Any
 
 from loss_viz.diagnostics.report import assess, write_factor
+from loss_viz.figures.loss_axis import SUPERSCRIPTS
 from loss_viz.landscapes.landscape import Landscape, Surface
 from loss_viz.planes.projection import Projection
 from loss_viz.runs.run import Run
@@ -14,7 +15,6 @@ from loss_viz.runs.run_set import RunSet
 
 # Holds for every picture: for files that are read without this documentation.
 STANDING = "Explained variance does not measure fidelity."
-SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 SMALL = "<span style='font-size:12px'>{}</span>"
 
 

@@ -19,7 +19,7 @@ MIN_ROOM = 0.01  # of the axis, from a line to its ends, where it would be a dot
 MIN_SPAN = 1e-9  # of an axis, relative to the losses on it: less is rounding
 LEAST_SPAN = 1e-300  # of an axis: shares of a shorter one underflow
 
-RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 # All properties that `log_axis` sets, because Plotly keeps those that an update leaves out: an axis that was
 # logarithmic would keep its tick distance of one, which is one power of ten there, and any number of ticks here.
@@ -149,7 +149,7 @@ def write_loss(loss: float) -> str:
     if -4 <= int(power) < 5:
         return f"{loss:.4g}"
     digits = "" if float(mantissa) == 1 else f"{float(mantissa):g}·"
-    return f"{digits}10{str(int(power)).translate(RAISED)}"
+    return f"{digits}10{str(int(power)).translate(SUPERSCRIPTS)}"
 
 
 def fit_scale(losses: Sequence[np.ndarray], *, log: bool | None, name: str = "loss") -> Scale:

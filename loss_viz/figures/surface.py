@@ -37,6 +37,7 @@ from loss_viz.figures.traces import (
     landscape_traces,
     name_levels,
     path_details,
+    surface_arrays,
 )
 from loss_viz.landscapes.landscape import Landscape, check_landscape
 from loss_viz.planes.local_planes import choose_anchors
@@ -117,8 +118,9 @@ def _add_landscape(
     column: int = 1,
 ) -> None:
     """Add the traces of a landscape, its axes and a camera to one of the scenes of a figure."""
-    lines, names = name_levels(land, scale, camera["eye"], min_support)
-    for trace in (*landscape_traces(land, scale, step, min_support), lines):
+    mesh = surface_arrays(land, scale, min_support)
+    lines, names = name_levels(land, scale, mesh, camera["eye"])
+    for trace in (*landscape_traces(land, scale, step, mesh), lines):
         figure.add_trace(trace, row=1, col=column)
     x, y = plane_axes(land.projection, land)
     figure.update_scenes(SCENE, row=1, col=column)

@@ -50,16 +50,18 @@ EMPTY: dict[str, list] = {"x": [None], "y": [None], "z": [None]}
 
 
 def landscape_traces(
-    landscape: Landscape, scale: Scale, step: int | None, min_support: float = 0.0
+    landscape: Landscape, scale: Scale, step: int | None, mesh: Mapping[str, np.ndarray]
 ) -> list[go.Mesh3d | go.Scatter3d]:
     """Return the traces of a landscape: surface, runs, plateaus of a single run, folds, keys of several runs.
+
+    `mesh` is what `surface_arrays` returns for it.
 
     Raises:
         ValueError: if the step lies outside all runs.
     """
     run_set, report = landscape.run_set, assess(landscape)
     several = len(run_set.runs) > 1
-    traces = [surface_trace(landscape, scale, min_support), *run_traces(landscape, scale, step)]
+    traces = [surface_trace(mesh), *run_traces(landscape, scale, step)]
     if not several and report.plateaus[0]:
         arrays = plateau_arrays(run_set, landscape.projection, scale, report.plateaus[0])
         traces.append(go.Scatter3d(PLATEAU, **arrays))
@@ -72,12 +74,12 @@ def landscape_traces(
     return traces + [key_trace(name, color) for name, color in zip(names, pick_colors(len(names)), strict=True)]
 
 
-def surface_trace(landscape: Landscape, scale: Scale, min_support: float = 0.0) -> go.Mesh3d:
+def surface_trace(mesh: Mapping[str, np.ndarray]) -> go.Mesh3d:
     """Return the surface, colored by loss, paler where it extrapolates and open where its support is too low.
 
     `go.Surface` has one color value per vertex, so it could not fade by a second one; a mesh can.
     """
-    arrays = surface_arrays(landscape, scale, min_support)
+    arrays = dict(mesh)
     colors = np.rint(_on_white(arrays.pop("rgba"))).astype(int).tolist()
     return go.Mesh3d(SURFACE, **arrays, vertexcolor=[f"#{r:02x}{g:02x}{b:02x}" for r, g, b in colors])
 
@@ -87,13 +89,12 @@ def _on_white(rgba: Float[np.ndarray, "n 4"] | UInt8[np.ndarray, "n 4"]) -> Floa
 
 
 def name_levels(
-    landscape: Landscape, scale: Scale, eye: Mapping[str, float], min_support: float = 0.0
+    landscape: Landscape, scale: Scale, mesh: Mapping[str, np.ndarray], eye: Mapping[str, float]
 ) -> tuple[go.Scatter3d, list[dict[str, Any]]]:
     """Return the level lines of the surface, dark or white as the surface below is bright or dark, and their names.
 
     The names are annotations of the scene: the surface would cut into words of a trace.
     """
-    mesh = surface_arrays(landscape, scale, min_support)
     arrays = level_arrays(landscape, mesh, scale, landscape.path, landscape.path_loss, eye)
     lines, names = arrays["levels"], arrays["level_names"]
     is_dark = _on_white(lines.pop("rgba")) @ LUMINANCE < DARK
