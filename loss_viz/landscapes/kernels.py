@@ -17,6 +17,7 @@ STRETCH = 3.0
 MIN_WIDTH = 1e-5
 MAX_WIDTH = 0.03
 MIN_WEIGHT = 1e-4  # of the largest weight at a point; smaller ones are zero
+LOWEST = -700.0  # exponent: `exp` is several times slower where its result has no full precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,8 @@ class Kernel:
         squared *= inverse
         squared -= squared.min(axis=1, keepdims=True)  # far from the path every weight would underflow
         squared *= -0.5
-        weights = np.exp(squared, out=squared)  # in place, here and below: new memory takes longer than the numbers
+        np.maximum(squared, LOWEST, out=squared)  # in place, here and below: new memory takes longer than the numbers
+        weights = np.exp(squared, out=squared)
         weights *= inverse
         weights[weights < MIN_WEIGHT * weights.max(axis=1, keepdims=True)] = 0.0
         weights /= weights.sum(axis=1, keepdims=True)
@@ -67,14 +69,11 @@ class Kernel:
         """Return the squared distance from each point to each anchor."""
         if self.shape is None:
             return cdist(points, self.centers, "sqeuclidean")
-        origins = np.einsum("tij,tj->ti", self.shape, self.centers)
-        squared, other = (points @ self.shape[:, i].T for i in range(2))
-        squared -= origins[:, 0]
-        squared *= squared
-        other -= origins[:, 1]
-        other *= other
-        squared += other
-        return squared
+        # shape (q - p) as a product of (q, 1) with (shape, -shape p): first all x, then all y.
+        maps = np.concatenate([self.shape, -self.shape @ self.centers[:, :, None]], axis=2)
+        moved = np.append(points, np.ones((len(points), 1)), axis=1) @ maps.transpose(2, 1, 0).reshape(3, -1)
+        moved *= moved
+        return moved[:, : len(self.width)] + moved[:, len(self.width) :]
 
 
 def fit_kernel(

@@ -18,7 +18,7 @@ from torch.func import grad, vmap
 from loss_viz._validation import check_array, first_line
 from loss_viz.objective.batching import (
     MAX_ATTENTION_CHUNK,
-    NarrowLinearMode,
+    LinearMode,
     ThreadTuner,
     choose_chunk_size,
     has_narrow_layers,
@@ -114,7 +114,7 @@ class Objective:
         self._lock, self._tuner, self._token = threading.Lock(), ThreadTuner(), uuid.uuid4().hex
         self._is_random, self._has_attention, self._needs_grad = True, False, False  # until `_probe` has found out
         self._draws = True
-        self._narrow = has_narrow_layers(model)
+        self._own_linear = True
         self.chunk_size, self._way = 1, "singly"
         with self._isolated():
             largest = self._probe()
@@ -122,7 +122,9 @@ class Objective:
             if self._loss.switched and not self._agrees_with_loading():
                 self._way = "loading"
                 return
-            fitting = choose_chunk_size(largest, self.initial_weights.nbytes, self.device, narrow=self._narrow)
+            fitting = choose_chunk_size(
+                largest, self.initial_weights.nbytes, self.device, narrow=has_narrow_layers(model)
+            )
             self.chunk_size = fitting if not self._needs_grad and self._can_batch() else 1
         # Fused attention, which cannot be batched, is faster than small batches without it.
         if self.chunk_size > 1 and not (self._has_attention and self.chunk_size <= MAX_ATTENTION_CHUNK):
@@ -325,7 +327,7 @@ class Objective:
     def _evaluate_batch(self, weights: Tensor, buffers: Tensor) -> Tensor:
         with ExitStack() as stack:
             stack.enter_context(unfused_attention() if self._has_attention else nullcontext())
-            stack.enter_context(NarrowLinearMode() if self._narrow else nullcontext())
+            stack.enter_context(LinearMode() if self._own_linear else nullcontext())
             loss = stack.enter_context(self._borrow())
             return vmap(lambda w, b: loss.loss_at(w, self.buffer_layout.split(b)), randomness="same")(weights, buffers)
 
@@ -543,9 +545,10 @@ class Objective:
         """Return whether `vmap` gives the same losses; warn if not."""
         weights, buffers = self._two_weights(), self._tensor(self.initial_buffers, self.buffer_layout)
         expected = self._loss.losses_in_loop(weights, [{}, {}])
-        if self._narrow and self._find_obstacle(weights, buffers, expected):
-            self._narrow = False  # its rule has no derivatives, which the loss may contain
         if reason := self._find_obstacle(weights, buffers, expected):
+            self._own_linear = False  # it cannot add different biases to one frozen product
+            reason = self._find_obstacle(weights, buffers, expected)
+        if reason:
             warnings.warn(
                 f"torch.func.vmap cannot batch this model ({reason.split('. ')[0]}); weight vectors are evaluated one "
                 "at a time, which is slower but gives the same losses.",

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array, vstack
 
 from loss_viz.planes.projection import Projection
-from loss_viz.runs.weights import WeightRows, column_blocks, is_in_memory, take_rows
+from loss_viz.runs.weights import WeightRows, column_blocks, is_in_memory, row_blocks, take_rows
 
 MAX_SPAN_BYTES = 2**26  # of the vectors of all planes, which are then computed once
+ROWS_PER_PRODUCT, SPARSE = 64, 4  # in smaller products fewer planes are multiplied by zero
 FEW_NUMBERS = 2**18  # of a run: then its vectors are computed for a single point, too
 
 PlaneWeights: TypeAlias = np.ndarray | csr_array  # (n, n_planes)
@@ -82,6 +83,9 @@ class Planes:
             `(n, n_params)`, in the dtype of the recorded weights.
         """
         used, w = used_planes(weights)
+        if len(points) > ROWS_PER_PRODUCT and SPARSE * np.count_nonzero(w) < w.size:
+            blocks = row_blocks(w.shape, ROWS_PER_PRODUCT)  # neighbors share planes
+            return np.concatenate([self.lift(points[rows], weights[rows]) for rows in blocks])
         n_vectors = 1 + len(self.columns)
         is_cheap = n_vectors == 1 or math.prod(self.rows.shape) < FEW_NUMBERS
         spans = self._spans if is_cheap or len(points) > len(used) else None

@@ -172,15 +172,18 @@ def test_a_frozen_model_raises():
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (11, 7), (2, 3, 7)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("frozen", ["", "0.weight", "0.bias", "1.weight"])
-def test_narrow_layers_give_the_loss_of_the_model(shape, bias, frozen):
+@pytest.mark.parametrize("width", [5, 40])
+def test_linear_layers_give_the_loss_of_the_model(shape, bias, frozen, width):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(7, 5, bias=bias), nn.Linear(5, 1, bias=bias), nn.Tanh(), nn.Linear(1, 16)).double()
+    layers = nn.Linear(7, width, bias=bias), nn.Linear(width, 1, bias=bias), nn.Tanh(), nn.Linear(1, 16)
+    model = nn.Sequential(*layers).double()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name != frozen)
     x = torch.randn(shape, dtype=torch.float64)
     loss_fn = lambda m: (m(x).sin() * torch.arange(16)).mean()  # noqa: E731
     objective = Objective(model, loss_fn)
-    assert objective._narrow
+    assert objective._way == "batch"
+    assert objective._own_linear != (bias and frozen == "0.weight" and len(shape) == 2)
     weights = np.random.default_rng(0).normal(size=(6, objective.n_params))
     trainable = [p for p in model.parameters() if p.requires_grad]
     expected = []
