@@ -351,14 +351,13 @@ class Pane {
   // Shows or hides lines and words of a trace, which take long to draw. Words are drawn in front of everything, because
   // a number of which the surface hides a part reads as another one.
   showOnSurface(i, areShown) {
-    const { textMarkers, linePlot } = this.scene?.traces?.[this.gd._fullData[i].uid] || {};
+    const { glplot, traces } = this.scene || {};
+    const { textMarkers, linePlot } = traces?.[this.gd._fullData[i].uid] || {};
     for (const part of [textMarkers, linePlot]) {
       if (!part || part.areShown === areShown) continue;
       const isNew = !("areShown" in part);
       part.areShown = areShown;
-      this.scene.glplot.redraw();
-      if (!isNew) continue;
-      for (const name of ["draw", "drawTransparent"]) {
+      for (const name of isNew ? ["draw", "drawTransparent"] : []) {
         const draw = part[name];
         part[name] = function (camera) {
           if (!this.areShown) return;
@@ -367,7 +366,18 @@ class Pane {
           if (this === textMarkers) this.gl.depthRange(0, 1);
         };
       }
+      if (isNew && part === textMarkers) this.keepTextSize(part);
+      glplot.redraw(); // which draws at once
     }
+  }
+
+  // Plotly divides the size of words that it has not drawn before by the ratio of the last picture.
+  keepTextSize(textMarkers) {
+    const { update } = textMarkers;
+    textMarkers.update = (options) => {
+      textMarkers.pixelRatio = 1; // as in the first update; each picture sets it again
+      update.call(textMarkers, options);
+    };
   }
 
   // Draws fewer pixels while pictures follow each other, which doubles their number where WebGL has no GPU.

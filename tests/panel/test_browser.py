@@ -268,8 +268,16 @@ def test_training_draws_its_curve_and_can_be_stopped(panel):
     assert f"kept up to step {n_steps} of 20000" in panel.status
     assert len(panel.trace("surface", "trajectory", "x")) == n_steps + 1
     train_steps(panel, STEPS)
+    panel.page.evaluate(
+        """() => {
+            window.states = [];
+            const badge = document.querySelector('.lossviz-badge');
+            const options = { characterData: true, childList: true, subtree: true };
+            new MutationObserver(() => window.states.push(badge.textContent)).observe(badge, options);
+        }"""
+    )
     panel.button("Train").click()
-    panel.wait_until(lambda: panel.state == "training")
+    panel.wait_until(lambda: "training" in panel.page.evaluate("() => window.states"))  # it may be over in no time
     panel.wait_drawn()
     assert len(panel.trace("curve", "loss", "x")) == STEPS + 1
 
@@ -342,8 +350,14 @@ def test_names_of_levels_are_absent_while_the_surface_changes(panel):
             const pane = document.querySelector('.lossviz-pane-surface');
             const { uid } = pane._fullData.find(({ mode }) => mode === 'text');
             const { traces, glplot } = pane._fullLayout.scene._scene;
-            const redraw = glplot.redraw;
-            window.namesShown = [];
+            const { textMarkers } = traces[uid];
+            const { redraw } = glplot;
+            const { update } = textMarkers;
+            Object.assign(window, { namesShown: [], ratios: [] });
+            textMarkers.update = function (options) {
+                update.call(this, options);
+                window.ratios.push(this.pixelRatio);
+            };
             glplot.redraw = function () {
                 window.namesShown.push(traces[uid].textMarkers.areShown);
                 redraw.call(this);
@@ -355,6 +369,7 @@ def test_names_of_levels_are_absent_while_the_surface_changes(panel):
     shown = panel.page.evaluate("() => window.namesShown")
     assert False in shown  # they would lag behind their lines
     assert shown[-1]
+    assert set(panel.page.evaluate("() => window.ratios")) == {1}  # else new words are smaller than the old ones
     assert panel.trace("surface", "level_names", "z") != before
     panel.press("sigma", "Home")
 
@@ -591,6 +606,12 @@ def test_the_border_between_two_surfaces_is_moved_by_mouse_and_keys(panel):
     button.click()
     panel.wait_until(lambda: len(panel.trace("beside", "surface", "z")) > 0)
     panel.wait_drawn()
+    panel.close_drawer()
+    canvas = panel.root.locator(".lossviz-pane-beside canvas").first
+    at_first = canvas.screenshot()
+    panel.page.evaluate("() => document.querySelector('.lossviz-pane-beside')._fullLayout.scene._scene.glplot.redraw()")
+    panel.page.wait_for_timeout(300)
+    assert canvas.screenshot() == at_first  # names of levels stand in front of the surface from the first frame on
     assert button.get_attribute("aria-pressed") == "true"
     beside = "document.querySelector('.lossviz-pane-beside')._fullLayout"
     assert "flat plane" in panel.page.evaluate(f"() => {beside}.title.text")

@@ -13,7 +13,7 @@ import loss_viz as lv
 from loss_viz.objective.objective import LossCheck
 from loss_viz.runs import recorder
 
-N_QUICK, N_ALL = 25, 500
+N_QUICK, N_ALL = 25, 250
 SAID = "differ from those of the model itself"
 
 

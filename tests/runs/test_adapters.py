@@ -102,13 +102,13 @@ def draw(size, n_layers, n_jobs):
     loss_fn = lambda m: m(input_ids=tokens, labels=tokens).loss
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     with lv.Recorder(model, loss_fn).attach(optimizer) as recorder:
-        for _ in range(15):
+        for _ in range(6):
             optimizer.zero_grad()
             loss_fn(model).backward()
             optimizer.step()
     run = recorder.run(progress=False)
     with joblib.parallel_config("threading", n_jobs=n_jobs):
-        lv.landscape(run, k=2, resolution=(9, 7), progress=False)
+        lv.landscape(run, k=2, resolution=(5, 3), progress=False)
     return sum(p.nbytes for p in model.parameters() if not p.requires_grad)
 
 draw(32, 1, 1)  # so that all libraries are loaded
