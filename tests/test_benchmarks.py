@@ -16,6 +16,7 @@ def run_benchmarks(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_large_models_are_measured_and_saved(tmp_path):
     done = run_benchmarks("--only", "large", "--tiny", "--out", tmp_path)
     assert done.returncode == 0, done.stderr

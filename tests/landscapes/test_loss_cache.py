@@ -292,6 +292,7 @@ def test_a_killed_process_is_resumed(tmp_path, expected):
     assert resumed["n"] == expected["n"] - n_kept + N_PROBES + N_CHECKED
 
 
+@pytest.mark.slow
 def test_control_c_returns_the_coarser_landscape(tmp_path, expected):
     process = start(tmp_path, tmp_path / "cache", 1e-2)
     wait_for(lambda: count_records(tmp_path / "cache", "*grid*") > 300)

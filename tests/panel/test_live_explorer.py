@@ -261,6 +261,7 @@ def build_plain():
     return torch.nn.Sequential(torch.nn.Linear(1, 12), torch.nn.Tanh(), torch.nn.Linear(12, 1))
 
 
+@pytest.mark.slow
 def test_a_training_in_another_process_is_followed_through_its_folder(quick, monkeypatch, tmp_path):
     monkeypatch.setattr(watch, "PAUSE_SECONDS", 1.5)
     folder = tmp_path / "snapshots"

@@ -80,6 +80,7 @@ def test_a_panel_keeps_its_picture_and_says_what_is_wrong_with_a_target(record_p
     explorer.close()
 
 
+@pytest.mark.slow
 def test_a_panel_draws_every_target_that_it_takes_or_says_why_not(record_property):
     explorer = lv.Explorer("x^2", steps=3, resolution=4, k=1)
     assert explorer.wait(60.0)
