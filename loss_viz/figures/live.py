@@ -225,7 +225,7 @@ def curve_template(names: Sequence[str] = ("",), title: str = "training loss") -
     _set_small_layout(figure, title, "step").update_layout(hovermode="x", xaxis={"anchor": "y2"})
     figure.update_layout(title={"x": 0.99, "xanchor": "right"})  # the left belongs to the buttons of the time line
     strip: dict[str, Any] = SMALL_AXIS | {"domain": [0.0, 0.2], "type": "log", "tickvals": [1, 2, 10, 100, 1e4]}
-    lowest = SMALL_AXIS | MARGIN_AXIS | {"domain": NO_ROOM, "tickvals": [1, 100], "visible": False}
+    lowest = SMALL_AXIS | MARGIN_AXIS | {"domain": NO_ROOM, "tickvals": [1, 1000], "visible": False}
     figure.update_layout(yaxis={"domain": [0.34, 1.0], "exponentformat": "power"}, yaxis2=strip, yaxis3=lowest)
     place = {"x": 0, "y": 0.21, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
     figure.add_annotation(place, text="surface off by ×", showarrow=False, font={"size": 10})

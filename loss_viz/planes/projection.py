@@ -189,8 +189,9 @@ def _center(
     """Return the mean row and the sum of squared distances from it; add the Gram matrix of the rest to `gram`."""
     mean, total, extent = np.empty(weights.shape[1]), 0.0, 0.0
     for columns, block in _widen(weights, bar):
-        _require_squares(np.abs(block).max(initial=1.0))
-        moved = np.ptp(block, axis=0)
+        low, high = block.min(axis=0), block.max(axis=0)
+        _require_squares(np.max([1.0, high.max(initial=0.0), -low.min(initial=0.0)]))
+        moved = high - low
         extent = max(extent, moved.max(initial=0.0))
         # The mean of equal numbers is not always that number.
         mean[columns] = np.where(moved > 0, block.mean(axis=0), block[0])
