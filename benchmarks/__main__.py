@@ -106,7 +106,7 @@ def main() -> None:
     figure = plot.plot(options.out / f"{name}.png", results, machine)
     if options.docs:
         for section in report.MARKS.keys() & results.keys():
-            report.insert(section, report.write_summary(section, results[section], machine))
+            report.insert(report.write_summary(section, results[section], machine), report.PAGE, report.MARKS[section])
         if figure and "objective" in results:
             shutil.copyfile(figure, report.FIGURE)
     print("Written:", ", ".join(path.name for path in [*paths, figure] if path))

@@ -161,13 +161,12 @@ def write_summary(section: str, results: Sequence[Result], machine: str) -> str:
     return f"{text}\n\n{machine}\n"
 
 
-def insert(section: str, text: str, page: Path = PAGE) -> None:
-    """Replace the text between the marks of a section.
+def insert(text: str, page: Path, marks: tuple[str, str]) -> None:
+    """Replace the text between the marks of a page.
 
     Raises:
         ValueError: if the page does not contain the marks.
     """
-    marks = MARKS[section]
     before, start, rest = page.read_text(encoding="utf-8").partition(marks[0])
     _, end, after = rest.partition(marks[1])
     if not start or not end:

@@ -85,6 +85,7 @@ class Count(NamedTuple):
 def run_suite(part: Part, report: Path) -> Count:
     """Run a suite in a separate process and count its cases, those of slow tests included."""
     pytest = [sys.executable, "-m", "pytest", "-q", "-m", "", "-o", "junit_family=xunit1", f"--junitxml={report}"]
+    pytest += ["-n", "0"]  # processes of pytest-xdist lose the numbers of Hypothesis
     selected = ["-k", part.only] if part.only else []
     ended = subprocess.run([*pytest, f"tests/{part.suite}", *selected], check=False)
     if ended.returncode not in (0, 1):
