@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -37,15 +36,3 @@ def test_without_a_gpu_the_benchmark_says_so():
     done = run_benchmarks("--device", "cuda")
     assert done.returncode == 2
     assert "--device cuda needs a GPU" in done.stderr
-
-
-@pytest.mark.parametrize("name", ["robustness", "scaling"])
-def test_tables_are_written_between_their_marks(name, tmp_path):
-    module = import_module(f"benchmarks.{name}")
-    start, end = module.MARKS
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{start}old\n{end}after\n", encoding="utf-8")
-    module.insert("new\n", page, module.MARKS)
-    assert page.read_text(encoding="utf-8") == f"before\n{start}new\n{end}after\n"
-    with pytest.raises(ValueError, match="must contain the lines"):
-        module.insert("new\n", ROOT / "LICENSE", module.MARKS)

@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 from benchmarks.robustness import MARKS, PAGE, PARTS, SOAK, Count, count_cases, write_rows
 
@@ -50,3 +53,15 @@ def test_what_did_not_hold_is_named():
     assert text.count("| 1,000 |") == len(PARTS) - 1
     assert "not in test_it" in text
     assert "nothing grew" in text
+
+
+@pytest.mark.parametrize("name", ["robustness", "scaling"])
+def test_tables_are_written_between_their_marks(name, tmp_path):
+    module = import_module(f"benchmarks.{name}")
+    start, end = module.MARKS
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{start}old\n{end}after\n", encoding="utf-8")
+    module.insert("new\n", page, module.MARKS)
+    assert page.read_text(encoding="utf-8") == f"before\n{start}new\n{end}after\n"
+    with pytest.raises(ValueError, match="must contain the lines"):
+        module.insert("new\n", ROOT / "LICENSE", module.MARKS)
