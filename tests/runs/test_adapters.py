@@ -108,7 +108,7 @@ def draw(size, n_layers, n_jobs):
             optimizer.step()
     run = recorder.run(progress=False)
     with joblib.parallel_config("threading", n_jobs=n_jobs):
-        lv.landscape(run, k=2, resolution=(5, 3), progress=False)
+        lv.landscape(run, k=2, resolution=(9, 7), progress=False)
     return sum(p.nbytes for p in model.parameters() if not p.requires_grad)
 
 draw(32, 1, 1)  # so that all libraries are loaded
