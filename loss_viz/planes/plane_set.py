@@ -83,12 +83,21 @@ class Planes:
             `(n, n_params)`, in the dtype of the recorded weights.
         """
         used, w = used_planes(weights)
-        if len(points) > ROWS_PER_PRODUCT and SPARSE * np.count_nonzero(w) < w.size:
-            blocks = row_blocks(w.shape, ROWS_PER_PRODUCT)  # neighbors share planes
-            return np.concatenate([self.lift(points[rows], weights[rows]) for rows in blocks])
-        n_vectors = 1 + len(self.columns)
-        is_cheap = n_vectors == 1 or math.prod(self.rows.shape) < FEW_NUMBERS
+        is_cheap = not self.columns or math.prod(self.rows.shape) < FEW_NUMBERS
         spans = self._spans if is_cheap or len(points) > len(used) else None
+        if len(points) <= ROWS_PER_PRODUCT or SPARSE * np.count_nonzero(w) >= w.size:
+            return self._average(points, used, w, spans)
+        blocks = row_blocks(w.shape, ROWS_PER_PRODUCT)  # neighbors share planes
+        return np.concatenate([self._average(points[rows], *used_planes(weights[rows]), spans) for rows in blocks])
+
+    def _average(
+        self,
+        points: Float[np.ndarray, "n 2"],
+        used: Int[np.ndarray, " n_used"],
+        w: Float[np.ndarray, "n n_used"],
+        spans: Float[np.ndarray, "n_vectors n_planes n_params"] | None,
+    ) -> Float[np.ndarray, "n n_params"]:
+        n_vectors = 1 + len(self.columns)
         # w, and w times the coordinates of q - p[t].
         parts = np.empty((len(points), 3, len(used)), np.float64 if spans is None else spans.dtype)
         parts[:, 0] = w
