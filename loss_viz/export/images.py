@@ -50,7 +50,7 @@ def export_image(
     min_support: float = 0.0,
     rotate: float = 0.0,
 ) -> Path:
-    """Write a figure for a paper: the surface or level lines, the runs at their true losses, and the balls.
+    """Write a figure for a paper: the surface with level lines, or these alone, the runs at their true losses, balls.
 
     The suffix of `path` is the format. In a PDF or SVG text is text and lines are lines; the shaded surface is an
     image within it, in which everything hides what is behind it. What the picture shows and what it does not is said in

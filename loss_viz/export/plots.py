@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 from scipy.spatial import cKDTree
 
 from loss_viz.diagnostics.report import assess
-from loss_viz.export.scene import Scene, split_shades
+from loss_viz.export.scene import Scene, find_direction, split_shades
 from loss_viz.figures.camera import aim
 from loss_viz.figures.captions import name_axis
 from loss_viz.figures.loss_axis import BALL_RADIUS, Scale
@@ -71,7 +71,8 @@ def draw_surface(
     eye = find_eye(landscape, scale)
     _fit_box(axes, eye, rotations, overhang=overhang)
     turn(axes, eye, rotations[0])
-    scene = Scene(landscape, scale, step=step, min_support=min_support)
+    seen_from = dict(zip("xyz", (np.linalg.norm(eye) * find_direction(axes)).tolist(), strict=True))
+    scene = Scene(landscape, scale, step=step, min_support=min_support, eye=seen_from)
     axes.add_artist(scene)
     return scene
 

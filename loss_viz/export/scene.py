@@ -9,15 +9,25 @@ from jaxtyping import Bool, Float
 from matplotlib.artist import Artist
 from matplotlib.colors import to_rgb
 from matplotlib.path import Path
+from matplotlib.text import Text
 from matplotlib.transforms import IdentityTransform
 from PIL import Image
 from scipy.interpolate import RegularGridInterpolator
 
 from loss_viz.diagnostics.report import assess
 from loss_viz.export.rasterizer import Rasterizer
-from loss_viz.figures.loss_axis import BALL_RADIUS, Scale
-from loss_viz.figures.style import BALL, BOX, LIGHT, MUTED, PLATEAU, pick_ball_colors, pick_colors
-from loss_viz.figures.traces import fold_arrays, path_arrays, plateau_arrays, stem_arrays, surface_arrays
+from loss_viz.figures.level_lines import level_arrays
+from loss_viz.figures.loss_axis import BALL_RADIUS, SHADOW_LIFT, Scale
+from loss_viz.figures.style import BALL, BOX, LIGHT, MUTED, PLATEAU, TEXT_COLOR, pick_ball_colors, pick_colors
+from loss_viz.figures.traces import (
+    fold_arrays,
+    is_on_dark,
+    path_arrays,
+    plateau_arrays,
+    shadow_arrays,
+    stem_arrays,
+    surface_arrays,
+)
 from loss_viz.landscapes.landscape import Landscape
 
 SUPERSAMPLING = 2  # rasterized pixels per image pixel along each side, averaged at the end against jagged edges
@@ -25,15 +35,25 @@ SUPERSAMPLING = 2  # rasterized pixels per image pixel along each side, averaged
 # Lines and balls on the surface are moved towards the eye by this much, in units of the box, so that the surface does
 # not hide half of them; and away from it where the underside of the surface is visible.
 LINE_OFFSET, BALL_OFFSET = 0.015, 0.018
-LINE_WIDTHS = {"band": 2.2, "line": 1.0, "fold": 0.6, "stem": 0.6, "edge": 0.3}  # relative to lines.linewidth
+LINE_WIDTHS = {  # relative to lines.linewidth
+    "band": 2.6,
+    "casing": 1.6,
+    "line": 1.0,
+    "fold": 0.6,
+    "stem": 0.6,
+    "level": 0.35,
+    "edge": 0.3,
+}
+NAME_OPACITY = 0.5  # of the ground of a name
 EDGE_ON = 0.1  # sine of the angle to the line of sight below which the sides of the surface are blended
+CLEAR_SIDE = 0.9  # of the blend; where the surface is seen from the side, it would cut level lines to pieces
 N_SHADES = 8  # of a trajectory, from its color to gray
 SURFACE_LIGHT = np.array([1.0, 1.0, 0.0]) / np.sqrt(2)  # Plotly's light for meshes: right of the eye, above
 BALL_LIGHT = np.array([-0.3, 0.6, 0.74])
 
 
 class Scene(Artist):
-    """Surface, runs, plateaus, folds and balls of a landscape.
+    """Surface with level lines, runs, plateaus, folds and balls with their shadows, of a landscape.
 
     matplotlib's own artists are sorted by distance as wholes, which buries a line that lies on a surface or shows it
     through a hill. Here surface and balls are an image with a depth for each pixel, of the resolution at which the
@@ -45,11 +65,14 @@ class Scene(Artist):
         scale: the loss axis.
         step: training step of the balls.
         min_support: leave the surface open where its support is below this value.
+        eye: viewpoint for which the names of the level lines are placed, as Plotly's camera has it.
     """
 
     axes: Any  # set by `axes.add_artist`
 
-    def __init__(self, landscape: Landscape, scale: Scale, *, step: int, min_support: float) -> None:
+    def __init__(
+        self, landscape: Landscape, scale: Scale, *, step: int, min_support: float, eye: Mapping[str, float]
+    ) -> None:
         super().__init__()
         self.step = step
         self._landscape, self._scale = landscape, scale
@@ -57,6 +80,8 @@ class Scene(Artist):
         self._folds = fold_arrays(landscape, scale, assess(landscape).folds)
         plateaus = assess(landscape).plateaus[0] if len(landscape.runs) == 1 else []
         self._band = plateau_arrays(landscape.run_set, landscape.projection, scale, plateaus)
+        arrays = level_arrays(landscape, self._mesh, scale, landscape.path, landscape.path_loss, eye)
+        self._levels, self._names = arrays["levels"], arrays["level_names"]
         self._line_width = mpl.rcParams["lines.linewidth"]
         self._text_color = mpl.rcParams["text.color"]
         self._seen_as: tuple[Any, ...] = ()
@@ -81,6 +106,7 @@ class Scene(Artist):
         for line, color, kind, muted in self._lines():
             points = self._place_line(line, LINE_OFFSET)
             self._draw_line(renderer, gc, picture, points, color, kind, muted, balls=[ball for ball, _ in balls])
+        self._draw_names(renderer, picture)
         for (center, radius, _), color in balls:
             angle = np.linspace(0, 2 * np.pi, 100)[:, None]
             ring = center + radius * np.hstack([np.cos(angle), np.sin(angle), 0 * angle])
@@ -91,10 +117,16 @@ class Scene(Artist):
     def _lines(self) -> Iterator[tuple[Mapping[str, np.ndarray], str, str, Any]]:
         """Yield the points, the color, the kind and the share of gray of each line."""
         land, scale = self._landscape, self._scale
+        is_dark = is_on_dark(self._levels["rgba"])
+        is_clear = self._side(np.column_stack([self._levels["y"], self._levels["x"]])) >= CLEAR_SIDE
+        for color, drawn in ((TEXT_COLOR, ~is_dark), ("white", is_dark)):
+            drawn = is_clear & (drawn | np.append(drawn[1:], False))  # up to the first point of the other color
+            yield self._levels | {"x": np.where(drawn, self._levels["x"], np.nan)}, color, "level", 0.0
         yield self._band, PLATEAU["line"]["color"], "band", 0.0
         yield self._folds, self._text_color, "fold", 0.0
         for rows, color in zip(land.run_set.rows, pick_colors(len(land.runs)), strict=True):
             run = path_arrays(land.run_set, land.projection, land, scale, rows)
+            yield run, "white", "casing", 0.0
             yield run, color, "line", run["line.color"]
         for row in land.run_set.nearest_rows(self.step):
             stem = stem_arrays(land.path[row], land.path_loss[row], land.path_height[row])
@@ -119,6 +151,8 @@ class Scene(Artist):
             self._background = self._draw_surface()
             self._seen_as = seen_as
         picture = self._background.copy()
+        for row in self._landscape.run_set.nearest_rows(self.step):
+            self._draw_shadow(picture, row)
         visible = [
             picture.sphere(center, read_color(color), radius=radius, bulge=bulge, light=shade_ball)
             for (center, radius, bulge), color in self._balls()
@@ -130,10 +164,8 @@ class Scene(Artist):
         axes, land = self.axes, self._landscape
         ends = np.array([axes.get_xlim(), axes.get_ylim(), axes.get_zlim()])
         self._unit = np.diff(ends)[:, 0] / self._aspect  # length of a unit of the box in x, y and drawn loss
-        elevation, azimuth = np.radians([axes.elev, axes.azim])
-        flat = np.cos(elevation)
-        ahead = np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
-        right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
+        ahead = find_direction(axes)
+        right = np.array([-ahead[1], ahead[0], 0.0]) / np.hypot(*ahead[:2])
         self._view = np.stack([right, np.cross(ahead, right), ahead])  # right, up and towards the eye, in the box
         self._matrix, self._zoom, self._corner = axes.get_proj().T, SUPERSAMPLING * magnification, np.zeros(2)
         corners = np.array(np.meshgrid(*ends)).reshape(3, -1).T
@@ -155,8 +187,30 @@ class Scene(Artist):
         # Points with a loss that is not finite belong to no triangle: any height will do.
         z = np.where(np.isfinite(mesh["z"]), mesh["z"], self._landscape.path_loss[0])
         points = self._project(np.column_stack([mesh["x"], mesh["y"], self._scale.draw(z)]))
-        picture.triangles(points, (color * light[:, None]).clip(0, 255), corners)
+        shaded = (color * light[:, None]).clip(0, 255)
+        picture.triangles(points, shaded, corners)
+        land, places = self._landscape, (self._landscape.y, self._landscape.x)
+        values = np.column_stack([self._scale.draw(mesh["z"]), shaded]).reshape(*land.loss.shape, -1)
+        self._ground = RegularGridInterpolator(places, values, bounds_error=False, fill_value=np.nan)
         return picture
+
+    def _draw_shadow(self, picture: Rasterizer, row: int) -> None:
+        """Darken the surface below a ball: the more, the closer the two are."""
+        land, scale = self._landscape, self._scale
+        height = scale.high - scale.low
+        both = scale.draw(np.array([land.path_loss[row], land.path_height[row]]))
+        gap = abs(both[0] - both[1]) / (2 * BALL_RADIUS * height)
+        if not gap < 1:  # nor where the height is unknown
+            return
+        shadow = shadow_arrays(np.array([np.ptp(land.x), np.ptp(land.y)]))
+        place = land.path[row] + np.column_stack([shadow["x"], shadow["y"]])
+        z, *color = self._ground(place[:, ::-1]).T
+        points = np.column_stack([place, z + SHADOW_LIFT * height])
+        corners = np.stack([shadow[name] for name in "ijk"], axis=1)
+        corners = corners[np.isfinite(points).all(axis=1)[corners].all(axis=1)]
+        shade = 1 - (1 - gap) * shadow["dark"]
+        points = self._project(np.nan_to_num(points), LINE_OFFSET / 2 * self._side(place[:, ::-1]))
+        picture.triangles(points, np.nan_to_num(np.column_stack(color) * shade[:, None]), corners)
 
     def _normals(self) -> Float[np.ndarray, "n 3"]:
         """Return the normals of the surface at the grid points, as components right, up and towards the eye."""
@@ -197,6 +251,10 @@ class Scene(Artist):
         place = self.axes.transData.transform(here[:, :2] / here[:, 3:])
         return np.column_stack([(place - self._corner) * [1, -1] * self._zoom, shifted[:, 2] / shifted[:, 3]])
 
+    def _unproject(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 2"]:
+        """Return where rasterized pixels are in the figure."""
+        return points[:, :2] * [1, -1] / self._zoom + self._corner
+
     def _draw_line(
         self,
         renderer: Any,
@@ -226,7 +284,7 @@ class Scene(Artist):
                 values = np.column_stack([points[part], shares[part]]).T
                 *place, share = (np.interp(at, length, value) for value in values)
                 dots = np.stack(place, axis=1)
-                drawn = dots[:, :2] * [1, -1] / self._zoom + self._corner
+                drawn = self._unproject(dots)
                 shown = picture.shows(dots)
                 for (column, row, depth), radius, bulge in balls:
                     beside = np.hypot(dots[:, 0] - column, dots[:, 1] - row) < radius + reach
@@ -234,6 +292,25 @@ class Scene(Artist):
                 for shade, line in split_shades(color, drawn, share, shown):
                     gc.set_foreground(shade)
                     renderer.draw_path(gc, Path(line), IdentityTransform())
+
+    def _draw_names(self, renderer: Any, picture: Rasterizer) -> None:
+        """Write the losses of the level lines above them, where the surface does not hide these."""
+        points = self._place_line(self._names, LINE_OFFSET)
+        box = {"boxstyle": "square,pad=0", "facecolor": (1.0, 1.0, 1.0, NAME_OPACITY), "linewidth": 0}
+        style = {"size": self.axes.zaxis.get_ticklabels()[0].get_size(), "color": TEXT_COLOR, "bbox": box}
+        for text, (x, y), shown in zip(
+            self._names["text"], self._unproject(points), picture.shows(points), strict=True
+        ):
+            if shown:
+                words = Text(x, y, text, ha="center", va="bottom", **style)
+                words.set_figure(self.axes.figure)
+                words.draw(renderer)
+
+
+def find_direction(axes: Any) -> Float[np.ndarray, " 3"]:
+    """Return the direction of length 1 from the box of 3D axes to the eye."""
+    elevation, azimuth = np.radians([axes.elev, axes.azim])
+    return np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
 
 
 def split_shades(

@@ -88,6 +88,11 @@ def _on_white(rgba: Float[np.ndarray, "n 4"] | UInt8[np.ndarray, "n 4"]) -> Floa
     return rgba[:, :3] * (rgba[:, 3:] / 255) + 255 - rgba[:, 3:].astype(float)
 
 
+def is_on_dark(rgba: UInt8[np.ndarray, "n 4"]) -> Bool[np.ndarray, " n"]:
+    """Return where lines on surfaces of these colors are to be white."""
+    return _on_white(rgba) @ LUMINANCE < DARK
+
+
 def name_levels(
     landscape: Landscape, scale: Scale, mesh: Mapping[str, np.ndarray], eye: Mapping[str, float]
 ) -> tuple[go.Scatter3d, list[dict[str, Any]]]:
@@ -97,8 +102,7 @@ def name_levels(
     """
     arrays = level_arrays(landscape, mesh, scale, landscape.path, landscape.path_loss, eye)
     lines, names = arrays["levels"], arrays["level_names"]
-    is_dark = _on_white(lines.pop("rgba")) @ LUMINANCE < DARK
-    colors = np.where(is_dark, "white", TEXT_COLOR).tolist()
+    colors = np.where(is_on_dark(lines.pop("rgba")), "white", TEXT_COLOR).tolist()
     places = zip(names["x"], names["y"], scale.draw(names["z"]), names["text"], strict=True)
     notes = [LEVEL_NOTE | {"x": x, "y": y, "z": z, "text": text} for x, y, z, text in places]
     return go.Scatter3d(LEVELS, **lines).update(line={"color": colors}), notes

@@ -19,7 +19,7 @@ import loss_viz as lv
 from loss_viz.export.page import Page
 from loss_viz.export.plots import TICK_STEPS, linear_ticks, set_log_ticks
 from loss_viz.export.scene import SUPERSAMPLING, Scene, read_color
-from loss_viz.figures import camera
+from loss_viz.figures import camera, traces
 from loss_viz.figures.camera import aim
 from loss_viz.figures.loss_axis import BALL_RADIUS, LINE_LIFT, fit_scale
 from loss_viz.figures.style import BALL_COLOR, BOX, PATH_COLOR, pick_colors
@@ -239,6 +239,94 @@ def test_the_surface_has_the_colors_of_the_interactive_figure(land):
             alike.append(has_hue_of(pixel, color, atol=0.05))
     assert len(alike) > 20
     assert np.mean(alike) > 0.9
+
+
+def changed_pixels(page, scene, step, **fields):
+    """Return (column, row) of the pixels that differ when fields of the scene do, and both pictures."""
+    with_all = np.asarray(page.render(step, page._degrees)).astype(int)
+    kept = {name: getattr(scene, name) for name in fields}
+    vars(scene).update(fields)
+    without = np.asarray(page.render(step, page._degrees)).astype(int)
+    vars(scene).update(kept)
+    rows, columns = np.nonzero(np.abs(with_all - without).sum(axis=2) > 12)
+    return np.column_stack([columns, rows]) + 0.5, with_all, without
+
+
+NO_NAMES = {"x": np.empty(0), "y": np.empty(0), "z": np.empty(0), "text": []}
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_level_lines_cross_the_edges_of_the_grid_where_the_loss_is_their_level(run, log):
+    land = lv.landscape(run, resolution=(33, 25), progress=False)
+    view = Pinhole(land, log=log)
+    scene = view.page._scene
+    scene._names = NO_NAMES
+    nowhere = scene._levels | {"x": np.full(len(scene._levels["x"]), np.nan)}
+    pixels, *_ = changed_pixels(view.page, scene, 60, _levels=nowhere)
+    drawn, crossings = view.scale.draw(land.loss), []
+    for level in view.scale.draw(view.scale.levels()):
+        for j in range(len(land.y)):
+            for i in range(len(land.x)):
+                for to_j, to_i in ((j, i + 1), (j + 1, i)):
+                    if to_j < len(land.y) and to_i < len(land.x):
+                        low, high = drawn[j, i], drawn[to_j, to_i]
+                        if (low - level) * (high - level) < 0:
+                            t = (level - low) / (high - low)
+                            x = land.x[i] + t * (land.x[to_i] - land.x[i])
+                            y = land.y[j] + t * (land.y[to_j] - land.y[j])
+                            crossings.append([x, y, 10**level if log else level])
+    crossings = np.array(crossings)
+    places = view.find(crossings)[:, :2]
+    assert np.linalg.norm(pixels[:, None] - places, axis=2).min(axis=1).max() < 12  # the size of a cell
+    run_there = view.find(np.column_stack([land.path, land.path_loss]))[:, :2]
+    clear = np.linalg.norm(places[:, None] - run_there, axis=2).min(axis=1) > 6
+    clear &= [not view.hides(point, margin=0.02) for point in crossings]
+    clear &= scene._side(crossings[:, 1::-1]) > 0.95
+    assert clear.sum() > 20
+    nearest = np.linalg.norm(places[clear][:, None] - pixels, axis=2).min(axis=1)
+    assert np.mean(nearest < 1.5) > 0.95
+
+
+def test_names_of_levels_are_written_unless_hidden(run, low_camera):
+    land = lv.landscape(run, resolution=(33, 25), progress=False)
+    written = []
+    for rotate in (0.0, 60.0, 120.0, 240.0, 300.0):
+        view = Pinhole(land, log=True, rotate=rotate)
+        scene = view.page._scene
+        scene._names = Pinhole(land, log=True).page._scene._names  # as in a film that rotates
+        names = scene._names
+        points = np.column_stack([names["x"], names["y"], names["z"]])
+        pixels, *_ = changed_pixels(view.page, scene, 60, _names=NO_NAMES)
+        for point, place in zip(points, view.find(points)[:, :2], strict=True):
+            above = np.abs(pixels - place - [0, -5]).max(axis=1) < 6
+            if view.hides(point, margin=0.02) == view.hides(point, margin=0.06):  # in doubt neither is checked
+                assert above.any() != view.hides(point, margin=0.02)
+                written.append(above.any())
+    assert any(written)
+    assert not all(written)
+
+
+def test_a_ball_casts_a_shadow_where_it_touches_the_surface(no_plateau, monkeypatch):
+    view = Pinhole(no_plateau)
+    page, scene = view.page, view.page._scene
+    rows = np.abs(view.scale.fraction(no_plateau.path_loss) - view.scale.fraction(no_plateau.path_height))
+    touching = int(rows[20:].argmin()) + 20
+    far = replace(no_plateau, path_height=no_plateau.path_loss + 3 * BALL_RADIUS * (view.scale.high - view.scale.low))
+    with_shadow = np.asarray(page.render(touching)).astype(int)
+    with monkeypatch.context() as patch:
+        patch.setattr(traces, "SHADOW_DEPTH", 0.0)
+        without = np.asarray(page.render(touching)).astype(int)
+    changed = np.argwhere(with_shadow != without)
+    assert len(changed) > 30
+    assert (with_shadow <= without + 1).all()
+    assert (with_shadow - without).min() < -20
+    center = view.find(ball_center(no_plateau, view.scale, touching)[None])[0, :2]
+    radius = scene._place_ball(touching)[1] / SUPERSAMPLING
+    assert np.linalg.norm(changed[:, 1::-1] + 0.5 - center, axis=1).max() < 2 * radius + 2
+    scene._landscape = far
+    far_above = np.asarray(page.render(touching))
+    monkeypatch.setattr(traces, "SHADOW_DEPTH", 0.0)
+    np.testing.assert_array_equal(np.asarray(page.render(touching)), far_above)
 
 
 def draw_alone(land, **look):
