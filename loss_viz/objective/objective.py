@@ -21,7 +21,6 @@ from loss_viz.objective.batching import (
     LinearMode,
     ThreadTuner,
     choose_chunk_size,
-    has_narrow_layers,
     reserve_heap,
 )
 from loss_viz.objective.functional import FunctionalLoss, check_scalar, unfused_attention, unwrap_model
@@ -122,9 +121,7 @@ class Objective:
             if self._loss.switched and not self._agrees_with_loading():
                 self._way = "loading"
                 return
-            fitting = choose_chunk_size(
-                largest, self.initial_weights.nbytes, self.device, narrow=has_narrow_layers(model)
-            )
+            fitting = choose_chunk_size(largest, self.initial_weights.nbytes, self.device)
             self.chunk_size = fitting if not self._needs_grad and self._can_batch() else 1
         # Fused attention, which cannot be batched, is faster than small batches without it.
         if self.chunk_size > 1 and not (self._has_attention and self.chunk_size <= MAX_ATTENTION_CHUNK):

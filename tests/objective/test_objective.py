@@ -10,7 +10,7 @@ import reference
 import torch
 from torch import nn
 
-from loss_viz.objective.batching import CHUNK_BYTES, NARROW_FACTOR, reserve_heap, trim_heap
+from loss_viz.objective.batching import CHUNK_BYTES, reserve_heap, trim_heap
 from loss_viz.objective.objective import Objective
 
 
@@ -56,7 +56,7 @@ def test_chunks_fit_the_budget_of_the_largest_tensor():
     model, _ = build(torch.float32)
     x = torch.zeros(1000, 3)
     objective = Objective(model, lambda m: m(x).square().mean())
-    assert objective.chunk_size == NARROW_FACTOR * CHUNK_BYTES // (1000 * 5 * 4)
+    assert objective.chunk_size == CHUNK_BYTES // (1000 * 5 * 4)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not platform.libc_ver()[0].startswith("glibc"), reason="glibc alone")
