@@ -1,4 +1,4 @@
-"""Pictures a second while a slider of the panel is dragged, and the lag after its release.
+"""Seconds until the panel has opened, pictures a second while a slider is dragged, and the lag after its release.
 
 `python -m benchmarks.fluency` opens the panel in JupyterLab in Chromium, which draws WebGL in software where it has no
 GPU. A picture counts once, in the first frame of the browser that shows new data of the surface or the ball.
@@ -20,11 +20,12 @@ MOVES = 60
 # Where each slider is dragged to and fro, as shares of its length.
 DRAGS = {"step": (0.1, 0.9), "sigma": (0.3, 0.8), "k": (0.1, 0.5), "resolution": (0.3, 0.9)}
 
-# Notes the time of each animation frame that shows new data of the surface or the ball, whose shapes are meshes.
+# Notes the time of each animation frame that shows new values of the surface or the ball, whose shapes are meshes.
 WATCH = """() => {
     const panes = [...document.querySelectorAll('.lossviz .lossviz-pane')];
+    const sum = (values) => Array.from(values).reduce((sum, value, i) => sum + (+value || 0) * Math.cos(i), 0);
     const look = () =>
-        panes.flatMap((pane) => pane.data.filter((t) => t.type === 'mesh3d').flatMap((t) => [t.x, t.z]));
+        panes.flatMap((pane) => pane.data.filter((t) => t.type === 'mesh3d').flatMap((t) => [t.x, t.z].map(sum)));
     const watch = window.watch = {times: [], last: look(), on: true};
     const tick = () => {
         const now = look();
@@ -36,6 +37,28 @@ WATCH = """() => {
     };
     tick();
 }"""
+
+
+# Notes when the still picture with which the panel opens is on screen, and when the computed surface replaces it.
+OPENING = """() => {
+    const opening = window.opening = {start: performance.now()};
+    const tick = () => {
+        const still = document.querySelector('.lossviz-still');
+        if (still?.complete) opening.still ??= performance.now();
+        if (opening.still && !still) opening.surface = performance.now();
+        else requestAnimationFrame(tick);
+    };
+    tick();
+}"""
+
+
+def open_panel(notebook: Notebook) -> dict[str, float]:
+    """Run the cells in a kernel that has imported nothing, and return the seconds until each picture."""
+    notebook.page.evaluate(OPENING)
+    notebook.run_all()
+    notebook.page.wait_for_function("() => window.opening.surface", timeout=200_000)
+    found = notebook.page.evaluate("() => window.opening")
+    return {name: (found[name] - found["start"]) / 1000 for name in ("still", "surface")}
 
 
 def drag(panel: Panel, name: str) -> dict[str, float]:
@@ -75,7 +98,8 @@ def main() -> None:
         with contextlib.closing(Lab(folder)) as lab:
             page = browser.new_page(viewport={"width": 1440, "height": 900})
             notebook = Notebook(page, lab, "panel.ipynb")
-            notebook.run_all()
+            opened = open_panel(notebook)
+            print(f"opened: a still picture after {opened['still']:.1f} s, the surface after {opened['surface']:.1f} s")
             panel = Panel(notebook)
             panel.wait_drawn(200)
             print(f"{'dragged':<12}{'pictures/s':>12}{'lag after release, s':>24}")

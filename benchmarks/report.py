@@ -24,7 +24,9 @@ FIGURE = Path(".github/images/speed.png")
 WHOLE = """## Whole pictures
 
 A landscape of 50 × 50 points, with PCA, choice of planes and the heights under every recorded step, beside one plane of
-2,500 losses of the fastest other tool. Memory is the peak beyond what the process had before."""
+2,500 losses of the fastest other tool. Memory is the peak beyond what the process had before. Where loss_viz takes
+longer, it is because of what such a plane lacks: losses under the run and for the choice of planes, and averages of
+planes, which take a third of the time on 1-64-64-1 and a quarter on the transformer."""
 # Parts of the page, by section of the benchmark.
 MARKS = {
     section: (f"<!-- {section}: written by python -m benchmarks --docs -->\n", f"<!-- end of {section} -->\n")

@@ -64,7 +64,7 @@ MAX_RUNS = 4  # cached runs
 MAX_RUN_BYTES = 2**26  # weights of all cached runs; the latest run is kept in any case
 MAX_TRAINING_BYTES = 2**28
 SECONDS_PER_FRAME = 0.1  # between redraws during training
-SECONDS_PER_LEVEL = 0.2  # between a surface and a finer one: the whole one comes soon, and would wait for the browser
+SECONDS_PER_LEVEL = 0.2  # between a surface and a finer one; if the whole one comes sooner, it is the first
 TRAINING_SHARE = 0.02  # of the time that passes, for the work of the panel while a training goes on
 HOLD_SECONDS, POLL_SECONDS = 0.3, 0.005  # a slider that rests as long as this is drawn, although it is held
 MARGIN_SECONDS = 3.0
@@ -429,7 +429,9 @@ class Controller:
                 raise KeyboardInterrupt
             now = time.monotonic()
             if not drawn:
-                self.listener.on_progress("a run that comes with loss_viz; yours is trained", step / training.steps)
+                if now - last > SECONDS_PER_FRAME:
+                    last = now
+                    self.listener.on_progress("a run that comes with loss_viz; yours is trained", step / training.steps)
             elif step == 0 or (now - last > SECONDS_PER_FRAME and self.figures.wait_drawn(0.0)) or now - last > 1:
                 last = now
                 self._draw_training(training, losses)
@@ -477,9 +479,11 @@ class Controller:
             self._draw(view, settings["min_support"], check_both)
 
         if not known:
-            drawn = -math.inf
+            started, drawn = time.monotonic(), -math.inf
             for surface in pipeline.surfaces(chosen, meter, height):
-                if time.monotonic() - drawn > SECONDS_PER_LEVEL:
+                now = time.monotonic()
+                is_soon = (now - started) * len(sampling.points) / surface.loss.size < SECONDS_PER_LEVEL
+                if now - drawn > SECONDS_PER_LEVEL and (self.is_held or not is_soon):
                     draw(surface)
                     drawn = time.monotonic()
                 while self.is_held and time.monotonic() - drawn < HOLD_SECONDS:

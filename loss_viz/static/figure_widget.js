@@ -78,7 +78,7 @@ const standOut = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b < DARK ? "#ff
 class Pane {
   constructor(model, name, listeners) {
     Object.assign(this, { model, name, ...listeners, drawnUpdates: {}, appliedLayout: {}, vertexColors: {} });
-    Object.assign(this, { drewAt: -Infinity, isCoarse: false });
+    Object.assign(this, { drewAt: -Infinity, isDraft: false });
     this.waiting = {}; // changes of the layout that are not yet drawn
     this.behind = new Map(); // values by trace that Plotly's own copy does not have: it would draw the old ones again
     this.pending = null; // promises of Plotly
@@ -112,27 +112,36 @@ class Pane {
     for (const type of ["pointerup", "pointercancel"]) window.addEventListener(type, this.onRelease, true);
   }
 
-  // Creates the figure when the pane is first shown: each 3D scene takes one of the few WebGL contexts of a page.
+  // Prepares the figure when the pane is first shown: each 3D scene takes one of the few WebGL contexts of a page. It is
+  // created with the arrays that have arrived by then, because Plotly takes as long to draw them into an empty one.
   open() {
     if (this.opened) return;
     this.opened = true;
     const { data, layout } = JSON.parse(JSON.stringify(this.model.get("panes")[this.name]));
+    Object.assign(this, { data, layout });
     this.traces = data.map((trace) => trace.uid || trace.name);
     this.updates = [...this.traces.map((trace) => `${this.name}_${trace}`), `${this.name}_layout`];
     this.themeColors = data.map(({ meta }) => ["ink", "paper"].includes(meta) && meta); // of lines and words
     this.isText = data.map(({ mode }) => mode === "text");
     this.liesOnSurface = data.map(({ name }) => ["levels", "level names"].includes(name)); // hidden while that changes
     this.isLate = data.map(({ name }, i) => this.liesOnSurface[i] || name === "casing"); // may follow once the pictures rest
-    const create = () => this.closed || this.follow(Plotly.newPlot(this.gd, data, layout, CONFIG));
-    loading.then(create).then(() => {
+    loading.then(() => {
       if (this.closed) return;
       this.ready = true;
-      this.keepDragMode();
-      this.gd.on("plotly_click", (event) => this.onPoint(event.points[0]));
-      this.gd.on("plotly_hover", (event) => this.sendHover(event.points[0]));
-      this.gd.on("plotly_relayout", (event) => "scene.camera" in event && this.onCameraMove(this)); // from the mode bar
       this.onReady();
     });
+  }
+
+  async create(edits, layout, camera) {
+    for (const [i, values] of edits) for (const [key, value] of Object.entries(values)) setAt(this.data[i], key.split("."), value);
+    for (const [key, value] of Object.entries(layout)) setAt(this.layout, key.split("."), value);
+    if (camera && this.layout.scene) this.layout.scene.camera = camera;
+    await this.follow(Plotly.newPlot(this.gd, this.data, this.layout, CONFIG));
+    if (this.closed) return;
+    this.keepDragMode();
+    this.gd.on("plotly_click", (event) => this.onPoint(event.points[0]));
+    this.gd.on("plotly_hover", (event) => this.sendHover(event.points[0]));
+    this.gd.on("plotly_relayout", (event) => "scene.camera" in event && this.onCameraMove(this)); // from the mode bar
   }
 
   // Plotly reports a 3D point on mouse down, before it is clear whether a drag follows; a 2D point on mouse up.
@@ -218,7 +227,7 @@ class Pane {
 
   themeEdits(theme) {
     const layout = { "font.color": theme.ink, "modebar.color": theme.dim, "modebar.activecolor": theme.ink };
-    for (const key of Object.keys(this.gd._fullLayout)) {
+    for (const key of Object.keys(this.gd._fullLayout || this.layout)) {
       if (/^[xy]axis\d*$/.test(key)) layout[`${key}.gridcolor`] = theme.grid;
       if (key === "scene") for (const axis of ["xaxis", "yaxis", "zaxis"]) layout[`scene.${axis}.gridcolor`] = theme.grid;
     }
@@ -237,7 +246,7 @@ class Pane {
   // the user has turned keeps it.
   async draw(theme, camera, turned) {
     if (!this.ready || this.held) return false;
-    const { gd, model } = this;
+    const { model } = this;
     const edits = new Map(); // new values by trace
     const layout = {};
     const edit = (i, values) => edits.set(i, { ...edits.get(i), ...values });
@@ -245,7 +254,7 @@ class Pane {
       const [values, drawn] = [model.get(name), this.drawnUpdates[name] || {}];
       if (drawn === values) return;
       this.drawnUpdates[name] = values;
-      if (i === gd.data.length) return this.changeLayout(layout, values);
+      if (i === this.data.length) return this.changeLayout(layout, values);
       for (const [key, value] of Object.entries(values)) {
         if (drawn[key] === value) continue;
         if (key === "rgba") this.vertexColors[i] = decode(value);
@@ -262,10 +271,7 @@ class Pane {
     }
     if (layout["scene.camera"]) this.aimed = layout["scene.camera"];
     if (turned) delete layout["scene.camera"];
-    if (!this.drawn && camera) {
-      delete layout["scene.camera"];
-      this.setCamera(camera);
-    }
+    if (!this.drawn && camera) delete layout["scene.camera"];
     if (this.drawn && this.canWait(layout) && this.drawDirectly(edits)) {
       Object.assign(this.waiting, layout);
       return true;
@@ -276,32 +282,39 @@ class Pane {
   // Returns the colors of a surface, or those of lines and words on it.
   paint(i, theme) {
     const colors = mix(this.vertexColors[i], theme.paper);
-    if (this.gd.data[i].type === "mesh3d") return { vertexcolor: colors.map(toCss) };
+    if (this.data[i].type === "mesh3d") return { vertexcolor: colors.map(toCss) };
     return { [this.isText[i] ? "textfont.color" : "line.color"]: colors.map(standOut) };
   }
 
   // Draws traces and layout by Plotly's public function, which lays out and draws the whole figure.
   async drawFully(edits, layout, camera) {
-    const { gd } = this;
     Object.assign(layout, { ...this.waiting, ...layout });
     for (const [i, values] of this.behind) edits.set(i, { ...values, ...edits.get(i) });
     this.waiting = {};
     this.behind = new Map();
-    if (!edits.size && !Object.keys(layout).length) return true;
+    if (!this.ready || (this.drawn && !edits.size && !Object.keys(layout).length)) return true;
+    const isFirst = !this.drawn;
+    this.drawn = true;
+    this.keepCamera();
+    const show = () => this.liesOnSurface.forEach((lies, i) => lies && this.showOnSurface(i, true));
+    if (isFirst) await this.create(edits, layout, camera);
+    else await this.update(edits, layout, show);
+    if (this.closed) return false;
+    show(); // what is new
+    if (layout["scene.camera"] || !camera) this.onCameraSet(this);
+    return true;
+  }
+
+  async update(edits, layout, show) {
+    const { gd } = this;
     const traces = {};
     for (const [i, values] of edits) {
       for (const [key, value] of Object.entries(values)) {
         (traces[key] = traces[key] || Array(gd.data.length).fill(undefined))[i] = value;
       }
     }
-    this.drawn = true;
-    this.keepCamera();
-    const show = () => this.liesOnSurface.forEach((lies, i) => lies && this.showOnSurface(i, true));
     show();
     await this.follow(Plotly.update(gd, traces, layout, [...gd.data.keys()]));
-    show(); // what is new
-    if (layout["scene.camera"] || !camera) this.onCameraSet(this);
-    return true;
   }
 
   // Whether changes of the layout may be drawn some moments after those of the traces: words, and how far the axes of
@@ -339,7 +352,7 @@ class Pane {
       for (const i of late) this.behind.set(i, { ...this.behind.get(i), ...edits.get(i) });
       if (!this.scene || !draws.length) return true;
       const now = performance.now();
-      if (now - this.drewAt < MOVING_MS) this.dropPixels();
+      if (now - this.drewAt < MOVING_MS) this.draft();
       this.drewAt = now;
       this.scene.glplot.redraw();
       return true;
@@ -380,8 +393,11 @@ class Pane {
     };
   }
 
-  // Draws fewer pixels while pictures follow each other, which doubles their number where WebGL has no GPU.
-  dropPixels() {
+  // Draws less while pictures follow each other: fewer pixels where WebGL has no GPU, which doubles the number of pictures,
+  // and nothing a second time to know what is under the pointer, for which Plotly waits until all of it is drawn.
+  draft() {
+    this.isDraft = true;
+    for (const object of this.scene.glplot.objects) object.dirty = false; // which asks for the second time only
     if (this.movingRatio === undefined) {
       const { gl } = this.scene.glplot;
       const names = gl.getExtension("WEBGL_debug_renderer_info");
@@ -398,13 +414,14 @@ class Pane {
     const [width, height] = [canvas.width, canvas.height].map((side) => Math.round((side / pixelRatio) * ratio));
     Object.assign(glplot, { pixelRatio: ratio });
     Object.assign(canvas, { width, height });
-    this.isCoarse = ratio < this.gd._context.plotGlPixelRatio;
   }
 
   // Draws what has waited until the pictures rest.
   async settle(camera) {
-    if (this.isCoarse) {
+    if (this.isDraft) {
+      this.isDraft = false;
       this.setPixelRatio(this.gd._context.plotGlPixelRatio);
+      this.scene.glplot.update();
       this.scene.glplot.redraw();
     }
     await this.drawFully(new Map(), {}, camera);
@@ -442,7 +459,7 @@ class Pane {
   }
 
   get waits() {
-    return this.isCoarse || this.behind.size > 0 || Object.keys(this.waiting).length > 0;
+    return this.isDraft || this.behind.size > 0 || Object.keys(this.waiting).length > 0;
   }
 
   resize() {
@@ -482,6 +499,7 @@ function renderFigures({ model, el, slots = {}, onZoom = null }) {
     clearTimeout(rest);
     if (drawing) return;
     drawing = true;
+    await null; // the changes of one message come one by one
     while (dirty && !closed) {
       dirty = false;
       arrange();

@@ -475,21 +475,49 @@ def test_a_click_on_the_trajectory_moves_the_ball_and_a_rotation_does_not(panel)
     assert np.linalg.norm(path[now] - path[row]) < 0.1 * np.linalg.norm(np.ptp(path, axis=0))
 
 
-def find_on_screen(panel, row):
-    """Return the position of a row of the trajectory on the page, in pixels."""
+def test_after_a_movement_the_pointer_finds_what_is_drawn(panel):
+    """While pictures follow each other, Plotly is kept from drawing what tells it what is under the pointer."""
+    panel.control("step").scroll_into_view_if_needed()
+    box, mouse = panel.control("step").bounding_box(), panel.page.mouse
+    at = box["y"] + box["height"] / 2
+    panel.page.evaluate(
+        """() => document.querySelector('.lossviz-pane-surface').on('plotly_hover', ({points: [point]}) => {
+            window.pointed = [point.data.name, ...(point.customdata || [])];
+        })"""
+    )
+    mouse.move(box["x"] + 0.9 * box["width"], at)
+    mouse.down()
+    for share in np.linspace(0.9, 0.3, 12):
+        mouse.move(box["x"] + share * box["width"], at)
+        panel.page.wait_for_timeout(80)
+    mouse.up()
+    panel.wait_drawn()
+    [step] = panel.trace("curve", "step", "x")
+    x, y = find_on_screen(panel, None, "ball")
+    for dx in (0, 2, -2, 4):  # Plotly reports what is under a pointer that moves
+        mouse.move(x + dx, y)
+        panel.page.wait_for_timeout(300)
+    name, here, *_ = panel.page.evaluate("() => window.pointed")
+    assert (name, here) == ("ball", step)
+
+
+def find_on_screen(panel, row, name="trajectory"):
+    """Return the position of a point of a trace on the page, in pixels, or of the middle of its points."""
     return panel.page.evaluate(
-        """row => {
+        """([row, name]) => {
             const pane = document.querySelector('.lossviz-pane-surface'), scene = pane._fullLayout.scene._scene;
-            const t = pane._fullData.find(t => t.name === 'trajectory'), s = scene.dataScale;
+            const t = pane._fullData.find(t => t.name === name), s = scene.dataScale;
             const {model, view, projection} = scene.glplot.cameraParams;
-            const z = pane._fullLayout.scene.zaxis.type === 'log' ? Math.log10(t.z[row]) : t.z[row];
-            let p = [t.x[row] * s[0], t.y[row] * s[1], z * s[2], 1];
+            const draw = pane._fullLayout.scene.zaxis.type === 'log' ? Math.log10 : (z) => z;
+            const places = Array.from(t.x, (x, i) => [x * s[0], t.y[i] * s[1], draw(t.z[i]) * s[2], 1]);
+            const mean = () => places[0].map((_, i) => places.reduce((sum, p) => sum + p[i] / places.length, 0));
+            let p = row === null ? mean() : places[row];
             for (const m of [model, view, projection])
                 p = [0, 1, 2, 3].map(i => m[i] * p[0] + m[4 + i] * p[1] + m[8 + i] * p[2] + m[12 + i] * p[3]);
             const box = pane.querySelector('canvas').getBoundingClientRect();
             return [box.left + (1 + p[0] / p[3]) / 2 * box.width, box.top + (1 - p[1] / p[3]) / 2 * box.height];
         }""",
-        row,
+        [row, name],
     )
 
 
