@@ -175,24 +175,24 @@ def measure_million(timer: Timer, n_updates: int = 2000) -> Comparison:
 
 
 SNAPSHOTS = """
-import resource, sys
 import torch
 import loss_viz as lv
 from benchmarks.cost import build_million
+from benchmarks.timing import measure_memory
 torch.set_num_threads(1)
 model, x, y = build_million()
 loss_fn = lambda m: torch.nn.functional.cross_entropy(m(x), y)
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 recorder = lv.Recorder(model, loss_fn).attach(optimizer)
-before = peak()
-for _ in range(recorder._snapshots.limit - 1):
-    optimizer.zero_grad()
-    loss_fn(model).backward()
-    optimizer.step()
-run = recorder.run(progress=False)
-print((peak() - before) / run.weights.nbytes)
+runs = []
+def train():
+    for _ in range(recorder._snapshots.limit - 1):
+        optimizer.zero_grad()
+        loss_fn(model).backward()
+        optimizer.step()
+    runs.append(recorder.run(progress=False))
+megabytes = measure_memory(train)
+print(1e6 * megabytes / runs[0].weights.nbytes)
 """
 
 
