@@ -242,14 +242,14 @@ def test_the_surface_has_the_colors_of_the_interactive_figure(land):
 
 
 def changed_pixels(page, scene, step, **fields):
-    """Return (column, row) of the pixels that differ when fields of the scene do, and both pictures."""
+    """Return (column, row) of the pixels that differ when fields of the scene do."""
     with_all = np.asarray(page.render(step, page._degrees)).astype(int)
     kept = {name: getattr(scene, name) for name in fields}
     vars(scene).update(fields)
     without = np.asarray(page.render(step, page._degrees)).astype(int)
     vars(scene).update(kept)
     rows, columns = np.nonzero(np.abs(with_all - without).sum(axis=2) > 12)
-    return np.column_stack([columns, rows]) + 0.5, with_all, without
+    return np.column_stack([columns, rows]) + 0.5
 
 
 NO_NAMES = {"x": np.empty(0), "y": np.empty(0), "z": np.empty(0), "text": []}
@@ -262,7 +262,7 @@ def test_level_lines_cross_the_edges_of_the_grid_where_the_loss_is_their_level(r
     scene = view.page._scene
     scene._names = NO_NAMES
     nowhere = scene._levels | {"x": np.full(len(scene._levels["x"]), np.nan)}
-    pixels, *_ = changed_pixels(view.page, scene, 60, _levels=nowhere)
+    pixels = changed_pixels(view.page, scene, 60, _levels=nowhere)
     drawn, crossings = view.scale.draw(land.loss), []
     for level in view.scale.draw(view.scale.levels()):
         for j in range(len(land.y)):
@@ -296,7 +296,7 @@ def test_names_of_levels_are_written_unless_hidden(run, low_camera):
         scene._names = Pinhole(land, log=True).page._scene._names  # as in a film that rotates
         names = scene._names
         points = np.column_stack([names["x"], names["y"], names["z"]])
-        pixels, *_ = changed_pixels(view.page, scene, 60, _names=NO_NAMES)
+        pixels = changed_pixels(view.page, scene, 60, _names=NO_NAMES)
         for point, place in zip(points, view.find(points)[:, :2], strict=True):
             above = np.abs(pixels - place - [0, -5]).max(axis=1) < 6
             if view.hides(point, margin=0.02) == view.hides(point, margin=0.06):  # in doubt neither is checked
