@@ -23,6 +23,7 @@ MANY_STEPS = 300  # Lanczos is faster than a full eigendecomposition above this
 # are found from its products with a few vectors, to a residual that is checked. Up to here that takes longer.
 MAX_GRAM_ROWS = 1000
 N_VECTORS, MAX_PASSES, TOLERANCE = 8, 12, 1e-10
+MIN_GAIN = 1.5  # of a pass: rows of noise gain less in each than in the last, and never reach the tolerance
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,11 +265,11 @@ def _iterate(
     """Return what `_top_eigenvectors` returns, by block Krylov iterations on the rows, each of which reads them once.
 
     The residual bounds the error of each eigenvalue, and that of the plane together with the gap to the third one. If
-    it stays above the tolerance, as for rows of noise, the Gram matrix is formed after all.
+    it stays above the tolerance, or hardly falls, as for rows of noise, the Gram matrix is formed after all.
     """
     block = np.random.default_rng(0).standard_normal((len(weights), N_VECTORS))  # fixed: the same picture each time
     basis = np.linalg.qr(block)[0]
-    block, images = basis, np.empty((len(weights), 0))
+    block, images, last = basis, np.empty((len(weights), 0)), np.inf
     for _ in range(MAX_PASSES):
         image = np.zeros_like(block)
         for columns, part in _widen(weights, bar):
@@ -278,8 +279,12 @@ def _iterate(
         small = basis.T @ images
         values, turn = eigh((small + small.T) / 2, subset_by_index=[len(small) - 2, len(small) - 1])
         vectors = basis @ turn
-        if np.linalg.norm(images @ turn - vectors * values, axis=0).max() <= TOLERANCE * values[-1]:
+        residual = np.linalg.norm(images @ turn - vectors * values, axis=0).max()
+        if residual <= TOLERANCE * values[-1]:
             return values, vectors
+        if residual > last / MIN_GAIN:
+            break
+        last = residual
         block = image
         for _ in range(2):  # once leaves rounding errors, with which rows of low rank would fill the block
             block = np.linalg.qr(block - basis @ (basis.T @ block))[0]

@@ -596,6 +596,12 @@ def test_nothing_moves_while_settings_change(panel):
 
 
 SURFACE_LEGEND = ".lossviz-pane-surface .legend"
+CURVE = 110  # height of the loss curve, with what stands above it
+# The height of what is above the panel in its notebook, and of the part of the notebook that is on screen.
+IN_NOTEBOOK = """one => {
+    const outer = one.closest('.jp-WindowedPanel-outer');
+    return [one.getBoundingClientRect().y - outer.getBoundingClientRect().y + outer.scrollTop, outer.clientHeight];
+}"""
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (900, 800), (1280, 720), (1440, 900), (1920, 1080)])
@@ -609,6 +615,7 @@ def test_the_panel_fits_every_window(panel, width, height):
         parts = places(panel)
         overflow = panel.root.evaluate("one => one.scrollWidth - one.clientWidth")
         inner = panel.root.bounding_box()["width"]
+        above, visible = panel.root.evaluate(IN_NOTEBOOK)
         track = panel.root.locator("[data-name=sigma] .lossviz-track").bounding_box()["width"]
         stage, legend = (panel.root.locator(place).bounding_box() for place in (".lossviz-stage", SURFACE_LEGEND))
         tools = [one.bounding_box() for one in panel.root.locator(".lossviz-tools button:visible").all()]
@@ -627,6 +634,8 @@ def test_the_panel_fits_every_window(panel, width, height):
         assert all(tool["x"] + tool["width"] < legend["x"] for tool in tools)
     if width >= 1440:  # stage, controls and time line are on screen together
         assert sum(high for *_, high in parts[:3]) < height - 150
+    if (width, height) == (1440, 900):  # and in notebook 02 the loss curve is there before anything is scrolled
+        assert above + parts[2][1] + CURVE <= visible
 
 
 def test_the_border_between_two_surfaces_is_moved_by_mouse_and_keys(panel):
