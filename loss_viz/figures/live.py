@@ -229,7 +229,7 @@ def curve_template(names: Sequence[str] = ("",), title: str = "training loss") -
     figure.update_layout(yaxis={"domain": [0.34, 1.0], "exponentformat": "power"}, yaxis2=strip, yaxis3=lowest)
     place = {"x": 0, "y": 0.21, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
     figure.add_annotation(place, text="surface off by ×", showarrow=False, font={"size": 10})
-    place |= {"y": 0.15, "visible": False}
+    place |= {"y": 0.13, "visible": False}
     return figure.add_annotation(place, text="margin: longest stable step ×", showarrow=False, font={"size": 10})
 
 
@@ -445,12 +445,12 @@ def margin_update(margin: Margin | None) -> Updates:
     shown = margin is not None
     empty = {"x": np.empty(0), "y": np.empty(0)}
     layout = {
-        "yaxis.domain": [0.5, 1.0] if shown else [0.34, 1.0],
-        "yaxis2.domain": [0.24, 0.38] if shown else [0.0, 0.2],
-        "yaxis3.domain": [0.0, 0.14] if shown else NO_ROOM,
+        "yaxis.domain": [0.52, 1.0] if shown else [0.34, 1.0],
+        "yaxis2.domain": [0.28, 0.4] if shown else [0.0, 0.2],
+        "yaxis3.domain": [0.0, 0.13] if shown else NO_ROOM,
         "yaxis3.visible": shown,
         "xaxis.anchor": "y3" if shown else "y2",
-        "annotations[0].y": 0.39 if shown else 0.21,
+        "annotations[0].y": 0.41 if shown else 0.21,
         "annotations[1].visible": shown,
     }
     limit = {"x": margin.step[[0, -1]], "y": np.ones(2)} if margin else empty

@@ -1,8 +1,8 @@
 """Evaluation of the loss at averages of points on planes, locally or on joblib workers.
 
 If `joblib.parallel_config` names a backend, and measured times say that it pays, losses are distributed to threads,
-processes, or Dask or Ray workers. A task carries only the planes it needs; the loss is sent to each process once per
-call. Which backend to use when: .docs/clusters.md.
+processes, or Dask or Ray workers. The loss and the planes are sent to each process once per call; if the planes are
+large, each task carries those that it needs instead. Which backend to use when: .docs/clusters.md.
 """
 
 import pickle
@@ -35,6 +35,7 @@ MIN_SECONDS = 1.0  # that workers must save, until their start-up time is known
 TASK_SECONDS = 0.25  # duration of a task: long compared with its dispatch, short enough to wait for
 READ_SECONDS = 60.0  # of a task that first has to read its planes from disk: two seconds for one of ResNet-50
 STUCK_SECONDS = 300.0  # plus ten times its expected duration: then a task is considered lost
+MAX_SENT_BYTES = 2**28  # of the recorded weights in memory, of which each process gets a copy
 MAX_FAILURES = 2  # with no loss in between: then the rest is evaluated locally
 
 Losses = Float[np.ndarray, "n_part n_scalars"]
@@ -176,7 +177,10 @@ def _dispatch(objectives: Objectives, query: _Query, backend: Any, n_workers: in
     known = _WORKER_SECONDS.setdefault(backend, WeakKeyDictionary())
     limit = TASK_SECONDS if is_in_memory(query.planes.rows) else READ_SECONDS
     shared, key = getattr(backend, "supports_sharedmem", False), uuid.uuid4().hex
-    payload = objectives if shared else _broadcast(backend, np.frombuffer(_pack(objectives), np.uint8))
+    payload, common = objectives, None
+    if not shared:
+        common = _copy_to_send(query.planes)
+        payload = _broadcast(backend, np.frombuffer(_pack((objectives, common)), np.uint8))
 
     def cut() -> Iterator[Any]:
         start = 0
@@ -184,7 +188,10 @@ def _dispatch(objectives: Objectives, query: _Query, backend: Any, n_workers: in
             share = (len(query) - start) / (2 * n_workers)  # tasks become shorter towards the end
             stop = start + chunk * max(1, int(min(share, limit / seconds) / chunk))
             task = query.part(start, stop)
-            yield delayed(_run_task)(key, payload, task if shared else _pack(task.take()))
+            sent: Any = task
+            if not shared:
+                sent = _pack(task.take() if common is None else (task.points, task.weights))
+            yield delayed(_run_task)(key, payload, sent)
             start = stop
 
     stuck, first = STUCK_SECONDS + 10 * max(limit, chunk * seconds), True
@@ -201,12 +208,19 @@ def _dispatch(objectives: Objectives, query: _Query, backend: Any, n_workers: in
                 raise RuntimeError(trace)
 
 
+def _copy_to_send(planes: Planes) -> Planes | None:
+    """Return the planes without what they have computed, and rows that none uses; None if the rows fill too much."""
+    if is_in_memory(planes.rows) and len(planes.rows) * planes.row_bytes > MAX_SENT_BYTES:
+        return None
+    return planes.take(np.arange(len(planes)))
+
+
 def _pack(thing: Any) -> bytes:
     return pickle.dumps(wrap_non_picklable_objects(thing, keep_wrapper=False))
 
 
 def _broadcast(backend: Any, payload_bytes: UInt8[np.ndarray, " n"]) -> Any:
-    """Return a handle to the pickled objective, sent to each worker once per call instead of with every task."""
+    """Return a handle to the pickled loss and planes, sent to each worker once per call instead of with every task."""
     if hasattr(backend, "client"):  # Dask; to every worker, because one may be lost
         return backend.client.scatter(payload_bytes, broadcast=True, hash=False)
     if hasattr(backend, "ray_remote_args"):
@@ -230,7 +244,7 @@ def _stream(tasks: Iterator[Any], backend: Any, n_workers: int, timeout: float) 
             answers.close()
 
 
-_OPENED: dict[str, Objectives] = {}  # the latest ones sent to this process
+_OPENED: dict[str, tuple[Objectives, Planes | None]] = {}  # the latest ones sent to this process
 _OPENING = threading.Lock()
 
 
@@ -239,7 +253,8 @@ def _run_task(key: str, payload: Any, task: Any) -> Answer:
     losses, trace, started = [], "", time.perf_counter()
     try:
         if isinstance(task, bytes):
-            payload, task, started = _open(key, payload), pickle.loads(task), time.perf_counter()
+            (payload, planes), task, started = _open(key, payload), pickle.loads(task), time.perf_counter()
+            task = task if planes is None else _Query(planes, *task)
         for part in task.evaluate(payload):
             losses.append(part)
     except Exception:
@@ -247,7 +262,7 @@ def _run_task(key: str, payload: Any, task: Any) -> Answer:
     return np.concatenate(losses or [np.empty((0, 1))]), time.perf_counter() - started, trace
 
 
-def _open(key: str, payload: Any) -> Objectives:
+def _open(key: str, payload: Any) -> tuple[Objectives, Planes | None]:
     with _OPENING:
         if key not in _OPENED:
             payload_bytes = payload if isinstance(payload, np.ndarray) else import_module("ray").get(payload)

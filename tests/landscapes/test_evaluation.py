@@ -286,21 +286,27 @@ def test_only_work_that_pays_is_distributed(backend, tmp_path, seconds):
 
 
 @pytest.mark.parametrize("backend", ["dask"], indirect=True)
-def test_the_loss_is_not_sent_with_each_task(backend, tmp_path, monkeypatch):
+@pytest.mark.parametrize("limit", [evaluation.MAX_SENT_BYTES, 0])
+def test_loss_and_planes_are_not_sent_with_each_task(backend, tmp_path, monkeypatch, limit):
+    """Planes are, if together they are too large for each process."""
+    with joblib.parallel_config(backend="sequential"):
+        expected = ask(record(), 2000)
     sent, delayed = [], evaluation.delayed
+    monkeypatch.setattr(evaluation, "MAX_SENT_BYTES", limit)
     monkeypatch.setattr(evaluation, "MIN_SECONDS", 0.0)
     monkeypatch.setattr(
         evaluation, "delayed", lambda call: lambda *task: (sent.append(pickle.dumps(task)), delayed(call)(*task))[1]
     )
     run = record(tmp_path, seconds=0.02)
     run.objective.loss_fn.ballast = np.zeros(10**6)
-    ask(run, 2000)
+    np.testing.assert_allclose(ask(run, 2000), expected, rtol=1e-12)
     assert len(find_others(tmp_path)) == 2
     assert len(evaluation._pack(run.objective)) > 8_000_000
-    assert max(map(len, sent)) < 100_000
+    assert max(map(len, sent)) < 200_000
+    assert {b"Planes" in task for task in sent} == {limit == 0}
 
 
-def test_a_task_carries_only_its_planes():
+def test_large_planes_are_sent_with_the_tasks_that_need_them():
     run = lv.train("x^3", width=64, depth=2, steps=300, progress=False)
     planes = lv.landscape(run, resolution=5, n_anchors=50, progress=False).planes
     points, weights = np.random.default_rng(0).normal(size=(3, 2)), np.zeros((3, 50))
