@@ -22,12 +22,14 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import iter_modules
 
 import numpy as np
 import torch
 from torch import nn
 
 import loss_viz as lv
+import loss_viz.export
 from loss_viz.landscapes.loss_cache import HeightTable
 from loss_viz.landscapes.provenance import read_settings
 
@@ -306,9 +308,9 @@ def end(job, folder, moment, how):
 
 
 def main(name, folder, seed):
-    for module in ("html", "images", "scene"):
+    for module in iter_modules(loss_viz.export.__path__):
         with suppress(ImportError):  # of matplotlib
-            import_module(f"loss_viz.export.{module}")
+            import_module(f"loss_viz.export.{module.name}")
     import_module("torch._dynamo")  # which torch imports when first needed, and whose own C++ aborts on a Ctrl-C then
     job, folder, rng = JOBS[name](), Path(folder), random.Random(int(seed))
     child, _ = start(lambda folder, _: job.prepare(folder), folder)
