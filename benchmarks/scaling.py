@@ -268,7 +268,7 @@ def main() -> None:
         show(write_costs(rows))
     machine = describe_machine(torch.device("cpu"))
     machine["packages"] = [f"{name} {version(name)}" for name in ("joblib", "distributed", "ray") if find_spec(name)]
-    show(write_machine(machine) + (" Three repeats." if options.quick else " Five repeats."))
+    show(write_machine(machine) + (" Three repeats." if options.quick else " Five repeats, three of the largest."))
     if options.docs:
         insert("\n\n".join(tables) + "\n", DOCS, MARKS)
 
