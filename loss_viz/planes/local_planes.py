@@ -28,7 +28,7 @@ MOST_ANCHORS = 2**20
 MAX_AVERAGED = 2**28  # recorded weights; of larger runs, only the steps at the anchors span planes
 # Velocity and acceleration as combinations of the rows at t, t - k and t - 2k.
 DIFFERENCES = np.array([[1.0, -1.0, 0.0], [1.0, -2.0, 1.0]])
-CACHED = 2**15  # numbers in each array of a block of rows: several stay in a processor's cache
+CACHED = 2**16  # numbers in each array of a block of rows: several stay in a processor's cache
 CLOSE = 1e-6  # sine² below which |a|² - (v·a)² / |v|² loses its digits
 
 # Of every step of the run behind a picture plane, by stride: `_measure` is the slowest part, and several candidates,
@@ -238,20 +238,25 @@ def _sum_products(
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, "n 2 2"]]:
     """Sum v·v, v·b, b·b and the products of v and b with the axes C over blocks, where b = a - ratio v."""
     rows, place = np.unique(last[:, None] - k * np.arange(3), return_inverse=True)
-    place = place.reshape(-1, 3)
+    place = place.reshape(-1, 3).T
     n = len(last)
-    vv, vb, bb, inside = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, 2, 2))
+    vv, vb, bb = np.zeros(n), np.zeros(n), np.zeros(n)
+    inside = np.zeros((2, n, 2))
     for columns in column_blocks(weights, bar, n_rows=len(rows)):
         block, along = weights[rows, columns], axes[:, columns].T
-        for part in row_blocks((n, block.shape[1]), max(1, CACHED // block.shape[1])):
-            v, b = _differentiate(block[place[part].T].astype(np.float64), -1)
-            if ratios[part].any():
-                b -= ratios[part, None] * v
-            vv[part] += _dot(v, v)
-            vb[part] += _dot(v, b)
-            bb[part] += _dot(b, b)
-            inside[part] += np.stack([v @ along, b @ along], axis=1)
-    return vv, vb, bb, inside
+        for part in row_blocks(block.T.shape, max(1, CACHED // n)):
+            here = block[:, part].astype(np.float64)
+            v, before, b = (here.take(rows_of, axis=0) for rows_of in place)  # in place: new memory takes longer
+            v -= before
+            b -= before
+            b += v
+            if ratios.any():
+                b -= ratios[:, None] * v
+            vv += _dot(v, v)
+            vb += _dot(v, b)
+            bb += _dot(b, b)
+            inside += v @ along[part], b @ along[part]
+    return vv, vb, bb, inside.transpose(1, 0, 2)
 
 
 def _dot(a: Float[np.ndarray, "n n_params"], b: Float[np.ndarray, "n n_params"]) -> Float[np.ndarray, " n"]:
