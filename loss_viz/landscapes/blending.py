@@ -76,8 +76,8 @@ class Blend:
         with limit_blas_threads():
             for part in self._blocks(len(points)):
                 weights = self.kernel.weights(points[part], None if left_out is None else left_out[part])
-                # Points with the same leading plane share most of the others.
-                order = np.argsort(weights.argmax(axis=1), kind="stable")
+                # Points whose planes begin at the same one share most of the others.
+                order = np.argsort((weights > 0).argmax(axis=1), kind="stable")
                 block, weights = points[part][order], weights[order]
                 done = 0
                 blend = self._average_losses if self.of == "losses" else self._average_planes

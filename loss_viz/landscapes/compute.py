@@ -224,8 +224,8 @@ class Pipeline:
         settings = replace(settings, plane=choice.plane, k=choice.k)
         if like is not None and _planes_key(like.settings) == _planes_key(settings):
             return like
-        for known in () if like is not None else self._results.get("sampling", {}).values():
-            if _planes_key(known.settings) == _planes_key(settings):
+        for known in () if like is not None else (choice.sampling, *self._results.get("sampling", {}).values()):
+            if known and _planes_key(known.settings) == _planes_key(settings):
                 return with_grid(known, settings)
         anchors, projection = self.anchors(settings, bar), self.projection(settings, bar)
         sampling = build_sampling(self.run_set, projection, settings, anchors, bar)

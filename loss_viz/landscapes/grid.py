@@ -267,12 +267,15 @@ def _with_buffers(planes: Planes, run_set: RunSet, buffers: Float[np.ndarray, "n
 
 
 def with_grid(sampling: Sampling, settings: LandscapeSettings) -> Sampling:
-    """Return the same planes with another grid: `resolution` and `bounds` of `settings` are used.
+    """Return the same planes for other settings, whose `resolution` and `bounds` lay the grid.
+
+    Args:
+        sampling: the planes.
+        settings: arguments of `landscape`, with the `plane` and `k` of the sampling.
 
     Raises:
-        ValueError: if one of them is out of its range.
+        ValueError: if the resolution or the bounds are out of their range.
     """
-    settings = replace(sampling.settings, resolution=settings.resolution, bounds=settings.bounds)
     x, y = build_grid(sampling.projection, settings, len(sampling.run_set))
     return replace(sampling, settings=settings, x=x, y=y)
 

@@ -1,7 +1,7 @@
 """Heights at the anchors without the run near them: the error beside the path, and the choice of planes by it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -63,8 +63,9 @@ def held_out_heights(
     if sampling.settings.plane == "local":
         ahead = place_planes(sampling.run_set, sampling.projection, sampling.settings, sampling.anchors, forward=True)
         second = fit_planes_kernel(sampling, sigma, ahead)
-        left_out = np.hstack([left_out, ~left_out | (ahead.uses @ near).T])
-        planes, kernel = join_planes(planes, ahead), _join_kernels(kernel, second)
+        planes, order = join_planes(planes, ahead)
+        left_out = np.hstack([left_out, ~left_out | (ahead.uses @ near).T])[:, order]
+        kernel = _join_kernels(kernel, second, order)
     held = ~left_out.all(axis=1)
     rows = sampling.anchors[held]
     blend = Blend(planes, kernel, (sampling.run_set.objective,), sampling.settings.blend)
@@ -96,12 +97,12 @@ def _find_steps_near(sampling: Sampling, block_radius: float) -> Bool[np.ndarray
     return near
 
 
-def _join_kernels(first: Kernel, second: Kernel) -> Kernel:
+def _join_kernels(first: Kernel, second: Kernel, order: Int[np.ndarray, " n"]) -> Kernel:
     shape = None
     if first.shape is not None and second.shape is not None:
-        shape = np.concatenate([first.shape, second.shape])
+        shape = np.concatenate([first.shape, second.shape])[order]
     centers, width = np.vstack([first.centers, second.centers]), np.append(first.width, second.width)
-    return Kernel(centers, width, first.growth, first.sigma, shape)
+    return Kernel(centers[order], width[order], first.growth, first.sigma, shape)
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,13 @@ class PlaneChoice:
         plane: kind of planes.
         k: stride; 5 where it does not matter.
         errors: mean of abs(log10(height / loss)) of each candidate that was tried; empty if there was no choice.
+        sampling: the planes that were taken, on the grid of the settings; None if there was no choice.
     """
 
     plane: str
     k: int
     errors: Mapping[str, float]
+    sampling: Sampling | None = field(default=None, repr=False, compare=False)
 
 
 def list_candidates(run_set: RunSet, settings: LandscapeSettings) -> list[tuple[str, int]]:
@@ -166,14 +169,13 @@ def choose_planes(
     candidates = list_candidates(run_set, settings)
     if len(candidates) == 1:
         return PlaneChoice(*candidates[0], {})
-    errors = []
+    samplings, errors = [], []
     for plane, k in candidates:
-        sampling = build_sampling(
-            run_set, projection, replace(settings, plane=plane, k=k, blend="planes"), anchors, bar
-        )
-        errors.append(held_out_error(sampling, "auto", BLOCK_RADIUS, bar))
+        tried = replace(settings, plane=plane, k=k, blend="planes")
+        samplings.append(build_sampling(run_set, projection, tried, anchors, bar))
+        errors.append(held_out_error(samplings[-1], "auto", BLOCK_RADIUS, bar))
     known = [error for error in errors if np.isfinite(error)]
     limit = TIE * min(known, default=0.0)
     best = next((i for i, error in enumerate(errors) if error <= limit), 0)
     names = [f"local, k = {k}" if plane == "local" else plane for plane, k in candidates]
-    return PlaneChoice(*candidates[best], dict(zip(names, errors, strict=True)))
+    return PlaneChoice(*candidates[best], dict(zip(names, errors, strict=True)), samplings[best])

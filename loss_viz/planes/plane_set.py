@@ -14,7 +14,7 @@ from loss_viz.planes.projection import Projection
 from loss_viz.runs.weights import WeightRows, column_blocks, is_in_memory, row_blocks, take_rows
 
 MAX_SPAN_BYTES = 2**26  # of the vectors of all planes, which are then computed once
-ROWS_PER_PRODUCT, SPARSE = 64, 4  # in smaller products fewer planes are multiplied by zero
+POINTS_PER_PRODUCT = 128  # in smaller products fewer planes are multiplied by zero
 FEW_NUMBERS = 2**18  # of a run: then its vectors are computed for a single point, too
 
 PlaneWeights: TypeAlias = np.ndarray | csr_array  # (n, n_planes)
@@ -22,11 +22,13 @@ PlaneWeights: TypeAlias = np.ndarray | csr_array  # (n, n_planes)
 
 def used_planes(weights: PlaneWeights) -> tuple[Int[np.ndarray, " n_used"], Float[np.ndarray, "n n_used"]]:
     """Return the planes that have weight at some point, and the weights of those."""
-    if isinstance(weights, csr_array):
-        used = np.unique(weights.indices)
-        return used, weights[:, used].toarray()
-    used = np.flatnonzero(weights.any(axis=0))
-    return used, weights[:, used]
+    used = np.unique(weights.indices) if isinstance(weights, csr_array) else np.flatnonzero(weights.any(axis=0))
+    return used, _take_planes(weights, used)
+
+
+def _take_planes(weights: PlaneWeights, taken: slice | Int[np.ndarray, " n_taken"]) -> Float[np.ndarray, "n n_taken"]:
+    part = weights[:, taken]
+    return part.toarray() if isinstance(part, csr_array) else part
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,66 +84,89 @@ class Planes:
         Returns:
             `(n, n_params)`, in the dtype of the recorded weights.
         """
-        used, w = used_planes(weights)
-        is_cheap = not self.columns or math.prod(self.rows.shape) < FEW_NUMBERS
-        spans = self._spans if is_cheap or len(points) > len(used) else None
-        if len(points) <= ROWS_PER_PRODUCT or SPARSE * np.count_nonzero(w) >= w.size:
-            return self._average(points, used, w, spans)
-        blocks = row_blocks(w.shape, ROWS_PER_PRODUCT)  # neighbors share planes
-        return np.concatenate([self._average(points[rows], *used_planes(weights[rows]), spans) for rows in blocks])
+        is_cheap = "_spans" in vars(self) or not self.columns or math.prod(self.rows.shape) < FEW_NUMBERS
+        spans = self._spans if is_cheap or 2 * len(points) > len(self) else None
+        lifted = np.empty((len(points), self.rows.shape[1]), self._dtype)
+        most = POINTS_PER_PRODUCT if is_in_memory(self.rows) else None  # neighbors share planes
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of the weights' dtype: inf
+            for rows in row_blocks(weights.shape, most):
+                if spans is None:
+                    self._average_rows(points[rows], weights[rows], lifted[rows])
+                else:
+                    self._average_spans(points[rows], weights[rows], spans, lifted[rows])
+            if self.shared_axes is not None:
+                shift = weights.sum(axis=1)[:, None] * points - weights @ self.position  # sum_t w_t (q - p[t])
+                for columns in column_blocks(self.rows, n_rows=len(points)):
+                    lifted[:, columns] += shift @ self.shared_axes[:, columns]
+            return lifted.astype(self.rows.dtype, copy=False)
 
-    def _average(
+    def _average_spans(
         self,
         points: Float[np.ndarray, "n 2"],
-        used: Int[np.ndarray, " n_used"],
-        w: Float[np.ndarray, "n n_used"],
-        spans: Float[np.ndarray, "n_vectors n_planes n_params"] | None,
-    ) -> Float[np.ndarray, "n n_params"]:
-        n_vectors = 1 + len(self.columns)
-        # w, and w times the coordinates of q - p[t].
-        parts = np.empty((len(points), 3, len(used)), np.float64 if spans is None else spans.dtype)
-        parts[:, 0] = w
-        for i in range(2):
-            moved = points[:, [i]] - self.position[used, i]
-            np.multiply(w, moved, out=parts[:, 1 + i], casting="same_kind")
-        if spans is not None:
-            rows, factors = used, parts[:, :n_vectors].reshape(len(points), -1)
-        else:
-            rows = np.unique(self.uses[used].indices)
-            factors = sum(parts[:, i] @ matrix[used][:, rows] for i, matrix in enumerate(self._combinations))
-        combined = np.empty((len(points), self.rows.shape[1]), self.rows.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of the weights' dtype: inf
-            for columns in column_blocks(self.rows, n_rows=factors.shape[1] + len(points)):
-                if spans is not None:
-                    lifted = factors @ spans[:, used, columns].reshape(factors.shape[1], -1)
-                else:
-                    lifted = factors @ self.rows[rows, columns].astype(np.float64)
-                if self.shared_axes is not None:
-                    lifted += parts[:, 1:].sum(axis=2) @ self.shared_axes[:, columns]
-                combined[:, columns] = lifted
-        return combined
+        weights: PlaneWeights,
+        spans: Float[np.ndarray, "n_planes n_vectors n_params"],
+        lifted: Float[np.ndarray, "n n_params"],
+    ) -> None:
+        used, w = used_planes(weights)
+        taken: slice | np.ndarray = used
+        if len(used) and used[-1] - used[0] < 2 * len(used):  # a slice is not copied
+            taken = slice(int(used[0]), int(used[-1]) + 1)
+            w = _take_planes(weights, taken)
+        factors = self._factors(points, taken, w, spans.dtype)
+        np.matmul(factors, spans[taken].reshape(factors.shape[1], lifted.shape[1]), out=lifted)
 
-    @property
-    def _combinations(self) -> list[csr_array]:
-        """W[t] and the columns of B as combinations of recorded rows, each `(n_planes, n_rows)`."""
-        n = len(self)
-        return [csr_array((np.ones(n), (np.arange(n), self.anchors)), shape=(n, len(self.rows))), *self.columns]
+    def _average_rows(
+        self, points: Float[np.ndarray, "n 2"], weights: PlaneWeights, lifted: Float[np.ndarray, "n n_params"]
+    ) -> None:
+        used, w = used_planes(weights)
+        n_vectors = 1 + len(self.columns)
+        vectors = self._vectors[(n_vectors * used[:, None] + np.arange(n_vectors)).ravel()]
+        rows = np.unique(vectors.indices)
+        factors = self._factors(points, used, w, np.dtype(np.float64)) @ vectors[:, rows]
+        for columns in column_blocks(self.rows, n_rows=len(rows) + len(points)):
+            lifted[:, columns] = factors @ self.rows[rows, columns].astype(np.float64)
+
+    def _factors(
+        self,
+        points: Float[np.ndarray, "n 2"],
+        taken: slice | Int[np.ndarray, " n_taken"],
+        w: Float[np.ndarray, "n n_taken"],
+        dtype: np.dtype,
+    ) -> Float[np.ndarray, "n n_vectors"]:
+        """Return the factors of W[t] and the columns of B: w, and w times the coordinates of q - p[t]."""
+        factors = np.empty((*w.shape, 1 + len(self.columns)), dtype)
+        factors[:, :, 0] = w
+        for i in range(len(self.columns)):
+            np.multiply(w, points[:, [i]] - self.position[taken, i], out=factors[:, :, 1 + i], casting="same_kind")
+        return factors.reshape(len(points), -1)
 
     @cached_property
-    def _spans(self) -> Float[np.ndarray, "n_vectors n_planes n_params"] | None:
+    def _vectors(self) -> csr_array:
+        """W[t] and the columns of B, plane by plane, as combinations of rows: `(n_planes * n_vectors, n_rows)`."""
+        n = len(self)
+        anchors = csr_array((np.ones(n), (np.arange(n), self.anchors)), shape=(n, len(self.rows)))
+        matrices = [anchors, *self.columns]
+        return vstack(matrices, format="csr")[np.arange(n * len(matrices)).reshape(-1, n).T.ravel()]
+
+    @property
+    def _dtype(self) -> np.dtype:
+        return np.result_type(self.rows.dtype, np.float32)
+
+    @cached_property
+    def _spans(self) -> Float[np.ndarray, "n_planes n_vectors n_params"] | None:
         """W[t] and the columns of B of all planes; None if they would fill too much memory.
 
         They are moderate in size, unlike the factors of the recorded rows, and need no more digits than these.
         """
-        matrices, dtype = self._combinations, np.result_type(self.rows.dtype, np.float32)
-        n_bytes = len(matrices) * len(self) * self.rows.shape[1] * dtype.itemsize
-        if n_bytes > MAX_SPAN_BYTES or not is_in_memory(self.rows):
+        shape = len(self), 1 + len(self.columns), self.rows.shape[1]
+        if math.prod(shape) * self._dtype.itemsize > MAX_SPAN_BYTES or not is_in_memory(self.rows):
             return None
-        spans = np.empty((len(matrices), len(self), self.rows.shape[1]), dtype)
+        if not self.columns:
+            return self.rows[self.anchors].astype(self._dtype)[:, None]
+        spans = np.empty(shape, self._dtype)
         for columns in column_blocks(self.rows):
             block = self.rows[:, columns].astype(np.float64)
-            for span, matrix in zip(spans, matrices, strict=True):
-                span[:, columns] = matrix @ block
+            spans[:, :, columns] = (self._vectors @ block).reshape(*shape[:2], -1)
         return spans
 
     def average_buffers(self, weights: PlaneWeights) -> Float[np.ndarray, "n n_buffers"] | None:
@@ -206,22 +231,27 @@ def mark_rows(plane: Int[np.ndarray, " n"], row: Int[np.ndarray, " n"], n_planes
     return csr_array((np.ones(len(plane), dtype=bool), (plane, row)), shape=(n_planes, n_rows))
 
 
-def join_planes(first: Planes, second: Planes) -> Planes:
-    """Return the planes of both, which are built from the same recorded weights."""
+def join_planes(first: Planes, second: Planes) -> tuple[Planes, Int[np.ndarray, " n"]]:
+    """Return the planes of both in the order of their anchors, and where each stood in the first, then the second.
 
-    def stack(name: str) -> np.ndarray:
-        return np.concatenate([getattr(first, name), getattr(second, name)])
+    Both are built from the same recorded weights.
+    """
+    order = np.argsort(np.append(first.anchors, second.anchors), kind="stable")
+
+    def merge(name: str) -> np.ndarray:
+        return np.concatenate([getattr(first, name), getattr(second, name)])[order]
 
     pairs = zip((first.uses, *first.columns), (second.uses, *second.columns), strict=True)
-    uses, *columns = (vstack(pair, format="csr") for pair in pairs)
-    return Planes(
+    uses, *columns = (vstack(pair, format="csr")[order] for pair in pairs)
+    planes = Planes(
         first.rows,
-        stack("anchors"),
-        stack("position"),
-        stack("path"),
+        merge("anchors"),
+        merge("position"),
+        merge("path"),
         uses,
         tuple(columns),
-        stack("inside"),
-        buffers=None if first.buffers is None else stack("buffers"),
+        merge("inside"),
+        buffers=None if first.buffers is None else merge("buffers"),
         nominal=first.nominal,
     )
+    return planes, order

@@ -162,6 +162,17 @@ def test_planes_are_chosen_by_their_held_out_errors(long_run):
     assert land.n_evaluations == 3 * 30 + 5 * 3 + 161
 
 
+def test_the_planes_that_were_tried_are_those_of_the_picture(long_run):
+    given = {"resolution": (4, 3), "n_anchors": 30, "progress": False}
+    for blend in ("planes", "losses"):
+        land = lv.landscape(long_run, blend=blend, **given)
+        assert land.sampling.planes is land.choice.sampling.planes
+        assert land.sampling.settings == replace(land.given, plane=land.plane, k=land.k)
+        named = lv.landscape(long_run, blend=blend, plane=land.plane, k=land.k, **given)
+        assert named.choice.sampling is None
+        np.testing.assert_allclose(land.loss, named.loss, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("errors", "expected"),
     [

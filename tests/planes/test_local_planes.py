@@ -74,31 +74,33 @@ def test_planes_of_large_runs_are_those_of_the_anchors_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["local", "parallel", "flat", "joined"])
-@pytest.mark.parametrize("block_bytes", [2**28, 700])  # all columns, or two or three at a time
+@pytest.mark.parametrize("block_bytes", [2**28, 700])  # all columns and points, or two or three at a time
 @pytest.mark.parametrize("to_weights", [np.asarray, csr_array])
 @pytest.mark.parametrize("span_bytes", [2**26, 0])  # the vectors of all planes in memory, or factors of recorded rows
 def test_lift_averages_the_points_of_the_planes(monkeypatch, kind, block_bytes, to_weights, span_bytes):
     monkeypatch.setattr("loss_viz.runs.weights.BLOCK_BYTES", block_bytes)
     monkeypatch.setattr("loss_viz.planes.plane_set.MAX_SPAN_BYTES", span_bytes)
+    if block_bytes == 700:
+        monkeypatch.setattr("loss_viz.planes.plane_set.POINTS_PER_PRODUCT", 2)
     projection = fit_projection(WEIGHTS)
-    anchors = np.array([0, 5, 11, 40])
+    anchors = np.array([0, 5, 11, 20, 24, 33, 40])
     owner = reference.nearest(anchors, range(41))
     near = [[t for t in range(41) if owner[t] == anchor] for anchor in anchors]
     spans = [[reference.local_basis(WEIGHTS, t, 3) for t in steps] for steps in near]
     if kind == "parallel":
-        planes, spans = parallel_planes(WEIGHTS, projection, anchors), [None] * 4
+        planes, spans = parallel_planes(WEIGHTS, projection, anchors), [None] * 7
     elif kind == "flat":
         planes, spans = flat_plane(projection, WEIGHTS[7], projection.path[7]), [None]
         anchors = np.array([7])
     else:
         planes = local_planes(WEIGHTS, projection, anchors, k=3)
     if kind == "joined":
-        planes = join_planes(planes, local_planes(WEIGHTS, projection, anchors, k=3, forward=True))
+        planes, order = join_planes(planes, local_planes(WEIGHTS, projection, anchors, k=3, forward=True))
         spans += [[reference.span(WEIGHTS, reference.stencil(t, 41, 3, True)) for t in steps] for steps in near]
-        anchors = np.append(anchors, anchors)
+        spans, anchors = [spans[i] for i in order], np.append(anchors, anchors)[order]
     rng = np.random.default_rng(3)
     points, weights = rng.normal(size=(9, 2)), rng.random((9, len(anchors)))
-    weights[rng.random(weights.shape) < 0.5] = 0.0
+    weights[rng.random(weights.shape) < 0.8] = 0.0  # in some rows only planes far apart are left
     weights[:, :1] += 0.1
     weights /= weights.sum(axis=1, keepdims=True)
     lifted = planes.lift(points, to_weights(weights))
