@@ -54,26 +54,30 @@ class Kernel:
         squared = self._measure(points)
         if left_out is not None:
             squared[left_out] = np.inf
-        inverse = 1 / (self.width**2 + self.growth**2 * squared.min(axis=1, keepdims=True))  # of the variances
-        squared *= inverse
+        inverse = self.width**2 + self.growth**2 * squared.min(axis=1, keepdims=True)
+        np.reciprocal(inverse, out=inverse)  # in place, here and below: new memory takes longer than the numbers
+        squared *= inverse  # of the variances
         squared -= squared.min(axis=1, keepdims=True)  # far from the path every weight would underflow
         squared *= -0.5
-        np.maximum(squared, LOWEST, out=squared)  # in place, here and below: new memory takes longer than the numbers
+        np.maximum(squared, LOWEST, out=squared)
         weights = np.exp(squared, out=squared)
         weights *= inverse
         weights[weights < MIN_WEIGHT * weights.max(axis=1, keepdims=True)] = 0.0
-        weights /= weights.sum(axis=1, keepdims=True)
+        weights *= 1 / weights.sum(axis=1, keepdims=True)
         return weights
 
     def _measure(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n_planes"]:
         """Return the squared distance from each point to each anchor."""
         if self.shape is None:
             return cdist(points, self.centers, "sqeuclidean")
-        # shape (q - p) as a product of (q, 1) with (shape, -shape p): first all x, then all y.
+        # shape (q - p) as a product of (q, 1) with (shape, -shape p), one coordinate after the other.
         maps = np.concatenate([self.shape, -self.shape @ self.centers[:, :, None]], axis=2)
-        moved = np.append(points, np.ones((len(points), 1)), axis=1) @ maps.transpose(2, 1, 0).reshape(3, -1)
-        moved *= moved
-        return moved[:, : len(self.width)] + moved[:, len(self.width) :]
+        affine = np.append(points, np.ones((len(points), 1)), axis=1)
+        x, y = (affine @ np.ascontiguousarray(maps[:, i].T) for i in range(2))
+        x *= x
+        y *= y
+        x += y
+        return x
 
 
 def fit_kernel(
