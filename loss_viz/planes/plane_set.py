@@ -73,9 +73,6 @@ class Planes:
     def lift(self, points: Float[np.ndarray, "n 2"], weights: PlaneWeights) -> Float[np.ndarray, "n n_params"]:
         """Average the points of the planes above `points` of the picture: sum_t w_t theta_t(q).
 
-        Without the vectors of all planes in memory, rows that differ little are multiplied by large factors of opposite
-        signs, in float64.
-
         Args:
             points: `(n, 2)`, points of the picture.
             weights: `(n, n_planes)`, weights of the planes at each point, dense or sparse. Planes without weight are
@@ -107,6 +104,7 @@ class Planes:
         spans: Float[np.ndarray, "n_planes n_vectors n_params"],
         lifted: Float[np.ndarray, "n n_params"],
     ) -> None:
+        """Fill in averages of the vectors of the planes."""
         used, w = used_planes(weights)
         taken: slice | np.ndarray = used
         if len(used) and used[-1] - used[0] < 2 * len(used):  # a slice is not copied
@@ -118,6 +116,7 @@ class Planes:
     def _average_rows(
         self, points: Float[np.ndarray, "n 2"], weights: PlaneWeights, lifted: Float[np.ndarray, "n n_params"]
     ) -> None:
+        """Fill in the same from the recorded rows: some differ little, and have large factors of opposite signs."""
         used, w = used_planes(weights)
         n_vectors = 1 + len(self.columns)
         vectors = self._vectors[(n_vectors * used[:, None] + np.arange(n_vectors)).ravel()]
