@@ -87,57 +87,43 @@ class Planes:
         most = POINTS_PER_PRODUCT if is_in_memory(self.rows) else None  # neighbors share planes
         with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of the weights' dtype: inf
             for rows in row_blocks(weights.shape, most):
-                if spans is None:
-                    self._average_rows(points[rows], weights[rows], lifted[rows])
-                else:
-                    self._average_spans(points[rows], weights[rows], spans, lifted[rows])
+                self._average(points[rows], weights[rows], spans, lifted[rows])
             if self.shared_axes is not None:
                 shift = weights.sum(axis=1)[:, None] * points - weights @ self.position  # sum_t w_t (q - p[t])
                 for columns in column_blocks(self.rows, n_rows=len(points)):
                     lifted[:, columns] += shift @ self.shared_axes[:, columns]
             return lifted.astype(self.rows.dtype, copy=False)
 
-    def _average_spans(
+    def _average(
         self,
         points: Float[np.ndarray, "n 2"],
         weights: PlaneWeights,
-        spans: Float[np.ndarray, "n_planes n_vectors n_params"],
+        spans: Float[np.ndarray, "n_planes n_vectors n_params"] | None,
         lifted: Float[np.ndarray, "n n_params"],
     ) -> None:
-        """Fill in averages of the vectors of the planes."""
+        """Fill in averages of the vectors of the planes, or of the recorded rows.
+
+        Rows that differ little have large factors of opposite signs, in float64.
+        """
         used, w = used_planes(weights)
         taken: slice | np.ndarray = used
-        if len(used) and used[-1] - used[0] < 2 * len(used):  # a slice is not copied
+        if spans is not None and len(used) and used[-1] - used[0] < 2 * len(used):  # a slice is not copied
             taken = slice(int(used[0]), int(used[-1]) + 1)
             w = _take_planes(weights, taken)
-        factors = self._factors(points, taken, w, spans.dtype)
-        np.matmul(factors, spans[taken].reshape(factors.shape[1], lifted.shape[1]), out=lifted)
-
-    def _average_rows(
-        self, points: Float[np.ndarray, "n 2"], weights: PlaneWeights, lifted: Float[np.ndarray, "n n_params"]
-    ) -> None:
-        """Fill in the same from the recorded rows: some differ little, and have large factors of opposite signs."""
-        used, w = used_planes(weights)
         n_vectors = 1 + len(self.columns)
+        parts = np.empty((*w.shape, n_vectors), np.float64 if spans is None else spans.dtype)
+        parts[:, :, 0] = w
+        for i in range(len(self.columns)):
+            np.multiply(w, points[:, [i]] - self.position[taken, i], out=parts[:, :, 1 + i], casting="same_kind")
+        factors = parts.reshape(len(points), -1)
+        if spans is not None:
+            np.matmul(factors, spans[taken].reshape(factors.shape[1], lifted.shape[1]), out=lifted)
+            return
         vectors = self._vectors[(n_vectors * used[:, None] + np.arange(n_vectors)).ravel()]
         rows = np.unique(vectors.indices)
-        factors = self._factors(points, used, w, np.dtype(np.float64)) @ vectors[:, rows]
+        factors = factors @ vectors[:, rows]
         for columns in column_blocks(self.rows, n_rows=len(rows) + len(points)):
             lifted[:, columns] = factors @ self.rows[rows, columns].astype(np.float64)
-
-    def _factors(
-        self,
-        points: Float[np.ndarray, "n 2"],
-        taken: slice | Int[np.ndarray, " n_taken"],
-        w: Float[np.ndarray, "n n_taken"],
-        dtype: np.dtype,
-    ) -> Float[np.ndarray, "n n_vectors"]:
-        """Return the factors of W[t] and the columns of B: w, and w times the coordinates of q - p[t]."""
-        factors = np.empty((*w.shape, 1 + len(self.columns)), dtype)
-        factors[:, :, 0] = w
-        for i in range(len(self.columns)):
-            np.multiply(w, points[:, [i]] - self.position[taken, i], out=factors[:, :, 1 + i], casting="same_kind")
-        return factors.reshape(len(points), -1)
 
     @cached_property
     def _vectors(self) -> csr_array:
