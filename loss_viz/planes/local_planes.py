@@ -28,7 +28,7 @@ MOST_ANCHORS = 2**20
 MAX_AVERAGED = 2**28  # recorded weights; of larger runs, only the steps at the anchors span planes
 # Velocity and acceleration as combinations of the rows at t, t - k and t - 2k.
 DIFFERENCES = np.array([[1.0, -1.0, 0.0], [1.0, -2.0, 1.0]])
-CACHED = 2**16  # numbers in each array of a block of rows: several stay in a processor's cache
+CACHED, MANY = 2**16, 2**9  # numbers in each array of a block, and its steps: several stay in a processor's cache
 CLOSE = 1e-6  # sine² below which |a|² - (v·a)² / |v|² loses its digits
 
 # Of every step of the run behind a picture plane, by stride: `_measure` is the slowest part, and several candidates,
@@ -238,25 +238,26 @@ def _sum_products(
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, "n 2 2"]]:
     """Sum v·v, v·b, b·b and the products of v and b with the axes C over blocks, where b = a - ratio v."""
     rows, place = np.unique(last[:, None] - k * np.arange(3), return_inverse=True)
-    place = place.reshape(-1, 3).T
+    place = place.reshape(-1, 3)
     n = len(last)
-    vv, vb, bb = np.zeros(n), np.zeros(n), np.zeros(n)
-    inside = np.zeros((2, n, 2))
+    vv, vb, bb, inside = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, 2, 2))
     for columns in column_blocks(weights, bar, n_rows=len(rows)):
         block, along = weights[rows, columns], axes[:, columns].T
-        for part in row_blocks(block.T.shape, max(1, CACHED // n)):
-            here = block[:, part].astype(np.float64)
-            v, before, b = (here.take(rows_of, axis=0) for rows_of in place)  # in place: new memory takes longer
-            v -= before
-            b -= before
-            b += v
-            if ratios.any():
-                b -= ratios[:, None] * v
-            vv += _dot(v, v)
-            vb += _dot(v, b)
-            bb += _dot(b, b)
-            inside += v @ along[part], b @ along[part]
-    return vv, vb, bb, inside.transpose(1, 0, 2)
+        # Narrow blocks of many steps: in wide ones of a few, calls take longer than the numbers.
+        for some in row_blocks(along.shape, max(1, CACHED // min(n, MANY))):
+            width = len(along[some])
+            for part in row_blocks((n, width), max(1, CACHED // width)):
+                v, before, b = (block[place[part, i], some].astype(np.float64) for i in range(3))
+                v -= before  # in place: new memory takes longer
+                b -= before
+                b += v
+                if ratios[part].any():
+                    b -= ratios[part, None] * v
+                vv[part] += _dot(v, v)
+                vb[part] += _dot(v, b)
+                bb[part] += _dot(b, b)
+                inside[part] += np.stack([v @ along[some], b @ along[some]], axis=1)
+    return vv, vb, bb, inside
 
 
 def _dot(a: Float[np.ndarray, "n n_params"], b: Float[np.ndarray, "n n_params"]) -> Float[np.ndarray, " n"]:
