@@ -119,7 +119,7 @@ class Pipeline:
 
     def sampling(self, settings: LandscapeSettings, bar: tqdm) -> Sampling:
         """Place the planes and lay the grid."""
-        key = *_planes_key(settings), settings.resolution, settings.bounds
+        key = *_planes_key(settings), settings.resolution, settings.bounds, settings.blend
         return self._cached("sampling", key, lambda: self._sample(settings, bar))
 
     def blend(self, settings: LandscapeSettings, bar: tqdm) -> Blend:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 import loss_viz as lv
 from loss_viz.landscapes import held_out
+from loss_viz.landscapes.compute import Pipeline
 from loss_viz.landscapes.grid import build_sampling, spread_anchors
 from loss_viz.landscapes.held_out import choose_planes, fit_planes_kernel, held_out_error, held_out_heights
 from loss_viz.planes.projection import fit_projection
@@ -171,6 +172,19 @@ def test_the_planes_that_were_tried_are_those_of_the_picture(long_run):
         named = lv.landscape(long_run, blend=blend, plane=land.plane, k=land.k, **given)
         assert named.choice.sampling is None
         np.testing.assert_allclose(land.loss, named.loss, rtol=1e-12)
+
+
+@pytest.mark.parametrize("resolutions", [(5, 5), (5, 7)])  # the same grid, or another one of the same planes
+@pytest.mark.parametrize("plane", ["auto", "local"])
+def test_each_picture_of_a_pipeline_is_held_out_with_its_own_blend(long_run, resolutions, plane):
+    pipeline = Pipeline(as_run_set(long_run))
+    errors = {}
+    for blend, resolution in zip(("planes", "losses"), resolutions, strict=True):
+        settings = LandscapeSettings(plane=plane, blend=blend, resolution=resolution, n_anchors=30)
+        errors[blend] = held_out_error(pipeline.sampling(settings, SILENT), "auto", 0.03, SILENT)
+        alone = lv.landscape(long_run, plane=plane, blend=blend, resolution=5, n_anchors=30, progress=False)
+        assert errors[blend] == held_out_error(alone.sampling, "auto", 0.03, SILENT)
+    assert errors["planes"] != errors["losses"]
 
 
 @pytest.mark.parametrize(
