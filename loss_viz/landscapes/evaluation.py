@@ -83,8 +83,8 @@ class _Query:
 
     def take(self) -> "_Query":
         """Return the query with only the planes it needs."""
-        used, weights = used_planes(self.weights)
-        return _Query(self.planes.take(used), self.points, weights)
+        used = used_planes(self.weights)
+        return _Query(self.planes.take(used), self.points, self.weights[:, used])
 
     def evaluate(self, objectives: Objectives) -> Updates:
         """Yield the scalars, in whole chunks of the objective, because other batch sizes round differently."""

@@ -20,15 +20,9 @@ FEW_NUMBERS = 2**18  # of a run: then its vectors are computed for a single poin
 PlaneWeights: TypeAlias = np.ndarray | csr_array  # (n, n_planes)
 
 
-def used_planes(weights: PlaneWeights) -> tuple[Int[np.ndarray, " n_used"], Float[np.ndarray, "n n_used"]]:
-    """Return the planes that have weight at some point, and the weights of those."""
-    used = np.unique(weights.indices) if isinstance(weights, csr_array) else np.flatnonzero(weights.any(axis=0))
-    return used, _take_planes(weights, used)
-
-
-def _take_planes(weights: PlaneWeights, taken: slice | Int[np.ndarray, " n_taken"]) -> Float[np.ndarray, "n n_taken"]:
-    part = weights[:, taken]
-    return part.toarray() if isinstance(part, csr_array) else part
+def used_planes(weights: PlaneWeights) -> Int[np.ndarray, " n_used"]:
+    """Return the planes that have weight at some point."""
+    return np.unique(weights.indices) if isinstance(weights, csr_array) else np.flatnonzero(weights.any(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +99,13 @@ class Planes:
 
         Rows that differ little have large factors of opposite signs, in float64.
         """
-        used, w = used_planes(weights)
+        used = used_planes(weights)
         taken: slice | np.ndarray = used
         if spans is not None and len(used) and used[-1] - used[0] < 2 * len(used):  # a slice is not copied
             taken = slice(int(used[0]), int(used[-1]) + 1)
-            w = _take_planes(weights, taken)
+        w = weights[:, taken]
+        if isinstance(w, csr_array):
+            w = w.toarray()
         n_vectors = 1 + len(self.columns)
         parts = np.empty((*w.shape, n_vectors), np.float64 if spans is None else spans.dtype)
         parts[:, :, 0] = w
